@@ -1,0 +1,80 @@
+"""Files that appear whole or not at all."""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from ckncuda.errors import InvalidData
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Raise `InvalidData` if no file can be made at ``path``; leaves nothing behind.
+
+    Called before long work, so that a typing mistake in an output path costs no time.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise InvalidData(f"cannot write {path}: it is a folder; give the name of a file")
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise InvalidData(f"cannot write {path}: {error.strerror} ({path.parent})") from error
+
+
+@contextlib.contextmanager
+def atomic_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """Open a temporary file beside ``path``; rename it to ``path`` when the block ends well.
+
+    On any exception, Ctrl-C included, the temporary file is removed and whatever stood at
+    ``path`` before stays as it was.
+
+    Parameters
+    ----------
+    path : path-like
+        Where the file shall stand.
+
+    Yields
+    ------
+    file : binary file, open for reading and writing
+
+    Raises
+    ------
+    InvalidData
+        The file cannot be written: no such folder, no permission, disk full.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "greeting"
+    >>> with atomic_file(path) as file:
+    ...     _ = file.write(b"hello")
+    >>> path.read_bytes()
+    b'hello'
+    """
+    path = Path(path)
+    check_writable(path)
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        try:
+            with os.fdopen(descriptor, "w+b") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(name, 0o666 & ~_umask())  # mkstemp makes files that only their owner reads
+            os.replace(name, path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name)
+            raise
+    except OSError as error:
+        raise InvalidData(f"cannot write {path}: {error.strerror or error}; nothing was left behind") from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
