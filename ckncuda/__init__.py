@@ -1,1 +1,35 @@
-"""Convolutional kernel networks."""
+"""Convolutional kernel networks on images.
+
+>>> from ckncuda import CKN, Exponential, LayerSpec
+>>> network = CKN([LayerSpec(filters=64, patch=3, subsampling=2, kernel=Exponential(sigma=0.6))])
+"""
+
+from ckncuda import conventions
+from ckncuda.dot_product import (
+    ArcCosine,
+    DotProductKernel,
+    Exponential,
+    InversePolynomial,
+    Linear,
+    Polynomial,
+    Series,
+)
+from ckncuda.errors import CknError
+from ckncuda.layer import Layer, LayerSpec
+from ckncuda.network import CKN
+
+__version__ = "0.1.0"
+__all__ = [
+    "CKN",
+    "ArcCosine",
+    "CknError",
+    "DotProductKernel",
+    "Exponential",
+    "InversePolynomial",
+    "Layer",
+    "LayerSpec",
+    "Linear",
+    "Polynomial",
+    "Series",
+    "conventions",
+]

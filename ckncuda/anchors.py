@@ -1,0 +1,124 @@
+"""Learning anchor points without labels: patch sampling and spherical k-means."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from ckncuda.backend import Backend
+from ckncuda.errors import InvalidSpec
+from ckncuda.layer import LayerSpec
+
+Array = NDArray[np.floating[Any]]
+Progress = Callable[[str, int, int], None]
+
+MIN_NORM = 1e-5  # patches below it have no direction
+TOLERANCE = 1e-6  # relative improvement of the mean cosine at which k-means stops
+
+
+def patches_at(
+    maps: Array, spec: LayerSpec, image: NDArray[np.intp], y: NDArray[np.intp], x: NDArray[np.intp]
+) -> Array:
+    """The patches at given positions of the layer's map, flattened as (dy, dx, channel).
+
+    Parameters
+    ----------
+    maps : [n, h, w, c]
+        The layer's input.
+    spec : LayerSpec
+        Gives the patch size and the padding: the same as in the forward pass.
+    image, y, x : int [m]
+        Positions: number of the image, row and column of the layer's map before pooling.
+
+    Returns
+    -------
+    [m, k·k·c], of the maps' type
+    """
+    before, after = spec.margins
+    padded = np.pad(maps, ((0, 0), (before, after), (before, after), (0, 0)))
+    windows = sliding_window_view(padded, (spec.patch, spec.patch), axis=(1, 2))
+    return windows[image, y, x].transpose(0, 2, 3, 1).reshape(len(image), -1)
+
+
+def normalized(patches: Array) -> Array:
+    """Patches of norm 1, in place; those of norm below 1e-5 are dropped."""
+    norms = np.sqrt(np.einsum("ij,ij->i", patches, patches))
+    if (keep := norms >= MIN_NORM).all():
+        patches /= norms[:, None]
+        return patches
+    return patches[keep] / norms[keep, None]
+
+
+def spherical_kmeans(
+    patches: Array,
+    clusters: int,
+    backend: Backend,
+    rng: np.random.Generator,
+    max_iterations: int = 100,
+    progress: Progress | None = None,
+) -> Array:
+    """Cluster unit vectors by their cosine to unit centres.
+
+    Parameters
+    ----------
+    patches : [m, d]
+        Vectors of norm 1.
+    clusters : int
+        How many centres.
+    backend : Backend
+        Computes the assignments.
+    rng : numpy.random.Generator
+        Draws the patches from which the centres start.
+    max_iterations : int
+        Stop after as many, with a warning, if the mean cosine still improves by more than 1e-6 relative.
+    progress : callable, optional
+        Called as ``progress("k-means", iteration, max_iterations)``.
+
+    Returns
+    -------
+    [clusters, d], of the patches' type, of norm 1
+
+    Raises
+    ------
+    InvalidSpec
+        There are fewer patches than clusters.
+    """
+    if len(patches) < clusters:
+        raise InvalidSpec(
+            f"{clusters} filters were asked for, but there are only {len(patches)} patches (of norm above "
+            f"{MIN_NORM:g}) to learn them from: give more images, sample more patches or ask for fewer filters"
+        )
+    centres = patches[np.sort(rng.choice(len(patches), clusters, replace=False))]
+    previous = -np.inf
+    for iteration in range(max_iterations):
+        nearest, cosine = backend.nearest_anchor(patches, centres)
+        mean = float(np.mean(cosine, dtype=np.float64))
+        if progress:
+            progress("k-means", iteration + 1, max_iterations)
+        if mean - previous <= TOLERANCE * abs(mean):
+            return centres
+        previous = mean
+        centres = _means(patches, nearest, cosine, clusters)
+    if max_iterations >= 100:
+        warnings.warn(f"k-means stopped after {max_iterations} iterations, still improving", stacklevel=2)
+    return centres
+
+
+def _means(patches: Array, nearest: NDArray[np.intp], cosine: Array, clusters: int) -> Array:
+    """Normalised means of the clusters; an empty one takes the patch that fits worst."""
+    m = len(patches)
+    ones = np.ones(m, patches.dtype)
+    membership = scipy.sparse.csr_array((ones, nearest, np.arange(m + 1)), shape=(m, clusters))
+    sums: Array = membership.T.tocsr() @ patches
+    norms = np.linalg.norm(sums, axis=1)
+    # Opposite vectors may cancel: a cluster without a direction is as good as an empty one.
+    empty = np.flatnonzero(norms < MIN_NORM)
+    if len(empty):
+        sums[empty] = patches[np.argsort(cosine, kind="stable")[: len(empty)]]
+        norms[empty] = np.linalg.norm(sums[empty], axis=1)
+    sums /= norms[:, None]
+    return sums

@@ -1,0 +1,139 @@
+"""Backends: the handful of operations that are worth writing more than once.
+
+`reference` defines each operation in float64, plainly; `numpy` is the fast one for a CPU; a CUDA
+backend is chosen through CuPy where it can run.  `get_backend` selects.  Nothing outside this room
+knows where an array lives.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ckncuda.errors import BackendUnavailable, InvalidSpec
+from ckncuda.layer import Layer, Shape
+
+Array = NDArray[np.floating[Any]]
+
+
+class Backend(Protocol):
+    """What every backend does.  Arrays are the backend's own (`xp`), of its type (`dtype`)."""
+
+    name: str
+    xp: Any
+    dtype: Any
+    memory_budget: int
+    """Bytes that one call may use for its blocks of images."""
+
+    def encode(self, maps: Array, layer: Layer) -> Array:
+        """Patch, norm, κ, pool and project: maps [n, h, w, c] to [n, h', w', filters]."""
+        ...
+
+    def nearest_anchor(self, patches: Array, anchors: Array) -> tuple[NDArray[np.intp], Array]:
+        """For each unit patch [n, d] the anchor [k, d] of largest cosine: its number [n] and the cosine [n]."""
+        ...
+
+    def images_per_block(self, layers: Sequence[Layer], shape: Shape) -> int:
+        """How many images of this shape to carry through these layers at once, within `memory_budget`."""
+        ...
+
+    def asarray(self, array: NDArray[Any]) -> Array:
+        """Bring a NumPy array to where the backend computes."""
+        ...
+
+    def to_host(self, array: Array) -> Array:
+        """Bring an array of the backend back as a NumPy array."""
+        ...
+
+
+@dataclass(frozen=True)
+class BackendStatus:
+    """Whether a backend works on this machine, and if not, why and what to do."""
+
+    name: str
+    works: bool
+    detail: str
+
+
+def get_backend(name: str = "auto", *, threads: int | None = None, memory: int | None = None) -> Backend:
+    """Select a backend.
+
+    Parameters
+    ----------
+    name : {"auto", "numpy", "cupy", "reference"}
+        ``auto`` takes the environment variable ``CKNCUDA_BACKEND`` if it is set, else CUDA where it
+        works, else NumPy.
+    threads : int, optional
+        CPU threads to use; by default as many as this process may run on.
+    memory : int, optional
+        Bytes that a computation may use for its blocks; by default 2 GiB, or half of what is free
+        where that is less.
+
+    Raises
+    ------
+    BackendUnavailable
+        The backend cannot run here; the message says why and what to install.
+    InvalidSpec
+        There is no backend of that name, or an option is out of range.
+
+    Examples
+    --------
+    >>> get_backend("numpy", threads=1).name
+    'numpy'
+    """
+    if name == "auto":
+        name = os.environ.get("CKNCUDA_BACKEND", "auto")
+    if threads is not None and threads < 1:
+        raise InvalidSpec(f"threads is {threads}; it must be at least 1")
+    if memory is not None and memory < 64 << 20:
+        raise InvalidSpec(f"memory is {memory} bytes; it must be at least 64 MiB")
+    if name == "auto":
+        name = "cupy" if _cupy_status().works else "numpy"
+    if name not in _CONSTRUCTORS:
+        raise InvalidSpec(f"there is no backend {name!r}; the backends are auto, {', '.join(_CONSTRUCTORS)}")
+    return _CONSTRUCTORS[name](threads, memory)
+
+
+def backend_statuses() -> list[BackendStatus]:
+    """What each backend can do on this machine."""
+    from ckncuda.backend.numpy import available_threads
+
+    return [
+        BackendStatus("numpy", True, f"NumPy {np.__version__}, float32, {available_threads()} threads"),
+        _cupy_status(),
+        BackendStatus("reference", True, "float64, plain and slow: the definition that the others are tested with"),
+    ]
+
+
+def _cupy_status() -> BackendStatus:
+    from ckncuda.backend.cupy import why_unavailable
+
+    reason = why_unavailable()
+    return BackendStatus("cupy", reason is None, reason or "ready")
+
+
+def _numpy(threads: int | None, memory: int | None) -> Backend:
+    from ckncuda.backend.numpy import NumpyBackend
+
+    return NumpyBackend(threads=threads, memory=memory)
+
+
+def _cupy(threads: int | None, memory: int | None) -> Backend:
+    raise BackendUnavailable(f"the backend cupy cannot run here: {_cupy_status().detail}")
+
+
+def _reference(threads: int | None, memory: int | None) -> Backend:
+    from ckncuda.backend.reference import ReferenceBackend
+
+    return ReferenceBackend(memory=memory)
+
+
+# Imported on demand: nobody pays for a backend that is not used.
+_CONSTRUCTORS: dict[str, Callable[[int | None, int | None], Backend]] = {
+    "numpy": _numpy,
+    "cupy": _cupy,
+    "reference": _reference,
+}

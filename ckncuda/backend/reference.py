@@ -1,0 +1,76 @@
+"""The definition of every operation: float64, plain, never optimised.
+
+The other backends are tested against this one.  Symbols are those of the literature: patch P x(u),
+its norm n(u), cosine t_j(u) with the anchor z_j, kernel κ, pooling A, projection W.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from ckncuda.layer import Layer, LayerSpec, Shape
+
+Array = NDArray[np.floating[Any]]
+
+
+def extract_patches(maps: Array, spec: LayerSpec) -> Array:
+    """All patches, flattened in the order (dy, dx, channel): [n, h, w, c] to [n, h', w', k·k·c]."""
+    before, after = spec.margins
+    padded = np.pad(maps, ((0, 0), (before, after), (before, after), (0, 0)))
+    windows = sliding_window_view(padded, (spec.patch, spec.patch), axis=(1, 2))  # [n, h', w', c, k, k]
+    n, h, w = windows.shape[:3]
+    return windows.transpose(0, 1, 2, 4, 5, 3).reshape(n, h, w, -1)
+
+
+def unpooled_map(maps: Array, layer: Layer) -> Array:
+    """y_j(u) = n(u) κ(t_j(u)): [n, h, w, c] to [n, h', w', filters]."""
+    spec = layer.spec
+    patches = extract_patches(np.asarray(maps, dtype=np.float64), spec)
+    norms = np.sqrt((patches**2).sum(axis=-1, keepdims=True))
+    floored = np.maximum(norms, spec.norm_floor)
+    anchors = layer.anchors.reshape(spec.filters, -1).astype(np.float64)
+    cosines = patches @ anchors.T / floored
+    return (norms if spec.scale == "norm" else floored) * spec.kernel.value(cosines)
+
+
+class ReferenceBackend:
+    """Plain float64 on NumPy; see `ckncuda.backend.Backend`."""
+
+    name = "reference"
+    xp: Any = np
+    dtype = np.float64
+
+    def __init__(self, memory: int | None = None) -> None:
+        self.memory_budget = memory if memory is not None else 1 << 30
+
+    def encode(self, maps: Array, layer: Layer) -> Array:
+        """x' = W · (A y)."""
+        rows, columns = layer.spec.pooling_matrices(maps.shape[1:])  # type: ignore[arg-type]
+        unpooled = unpooled_map(maps, layer)
+        pooled = np.einsum("ih,jw,nhwp->nijp", rows, columns, unpooled, optimize=True)
+        return pooled @ layer.projection.T
+
+    def nearest_anchor(self, patches: Array, anchors: Array) -> tuple[NDArray[np.intp], Array]:
+        """argmax_j ⟨z_j, x⟩ and its value; the first of equal ones."""
+        cosines = np.asarray(patches, np.float64) @ np.asarray(anchors, np.float64).T
+        return cosines.argmax(axis=1), cosines.max(axis=1)
+
+    def images_per_block(self, layers: Sequence[Layer], shape: Shape) -> int:
+        """Patches (twice: NumPy copies them) and the unpooled map (three times) dominate."""
+        per_image = 1
+        for layer in layers:
+            h, w, p = layer.spec.map_shape(shape)
+            per_image = max(per_image, 8 * h * w * (2 * layer.spec.patch**2 * shape[2] + 3 * p))
+            shape = layer.spec.output_shape(shape)
+        return max(1, min(64, self.memory_budget // per_image))
+
+    def asarray(self, array: NDArray[Any]) -> Array:
+        """As float64."""
+        return np.asarray(array, dtype=np.float64)
+
+    def to_host(self, array: Array) -> Array:
+        """Nothing to do."""
+        return array

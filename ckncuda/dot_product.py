@@ -1,0 +1,307 @@
+"""Dot-product kernels κ on the unit sphere: K(x, z) = ‖x‖ ‖z‖ κ(⟨x, z⟩ / (‖x‖ ‖z‖)).
+
+Every κ here satisfies κ(1) = 1 and is positive definite.  A kernel is frozen data; its two methods
+are written with NumPy's universal functions, which CuPy arrays answer too.
+"""
+
+import abc
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ckncuda.errors import InvalidSpec
+
+Array = NDArray[np.floating[Any]]
+
+
+class DotProductKernel(abc.ABC):
+    """A function κ of the cosine between a normalised patch and an anchor point."""
+
+    name: ClassVar[str]
+
+    @abc.abstractmethod
+    def value(self, t: Array, out: Array | None = None) -> Array:
+        """κ(t), elementwise; in place when ``out`` is ``t``."""
+
+    @abc.abstractmethod
+    def derivative(self, t: Array) -> Array:
+        """κ'(t), elementwise."""
+
+    def resolved(self, patches: Array, rng: np.random.Generator) -> "DotProductKernel":
+        """This kernel with the parameters that depend on data chosen from normalised patches [m, d]."""
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """The name and the parameters, as they stand in a configuration file."""
+        parameters = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
+        return {"kernel": self.name} | {k: v for k, v in parameters.items() if v is not None}
+
+
+@dataclass(frozen=True)
+class Exponential(DotProductKernel):
+    """κ(t) = exp(α (t − 1)) with α = 1/σ²: a Gaussian of the distance on the sphere.
+
+    Parameters
+    ----------
+    sigma : float, optional
+        Bandwidth σ, a distance on the unit sphere.
+    quantile : float, optional
+        Instead of ``sigma``: choose σ, when the layer is fitted, as this quantile of the distances
+        between pairs of normalised patches (Mairal et al. 2014 take 0.1).
+
+    Examples
+    --------
+    >>> round(float(Exponential(sigma=0.6).value(np.array(0.5))), 4)
+    0.2494
+    """
+
+    sigma: float | None = None
+    quantile: float | None = None
+    name = "exp"
+
+    def __post_init__(self) -> None:
+        if (self.sigma is None) == (self.quantile is None):
+            raise InvalidSpec("the kernel exp takes sigma (such as 0.6) or quantile (such as 0.1), one of the two")
+        if self.sigma is not None and not (self.sigma > 0 and math.isfinite(self.sigma)):
+            raise InvalidSpec(f"sigma is {self.sigma}; it must be a positive number, such as 0.6")
+        if self.quantile is not None and not 0 < self.quantile < 1:
+            raise InvalidSpec(f"quantile is {self.quantile}; it must lie between 0 and 1, such as 0.1")
+
+    @property
+    def alpha(self) -> float:
+        """1/σ²."""
+        if self.sigma is None:
+            raise InvalidSpec(
+                "sigma is to be chosen from data: fit the network first, or give sigma instead of quantile"
+            )
+        return 1.0 / self.sigma**2
+
+    def value(self, t: Array, out: Array | None = None) -> Array:
+        """κ(t), elementwise; in place when ``out`` is ``t``."""
+        out = np.subtract(t, 1, out=out)
+        out *= self.alpha
+        return np.exp(out, out=out)
+
+    def derivative(self, t: Array) -> Array:
+        """κ'(t) = α κ(t)."""
+        return self.alpha * self.value(t)
+
+    def resolved(self, patches: Array, rng: np.random.Generator) -> "Exponential":
+        """Choose σ as the quantile of distances between up to 100,000 random pairs of the patches."""
+        if self.quantile is None:
+            return self
+        first, second = rng.integers(len(patches), size=(2, 100_000))
+        distinct = first != second
+        if not distinct.any():
+            raise InvalidSpec("sigma cannot be chosen as a quantile of distances: there is a single patch")
+        differences = patches[first[distinct]] - patches[second[distinct]]
+        sigma = float(np.quantile(np.linalg.norm(differences, axis=1), self.quantile))
+        if sigma == 0:
+            raise InvalidSpec(
+                f"sigma cannot be chosen as the {self.quantile} quantile of distances between patches: "
+                "it is 0, since many patches are alike; give sigma instead"
+            )
+        return Exponential(sigma=sigma)
+
+
+@dataclass(frozen=True)
+class Polynomial(DotProductKernel):
+    """κ(t) = ((t + c) / (1 + c))^d.
+
+    Parameters
+    ----------
+    degree : int
+        d ≥ 1.
+    offset : float
+        c ≥ 0.
+    """
+
+    degree: int
+    offset: float = 0.0
+    name = "poly"
+
+    def __post_init__(self) -> None:
+        if self.degree != int(self.degree) or self.degree < 1:
+            raise InvalidSpec(f"degree is {self.degree}; it must be a whole number of at least 1")
+        if not (self.offset >= 0 and math.isfinite(self.offset)):
+            raise InvalidSpec(f"offset is {self.offset}; it must not be negative")
+
+    def value(self, t: Array, out: Array | None = None) -> Array:
+        """κ(t), elementwise; in place when ``out`` is ``t``."""
+        out = np.add(t, self.offset, out=out)
+        out *= 1 / (1 + self.offset)
+        return np.power(out, int(self.degree), out=out)
+
+    def derivative(self, t: Array) -> Array:
+        """κ'(t) = d/(1+c) · ((t+c)/(1+c))^(d−1)."""
+        base: Array = (t + self.offset) / (1 + self.offset)
+        result: Array = self.degree / (1 + self.offset) * base ** (int(self.degree) - 1)
+        return result
+
+
+@dataclass(frozen=True)
+class InversePolynomial(DotProductKernel):
+    """κ(t) = 1/(2 − t)."""
+
+    name = "inverse_polynomial"
+
+    def value(self, t: Array, out: Array | None = None) -> Array:
+        """κ(t), elementwise; in place when ``out`` is ``t``."""
+        out = np.subtract(2, t, out=out)
+        return np.reciprocal(out, out=out)
+
+    def derivative(self, t: Array) -> Array:
+        """κ'(t) = κ(t)²."""
+        return self.value(t) ** 2
+
+
+@dataclass(frozen=True)
+class ArcCosine(DotProductKernel):
+    """The arc-cosine kernels of random features: degree 0 of a step function, degree 1 of a ReLU.
+
+    Parameters
+    ----------
+    degree : {0, 1}
+        κ_0(t) = 1 − arccos(t)/π;  κ_1(t) = (√(1 − t²) + t (π − arccos t)) / π.
+
+    References
+    ----------
+    Cho and Saul, *Kernel methods for deep learning*, 2009.
+    """
+
+    degree: int
+
+    def __post_init__(self) -> None:
+        if self.degree not in (0, 1):
+            raise InvalidSpec(f"degree is {self.degree}; the arc-cosine kernels here are of degree 0 and 1")
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """``arccos0`` or ``arccos1``."""
+        return f"arccos{self.degree}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The name, which holds the degree."""
+        return {"kernel": self.name}
+
+    def value(self, t: Array, out: Array | None = None) -> Array:
+        """κ(t), elementwise; in place when ``out`` is ``t``.  t is clipped to [−1, 1]."""
+        t = np.clip(t, -1, 1, out=out)
+        angle = np.arccos(t)
+        np.subtract(np.pi, angle, out=angle)
+        if self.degree == 1:
+            angle *= t
+            angle += np.sqrt(1 - t * t)
+        return np.divide(angle, np.pi, out=out)
+
+    def derivative(self, t: Array) -> Array:
+        """κ_0'(t) = 1/(π√(1−t²)), infinite at ±1, where 1−t² is floored at the rounding error; κ_1' = κ_0."""
+        if self.degree == 1:
+            return ArcCosine(0).value(t)
+        t = np.clip(t, -1, 1)
+        floored: Array = np.maximum(1 - t * t, np.finfo(t.dtype).eps)
+        result: Array = 1 / (np.pi * np.sqrt(floored))
+        return result
+
+
+@dataclass(frozen=True)
+class Linear(DotProductKernel):
+    """κ(t) = t: the layer is a linear convolution."""
+
+    name = "linear"
+
+    def value(self, t: Array, out: Array | None = None) -> Array:
+        """κ(t), elementwise; in place when ``out`` is ``t``."""
+        return np.positive(t, out=out)
+
+    def derivative(self, t: Array) -> Array:
+        """κ'(t) = 1."""
+        return np.ones_like(t)
+
+
+@dataclass(frozen=True)
+class Series(DotProductKernel):
+    """κ(t) = Σ_m a_m t^m with a_m ≥ 0 and Σ a_m = 1: any dot-product kernel, by its Taylor coefficients.
+
+    Parameters
+    ----------
+    coefficients : sequence of float
+        a_0, a_1, …, a_M.
+    """
+
+    coefficients: tuple[float, ...]
+    name = "series"
+
+    def __post_init__(self) -> None:
+        coefficients = tuple(float(a) for a in self.coefficients)
+        if not coefficients or not all(a >= 0 and math.isfinite(a) for a in coefficients):
+            raise InvalidSpec(f"coefficients are {list(coefficients)}; they must be one or more numbers ≥ 0")
+        total = sum(coefficients)
+        if abs(total - 1) > 1e-6:
+            raise InvalidSpec(f"coefficients sum to {total:g}; they must sum to 1, so that κ(1) = 1: divide them by it")
+        object.__setattr__(self, "coefficients", coefficients)
+
+    def value(self, t: Array, out: Array | None = None) -> Array:
+        """κ(t), elementwise, by Horner's rule; in place when ``out`` is ``t``."""
+        result = _horner(self.coefficients, t)
+        return np.positive(result, out=out)
+
+    def derivative(self, t: Array) -> Array:
+        """κ'(t) = Σ m a_m t^(m−1)."""
+        return _horner([m * a for m, a in enumerate(self.coefficients)][1:] or [0.0], t)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The name and the coefficients as a list."""
+        return {"kernel": self.name, "coefficients": list(self.coefficients)}
+
+
+def _horner(coefficients: list[float] | tuple[float, ...], t: Array) -> Array:
+    result = np.full_like(t, coefficients[-1])
+    for a in reversed(coefficients[:-1]):
+        result *= t
+        result += a
+    return result
+
+
+# name -> (constructor, the parameters it takes from a configuration)
+KERNELS: Mapping[str, tuple[Callable[..., DotProductKernel], tuple[str, ...]]] = {
+    "exp": (Exponential, ("sigma", "quantile")),
+    "poly": (Polynomial, ("degree", "offset")),
+    "inverse_polynomial": (InversePolynomial, ()),
+    "arccos0": (lambda: ArcCosine(0), ()),
+    "arccos1": (lambda: ArcCosine(1), ()),
+    "linear": (Linear, ()),
+    "series": (Series, ("coefficients",)),
+}
+
+
+def kernel_from_dict(options: dict[str, Any]) -> DotProductKernel:
+    """Build the kernel that ``options`` describe, taking its keys out of ``options``.
+
+    Parameters
+    ----------
+    options : dict
+        ``kernel`` (a name of `KERNELS`) and the parameters of that kernel; other keys are left alone.
+
+    Raises
+    ------
+    InvalidSpec
+        The name is unknown, or a parameter is missing or out of range.
+
+    Examples
+    --------
+    >>> kernel_from_dict({"kernel": "poly", "degree": 2})
+    Polynomial(degree=2, offset=0.0)
+    """
+    name = options.pop("kernel", "exp")
+    if name not in KERNELS:
+        raise InvalidSpec(f"there is no kernel {name!r}; the kernels are {', '.join(KERNELS)}")
+    constructor, names = KERNELS[name]
+    try:
+        return constructor(**{n: options.pop(n) for n in names if n in options})
+    except TypeError as error:
+        raise InvalidSpec(f"the kernel {name} takes {', '.join(names) or 'no parameters'}: {error}") from error

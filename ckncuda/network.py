@@ -1,0 +1,328 @@
+"""A convolutional kernel network: a stack of layers, each learned on the output of those below it."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ckncuda.anchors import normalized, patches_at, spherical_kmeans
+from ckncuda.backend import Backend, get_backend
+from ckncuda.errors import InvalidData, InvalidSpec
+from ckncuda.layer import Layer, LayerSpec, Shape
+
+if TYPE_CHECKING:
+    import os
+
+Array = NDArray[np.floating[Any]]
+Progress = Callable[[str, int, int], None]
+
+PATCHES = 300_000  # sampled for each layer
+
+
+class Images(Protocol):
+    """Images that are read in blocks; NumPy arrays [n, h, w, c] are accepted in its place."""
+
+    shape: tuple[int, int, int, int]
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Images ``start`` to ``stop`` as an array [stop − start, h, w, c]."""
+        ...
+
+
+class _ArrayImages:
+    """An array in memory as `Images`."""
+
+    def __init__(self, array: NDArray[Any]) -> None:
+        if array.ndim != 4:
+            raise InvalidData(
+                f"images are of shape {list(array.shape)}; expected [n, height, width, channels]"
+            )
+        self.array = array
+        self.shape: tuple[int, int, int, int] = array.shape  # type: ignore[assignment]
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        block = self.array[start:stop]
+        if not np.isfinite(block).all():
+            bad = start + int(np.flatnonzero(~np.isfinite(block).all(axis=(1, 2, 3)))[0])
+            raise InvalidData(f"image {bad} (counting from 0) holds NaN or infinite values")
+        return block
+
+
+def as_images(images: Images | NDArray[Any]) -> Images:
+    """Wrap an array [n, h, w, c]; anything else is `Images` already."""
+    return _ArrayImages(np.asarray(images)) if not hasattr(images, "read") else images
+
+
+def check_specs(specs: Sequence[LayerSpec], shape: Shape) -> list[Shape]:
+    """Output shapes of a stack of layers, for images of a shape (height, width, channels).
+
+    Raises
+    ------
+    InvalidSpec
+        A layer cannot work on what the layers below it leave; the message names the layer.
+    """
+    shapes = []
+    for number, spec in enumerate(specs, 1):
+        try:
+            shape = spec.output_shape(shape)
+        except InvalidSpec as error:
+            raise InvalidSpec(f"layer {number} does not fit: {error}") from error
+        shapes.append(shape)
+    return shapes
+
+
+class CKN:
+    """A convolutional kernel network.
+
+    Parameters
+    ----------
+    specs : sequence of LayerSpec
+        The layers, from the image upwards.
+
+    Attributes
+    ----------
+    specs : tuple of LayerSpec
+        As given.
+    layers_ : tuple of Layer
+        What was learned, after `fit` or `from_anchors`.
+
+    References
+    ----------
+    Mairal, *End-to-end kernel learning with supervised convolutional kernel networks*, 2016.
+
+    Examples
+    --------
+    >>> from ckncuda import Exponential, LayerSpec
+    >>> images = np.random.default_rng(0).normal(size=(10, 16, 16, 3)).astype(np.float32)
+    >>> network = CKN([LayerSpec(filters=8, patch=3, subsampling=4, kernel=Exponential(sigma=0.6))])
+    >>> network.fit(images, patches=1000, seed=0).transform(images).shape
+    (10, 4, 4, 8)
+    """
+
+    layers_: tuple[Layer, ...]
+
+    def __init__(self, specs: Sequence[LayerSpec]) -> None:
+        specs = (specs,) if isinstance(specs, LayerSpec) else tuple(specs)
+        if not specs:
+            raise InvalidSpec("a network needs at least one layer")
+        self.specs = specs
+
+    @classmethod
+    def from_anchors(cls, specs: Sequence[LayerSpec], anchors: Sequence[Array]) -> "CKN":
+        """Build a network on anchor points learned elsewhere.
+
+        Parameters
+        ----------
+        specs : sequence of LayerSpec
+            The layers; the kernels have all their parameters.
+        anchors : sequence of arrays [filters, patch, patch, channels]
+            One array a layer, float32 or float64, each anchor point of norm 1.
+
+        Raises
+        ------
+        InvalidSpec
+            The anchors do not fit the specifications or one another.
+        """
+        network = cls(specs)
+        if len(anchors) != len(network.specs):
+            raise InvalidSpec(f"there are {len(network.specs)} layers but {len(anchors)} arrays of anchors")
+        layers: list[Layer] = []
+        for number, (spec, array) in enumerate(zip(network.specs, anchors, strict=True), 1):
+            try:
+                layer = Layer.from_anchors(spec, array)
+            except InvalidSpec as error:
+                raise InvalidSpec(f"layer {number}: {error}") from error
+            if layers and array.shape[3] != layers[-1].spec.filters:
+                raise InvalidSpec(
+                    f"layer {number}: anchors have {array.shape[3]} channels, "
+                    f"the layer below has {layers[-1].spec.filters} filters"
+                )
+            layers.append(layer)
+        network.layers_ = tuple(layers)
+        return network
+
+    def fit(
+        self,
+        images: Images | NDArray[Any],
+        *,
+        patches: int = PATCHES,
+        max_iterations: int = 100,
+        seed: int = 0,
+        backend: Backend | str = "auto",
+        progress: Progress | None = None,
+    ) -> "CKN":
+        """Learn the anchor points, layer by layer, without labels.
+
+        Parameters
+        ----------
+        images : [n, h, w, c] or `Images`
+            Read once for each layer, in blocks.
+        patches : int
+            Patches to sample for each layer, uniformly over images and positions; fewer where there
+            are fewer, or where they would take more than half of the backend's memory.
+        max_iterations : int
+            Of k-means, at most.
+        seed : int
+            The same seed, images and machine give the same anchors, bit for bit.
+        backend : Backend or str
+            A backend or the name of one.
+        progress : callable, optional
+            Called as ``progress(stage, done, total)``.
+
+        Returns
+        -------
+        CKN
+            This network.
+
+        Raises
+        ------
+        InvalidSpec
+            A layer does not fit the images, or there are fewer patches than filters.
+        InvalidData
+            The images are not finite or not of the right form.
+        """
+        images = as_images(images)
+        check_specs(self.specs, images.shape[1:])
+        backend = get_backend(backend) if isinstance(backend, str) else backend
+        layers: list[Layer] = []
+        for number, spec in enumerate(self.specs, 1):
+            rng = np.random.default_rng([seed, number])
+            report = _labelled(progress, f"layer {number}")
+            sample = normalized(_sample(layers, spec, images, patches, backend, rng, report))
+            channels = sample.shape[1] // spec.patch**2
+            kernel = spec.kernel.resolved(sample, rng)
+            centres = spherical_kmeans(sample, spec.filters, backend, rng, max_iterations, report)
+            anchors = centres.reshape(spec.filters, spec.patch, spec.patch, channels)
+            layers.append(Layer.from_anchors(_with_kernel(spec, kernel), anchors))
+        self.layers_ = tuple(layers)
+        return self
+
+    def transform(
+        self,
+        images: Images | NDArray[Any],
+        *,
+        backend: Backend | str = "auto",
+        progress: Progress | None = None,
+    ) -> Array:
+        """Feature maps of images.
+
+        Parameters
+        ----------
+        images : [n, h, w, c] or `Images`
+            Of the channels that the network was learned on.
+        backend : Backend or str
+            A backend or the name of one.
+        progress : callable, optional
+            Called as ``progress("features", done, total)``.
+
+        Returns
+        -------
+        [n, h', w', filters]
+            float32, or float64 from the backend ``reference``.  `transform_blocks` gives the same
+            without holding all of it in memory.
+        """
+        images = as_images(images)
+        backend = get_backend(backend) if isinstance(backend, str) else backend
+        n = images.shape[0]
+        out = np.empty((n, *self.output_shape(images.shape[1:])), backend.dtype)
+        for start, block in self.transform_blocks(images, backend=backend):
+            out[start : start + len(block)] = block
+            if progress:
+                progress("features", start + len(block), n)
+        return out
+
+    def transform_blocks(
+        self, images: Images | NDArray[Any], *, backend: Backend | str = "auto"
+    ) -> Iterator[tuple[int, Array]]:
+        """Feature maps of block after block: pairs (number of the first image, maps [b, h', w', filters])."""
+        images = as_images(images)
+        backend = get_backend(backend) if isinstance(backend, str) else backend
+        self.output_shape(images.shape[1:])
+        yield from _encode_blocks(self.layers, images, backend)
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """What was learned; raises `InvalidSpec` before `fit`."""
+        if not hasattr(self, "layers_"):
+            raise InvalidSpec("this network has learned nothing yet: call fit first, or use CKN.from_anchors")
+        return self.layers_
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """Shape (height, width, filters) of the features of an image (height, width, channels)."""
+        if hasattr(self, "layers_") and shape[2] != self.layers_[0].anchors.shape[3]:
+            raise InvalidData(
+                f"images have {shape[2]} channels; the network was learned on images with "
+                f"{self.layers_[0].anchors.shape[3]}"
+            )
+        return check_specs(self.specs, shape)[-1]
+
+    @property
+    def n_parameters(self) -> int:
+        """How many numbers the network has learned: its anchor points."""
+        return sum(layer.n_parameters for layer in self.layers)
+
+    def save(self, path: "str | os.PathLike[str]") -> None:
+        """Write the network to a model file; `ckncuda.load` reads it."""
+        from ckncuda.model import Model
+
+        Model.of_network(self).save(path)
+
+    def __repr__(self) -> str:
+        return f"CKN([{', '.join(map(repr, self.specs))}])"
+
+
+def _encode_blocks(
+    layers: Sequence[Layer], images: Images, backend: Backend
+) -> Iterator[tuple[int, Array]]:
+    size = backend.images_per_block(layers, images.shape[1:])
+    for start in range(0, images.shape[0], size):
+        maps = backend.asarray(images.read(start, min(start + size, images.shape[0])))
+        for layer in layers:
+            maps = backend.encode(maps, layer)
+        yield start, backend.to_host(maps)
+
+
+def _sample(
+    layers: Sequence[Layer],
+    spec: LayerSpec,
+    images: Images,
+    patches: int,
+    backend: Backend,
+    rng: np.random.Generator,
+    progress: Progress | None,
+) -> Array:
+    """Patches [m, k·k·c] of the layer's input, uniform over images and positions, without repetition."""
+    n = images.shape[0]
+    shape = check_specs([layer.spec for layer in layers], images.shape[1:])[-1] if layers else images.shape[1:]
+    height, width, _ = spec.map_shape(shape)
+    size = spec.patch**2 * shape[2]
+    fitting = backend.memory_budget // 2 // (np.dtype(backend.dtype).itemsize * size)
+    m = min(patches, fitting, n * height * width)
+    if m < spec.filters:
+        raise InvalidSpec(
+            f"{spec.filters} filters were asked for, but only {m} patches of {size} numbers can be sampled"
+            + (f" in {backend.memory_budget >> 20} MiB: give more memory" if m == fitting else ": give more images")
+        )
+    chosen = np.sort(rng.choice(n * height * width, m, replace=False))
+    image, position = np.divmod(chosen, height * width)
+    sample = np.empty((m, size), backend.dtype)
+    for start, maps in _encode_blocks(layers, images, backend):
+        first, last = np.searchsorted(image, [start, start + len(maps)])
+        y, x = np.divmod(position[first:last], width)
+        sample[first:last] = patches_at(maps, spec, image[first:last] - start, y, x)
+        if progress:
+            progress("sampling", start + len(maps), n)
+    return sample
+
+
+def _with_kernel(spec: LayerSpec, kernel: Any) -> LayerSpec:
+    import dataclasses
+
+    return dataclasses.replace(spec, kernel=kernel)
+
+
+def _labelled(progress: Progress | None, label: str) -> Progress | None:
+    if progress is None:
+        return None
+    return lambda stage, done, total: progress(f"{label}: {stage}", done, total)

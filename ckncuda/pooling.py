@@ -1,0 +1,87 @@
+"""Pooling as a matrix: the weights A with which a row (or a column) of positions is averaged.
+
+Pooling is separable, so one matrix for the height and one for the width describe it whole, whatever
+the weights and wherever the centres lie.  All backends take their weights from here.
+"""
+
+import functools
+import math
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pooling = Literal["gaussian", "average", "strided"]
+Alignment = Literal["corner", "centered", "valid"]
+
+
+def pooled_size(size: int, subsampling: int, pooling: Pooling, alignment: Alignment) -> int:
+    """How many pooled positions stand for ``size`` positions; 0 when ``valid`` leaves none."""
+    if subsampling == 1:
+        return size
+    if alignment == "valid":
+        return size // subsampling - (pooling != "average")
+    return math.ceil(size / subsampling)
+
+
+@functools.lru_cache(maxsize=128)
+def pooling_matrix(size: int, subsampling: int, pooling: Pooling, alignment: Alignment) -> NDArray[np.float64]:
+    """Weights of every position in every pooled position.
+
+    Parameters
+    ----------
+    size : int
+        Number of positions, the height or the width of a map.
+    subsampling : int
+        s, the distance of two pooled positions; 1 means no pooling.
+    pooling : {"gaussian", "average", "strided"}
+        Gaussian weights of σ_p = s/√2 over 2s+1 positions, means of blocks of s, or one position of s.
+    alignment : {"corner", "centered", "valid"}
+        Where the pooled positions lie: from the first position on; centred in the map; or only where
+        the filter lies inside the map.
+
+    Returns
+    -------
+    A : float64 [pooled, size], read-only
+        Filters sum to 1; what falls outside the map counts as zero and is *not* made up for.
+
+    Examples
+    --------
+    >>> pooling_matrix(4, 2, "average", "corner")
+    array([[0.5, 0.5, 0. , 0. ],
+           [0. , 0. , 0.5, 0.5]])
+    """
+    if subsampling == 1:
+        matrix = np.eye(size)
+    else:
+        out = pooled_size(size, subsampling, pooling, alignment)
+        first, offsets, weights = _filter(size, out, subsampling, pooling, alignment)
+        matrix = np.zeros((out, size))
+        for i in range(out):
+            positions = first + i * subsampling + offsets
+            inside = (positions >= 0) & (positions < size)
+            matrix[i, positions[inside]] = weights[inside]
+    matrix.setflags(write=False)
+    return matrix
+
+
+def _filter(
+    size: int, out: int, s: int, pooling: Pooling, alignment: Alignment
+) -> tuple[int, NDArray[np.int64], NDArray[np.float64]]:
+    """The position from which the first filter's taps are counted, the taps' offsets, their weights."""
+    # Twice the centre of the first filter when the filters are centred in the map: it may be a half-integer.
+    margin = size - ((out - 1) * s + 1)
+    if pooling == "average":
+        first = {"corner": 0, "valid": 0, "centered": -((out * s - size) // 2)}[alignment]
+        return first, np.arange(s), np.full(s, 1 / s)
+    first = {"corner": 0, "valid": s, "centered": margin // 2}[alignment]
+    if pooling == "strided":
+        return first, np.zeros(1, np.int64), np.ones(1)
+    if alignment == "centered" and margin % 2 == 1:
+        offsets = np.arange(-s + 1, s + 1)  # taps at half-integer distances from a centre at first + 1/2
+        distances = offsets - 0.5
+    else:
+        offsets = np.arange(-s, s + 1)
+        distances = offsets.astype(np.float64)
+    weights = np.exp(-(distances**2) / s**2)  # 2 σ_p² = s²
+    return first, offsets, weights / weights.sum()

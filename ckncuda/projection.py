@@ -1,0 +1,44 @@
+"""The projection on the span of the anchor points: W = K_ZZ^{-1/2}."""
+
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Whitening = Literal["ridge", "root"]
+
+
+def inverse_square_root(
+    gram: NDArray[np.floating[Any]], whitening: Whitening, epsilon: float
+) -> NDArray[np.float64]:
+    """Regularised inverse square root of a Gram matrix.
+
+    With gram = U diag(λ) Uᵀ, λ ≥ 0, the result is U diag(f(λ)) Uᵀ.
+
+    Parameters
+    ----------
+    gram : [p, p]
+        Symmetric, positive semidefinite up to rounding.
+    whitening : {"ridge", "root"}
+        f(λ) = (λ + ε)^{-1/2}  (Mairal's code) or 1/(√λ + ε)  (Chen's code).
+    epsilon : float
+        ε ≥ 0.  With ε = 0 the Gram matrix must be of full rank.
+
+    Returns
+    -------
+    float64 [p, p], symmetric
+
+    Examples
+    --------
+    >>> inverse_square_root(np.diag([4.0, 1.0]), "ridge", 0.0)
+    array([[0.5, 0. ],
+           [0. , 1. ]])
+    """
+    eigenvalues, vectors = np.linalg.eigh(np.asarray(gram, dtype=np.float64))
+    eigenvalues = np.maximum(eigenvalues, 0)
+    if whitening == "ridge":
+        factors = 1 / np.sqrt(eigenvalues + epsilon)
+    else:
+        factors = 1 / (np.sqrt(eigenvalues) + epsilon)
+    root: NDArray[np.float64] = (vectors * factors) @ vectors.T
+    return (root + root.T) / 2
