@@ -5,6 +5,7 @@
 """
 
 from ckncuda import conventions
+from ckncuda.classifier import Ridge, Softmax, SquaredHinge
 from ckncuda.dot_product import (
     ArcCosine,
     DotProductKernel,
@@ -16,6 +17,8 @@ from ckncuda.dot_product import (
 )
 from ckncuda.errors import CknError
 from ckncuda.layer import Layer, LayerSpec
+from ckncuda.model import Model
+from ckncuda.model_file import load
 from ckncuda.network import CKN
 
 __version__ = "0.1.0"
@@ -29,7 +32,12 @@ __all__ = [
     "Layer",
     "LayerSpec",
     "Linear",
+    "Model",
     "Polynomial",
+    "Ridge",
     "Series",
+    "Softmax",
+    "SquaredHinge",
     "conventions",
+    "load",
 ]

@@ -41,7 +41,8 @@ def patches_at(
     before, after = spec.margins
     padded = np.pad(maps, ((0, 0), (before, after), (before, after), (0, 0)))
     windows = sliding_window_view(padded, (spec.patch, spec.patch), axis=(1, 2))
-    return windows[image, y, x].transpose(0, 2, 3, 1).reshape(len(image), -1)
+    patches: Array = windows[image, y, x].transpose(0, 2, 3, 1).reshape(len(image), -1)
+    return patches
 
 
 def normalized(patches: Array) -> Array:
@@ -50,7 +51,8 @@ def normalized(patches: Array) -> Array:
     if (keep := norms >= MIN_NORM).all():
         patches /= norms[:, None]
         return patches
-    return patches[keep] / norms[keep, None]
+    kept: Array = patches[keep] / norms[keep, None]
+    return kept
 
 
 def spherical_kmeans(
@@ -90,7 +92,7 @@ def spherical_kmeans(
     if len(patches) < clusters:
         raise InvalidSpec(
             f"{clusters} filters were asked for, but there are only {len(patches)} patches (of norm above "
-            f"{MIN_NORM:g}) to learn them from: give more images, sample more patches or ask for fewer filters"
+            f"{MIN_NORM:g}) to learn them from: give more images or patches, or ask for fewer filters"
         )
     centres = patches[np.sort(rng.choice(len(patches), clusters, replace=False))]
     previous = -np.inf
@@ -113,7 +115,7 @@ def _means(patches: Array, nearest: NDArray[np.intp], cosine: Array, clusters: i
     m = len(patches)
     ones = np.ones(m, patches.dtype)
     membership = scipy.sparse.csr_array((ones, nearest, np.arange(m + 1)), shape=(m, clusters))
-    sums: Array = membership.T.tocsr() @ patches
+    sums: Array = np.asarray(membership.T.tocsr() @ patches)
     norms = np.linalg.norm(sums, axis=1)
     # Opposite vectors may cancel: a cluster without a direction is as good as an empty one.
     empty = np.flatnonzero(norms < MIN_NORM)

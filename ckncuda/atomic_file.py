@@ -71,7 +71,9 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
                 os.unlink(name)
             raise
     except OSError as error:
-        raise InvalidData(f"cannot write {path}: {error.strerror or error}; nothing was left behind") from error
+        raise InvalidData(
+            f"cannot write {path}: {error.strerror or error}; nothing was left behind"
+        ) from error
 
 
 def _umask() -> int:

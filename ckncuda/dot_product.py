@@ -65,7 +65,9 @@ class Exponential(DotProductKernel):
 
     def __post_init__(self) -> None:
         if (self.sigma is None) == (self.quantile is None):
-            raise InvalidSpec("the kernel exp takes sigma (such as 0.6) or quantile (such as 0.1), one of the two")
+            raise InvalidSpec(
+                "the kernel exp takes sigma (such as 0.6) or quantile (such as 0.1), one of the two"
+            )
         if self.sigma is not None and not (self.sigma > 0 and math.isfinite(self.sigma)):
             raise InvalidSpec(f"sigma is {self.sigma}; it must be a positive number, such as 0.6")
         if self.quantile is not None and not 0 < self.quantile < 1:
@@ -242,7 +244,9 @@ class Series(DotProductKernel):
             raise InvalidSpec(f"coefficients are {list(coefficients)}; they must be one or more numbers ≥ 0")
         total = sum(coefficients)
         if abs(total - 1) > 1e-6:
-            raise InvalidSpec(f"coefficients sum to {total:g}; they must sum to 1, so that κ(1) = 1: divide them by it")
+            raise InvalidSpec(
+                f"coefficients sum to {total:g}; they must sum to 1, so that κ(1) = 1: divide them by it"
+            )
         object.__setattr__(self, "coefficients", coefficients)
 
     def value(self, t: Array, out: Array | None = None) -> Array:
@@ -304,4 +308,6 @@ def kernel_from_dict(options: dict[str, Any]) -> DotProductKernel:
     try:
         return constructor(**{n: options.pop(n) for n in names if n in options})
     except TypeError as error:
-        raise InvalidSpec(f"the kernel {name} takes {', '.join(names) or 'no parameters'}: {error}") from error
+        raise InvalidSpec(
+            f"the kernel {name} takes {', '.join(names) or 'no parameters'}: {error}"
+        ) from error

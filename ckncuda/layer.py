@@ -86,7 +86,9 @@ class LayerSpec:
                 raise InvalidSpec(f"{name} is {value!r}; it must be a whole number of at least 1")
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
-                raise InvalidSpec(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}")
+                raise InvalidSpec(
+                    f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}"
+                )
         for name in ("epsilon", "norm_floor"):
             value = getattr(self, name)
             if not isinstance(value, int | float) or not (value >= 0 and math.isfinite(value)):
@@ -94,7 +96,9 @@ class LayerSpec:
         if self.norm_floor == 0:
             raise InvalidSpec("norm_floor is 0; it must be positive, since a patch of zeros is divided by it")
         if not isinstance(self.kernel, DotProductKernel):
-            raise InvalidSpec(f"kernel is {self.kernel!r}; it must be a kernel such as Exponential(sigma=0.6)")
+            raise InvalidSpec(
+                f"kernel is {self.kernel!r}; it must be a kernel such as Exponential(sigma=0.6)"
+            )
 
     @property
     def margins(self) -> tuple[int, int]:
@@ -111,7 +115,9 @@ class LayerSpec:
         """
         height, width, _ = shape
         if self.patch > min(height, width):
-            raise InvalidSpec(f"a patch of {self.patch}x{self.patch} is larger than its input of {height}x{width}")
+            raise InvalidSpec(
+                f"a patch of {self.patch}x{self.patch} is larger than its input of {height}x{width}"
+            )
         shrink = self.patch - 1 - sum(self.margins)
         return height - shrink, width - shrink, self.filters
 
@@ -125,7 +131,9 @@ class LayerSpec:
         """
         height, width, filters = self.map_shape(shape)
         if self.subsampling > min(height, width):
-            raise InvalidSpec(f"a subsampling of {self.subsampling} is larger than the map of {height}x{width}")
+            raise InvalidSpec(
+                f"a subsampling of {self.subsampling} is larger than the map of {height}x{width}"
+            )
         pooled = [
             pooled_size(size, self.subsampling, self.pooling, self.alignment) for size in (height, width)
         ]
@@ -218,8 +226,8 @@ class Layer:
         norms = np.linalg.norm(flat, axis=1)
         if not np.all(np.abs(norms - 1) < 1e-3):  # written so that NaN fails too
             raise InvalidSpec(
-                f"anchor points must be of norm 1; here the norms go from {norms.min():.4g} to {norms.max():.4g}: "
-                "divide each by its norm"
+                f"anchor points must be of norm 1; here the norms go from {norms.min():.4g} to "
+                f"{norms.max():.4g}: divide each by its norm"
             )
         gram = spec.kernel.value(flat @ flat.T)
         return cls(spec, anchors, inverse_square_root(gram, spec.whitening, spec.epsilon))

@@ -1,5 +1,6 @@
 """A convolutional kernel network: a stack of layers, each learned on the output of those below it."""
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -24,6 +25,8 @@ class Images(Protocol):
     """Images that are read in blocks; NumPy arrays [n, h, w, c] are accepted in its place."""
 
     shape: tuple[int, int, int, int]
+    dtype: np.dtype[Any]
+    """Of what `read` returns."""
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Images ``start`` to ``stop`` as an array [stop − start, h, w, c]."""
@@ -38,12 +41,17 @@ class _ArrayImages:
             raise InvalidData(
                 f"images are of shape {list(array.shape)}; expected [n, height, width, channels]"
             )
+        if array.dtype != np.uint8 and not np.issubdtype(array.dtype, np.floating):
+            raise InvalidData(
+                f"images are of type {array.dtype}; give uint8 (0...255) or floating-point numbers"
+            )
         self.array = array
-        self.shape: tuple[int, int, int, int] = array.shape  # type: ignore[assignment]
+        self.shape: tuple[int, int, int, int] = array.shape
+        self.dtype = array.dtype
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         block = self.array[start:stop]
-        if not np.isfinite(block).all():
+        if block.dtype != np.uint8 and not np.isfinite(block).all():
             bad = start + int(np.flatnonzero(~np.isfinite(block).all(axis=(1, 2, 3)))[0])
             raise InvalidData(f"image {bad} (counting from 0) holds NaN or infinite values")
         return block
@@ -51,7 +59,7 @@ class _ArrayImages:
 
 def as_images(images: Images | NDArray[Any]) -> Images:
     """Wrap an array [n, h, w, c]; anything else is `Images` already."""
-    return _ArrayImages(np.asarray(images)) if not hasattr(images, "read") else images
+    return _ArrayImages(images) if isinstance(images, np.ndarray) else images
 
 
 def check_specs(specs: Sequence[LayerSpec], shape: Shape) -> list[Shape]:
@@ -194,7 +202,7 @@ class CKN:
             kernel = spec.kernel.resolved(sample, rng)
             centres = spherical_kmeans(sample, spec.filters, backend, rng, max_iterations, report)
             anchors = centres.reshape(spec.filters, spec.patch, spec.patch, channels)
-            layers.append(Layer.from_anchors(_with_kernel(spec, kernel), anchors))
+            layers.append(Layer.from_anchors(dataclasses.replace(spec, kernel=kernel), anchors))
         self.layers_ = tuple(layers)
         return self
 
@@ -272,9 +280,7 @@ class CKN:
         return f"CKN([{', '.join(map(repr, self.specs))}])"
 
 
-def _encode_blocks(
-    layers: Sequence[Layer], images: Images, backend: Backend
-) -> Iterator[tuple[int, Array]]:
+def _encode_blocks(layers: Sequence[Layer], images: Images, backend: Backend) -> Iterator[tuple[int, Array]]:
     size = backend.images_per_block(layers, images.shape[1:])
     for start in range(0, images.shape[0], size):
         maps = backend.asarray(images.read(start, min(start + size, images.shape[0])))
@@ -294,7 +300,9 @@ def _sample(
 ) -> Array:
     """Patches [m, k·k·c] of the layer's input, uniform over images and positions, without repetition."""
     n = images.shape[0]
-    shape = check_specs([layer.spec for layer in layers], images.shape[1:])[-1] if layers else images.shape[1:]
+    shape = (
+        check_specs([layer.spec for layer in layers], images.shape[1:])[-1] if layers else images.shape[1:]
+    )
     height, width, _ = spec.map_shape(shape)
     size = spec.patch**2 * shape[2]
     fitting = backend.memory_budget // 2 // (np.dtype(backend.dtype).itemsize * size)
@@ -302,7 +310,11 @@ def _sample(
     if m < spec.filters:
         raise InvalidSpec(
             f"{spec.filters} filters were asked for, but only {m} patches of {size} numbers can be sampled"
-            + (f" in {backend.memory_budget >> 20} MiB: give more memory" if m == fitting else ": give more images")
+            + (
+                f" in {backend.memory_budget >> 20} MiB: give more memory"
+                if m == fitting
+                else ": give more images"
+            )
         )
     chosen = np.sort(rng.choice(n * height * width, m, replace=False))
     image, position = np.divmod(chosen, height * width)
@@ -314,12 +326,6 @@ def _sample(
         if progress:
             progress("sampling", start + len(maps), n)
     return sample
-
-
-def _with_kernel(spec: LayerSpec, kernel: Any) -> LayerSpec:
-    import dataclasses
-
-    return dataclasses.replace(spec, kernel=kernel)
 
 
 def _labelled(progress: Progress | None, label: str) -> Progress | None:

@@ -25,7 +25,9 @@ def pooled_size(size: int, subsampling: int, pooling: Pooling, alignment: Alignm
 
 
 @functools.lru_cache(maxsize=128)
-def pooling_matrix(size: int, subsampling: int, pooling: Pooling, alignment: Alignment) -> NDArray[np.float64]:
+def pooling_matrix(
+    size: int, subsampling: int, pooling: Pooling, alignment: Alignment
+) -> NDArray[np.float64]:
     """Weights of every position in every pooled position.
 
     Parameters

@@ -33,7 +33,7 @@ class Backend(Protocol):
         ...
 
     def nearest_anchor(self, patches: Array, anchors: Array) -> tuple[NDArray[np.intp], Array]:
-        """For each unit patch [n, d] the anchor [k, d] of largest cosine: its number [n] and the cosine [n]."""
+        """The anchor [k, d] of largest cosine to each unit patch [n, d]: its number and the cosine [n]."""
         ...
 
     def images_per_block(self, layers: Sequence[Layer], shape: Shape) -> int:
@@ -104,7 +104,9 @@ def backend_statuses() -> list[BackendStatus]:
     return [
         BackendStatus("numpy", True, f"NumPy {np.__version__}, float32, {available_threads()} threads"),
         _cupy_status(),
-        BackendStatus("reference", True, "float64, plain and slow: the definition that the others are tested with"),
+        BackendStatus(
+            "reference", True, "float64, plain and slow: the definition that the others are tested with"
+        ),
     ]
 
 

@@ -95,7 +95,7 @@ class _LayerPlan:
 
     def tile_bytes(self) -> int:
         rows = max(band.source.stop - band.source.start for band in self.row_bands)
-        return self.images_per_tile * rows * self.bytes_per_row()
+        return int(self.images_per_tile * rows * self.bytes_per_row())
 
 
 class NumpyBackend:
@@ -123,7 +123,7 @@ class NumpyBackend:
 
     def encode(self, maps: Array, layer: Layer) -> NDArray[np.float32]:
         """Encode maps [n, h, w, c] to [n, h', w', filters], tile by tile."""
-        plan = self._plan(layer, maps.shape[1:])  # type: ignore[arg-type]
+        plan = self._plan(layer, maps.shape[1:])
         maps = np.asarray(maps, dtype=np.float32)
         out = np.empty((len(maps), *plan.output_shape), np.float32)
         starts = range(0, len(maps), plan.images_per_tile)
@@ -192,7 +192,8 @@ class NumpyBackend:
         squares = np.einsum("byxc,byxc->byx", padded, padded)
         along_x = sum(squares[:, :, dx : dx + width] for dx in range(1, spec.patch)) + squares[:, :, :width]
         box = sum(along_x[:, dy : dy + rows] for dy in range(1, spec.patch)) + along_x[:, :rows]
-        return np.sqrt(box, dtype=np.float32)
+        norms: NDArray[np.float32] = np.sqrt(box, dtype=np.float32)
+        return norms
 
     def nearest_anchor(self, patches: Array, anchors: Array) -> tuple[NDArray[np.intp], Array]:
         """Block by block of patches: product, argmax, maximum."""

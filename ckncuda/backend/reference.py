@@ -33,7 +33,8 @@ def unpooled_map(maps: Array, layer: Layer) -> Array:
     floored = np.maximum(norms, spec.norm_floor)
     anchors = layer.anchors.reshape(spec.filters, -1).astype(np.float64)
     cosines = patches @ anchors.T / floored
-    return (norms if spec.scale == "norm" else floored) * spec.kernel.value(cosines)
+    unpooled: Array = (norms if spec.scale == "norm" else floored) * spec.kernel.value(cosines)
+    return unpooled
 
 
 class ReferenceBackend:
@@ -47,11 +48,12 @@ class ReferenceBackend:
         self.memory_budget = memory if memory is not None else 1 << 30
 
     def encode(self, maps: Array, layer: Layer) -> Array:
-        """x' = W · (A y)."""
-        rows, columns = layer.spec.pooling_matrices(maps.shape[1:])  # type: ignore[arg-type]
+        """X' = W · (A y)."""
+        rows, columns = layer.spec.pooling_matrices(maps.shape[1:])
         unpooled = unpooled_map(maps, layer)
         pooled = np.einsum("ih,jw,nhwp->nijp", rows, columns, unpooled, optimize=True)
-        return pooled @ layer.projection.T
+        projected: Array = pooled @ layer.projection.T
+        return projected
 
     def nearest_anchor(self, patches: Array, anchors: Array) -> tuple[NDArray[np.intp], Array]:
         """argmax_j ⟨z_j, x⟩ and its value; the first of equal ones."""

@@ -1,0 +1,275 @@
+"""A whole model: preprocessing, network and classifier, fitted together and stored in one file."""
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ckncuda.backend import Backend, get_backend
+from ckncuda.classifier import LinearClassifier, TrainableClassifier
+from ckncuda.errors import InvalidData, InvalidSpec
+from ckncuda.layer import LayerSpec, Shape
+from ckncuda.network import CKN, PATCHES, Images, as_images, check_specs
+from ckncuda.preprocess import Preprocessor, as_float
+
+Progress = Callable[[str, int, int], None]
+
+
+class _Preprocessed:
+    """Images that are preprocessed as they are read."""
+
+    def __init__(self, images: Images, preprocessing: Sequence[Preprocessor]) -> None:
+        self.images = images
+        self.preprocessing = preprocessing
+        self.shape = images.shape
+        self.dtype: np.dtype[Any] = np.dtype(np.float32)
+
+    def read(self, start: int, stop: int) -> NDArray[np.float32]:
+        block = as_float(self.images.read(start, stop))
+        for preprocessor in self.preprocessing:
+            block = preprocessor.apply(block)
+        return block
+
+
+@dataclass
+class Model:
+    """What a model file holds.
+
+    Attributes
+    ----------
+    network : CKN
+        Fitted.
+    preprocessing : tuple of Preprocessor
+        Fitted, in the order in which they are applied.
+    classifier : LinearClassifier or None
+        On the flattened feature maps.
+    image_shape : (height, width, channels) or None
+        Of the images it was fitted on; others are refused.  None: any images that fit the network.
+    image_type : {"uint8", "float32"} or None
+        Of the images it was fitted on; others are refused, since bytes are scaled and floats are not.
+    report : dict
+        How the model came about: seed, number of images, validation accuracy and how it was obtained.
+
+    Examples
+    --------
+    >>> import ckncuda, pathlib, tempfile
+    >>> from ckncuda.classifier import Ridge
+    >>> rng = np.random.default_rng(0)
+    >>> labels = np.arange(60) % 2
+    >>> images = rng.normal(size=(60, 8, 8, 1)).astype(np.float32) + labels[:, None, None, None]
+    >>> spec = ckncuda.LayerSpec(filters=8, patch=3, subsampling=4, kernel=ckncuda.Exponential(sigma=0.6))
+    >>> model = Model.fit(images, labels, [spec], classifier=Ridge())
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "model.ckn"
+    >>> model.save(path)
+    >>> np.array_equal(ckncuda.load(path).predict(images), model.predict(images))
+    True
+    """
+
+    network: CKN
+    preprocessing: tuple[Preprocessor, ...] = ()
+    classifier: LinearClassifier | None = None
+    image_shape: Shape | None = None
+    image_type: str | None = None
+    report: dict[str, Any] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Seconds that each stage of `fit` took; not stored, so that equal models are equal files."""
+
+    @classmethod
+    def of_network(cls, network: CKN) -> "Model":
+        """A network alone, for images of any size."""
+        network.layers  # noqa: B018  (raises if there is nothing to keep)
+        return cls(network)
+
+    @classmethod
+    def fit(
+        cls,
+        images: Images | NDArray[Any],
+        labels: NDArray[np.int64] | None,
+        specs: Sequence[LayerSpec],
+        *,
+        preprocessing: Sequence[Preprocessor] = (),
+        classifier: TrainableClassifier | None = None,
+        patches: int = PATCHES,
+        seed: int = 0,
+        backend: Backend | str = "auto",
+        progress: Progress | None = None,
+    ) -> "Model":
+        """Fit preprocessing and network without labels, then the classifier on their features.
+
+        Parameters
+        ----------
+        images : [n, h, w, c] or `Images`
+            uint8 or floating point.
+        labels : int64 [n], optional
+            Needed by a classifier only.
+        specs : sequence of LayerSpec
+            The network.
+        preprocessing : sequence of Preprocessor
+            Applied in this order.
+        classifier : LinearClassifier, optional
+            Not yet fitted, such as ``Ridge()``; it is fitted in place.
+        patches : int
+            Sampled for each layer.
+        seed : int
+            The same seed, images and machine give the same model file, byte for byte.
+        backend : Backend or str
+            A backend or the name of one.
+        progress : callable, optional
+            Called as ``progress(stage, done, total)``.
+
+        Raises
+        ------
+        InvalidSpec
+            The network does not fit the images.
+        InvalidData
+            Labels are missing or not as many as images, or images are malformed.
+        """
+        images = as_images(images)
+        backend = get_backend(backend) if isinstance(backend, str) else backend
+        if classifier is not None and (labels is None or len(labels) != images.shape[0]):
+            given = "none" if labels is None else str(len(labels))
+            raise InvalidData(
+                f"a classifier needs one label an image: {images.shape[0]} images, {given} labels"
+            )
+        shape = images.shape[1:]
+        check_specs(specs, shape)
+        model = cls(CKN(specs), image_shape=shape, image_type=_type_name(images))
+        with model._timed("preprocessing"):
+            for preprocessor in preprocessing:
+                so_far = _Preprocessed(images, model.preprocessing)
+                model.preprocessing += (preprocessor.fit(so_far, progress),)
+        prepared = _Preprocessed(images, model.preprocessing)
+        with model._timed("anchors"):
+            model.network.fit(prepared, patches=patches, seed=seed, backend=backend, progress=progress)
+        model.report = {"n_images": images.shape[0], "n_features": model.n_features, "seed": seed}
+        if classifier is not None and labels is not None:
+            with model._timed("features"):
+                features = model.features(images, backend=backend, progress=progress)
+            with model._timed("classifier"):
+                model.classifier = classifier.fit(features, labels, progress=progress)
+            model.report |= {
+                "regularization": classifier.regularization_,
+                "validation_accuracy": classifier.validation_accuracy_,
+                "validation": classifier.validation_,
+            }
+        return model
+
+    def features(
+        self,
+        images: Images | NDArray[Any],
+        *,
+        backend: Backend | str = "auto",
+        progress: Progress | None = None,
+    ) -> NDArray[np.floating[Any]]:
+        """Features [n, d] of images, the flattened maps of the last layer (row, column, filter)."""
+        images = as_images(images)
+        backend = get_backend(backend) if isinstance(backend, str) else backend
+        out = np.empty((images.shape[0], self._n_features(images.shape[1:])), backend.dtype)
+        for start, block in self.feature_blocks(images, backend=backend, progress=progress):
+            out[start : start + len(block)] = block
+        return out
+
+    def feature_blocks(
+        self,
+        images: Images | NDArray[Any],
+        *,
+        backend: Backend | str = "auto",
+        progress: Progress | None = None,
+    ) -> Iterator[tuple[int, NDArray[np.floating[Any]]]]:
+        """Features of block after block: pairs (number of the first image, features [b, d])."""
+        images = as_images(images)
+        self.check_images(images)
+        prepared = _Preprocessed(images, self.preprocessing)
+        for start, maps in self.network.transform_blocks(prepared, backend=backend):
+            yield start, maps.reshape(len(maps), -1)
+            if progress:
+                progress("features", start + len(maps), images.shape[0])
+
+    def scores(
+        self,
+        images: Images | NDArray[Any],
+        *,
+        backend: Backend | str = "auto",
+        progress: Progress | None = None,
+    ) -> NDArray[np.float32]:
+        """Scores [n, classes] of images; columns in the order of ``classifier.classes_``."""
+        if self.classifier is None:
+            raise InvalidSpec(
+                "this model has no classifier: fit one with labels and --classifier ridge, for instance"
+            )
+        images = as_images(images)
+        out = np.empty((images.shape[0], len(self.classifier.classes_)), np.float32)
+        for start, block in self.feature_blocks(images, backend=backend, progress=progress):
+            out[start : start + len(block)] = self.classifier.scores(block)
+        return out
+
+    def predict(
+        self,
+        images: Images | NDArray[Any],
+        *,
+        backend: Backend | str = "auto",
+        progress: Progress | None = None,
+    ) -> NDArray[np.int64]:
+        """Predicted labels [n] of images."""
+        scores = self.scores(images, backend=backend, progress=progress)
+        assert self.classifier is not None
+        predicted: NDArray[np.int64] = self.classifier.classes_[scores.argmax(axis=1)]
+        return predicted
+
+    def check_images(self, images: Images) -> None:
+        """Raise `InvalidData` unless the images are of the size and type that the model was fitted on."""
+        shape = images.shape[1:]
+        if self.image_shape is not None and shape != self.image_shape:
+            raise InvalidData(
+                f"images are of {'x'.join(map(str, shape))}; the model was fitted on "
+                f"{'x'.join(map(str, self.image_shape))} (height x width x channels)"
+            )
+        if self.image_type is not None and _type_name(images) != self.image_type:
+            raise InvalidData(
+                f"images are of type {_type_name(images)}; the model was fitted on {self.image_type} images. "
+                "Bytes are scaled from 0...255 to 0...1 and floating-point numbers are taken as they are: "
+                "give the images in the form that the model was fitted on"
+            )
+        self.network.output_shape(shape)
+
+    @property
+    def n_features(self) -> int:
+        """Number of features of an image of `image_shape`."""
+        if self.image_shape is None:
+            raise InvalidSpec(
+                "the number of features depends on the size of the images, which the model leaves open"
+            )
+        return self._n_features(self.image_shape)
+
+    def _n_features(self, shape: Shape) -> int:
+        height, width, filters = self.network.output_shape(shape)
+        return height * width * filters
+
+    @property
+    def n_parameters(self) -> int:
+        """How many numbers were learned: anchor points, class weights and intercepts."""
+        classifier = (
+            0 if self.classifier is None else self.classifier.weights_.size + self.classifier.intercept_.size
+        )
+        return self.network.n_parameters + int(classifier)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model file; see `ckncuda.model_file`."""
+        from ckncuda.model_file import save
+
+        save(self, path)
+
+    @contextlib.contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] = time.perf_counter() - start
+
+
+def _type_name(images: Images) -> str:
+    return "uint8" if images.dtype == np.uint8 else "float32"

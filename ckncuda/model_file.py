@@ -1,0 +1,192 @@
+"""The model file: one safetensors file, the specification in its header, no pickle.
+
+The header's metadata hold ``format`` ("ckncuda"), ``version`` (a whole number, raised when a reader
+of the old version would go wrong) and ``specification`` (JSON: layers, preprocessing, classifier,
+image shape and type, report).  The tensors are what was learned: ``layers.0.anchors``,
+``layers.0.projection``, ``preprocessing.0.…``, ``classifier.weights`` and so on.  A model that was
+fitted on one backend is read by every other.
+"""
+
+import json
+import os
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from ckncuda.atomic_file import atomic_file
+from ckncuda.classifier import LinearClassifier
+from ckncuda.errors import CknError, InvalidModelFile
+from ckncuda.layer import Layer, LayerSpec
+from ckncuda.model import Model
+from ckncuda.network import CKN
+from ckncuda.preprocess import preprocessor_from_dict
+
+FORMAT = "ckncuda"
+VERSION = 1
+
+Tensors = dict[str, NDArray[Any]]
+
+
+def save(model: Model, path: str | os.PathLike[str]) -> None:
+    """Write a model, whole or not at all.
+
+    Parameters
+    ----------
+    model : Model
+        Fitted.
+    path : path-like
+        By custom ``*.ckn``; a file that stands there is replaced when the new one is complete.
+
+    Raises
+    ------
+    InvalidData
+        The file cannot be written.
+    """
+    tensors, specification = _take_apart(model)
+    metadata = {
+        "format": FORMAT,
+        "version": str(VERSION),
+        "specification": json.dumps(specification, sort_keys=True),
+    }
+    with atomic_file(path) as file:
+        file.write(safetensors.numpy.save(tensors, metadata))
+
+
+def load(path: str | os.PathLike[str]) -> Model:
+    """Read a model file.
+
+    Parameters
+    ----------
+    path : path-like
+        A file that `save` or ``ckn fit`` wrote.
+
+    Returns
+    -------
+    Model
+
+    Raises
+    ------
+    InvalidModelFile
+        There is no such file, it is not a model, it is damaged, or it is of a newer version.
+    """
+    path = Path(path)
+    metadata, tensors = _read(path)
+    if metadata.get("format") != FORMAT:
+        raise InvalidModelFile(f"{path} is a safetensors file, but not a model of ckncuda")
+    version = metadata.get("version", "")
+    if not version.isdecimal() or int(version) > VERSION:
+        raise InvalidModelFile(
+            f"{path} is a model of format version {version or '?'}; this ckncuda reads versions up to "
+            f"{VERSION}: install a newer ckncuda"
+        )
+    try:
+        return _put_together(json.loads(metadata["specification"]), tensors)
+    except (CknError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InvalidModelFile(
+            f"{path} is damaged: its specification and its arrays do not fit ({error})"
+        ) from error
+
+
+def _read(path: Path) -> tuple[Mapping[str, str], Tensors]:
+    if not path.exists():
+        raise InvalidModelFile(f"there is no model file {path}; make one with: ckn fit IMAGES -o {path}")
+    if path.is_dir():
+        raise InvalidModelFile(f"{path} is a folder; a model is a file that ckn fit wrote")
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except safetensors.SafetensorError as error:
+        if _is_truncated(path):
+            raise InvalidModelFile(
+                f"{path} is truncated: it is shorter than its header says; copy it again"
+            ) from error
+        raise InvalidModelFile(f"{path} is not a model file, or is damaged ({error})") from error
+    except OSError as error:
+        raise InvalidModelFile(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _is_truncated(path: Path) -> bool:
+    """Whether the file starts as a safetensors file does and ends before its data do."""
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        head = file.read(9)
+        if len(head) < 9 or head[8:] != b"{":
+            return False
+        (length,) = struct.unpack("<Q", head[:8])
+        if length > 100_000_000:
+            return False
+        header = b"{" + file.read(length - 1)
+    if len(header) < length:
+        return True
+    try:
+        ends = [t["data_offsets"][1] for name, t in json.loads(header).items() if name != "__metadata__"]
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+        return False
+    return bool(size < 8 + length + max(ends, default=0))
+
+
+def _take_apart(model: Model) -> tuple[Tensors, dict[str, Any]]:
+    tensors: Tensors = {}
+    for i, layer in enumerate(model.network.layers):
+        tensors[f"layers.{i}.anchors"] = layer.anchors
+        tensors[f"layers.{i}.projection"] = layer.projection
+    for i, preprocessor in enumerate(model.preprocessing):
+        for name, array in preprocessor.arrays().items():
+            tensors[f"preprocessing.{i}.{name}"] = array
+    if model.classifier is not None:
+        tensors["classifier.weights"] = model.classifier.weights_
+        tensors["classifier.intercept"] = model.classifier.intercept_
+        tensors["classifier.classes"] = model.classifier.classes_
+    specification = {
+        "layers": [layer.spec.to_dict() for layer in model.network.layers],
+        "preprocessing": [p.to_dict() for p in model.preprocessing],
+        "classifier": model.classifier is not None,
+        "image_shape": model.image_shape,
+        "image_type": model.image_type,
+        "report": model.report,
+    }
+    return {name: np.ascontiguousarray(array) for name, array in tensors.items()}, specification
+
+
+def _put_together(specification: Mapping[str, Any], tensors: Tensors) -> Model:
+    layers = [LayerSpec.from_dict(options) for options in specification["layers"]]
+    network = CKN.from_anchors(layers, [tensors[f"layers.{i}.anchors"] for i in range(len(layers))])
+    # The stored projections, not those just computed: another LAPACK would differ in the last digits.
+    network.layers_ = tuple(
+        Layer(layer.spec, layer.anchors, _like(tensors[f"layers.{i}.projection"], layer.projection))
+        for i, layer in enumerate(network.layers_)
+    )
+    classifier = None
+    if specification["classifier"]:
+        names = ("weights", "intercept", "classes")
+        classifier = LinearClassifier.from_arrays(*(tensors[f"classifier.{name}"] for name in names))
+    shape = specification["image_shape"]
+    return Model(
+        network,
+        preprocessing=tuple(
+            preprocessor_from_dict(options).with_arrays(_group(tensors, f"preprocessing.{i}."))
+            for i, options in enumerate(specification["preprocessing"])
+        ),
+        classifier=classifier,
+        image_shape=None if shape is None else tuple(shape),
+        image_type=specification["image_type"],
+        report=specification["report"],
+    )
+
+
+def _group(tensors: Tensors, prefix: str) -> Tensors:
+    return {name.removeprefix(prefix): array for name, array in tensors.items() if name.startswith(prefix)}
+
+
+def _like(array: NDArray[Any], expected: NDArray[Any]) -> NDArray[Any]:
+    if array.shape != expected.shape or not np.isfinite(array).all():
+        raise ValueError(
+            f"a projection is of shape {list(array.shape)}, expected {list(expected.shape)}, finite"
+        )
+    return array

@@ -1,0 +1,75 @@
+"""Whole systems by name: network, preprocessing and classifier that belong together."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ckncuda.conventions import CHEN
+from ckncuda.dot_product import Exponential
+from ckncuda.errors import InvalidSpec
+from ckncuda.layer import LayerSpec, Shape
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named choice of everything that can be chosen.
+
+    Attributes
+    ----------
+    summary : str
+        One line for people.
+    layers : callable
+        From the images' shape (height, width, channels) to the layers.
+    preprocessing : str
+        ``auto``, ``none`` or a name.
+    classifier : str
+        ``ridge``, ``softmax`` or ``squared-hinge``.
+    classifier_options : dict
+        Such as ``{"regularization": 1e-3}``.
+    """
+
+    summary: str
+    layers: Callable[[Shape], list[LayerSpec]]
+    preprocessing: str = "auto"
+    classifier: str = "ridge"
+    classifier_options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _default_layers(shape: Shape) -> list[LayerSpec]:
+    """Two layers, the last subsampled so that about 3x3 positions remain, whatever the image's size."""
+    kernel = Exponential(sigma=0.6)
+    first = LayerSpec(filters=64, patch=3, subsampling=2, kernel=kernel)
+    remaining = min(first.output_shape(shape)[:2])
+    return [first, LayerSpec(filters=256, patch=3, subsampling=max(1, -(-remaining // 3)), kernel=kernel)]
+
+
+def _seed_layers(shape: Shape) -> list[LayerSpec]:
+    kernel = Exponential(sigma=0.6)
+    return [
+        LayerSpec(filters=filters, patch=3, subsampling=2, kernel=kernel, **CHEN) for filters in (64, 64, 128)
+    ]
+
+
+PRESETS: Mapping[str, Preset] = {
+    "default": Preset("two layers of 64 and 256 filters, ridge", _default_layers),
+    "seed": Preset(
+        "the network of CKN from Scratch: three layers of 64, 64 and 128 filters, softmax with L2 1e-3",
+        _seed_layers,
+        preprocessing="none",
+        classifier="softmax",
+        classifier_options={"regularization": 1e-3},
+    ),
+}
+
+
+def preset(name: str) -> Preset:
+    """The preset of that name.
+
+    Raises
+    ------
+    InvalidSpec
+        There is none.
+    """
+    if name not in PRESETS:
+        raise InvalidSpec(f"there is no preset {name!r}; the presets are {', '.join(PRESETS)}")
+    return PRESETS[name]

@@ -1,0 +1,1 @@
+"""The `ckn` command: one file a command, each a thin shell over the library."""

@@ -1,0 +1,75 @@
+"""`ckn baseline`: HOG and an SVM, to compare a CKN with."""
+
+import time
+
+import click
+
+from ckncuda.atomic_file import check_writable
+from ckncuda.baseline import fit_baseline
+from ckncuda.data import open_images, read_labels, write_submission
+from ckncuda.errors import InvalidData
+
+from .options import image_options, json_option, opened, print_result
+from .progress import ProgressBars
+
+
+@click.command()
+@click.argument("images")
+@click.option("--labels", help="Labels: CSV (Id,Prediction), .npy or IDX; by default those in IMAGES.")
+@click.option("--predict", "test", help="Images to predict with the fitted baseline.")
+@click.option("-o", "--output", help="The submission to write for --predict.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="For the folds.")
+@image_options
+@json_option
+def baseline(
+    images: str,
+    labels: str | None,
+    test: str | None,
+    output: str | None,
+    seed: int,
+    format_: str | None,
+    image_shape: tuple[int, int, int] | None,
+    split: str | None,
+    as_json: bool,
+) -> None:
+    """Fit histograms of oriented gradients with a one-vs-rest linear SVM on IMAGES.
+
+    The baseline of *CKN from Scratch*, for comparison; needs the extra `baseline`.
+
+    \b
+    Example:
+        ckn baseline Xtr.csv --labels Ytr.csv --predict Xte.csv -o submission.csv
+    """
+    if (test is None) != (output is None):
+        raise click.UsageError("--predict and -o go together: the images to predict, and the file to write")
+    if output:
+        check_writable(output)
+    started = time.perf_counter()
+    with (
+        opened(images, format_, image_shape, split or "train", "Fitting on") as source,
+        ProgressBars() as progress,
+    ):
+        targets = read_labels(labels, len(source)) if labels else source.labels
+        if targets is None:
+            raise InvalidData(f"{images} holds no labels: give --labels")
+        fitted = fit_baseline(source, targets, seed, progress)
+        shape = source.shape[1:]
+    result = {
+        "validation_accuracy": fitted.validation_accuracy,
+        "validation": fitted.validation,
+        "penalty": fitted.penalty,
+        "n_features": fitted.n_features,
+        "seconds": time.perf_counter() - started,
+    }
+    lines = [
+        f"validation accuracy {fitted.validation_accuracy:.4f} ({fitted.validation})",
+        f"{fitted.n_features} features an image, {result['seconds']:.1f} s",
+    ]
+    if test and output:
+        with open_images(test, format=format_, image_shape=image_shape, split="test") as source:
+            if source.shape[1:] != shape:
+                raise InvalidData(f"{test} holds images of {source.shape[1:]}, {images} of {shape}")
+            write_submission(output, fitted.predict(source))
+        result["submission"] = output
+        lines.append(f"wrote {output}")
+    print_result(result, as_json, lines)

@@ -1,0 +1,82 @@
+"""`ckn evaluate`: accuracy and confusion matrix on labelled images."""
+
+from typing import Any
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from ckncuda.data import read_labels
+from ckncuda.errors import InvalidData
+from ckncuda.model_file import load
+
+from .options import backend_options, image_options, json_option, make_backend, opened, print_result
+from .progress import ProgressBars
+
+
+@click.command()
+@click.argument("model")
+@click.argument("images")
+@click.option("--labels", help="Labels: CSV (Id,Prediction), .npy or IDX; by default those in IMAGES.")
+@image_options
+@backend_options
+@json_option
+def evaluate(
+    model: str,
+    images: str,
+    labels: str | None,
+    format_: str | None,
+    image_shape: tuple[int, int, int] | None,
+    split: str | None,
+    backend: str,
+    memory: int | None,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Compare predictions for IMAGES with their labels.
+
+    \b
+    Examples:
+        ckn evaluate model.ckn Xva.csv --labels Yva.csv
+        ckn evaluate cifar.ckn cifar-10-batches-bin --split test
+    """
+    loaded = load(model)
+    engine = make_backend(backend, threads, memory)
+    with opened(images, format_, image_shape, split, "Evaluating") as source, ProgressBars() as progress:
+        truth = read_labels(labels, len(source)) if labels else source.labels
+        if truth is None:
+            raise InvalidData(f"{images} holds no labels: give --labels")
+        predicted = loaded.predict(source, backend=engine, progress=progress)
+    classes, confusion = confusion_matrix(truth, predicted)
+    result = {
+        "accuracy": float(np.mean(truth == predicted)),
+        "n": len(truth),
+        "correct": int(np.sum(truth == predicted)),
+        "classes": classes.tolist(),
+        "confusion": confusion.tolist(),
+    }
+    print_result(result, as_json, _lines(result, confusion))
+
+
+def confusion_matrix(
+    truth: NDArray[np.int64], predicted: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Labels that occur, sorted, and counts [true, predicted]."""
+    classes = np.unique(np.concatenate([truth, predicted]))
+    rows, columns = np.searchsorted(classes, truth), np.searchsorted(classes, predicted)
+    counts = np.bincount(rows * len(classes) + columns, minlength=len(classes) ** 2)
+    return classes, counts.reshape(len(classes), len(classes))
+
+
+def _lines(result: dict[str, Any], confusion: NDArray[np.int64]) -> list[str]:
+    lines = [f"accuracy {result['accuracy']:.4f} ({result['correct']} of {result['n']} images)"]
+    classes = result["classes"]
+    if len(classes) > 20:
+        return [*lines, f"{len(classes)} classes: the confusion matrix is in --json"]
+    width = max(5, *(len(str(c)) for c in classes), len(str(confusion.max()))) + 1
+    lines += ["", "confusion matrix: a row a true label, a column a predicted one"]
+    lines.append(" " * width + "".join(f"{c:>{width}}" for c in classes) + "   right")
+    for label, row, right in zip(classes, confusion, np.diag(confusion), strict=True):
+        share = f"{right / row.sum():7.1%}" if row.sum() else "      -"
+        lines.append(f"{label:>{width}}" + "".join(f"{count:>{width}}" for count in row) + f" {share}")
+    return lines

@@ -1,0 +1,57 @@
+"""`ckn extract`: features of images, streamed to a file."""
+
+import click
+
+from ckncuda.atomic_file import check_writable
+from ckncuda.data import feature_writer
+from ckncuda.model_file import load
+
+from .options import backend_options, image_options, json_option, make_backend, opened, print_result
+from .progress import ProgressBars
+
+
+@click.command()
+@click.argument("model")
+@click.argument("images")
+@click.option("-o", "--output", required=True, help="FEATURES.npy or FEATURES.npz.")
+@image_options
+@backend_options
+@json_option
+def extract(
+    model: str,
+    images: str,
+    output: str,
+    format_: str | None,
+    image_shape: tuple[int, int, int] | None,
+    split: str | None,
+    backend: str,
+    memory: int | None,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Write the features of IMAGES, float32 [n, d], one row an image.
+
+    The file is written as the features are computed: memory does not grow with the number of images.
+
+    \b
+    Example:
+        ckn extract model.ckn Xte.csv -o features.npy
+    """
+    check_writable(output)
+    loaded = load(model)
+    engine = make_backend(backend, threads, memory)
+    with (
+        opened(images, format_, image_shape, split, "Extracting features of") as source,
+        ProgressBars() as progress,
+    ):
+        loaded.check_images(source)
+        height, width, filters = loaded.network.output_shape(source.shape[1:])
+        n, d = len(source), height * width * filters
+        with feature_writer(output, n, d) as writer:
+            for _, block in loaded.feature_blocks(source, backend=engine, progress=progress):
+                writer.write(block)
+    print_result(
+        {"features": output, "n_images": n, "n_features": d},
+        as_json,
+        [f"wrote {output}: {n} images, {d} features each"],
+    )

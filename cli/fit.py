@@ -1,0 +1,188 @@
+"""`ckn fit`: from images to a model file."""
+
+import resource
+import sys
+import time
+from typing import Any
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from ckncuda.atomic_file import check_writable
+from ckncuda.data import ArraySource, ImageSource, read_labels
+from ckncuda.errors import InvalidData
+from ckncuda.model import Model
+from ckncuda.network import PATCHES, check_specs
+from ckncuda.preprocess import suggested_preprocessing
+from ckncuda.presets import PRESETS
+
+from .network_options import CLASSIFIERS, read_system
+from .options import backend_options, image_options, json_option, make_backend, opened, print_result
+from .progress import ProgressBars
+
+
+class Regularization(click.ParamType[Any]):
+    """A positive number, or auto."""
+
+    name = "auto|X"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
+        """The number, or ``auto``."""
+        if value == "auto":
+            return "auto"
+        try:
+            return float(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither auto nor a number")
+
+
+@click.command()
+@click.argument("images")
+@click.option("-o", "--output", required=True, help="The model file to write, such as model.ckn.")
+@click.option("--labels", help="Labels: CSV (Id,Prediction), .npy or IDX; by default those in IMAGES.")
+@click.option("--preset", type=click.Choice(list(PRESETS)), help="A network by name. [default: default]")
+@click.option("--config", help="A TOML file that describes the network.")
+@click.option("--layer", multiple=True, help="One layer, from the image upwards; may be given several times.")
+@click.option(
+    "--preprocess",
+    multiple=True,
+    help="auto, none, standardize, local_whitening or zca, with options as in zca,epsilon=0.1; may be given "
+    "several times. [default: auto, which is zca for raw images and none for whitened ones]",
+)
+@click.option(
+    "--classifier", type=click.Choice([*CLASSIFIERS, "none"]), help="On the features. [default: ridge]"
+)
+@click.option("--regularization", type=Regularization(), help="λ, chosen on training images by default.")
+@click.option("--optimizer", type=click.Choice(["lbfgs", "sgd"]), help="For softmax. [default: lbfgs]")
+@click.option(
+    "--validation",
+    type=float,
+    help="Fraction held out to measure accuracy and choose λ (softmax, squared-hinge). [default: 0.1]",
+)
+@click.option(
+    "--patches",
+    type=click.IntRange(min=1),
+    default=PATCHES,
+    show_default=True,
+    help="Sampled for each layer.",
+)
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="For everything random."
+)
+@image_options
+@backend_options
+@json_option
+def fit(
+    images: str,
+    output: str,
+    labels: str | None,
+    preset: str | None,
+    config: str | None,
+    layer: tuple[str, ...],
+    preprocess: tuple[str, ...],
+    classifier: str | None,
+    patches: int,
+    seed: int,
+    format_: str | None,
+    image_shape: tuple[int, int, int] | None,
+    split: str | None,
+    backend: str,
+    memory: int | None,
+    threads: int | None,
+    as_json: bool,
+    **classifier_options: Any,
+) -> None:
+    """Learn a model from IMAGES and write it to a file.
+
+    The anchor points are learned without labels; with labels, a classifier is fitted on the
+    features.  IMAGES is the challenge's CSV, .npy, .npz, a CIFAR or MNIST folder or file, or a
+    folder of images.
+
+    \b
+    Examples:
+        ckn fit Xtr.csv --labels Ytr.csv -o model.ckn
+        ckn fit cifar-10-batches-bin --preprocess zca --classifier softmax -o cifar.ckn
+        ckn fit photos/ --layer "filters=64,patch=3,subsampling=2,kernel=exp,sigma=0.6" -o photos.ckn
+    """
+    started = time.perf_counter()
+    check_writable(output)
+    engine = make_backend(backend, threads, memory)
+    with (
+        opened(images, format_, image_shape, split or "train", "Fitting on") as source,
+        ProgressBars() as progress,
+    ):
+        shape = source.shape[1:]
+        system = read_system(shape, preset, config, layer, preprocess, classifier, classifier_options)
+        check_specs(system.layers, shape)
+        targets = _labels(labels, source)
+        learner = system.make_classifier(seed)
+        if learner is not None and targets is None:
+            if classifier is not None:
+                raise InvalidData(f"{images} holds no labels: give --labels, or --classifier none")
+            click.echo("No labels: the model will extract features, but not predict.", err=True)
+            learner = None
+        reading = time.perf_counter()
+        cached = _in_memory(source, engine.memory_budget // 2, progress)
+        reading = time.perf_counter() - reading
+        preprocessing = system.preprocessing
+        if preprocessing is None:
+            preprocessing = suggested_preprocessing(cached)
+            names = ", ".join(p.name for p in preprocessing) or "none: the images are whitened already"
+            click.echo(f"Preprocessing: {names}", err=True)
+        model = Model.fit(
+            cached,
+            targets,
+            system.layers,
+            preprocessing=preprocessing,
+            classifier=learner,
+            patches=patches,
+            seed=seed,
+            backend=engine,
+            progress=progress,
+        )
+    model.save(output)
+    result = {
+        "model": output,
+        **model.report,
+        "seconds": {"reading": reading, **model.seconds, "total": time.perf_counter() - started},
+        "peak_memory": peak_memory(),
+        "backend": engine.name,
+    }
+    print_result(result, as_json, _lines(result, model))
+
+
+def _labels(path: str | None, source: ImageSource) -> NDArray[np.int64] | None:
+    return read_labels(path, len(source)) if path else source.labels
+
+
+def _in_memory(source: ImageSource, limit: int, progress: ProgressBars) -> ImageSource | ArraySource:
+    """Hold the images in memory where they fit: each layer reads them all, and text is slow to read."""
+    n = len(source)
+    if n * int(np.prod(source.shape[1:])) * source.dtype.itemsize > limit:
+        return source
+    array = np.empty(source.shape, source.dtype)
+    size = max(1, n // 100)
+    for start in range(0, n, size):
+        stop = min(start + size, n)
+        array[start:stop] = source.read(start, stop)
+        progress("reading", stop, n)
+    return ArraySource(array)
+
+
+def peak_memory() -> int:
+    """The most memory that this process has held, in bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _lines(result: dict[str, Any], model: Model) -> list[str]:
+    seconds = result["seconds"]
+    stages = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items() if name != "total")
+    lines = []
+    if model.classifier is not None and result["validation_accuracy"] is not None:
+        lines.append(f"validation accuracy {result['validation_accuracy']:.4f} ({result['validation']})")
+    lines.append(f"{result['n_features']} features an image, {model.n_parameters:,} parameters")
+    lines.append(f"{seconds['total']:.1f} s ({stages}), peak memory {result['peak_memory'] / 2**20:.0f} MiB")
+    lines.append(f"wrote {result['model']}")
+    return lines

@@ -1,0 +1,96 @@
+"""`ckn info`: what a model file holds."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ckncuda.model import Model
+from ckncuda.model_file import load
+from ckncuda.network import check_specs
+
+from .options import json_option, print_result
+
+
+@click.command()
+@click.argument("model")
+@json_option
+def info(model: str, as_json: bool) -> None:
+    """Describe a MODEL: its layers, its classifier, how it was validated.
+
+    \b
+    Example:
+        ckn info model.ckn
+    """
+    loaded = load(model)
+    result = describe(loaded) | {"file_bytes": Path(model).stat().st_size}
+    print_result(result, as_json, _lines(result))
+
+
+def describe(model: Model) -> dict[str, Any]:
+    """Everything about a model but its arrays."""
+    layers = []
+    shapes = None if model.image_shape is None else check_specs(model.network.specs, model.image_shape)
+    for i, layer in enumerate(model.network.layers):
+        layers.append(
+            layer.spec.to_dict()
+            | {
+                "n_parameters": layer.n_parameters,
+                "output_shape": None if shapes is None else list(shapes[i]),
+            }
+        )
+    classifier = None
+    if model.classifier is not None:
+        d, k = model.classifier.weights_.shape
+        classifier = {
+            "n_features": d,
+            "classes": model.classifier.classes_.tolist(),
+            "n_parameters": d * k + k,
+        }
+    return {
+        "image_shape": None if model.image_shape is None else list(model.image_shape),
+        "image_type": model.image_type,
+        "preprocessing": [p.to_dict() for p in model.preprocessing],
+        "layers": layers,
+        "classifier": classifier,
+        "n_parameters": model.n_parameters,
+        "report": model.report,
+    }
+
+
+def _lines(result: dict[str, Any]) -> list[str]:
+    shape = result["image_shape"]
+    lines = [
+        "images         " + ("any size" if shape is None else f"{_times(shape)}, {result['image_type']}"),
+        "preprocessing  " + (", ".join(_options(p, "name") for p in result["preprocessing"]) or "none"),
+    ]
+    for number, layer in enumerate(result["layers"], 1):
+        shown = {k: v for k, v in layer.items() if k not in ("n_parameters", "output_shape")}
+        head = f"{layer['n_parameters']:,} parameters"
+        if layer["output_shape"] is not None:
+            head = f"output {_times(layer['output_shape'])}, {head}"
+        lines += [f"layer {number}        {head}", "               " + _options(shown)]
+    if result["classifier"] is None:
+        lines.append("classifier     none")
+    else:
+        c = result["classifier"]
+        lines.append(
+            f"classifier     {c['n_features']} features to {len(c['classes'])} classes, "
+            f"{c['n_parameters']:,} parameters"
+        )
+    lines += [f"{name:<14} {value}" for name, value in result["report"].items()]
+    lines.append(
+        f"in all         {result['n_parameters']:,} parameters, {result['file_bytes'] / 2**20:.1f} MiB"
+    )
+    return lines
+
+
+def _times(shape: list[int]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _options(options: dict[str, Any], head: str | None = None) -> str:
+    shown = ", ".join(f"{name}={value}" for name, value in options.items() if name != head)
+    if head is None:
+        return shown
+    return f"{options[head]} ({shown})" if shown else str(options[head])

@@ -1,0 +1,81 @@
+"""Entry point of the `ckn` command, and what all commands share: errors, Ctrl-C, warnings."""
+
+import signal
+import sys
+import warnings
+from types import FrameType
+from typing import NoReturn
+
+import click
+
+from ckncuda import __version__
+from ckncuda.errors import CknError
+
+from .backends import backends
+from .baseline import baseline
+from .demo import demo
+from .evaluate import evaluate
+from .extract import extract
+from .fit import fit
+from .info import info
+from .predict import predict
+
+BAD_INPUT = 2
+INTERRUPTED = 130  # as shells report a process that Ctrl-C ended
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="ckn")
+def cli() -> None:
+    """Convolutional kernel networks on images.
+
+    \b
+    Fit on the training images, then predict:
+        ckn fit Xtr.csv --labels Ytr.csv -o model.ckn
+        ckn predict model.ckn Xte.csv -o submission.csv
+    """
+
+
+for command in (fit, extract, predict, evaluate, info, backends, demo, baseline):
+    cli.add_command(command)
+
+
+def main() -> NoReturn:
+    """Run the command line; print failures that a user can mend as one message, and exit with 2."""
+    signal.signal(signal.SIGTERM, _terminate)
+    warnings.showwarning = _show_warning
+    try:
+        cli.main(standalone_mode=False, prog_name="ckn")
+        status = 0
+    except click.exceptions.Exit as exit_:
+        status = exit_.exit_code
+    except click.ClickException as error:
+        error.show()
+        status = BAD_INPUT
+    except CknError as error:
+        status = _fail(str(error))
+    except MemoryError as error:
+        status = _fail(f"not enough memory: {error}. Give fewer images or filters, or a smaller --memory")
+    except BrokenPipeError:
+        sys.stderr.close()  # whoever read our output has gone: nobody is left to tell
+        status = 1
+    except OSError as error:
+        status = _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("\nInterrupted; no partial file was left.", err=True)
+        status = INTERRUPTED
+    sys.exit(status)
+
+
+def _fail(message: str) -> int:
+    click.echo(f"Error: {message}", err=True)
+    return BAD_INPUT
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    """Unwind, so that temporary files are removed, when asked to end."""
+    raise KeyboardInterrupt
+
+
+def _show_warning(message: Warning | str, *rest: object, **more: object) -> None:
+    click.echo(f"Warning: {message}", err=True)

@@ -1,0 +1,166 @@
+"""From --preset, --config, --layer, --preprocess and --classifier to a network and what goes with it."""
+
+import tomllib
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ckncuda.classifier import Ridge, Softmax, SquaredHinge, TrainableClassifier
+from ckncuda.errors import InvalidSpec
+from ckncuda.layer import LayerSpec, Shape
+from ckncuda.preprocess import Preprocessor, preprocessor_from_dict
+from ckncuda.presets import preset
+
+CLASSIFIERS: dict[str, tuple[type[TrainableClassifier], tuple[str, ...]]] = {
+    "ridge": (Ridge, ("regularization",)),
+    "softmax": (Softmax, ("regularization", "optimizer", "validation", "seed")),
+    "squared-hinge": (SquaredHinge, ("regularization", "validation", "seed")),
+}
+
+
+@dataclass(frozen=True)
+class System:
+    """What the options describe, before anything is fitted."""
+
+    layers: list[LayerSpec]
+    preprocessing: tuple[Preprocessor, ...] | None  # None: to be chosen from the images
+    classifier: str
+    classifier_options: dict[str, Any] = field(default_factory=dict)
+
+    def make_classifier(self, seed: int) -> TrainableClassifier | None:
+        """The classifier, not yet fitted; None for ``none``."""
+        if self.classifier == "none":
+            return None
+        constructor, names = CLASSIFIERS[self.classifier]
+        if unknown := sorted(set(self.classifier_options) - set(names)):
+            raise InvalidSpec(
+                f"the classifier {self.classifier} has no option {', '.join(unknown)}; "
+                f"it has {', '.join(names)}"
+            )
+        options = dict(self.classifier_options)
+        if "seed" in names:
+            options.setdefault("seed", seed)
+        return constructor(**options)
+
+
+def read_system(
+    shape: Shape,
+    preset_name: str | None,
+    config: str | None,
+    layers: tuple[str, ...],
+    preprocess: tuple[str, ...],
+    classifier: str | None,
+    classifier_options: dict[str, Any],
+) -> System:
+    """The system for images of this shape: the base named by one of three options, then what overrides it."""
+    given = [
+        name
+        for name, value in (("--preset", preset_name), ("--config", config), ("--layer", layers))
+        if value
+    ]
+    if len(given) > 1:
+        raise InvalidSpec(f"{' and '.join(given)} each describe a network; give one of them")
+    if config:
+        system = _from_config(config)
+    elif layers:
+        system = System([parse_layer(text) for text in layers], None, "ridge")
+    else:
+        chosen = preset(preset_name or "default")
+        system = System(
+            chosen.layers(shape),
+            parse_preprocessing((chosen.preprocessing,)),
+            chosen.classifier,
+            dict(chosen.classifier_options),
+        )
+    if preprocess:
+        system = replace(system, preprocessing=parse_preprocessing(preprocess))
+    if classifier is not None and classifier != system.classifier:
+        system = replace(system, classifier=classifier, classifier_options={})  # the options were another's
+    overrides = {name: value for name, value in classifier_options.items() if value is not None}
+    return replace(system, classifier_options=system.classifier_options | overrides)
+
+
+def parse_layer(text: str) -> LayerSpec:
+    """Read ``filters=64,patch=3,subsampling=2,kernel=exp,sigma=0.6``.
+
+    Coefficients of a series are separated by colons: ``kernel=series,coefficients=0.25:0.5:0.25``.
+    """
+    return LayerSpec.from_dict(_parse_options(text, f"--layer {text}"))
+
+
+def parse_preprocessing(texts: tuple[str, ...]) -> tuple[Preprocessor, ...] | None:
+    """Read ``zca`` or ``zca,epsilon=0.03``, one after another; ``none`` is nothing and ``auto`` is None."""
+    if texts in (("auto",), ("none",)):
+        return None if texts == ("auto",) else ()
+    preprocessing = []
+    for text in texts:
+        name, _, options = text.partition(",")
+        if name in ("auto", "none"):
+            raise InvalidSpec(f"--preprocess {name} goes with no other --preprocess")
+        preprocessing.append(
+            preprocessor_from_dict({"name": name} | _parse_options(options, f"--preprocess {text}"))
+        )
+    return tuple(preprocessing)
+
+
+def _parse_options(text: str, where: str) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    for item in filter(None, text.split(",")):
+        name, equals, value = item.partition("=")
+        if not equals or not value:
+            raise InvalidSpec(f"{where}: {item!r} is not of the form name=value")
+        if name in options:
+            raise InvalidSpec(f"{where}: {name} is given twice")
+        options[name.strip()] = _parse_value(value.strip())
+    return options
+
+
+def _parse_value(text: str) -> Any:
+    if ":" in text:
+        return tuple(_parse_value(part) for part in text.split(":"))
+    for number in (int, float):
+        try:
+            return number(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _from_config(path: str) -> System:
+    """Read a TOML file; its form is in the README."""
+    try:
+        content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InvalidSpec(f"cannot read the configuration {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidSpec(f"{path} is not TOML: {error}") from error
+    if unknown := sorted(set(content) - {"layers", "preprocessing", "classifier"}):
+        raise InvalidSpec(
+            f"{path}: there is no table {', '.join(unknown)}; there are layers, preprocessing and classifier"
+        )
+    layers = _tables(content.get("layers"), path, "layers")
+    if not layers:
+        raise InvalidSpec(f"{path} describes no layer: it needs [[layers]] with filters, patch, subsampling")
+    classifier = content.get("classifier", {})
+    if not isinstance(classifier, dict):
+        raise InvalidSpec(f"{path}: classifier must be a table: [classifier] with a name")
+    options = {name: value for name, value in classifier.items() if name != "name"}
+    name = classifier.get("name", "ridge")
+    if name not in (*CLASSIFIERS, "none"):
+        raise InvalidSpec(f"{path}: there is no classifier {name!r}; there is {', '.join(CLASSIFIERS)}, none")
+    return System(
+        [LayerSpec.from_dict(table) for table in layers],
+        tuple(
+            preprocessor_from_dict(t) for t in _tables(content.get("preprocessing"), path, "preprocessing")
+        ),
+        name,
+        options,
+    )
+
+
+def _tables(value: Any, path: str, name: str) -> list[dict[str, Any]]:
+    if value is None:
+        return []
+    if not isinstance(value, list) or not all(isinstance(table, dict) for table in value):
+        raise InvalidSpec(f"{path}: {name} must be tables: [[{name}]]")
+    return value

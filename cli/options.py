@@ -1,0 +1,132 @@
+"""Options that several commands share, and their types."""
+
+import contextlib
+import json
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import click
+
+from ckncuda.backend import Backend, get_backend
+from ckncuda.data import ImageSource, open_images
+from ckncuda.data.open import FORMATS
+
+from .progress import ProgressBars
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+class Memory(click.ParamType[int]):
+    """An amount of memory, such as 2GiB, 500M or a number of bytes."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Bytes."""
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", value.strip(), re.IGNORECASE)
+        if match is None:
+            self.fail(f"{value!r} is not an amount of memory; give something like 2GiB or 500MiB")
+        return int(float(match[1]) * _UNITS[match[2].upper()])
+
+
+class ImageShape(click.ParamType[tuple[int, int, int]]):
+    """Height x width x channels, such as 32x32x3."""
+
+    name = "HxWxC"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int, int]:
+        """Height, width and channels; 28x28 means one channel."""
+        if isinstance(value, tuple):
+            return value
+        match = re.fullmatch(r"(\d+)x(\d+)(?:x(\d+))?", value.strip())
+        if match is None or "0" in match.groups():
+            self.fail(f"{value!r} is not an image shape; give height x width x channels, such as 32x32x3")
+        return int(match[1]), int(match[2]), int(match[3] or 1)
+
+
+def image_options(command: F) -> F:
+    """How to read IMAGES."""
+    for option in (
+        click.option(
+            "--split",
+            type=click.Choice(["train", "test"]),
+            help="Which part of a data set that holds both (CIFAR and MNIST folders, npz files).",
+        ),
+        click.option(
+            "--image-shape",
+            type=ImageShape(),
+            help="Height x width x channels of CSV rows; found out for 32x32x3 and 28x28x1.",
+        ),
+        click.option(
+            "--format",
+            "format_",
+            type=click.Choice(FORMATS),
+            help="Format of IMAGES, where it is not found out.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def backend_options(command: F) -> F:
+    """Where and with how much to compute; the command takes the result as ``backend``."""
+    for option in (
+        click.option("--threads", type=click.IntRange(min=1), help="CPU threads. [default: all]"),
+        click.option(
+            "--memory", type=Memory(), help="Memory for blocks of images, such as 2GiB. [default: 2GiB]"
+        ),
+        click.option(
+            "--backend",
+            default="auto",
+            show_default=True,
+            type=click.Choice(["auto", "numpy", "cupy", "reference"]),
+            help="Where to compute; see ckn backends.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def json_option(command: F) -> F:
+    """One JSON object on standard output."""
+    option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
+    return option(command)
+
+
+@contextlib.contextmanager
+def opened(
+    path: str, format_: str | None, image_shape: tuple[int, int, int] | None, split: str | None, purpose: str
+) -> Iterator[ImageSource]:
+    """Open IMAGES; say on standard error what was found."""
+    source = open_images(path, format=format_, image_shape=image_shape, split=split)
+    with source:
+        click.echo(f"{purpose} {source.description}", err=True)
+        yield source
+
+
+def make_backend(backend: str, threads: int | None, memory: int | None) -> Backend:
+    """Build the backend that the options name."""
+    return get_backend(backend, threads=threads, memory=memory)
+
+
+def print_result(result: dict[str, Any], as_json: bool, lines: list[str]) -> None:
+    """Print either one JSON object or the lines for people."""
+    click.echo(json.dumps(result) if as_json else "\n".join(lines))
+
+
+__all__ = [
+    "ProgressBars",
+    "backend_options",
+    "image_options",
+    "json_option",
+    "make_backend",
+    "opened",
+    "print_result",
+]
