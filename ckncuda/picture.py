@@ -82,7 +82,7 @@ def draw(
     predicted = classes[scores.argmax(axis=1)]
     mistakes = int(np.sum(labels != predicted))
     right.suptitle(
-        f"{mistakes} mistakes in {len(labels)} images it did not train on; the hardest first: predicted (true)"
+        f"{mistakes} mistakes in {len(labels)} images it did not train on; hardest first: predicted (true)"
     )
     grid = right.subplots(ROWS, COLUMNS)
     for cell in grid.flat:

@@ -1,0 +1,334 @@
+"""Images in a fixed order, read in blocks: what every reader is, and the checks that all share."""
+
+import abc
+import contextlib
+import gzip
+import math
+import os
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ckncuda.errors import InvalidData
+
+StrPath = str | os.PathLike[str]
+
+CHANNELS = (1, 3, 4)  # greyscale, RGB, RGBA: what an axis of channels plausibly counts
+
+
+class ImageSource(abc.ABC):
+    """Images in a fixed order, read in blocks of bounded memory.
+
+    A reader passes its attributes to ``__init__`` and implements `_read`.  Sources are context
+    managers: leaving the block closes their files.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        ``(n, height, width, channels)``.
+    dtype : numpy.dtype
+        Of every block: uint8, or float32 for all floating-point input.
+    labels : int64 [n] or None
+        The labels that the data set carries itself.
+    class_names : tuple of str or None
+        The name of each label, where the data set has names.
+    description : str
+        One line for people, such as "challenge CSV Xtr.csv, 5000 images of 32x32x3".
+    where : str
+        The path as the user gave it, to begin error messages with.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        path: StrPath | None,
+        shape: tuple[int, int, int, int],
+        dtype: np.dtype[Any],
+        labels: ArrayLike | None = None,
+        class_names: tuple[str, ...] | None = None,
+    ) -> None:
+        self.where = kind if path is None else os.fspath(path)
+        if min(shape) < 1:
+            raise InvalidData(
+                f"{self.where}: shape {shape} holds no images; expected at least one pixel of one"
+            )
+        self.shape = shape
+        self.dtype = delivered_dtype(dtype, self.where)
+        self.labels = None if labels is None else check_labels(labels, shape[0], self.where)
+        self.class_names = class_names
+        name = kind if path is None else f"{kind} {Path(path).name}"
+        self.description = f"{name}, {shape[0]} images of {format_shape(shape[1:])}"
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.description}>"
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Read the images ``start``, ..., ``stop - 1``.
+
+        Parameters
+        ----------
+        start, stop : int
+            ``0 <= start <= stop <= len(self)``.
+
+        Returns
+        -------
+        block : uint8 or float32 [stop - start, height, width, channels]
+            C-contiguous and the caller's own, to change at will.
+
+        Raises
+        ------
+        InvalidData
+            The file is damaged, or holds NaN, infinite values, or integers outside 0..255.
+        IndexError
+            The range does not lie within the source.
+
+        Examples
+        --------
+        >>> ArraySource(np.zeros((10, 8, 8), np.uint8)).read(2, 5).shape
+        (3, 8, 8, 1)
+        """
+        if not 0 <= start <= stop <= len(self):
+            raise IndexError(f"images {start}:{stop} of {len(self)}")
+        if start == stop:
+            return np.empty((0, *self.shape[1:]), self.dtype)
+        block = self._read(start, stop)
+        if self.dtype == np.uint8:
+            self._check_bytes(block, start)
+            return np.asarray(block, np.uint8, order="C")
+        with np.errstate(over="ignore"):  # what overflows is infinite and found below
+            block = np.asarray(block, np.float32, order="C")
+        self._check_finite(block, start)
+        return block
+
+    def blocks(self, size: int) -> Iterator[NDArray[Any]]:
+        """Read all images in order, ``size`` at a time; the last block may be smaller.
+
+        Examples
+        --------
+        >>> [len(block) for block in ArraySource(np.zeros((10, 8, 8), np.uint8)).blocks(4)]
+        [4, 4, 2]
+        """
+        if size < 1:
+            raise ValueError(f"a block holds at least one image, not {size}")
+        for start in range(0, len(self), size):
+            yield self.read(start, min(start + size, len(self)))
+
+    @abc.abstractmethod
+    def _read(self, start: int, stop: int) -> NDArray[Any]:
+        """Return the images as a new array [m, h, w, c] of any layout; `read` checks and converts."""
+
+    def close(self) -> None:  # noqa: B027 -- most sources have nothing to close
+        """Close the files behind the source; nothing can be read afterwards."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _place(self, image: int, y: int, x: int, channel: int) -> str:
+        """Say where a pixel stands, counted from 1, as the user finds it."""
+        return f"image {image + 1} (row {y + 1}, column {x + 1}, channel {channel + 1})"
+
+    def _check_bytes(self, block: NDArray[Any], start: int) -> None:
+        if block.dtype == np.uint8 or block.dtype == np.bool_:
+            return
+        bad = (block < 0) | (block > 255)
+        if bad.any():
+            image, *pixel = (int(i) for i in np.argwhere(bad)[0])
+            raise InvalidData(
+                f"{self.where}: {block[image, *pixel]} in {self._place(start + image, *pixel)}; integer"
+                f" pixels ({block.dtype}) must lie in 0..255: scale the images and save them"
+                " as float32 or uint8"
+            )
+
+    def _check_finite(self, block: NDArray[np.float32], start: int) -> None:
+        finite = np.isfinite(block)
+        if not finite.all():
+            image, *pixel = (int(i) for i in np.argwhere(~finite)[0])
+            raise InvalidData(
+                f"{self.where}: {block[image, *pixel]} in {self._place(start + image, *pixel)}; expected"
+                " finite float32 numbers: remove or repair this image"
+            )
+
+
+class ArraySource(ImageSource):
+    """Images in an array, in memory or memory-mapped.
+
+    Parameters
+    ----------
+    images : uint8, float or integer [n, h, w, c] or [n, h, w]
+        Channels last.
+    labels : int [n], optional
+    kind, path
+        What to call the array in messages, when it comes from a file.
+
+    Raises
+    ------
+    InvalidData
+        The array is not a stack of images, or the labels do not fit.
+
+    Examples
+    --------
+    >>> source = ArraySource(np.zeros((3, 8, 8)))
+    >>> source.shape, source.dtype
+    ((3, 8, 8, 1), dtype('float32'))
+    """
+
+    def __init__(
+        self,
+        images: NDArray[Any],
+        labels: ArrayLike | None = None,
+        *,
+        kind: str = "array in memory",
+        path: StrPath | None = None,
+    ) -> None:
+        where = kind if path is None else os.fspath(path)
+        shape = stack_shape(np.shape(images), where)
+        super().__init__(kind, path, shape, images.dtype, labels)
+        self._images = images.reshape(shape) if images.ndim == 3 else images
+
+    def _read(self, start: int, stop: int) -> NDArray[Any]:
+        block = self._images[start:stop]
+        # Integers are converted once checked; all else is copied here, off the caller's array.
+        return block if block.dtype != self.dtype else block.copy()
+
+
+def format_shape(shape: Sequence[int]) -> str:
+    """Write a shape as people do: ``32x32x3``."""
+    return "x".join(map(str, shape))
+
+
+def delivered_dtype(dtype: np.dtype[Any], where: str) -> np.dtype[Any]:
+    """Return the dtype in which pixels of ``dtype`` are delivered: uint8, or float32 for floats.
+
+    Examples
+    --------
+    >>> delivered_dtype(np.dtype(np.float64), "a.npy")
+    dtype('float32')
+    """
+    if dtype.kind == "f":
+        return np.dtype(np.float32)
+    if dtype.kind in "uib":
+        return np.dtype(np.uint8)
+    raise InvalidData(
+        f"{where}: pixels are of type {dtype}; expected integers in 0..255 or floating-point numbers"
+    )
+
+
+def stack_shape(shape: Sequence[int], where: str) -> tuple[int, int, int, int]:
+    """Return ``(n, h, w, c)`` for an array [n, h, w, c] or [n, h, w]; refuse every other.
+
+    Examples
+    --------
+    >>> stack_shape((60000, 28, 28), "x.npy")
+    (60000, 28, 28, 1)
+    """
+    given = f"{where}: array of shape {tuple(shape)}"
+    if len(shape) == 4 and shape[3] not in CHANNELS and shape[1] in CHANNELS:
+        raise InvalidData(
+            f"{given} looks channels-first [n, c, h, w]; expected channels last [n, h, w, c]:"
+            " use images.transpose(0, 2, 3, 1)"
+        )
+    if len(shape) == 3 and shape[2] in (3, 4) and shape[1] >= 8:  # greyscale so narrow is implausible
+        raise InvalidData(
+            f"{given} looks like one image [h, w, c]; expected a stack [n, h, w, c] or [n, h, w]:"
+            " use images[None] for a stack of one"
+        )
+    if len(shape) == 3:
+        return (shape[0], shape[1], shape[2], 1)
+    if len(shape) == 4:
+        return (shape[0], shape[1], shape[2], shape[3])
+    raise InvalidData(
+        f"{given} is no stack of images; expected [n, h, w, c] or [n, h, w]: use images.reshape"
+    )
+
+
+def check_labels(labels: ArrayLike, n: int | None, where: str) -> NDArray[np.int64]:
+    """Return labels as int64 [n], or raise `InvalidData`; ``n`` of None accepts any number.
+
+    A column [n, 1], as Keras saves labels, is accepted too.
+
+    Examples
+    --------
+    >>> check_labels(np.array([[3], [1]], np.uint8), 2, "y.npy")
+    array([3, 1])
+    """
+    values = np.asarray(labels)
+    if values.ndim == 2 and values.shape[1] == 1:
+        values = values[:, 0]
+    if values.ndim != 1:
+        raise InvalidData(f"{where}: labels of shape {values.shape}; expected one axis, a label an image")
+    if n is not None and len(values) != n:
+        raise InvalidData(f"{where}: {len(values)} labels; expected {n}, one for each image")
+    if values.dtype.kind not in "ui":
+        raise InvalidData(
+            f"{where}: labels of type {values.dtype}; expected integers: use labels.astype(int)"
+        )
+    if len(values) and int(values.min()) < 0:
+        first = int(np.argmax(values < 0))
+        raise InvalidData(f"{where}: label {values[first]} of image {first + 1}; expected 0 or greater")
+    if len(values) and int(values.max()) > np.iinfo(np.int64).max:
+        raise InvalidData(f"{where}: label {values.max()} does not fit into 64 bits with sign")
+    return values.astype(np.int64)
+
+
+def check_image_shape(image_shape: Sequence[int]) -> tuple[int, int, int]:
+    """Return ``(h, w, c)`` as given by a user, or raise `InvalidData`."""
+    if len(image_shape) != 3 or min(image_shape) < 1:
+        raise InvalidData(
+            f"image shape {tuple(image_shape)}; expected height, width and channels, such as (32, 32, 3)"
+        )
+    height, width, channels = (int(size) for size in image_shape)
+    return height, width, channels
+
+
+@contextlib.contextmanager
+def reading(path: StrPath) -> Iterator[None]:
+    """Turn what can go wrong while a file is read into `InvalidData`."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise InvalidData(f"no such file or folder: {path}") from error
+    except (EOFError, zlib.error, zipfile.BadZipFile, gzip.BadGzipFile) as error:
+        raise InvalidData(f"{path} is truncated or damaged ({error}): copy or download it again") from error
+    except OSError as error:
+        raise InvalidData(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def read_array(stream: IO[bytes], offset: int, shape: Sequence[int], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Read an array [shape] in C order at ``offset`` of a stream; EOFError when the stream ends early.
+
+    Streams that decompress as they go seek backwards by starting again.
+    """
+    array = np.empty(math.prod(shape), dtype)
+    view = array.view(np.uint8).data
+    stream.seek(offset)
+    filled = 0
+    while filled < len(view):
+        chunk = stream.read(min(len(view) - filled, 1 << 18))  # bounds what a decompressor holds at once
+        if not chunk:
+            raise EOFError(f"it ends {len(view) - filled} bytes early")
+        view[filled : filled + len(chunk)] = chunk
+        filled += len(chunk)
+    return array.reshape(shape)
+
+
+def check_end(stream: IO[bytes], path: StrPath) -> None:
+    """Nothing may follow the data; at its end a compressed stream's checksum is compared, too."""
+    if stream.read(1):
+        raise InvalidData(f"{path} holds more data than its header announces: it is damaged, copy it again")

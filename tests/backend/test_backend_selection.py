@@ -1,0 +1,40 @@
+import subprocess
+import sys
+
+import pytest
+
+from ckncuda.backend import backend_statuses, get_backend
+from ckncuda.errors import BackendUnavailable, InvalidSpec
+
+
+def test_importing_the_library_loads_no_gpu_code():
+    code = "import sys, ckncuda; assert 'cupy' not in sys.modules; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_environment_chooses_for_auto(monkeypatch):
+    monkeypatch.setenv("CKNCUDA_BACKEND", "reference")
+    assert get_backend("auto").name == "reference"
+    assert get_backend("numpy").name == "numpy"
+    monkeypatch.setenv("CKNCUDA_BACKEND", "abacus")
+    with pytest.raises(InvalidSpec, match="there is no backend 'abacus'; the backends are auto, numpy"):
+        get_backend("auto")
+
+
+def test_options_out_of_range():
+    with pytest.raises(InvalidSpec, match="threads is 0"):
+        get_backend("numpy", threads=0)
+    with pytest.raises(InvalidSpec, match="at least 64 MiB"):
+        get_backend("numpy", memory=1000)
+
+
+def test_a_backend_that_does_not_work_says_why():
+    status = {s.name: s for s in backend_statuses()}
+    assert status["numpy"].works
+    assert status["reference"].works
+    if status["cupy"].works:
+        pytest.skip("there is a GPU here")
+    with pytest.raises(BackendUnavailable, match="cannot run here: ") as caught:
+        get_backend("cupy")
+    assert status["cupy"].detail in str(caught.value)
+    assert "install" in str(caught.value) or "--backend numpy" in str(caught.value)

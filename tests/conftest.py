@@ -1,0 +1,44 @@
+"""What tests of all rooms share."""
+
+import os
+from pathlib import Path
+
+import hypothesis
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+# Shared data may stand beside the checkout; the project does without it.
+SHARED = Path(os.environ.get("CKNCUDA_SHARED", Path(__file__).parents[2] / "shared"))
+
+# A slow machine is no failure; the same examples on every run make a failure repeatable.
+hypothesis.settings.register_profile("ckncuda", deadline=None, derandomize=True, max_examples=25)
+hypothesis.settings.load_profile("ckncuda")
+
+
+def shared_file(name: str) -> Path:
+    """A file of the shared folder, or skip the test that needs it."""
+    path = SHARED / name
+    if not path.exists():
+        pytest.skip(f"{name} of the shared data is not beside this checkout")
+    return path
+
+
+@pytest.fixture(name="shared_file", scope="session")
+def shared_file_fixture():
+    return shared_file
+
+
+def relative_error(actual: NDArray[np.floating], expected: NDArray[np.floating]) -> float:
+    """Norm of the difference over the norm of what is expected."""
+    return float(np.linalg.norm(actual.astype(np.float64) - expected) / np.linalg.norm(expected))
+
+
+@pytest.fixture(name="relative_error", scope="session")
+def relative_error_fixture():
+    return relative_error
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(20260101)

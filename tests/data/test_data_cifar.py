@@ -1,0 +1,255 @@
+import os
+import pickle
+import struct
+
+import numpy as np
+import pytest
+
+from ckncuda.data import open_images
+from ckncuda.errors import InvalidData
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.integers(0, 256, (12, 32, 32, 3), np.uint8)
+LABELS = RNG.integers(0, 10, 12)
+ROWS = np.ascontiguousarray(IMAGES.transpose(0, 3, 1, 2)).reshape(12, 3072)
+
+
+def binary(rows, *label_columns):
+    return b"".join(
+        bytes(column[i] for column in label_columns) + rows[i].tobytes() for i in range(len(rows))
+    )
+
+
+def python3_pickle(rows, labels, protocol, key="labels", keys_as_bytes=True):
+    batch = {"batch_label": b"training batch", key: [int(label) for label in labels], "data": rows}
+    if keys_as_bytes:
+        batch = {name.encode(): value for name, value in batch.items()}
+    return pickle.dumps(batch, protocol=protocol)
+
+
+def python2_pickle(rows, labels):
+    """The opcodes that Python 2 and NumPy 1 wrote: 8-bit strings, and the old module names."""
+
+    def text(value):
+        return b"U" + bytes([len(value)]) + value
+
+    dtype = (
+        b"cnumpy\ndtype\n"
+        + text(b"u1")
+        + b"K\0K\1\x87R(K\3"
+        + text(b"|")
+        + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\0tb"
+    )
+    data = (
+        b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\0\x85" + text(b"b") + b"\x87R"
+        b"(K\1" + b"J" + struct.pack("<i", len(rows)) + b"M\0\x0c\x86" + dtype + b"\x89"
+        b"T" + struct.pack("<i", rows.nbytes) + rows.tobytes() + b"tb"
+    )
+    label_list = b"](" + b"".join(b"K" + bytes([label]) for label in labels) + b"e"
+    return b"\x80\2}(" + text(b"data") + data + text(b"labels") + label_list + b"u."
+
+
+def read_only(rows):
+    return np.frombuffer(rows.tobytes(), np.uint8).reshape(rows.shape)
+
+
+def numpy1_names(content):
+    return content.replace(b"numpy._core.", b"numpy.core.")
+
+
+ENCODINGS = {
+    "python 2": python2_pickle,
+    "protocol 2": lambda rows, labels: python3_pickle(rows, labels, 2),
+    "protocol 4": lambda rows, labels: python3_pickle(rows, labels, 4),
+    "protocol 5": lambda rows, labels: python3_pickle(rows, labels, 5),
+    "read-only": lambda rows, labels: python3_pickle(read_only(rows), labels, 5),
+    "keys of str": lambda rows, labels: python3_pickle(rows, labels, 4, keys_as_bytes=False),
+    "numpy 1 names": lambda rows, labels: numpy1_names(python3_pickle(rows, labels, 2)),
+    "fortran": lambda rows, labels: python3_pickle(np.asfortranarray(rows), labels, 5),
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """CIFAR-10's binary files, three of them for training; the number 10 sorts behind 2."""
+    for name, part in [("1", slice(0, 3)), ("2", slice(3, 4)), ("10", slice(4, 8))]:
+        (tmp_path / f"data_batch_{name}.bin").write_bytes(binary(ROWS[part], LABELS[part]))
+    (tmp_path / "test_batch.bin").write_bytes(binary(ROWS[8:], LABELS[8:]))
+    (tmp_path / "batches.meta.txt").write_text("airplane\n")
+    return tmp_path
+
+
+def test_binary_folder(folder):
+    with open_images(folder, split="train") as source:
+        assert source.shape == (8, 32, 32, 3)
+        assert source.dtype == np.uint8
+        assert source.labels.tolist() == LABELS[:8].tolist()
+        np.testing.assert_array_equal(source.read(0, 8), IMAGES[:8])
+        np.testing.assert_array_equal(source.read(2, 5), IMAGES[2:5])
+        np.testing.assert_array_equal(np.concatenate(list(source.blocks(3))), IMAGES[:8])
+    with open_images(folder, split="test") as source:
+        np.testing.assert_array_equal(source.read(0, 4), IMAGES[8:])
+
+
+def test_splits(folder):
+    with pytest.raises(InvalidData, match="--split train or --split test"):
+        open_images(folder)
+    (folder / "test_batch.bin").unlink()
+    assert len(open_images(folder)) == 8
+    with pytest.raises(InvalidData, match="no test split"):
+        open_images(folder, split="test")
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_pickled_folder(tmp_path, encoding, recwarn):
+    for number, part in [(1, slice(0, 5)), (2, slice(5, 12))]:
+        (tmp_path / f"data_batch_{number}").write_bytes(ENCODINGS[encoding](ROWS[part], LABELS[part]))
+    with open_images(tmp_path) as source:
+        assert source.labels.tolist() == LABELS.tolist()
+        np.testing.assert_array_equal(source.read(0, 12), IMAGES)
+        np.testing.assert_array_equal(source.read(4, 6), IMAGES[4:6])
+        np.testing.assert_array_equal(source.read(0, 2), IMAGES[:2])
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("name", ["data_batch_1", "batch.pkl"])
+def test_one_pickled_file(tmp_path, name):
+    (tmp_path / name).write_bytes(python3_pickle(ROWS, LABELS, 2))
+    np.testing.assert_array_equal(open_images(tmp_path / name, split="test").read(0, 12), IMAGES)
+
+
+@pytest.mark.parametrize("name", ["data_batch_1.bin", "other.bin"])
+def test_one_binary_file(tmp_path, name):
+    (tmp_path / name).write_bytes(binary(ROWS, LABELS))
+    source = open_images(tmp_path / name)
+    np.testing.assert_array_equal(source.read(0, 12), IMAGES)
+    assert source.labels.tolist() == LABELS.tolist()
+
+
+@pytest.mark.parametrize("name", ["train.bin", "other.bin"])
+def test_cifar_100_binary(tmp_path, name):
+    fine = LABELS + 80
+    (tmp_path / name).write_bytes(binary(ROWS, LABELS, fine))
+    source = open_images(tmp_path / name)
+    np.testing.assert_array_equal(source.read(0, 12), IMAGES)
+    assert source.labels.tolist() == fine.tolist()
+
+
+def test_cifar_100_folder(tmp_path):
+    fine = LABELS + 80
+    (tmp_path / "train").write_bytes(python3_pickle(ROWS, fine, 2, key="fine_labels"))
+    (tmp_path / "test").write_bytes(python3_pickle(ROWS[:2], fine[:2], 2, key="fine_labels"))
+    assert open_images(tmp_path, split="train").labels.tolist() == fine.tolist()
+    assert len(open_images(tmp_path, split="test")) == 2
+
+
+def test_a_binary_batch_that_begins_like_idx(tmp_path):
+    rows = ROWS.copy()
+    rows[0, :3] = 0, 8, 3
+    (tmp_path / "other.bin").write_bytes(binary(rows, np.zeros(12, int)))
+    assert open_images(tmp_path / "other.bin").shape == (12, 32, 32, 3)
+
+
+@pytest.mark.parametrize("change", [-1, 1, -3073 * 12])
+def test_truncated_binary(folder, change):
+    content = (folder / "data_batch_1.bin").read_bytes() * 4
+    (folder / "data_batch_1.bin").write_bytes((content + b"\0")[: len(content) + change])
+    with pytest.raises(InvalidData, match=r"data_batch_1\.bin is truncated.*multiple of 3073"):
+        open_images(folder, split="train")
+
+
+def test_binary_labels_out_of_range(tmp_path):
+    labels = LABELS.copy()
+    labels[5] = 11
+    (tmp_path / "data_batch_1.bin").write_bytes(binary(ROWS, labels))
+    with pytest.raises(InvalidData, match="label 11 of image 6; CIFAR-10's are 0 to 9"):
+        open_images(tmp_path)
+
+
+@pytest.mark.parametrize("keep", [0.01, 0.5, 0.999])
+def test_truncated_pickle(tmp_path, keep):
+    content = python3_pickle(ROWS, LABELS, 4)
+    (tmp_path / "data_batch_1").write_bytes(content[: int(len(content) * keep)])
+    with pytest.raises(InvalidData, match=r"data_batch_1 is (truncated|damaged)"):
+        open_images(tmp_path)
+
+
+def test_not_a_pickle(tmp_path):
+    (tmp_path / "data_batch_1").write_text("<html>not found</html>")
+    with pytest.raises(InvalidData, match="truncated or damaged, or no pickled CIFAR batch"):
+        open_images(tmp_path)
+
+
+class Call:
+    def __init__(self, function, *arguments):
+        self.reduced = function, arguments
+
+    def __reduce__(self):
+        return self.reduced
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_a_malicious_pickle_is_refused_and_not_run(tmp_path, protocol):
+    mark = tmp_path / "exploded"
+    batch = {"data": ROWS, "labels": Call(os.mkdir, str(mark))}
+    content = pickle.dumps(batch, protocol)
+    (tmp_path / "data_batch_1").write_bytes(content)
+    with pytest.raises(InvalidData, match=r"asks for (posix|nt)\.mkdir.*refused"):
+        open_images(tmp_path)
+    assert not mark.exists()
+    pickle.loads(content)
+    assert mark.exists()  # it would have run
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        b"cos\nsystem\n(S'true'\ntR.",
+        b"cnumpy\nload\n(S'x'\ntR.",
+        b"cnumpy.core.multiarray\nfromfile\n(S'x'\ntR.",
+        b"\x80\x04\x8c\x05numpy\x8c\x12ndarray.__reduce__\x93.",
+    ],
+)
+def test_other_names_are_refused(tmp_path, code):
+    (tmp_path / "data_batch_1").write_bytes(code)
+    with pytest.raises(InvalidData, match="which no CIFAR batch needs"):
+        open_images(tmp_path)
+
+
+def test_codecs_other_than_latin1_are_refused(tmp_path):
+    (tmp_path / "data_batch_1").write_bytes(b"c_codecs\nencode\n(Vabc\nVrot13\ntR.")
+    with pytest.raises(InvalidData, match="rot13"):
+        open_images(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        ([1, 2], "no CIFAR batch; expected a dictionary"),
+        ({"data": ROWS}, "no CIFAR batch; expected a dictionary"),
+        ({"data": [1], "labels": [1]}, "no CIFAR batch; expected a dictionary"),
+        (
+            {"data": ROWS[:, :100], "labels": list(range(12))},
+            r"shape \(12, 100\).*expected uint8 \[n, 3072\]",
+        ),
+        ({"data": ROWS.astype(int), "labels": list(range(12))}, "int64; expected uint8"),
+        ({"data": ROWS, "labels": [1, 2]}, "2 labels; expected 12"),
+        ({"data": ROWS, "labels": [10] * 12}, "label 10 of image 1"),
+        ({"data": ROWS, "fine_labels": [100] * 12}, "CIFAR-100's are 0 to 99"),
+    ],
+)
+def test_other_pickles(tmp_path, batch, message):
+    (tmp_path / "data_batch_1").write_bytes(pickle.dumps(batch, 2))
+    with pytest.raises(InvalidData, match=message):
+        open_images(tmp_path)
+
+
+def test_kinds_mixed(folder):
+    (folder / "data_batch_1").write_bytes(python3_pickle(ROWS, LABELS, 2))
+    with pytest.raises(InvalidData, match="more than one kind"):
+        open_images(folder, split="train")
+
+
+def test_no_batches(tmp_path):
+    with pytest.raises(InvalidData, match="no CIFAR batches"):
+        open_images(tmp_path, format="cifar")

@@ -1,0 +1,129 @@
+import gzip
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ckncuda.data import read_labels
+from ckncuda.errors import InvalidData
+
+
+@pytest.fixture
+def csv(tmp_path):
+    def write(text):
+        (tmp_path / "Y.csv").write_bytes(text.encode())
+        return tmp_path / "Y.csv"
+
+    return write
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    data=st.data(),
+    labels=st.lists(st.integers(0, 2**40), min_size=1, max_size=30),
+    first=st.sampled_from([0, 1]),
+)
+def test_ids_in_any_order(tmp_path_factory, data, labels, first):
+    order = data.draw(st.permutations(range(len(labels))))
+    path = tmp_path_factory.mktemp("labels") / "Y.csv"
+    path.write_text("Id,Prediction\n" + "".join(f"{i + first},{labels[i]}\n" for i in order))
+    read = read_labels(path, len(labels))
+    assert read.dtype == np.int64
+    assert read.tolist() == labels
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Id,Prediction\n1,4\n2,5\n",
+        "Id,Prediction\r\n1,4\r\n2,5\r\n",
+        "Id,Prediction\n1,4,\n2,5,",
+        "\ufeffImageId,Label\n2 , 5\n 1, 4\n\n\n",
+        '"Id","Prediction"\n1,4\n2,5\n',
+        ",0\n0,4\n1,5\n".replace(",0\n", ",y\n", 1),
+        "2,5\n1,4\n",
+    ],
+)
+def test_dialects(csv, text):
+    assert read_labels(csv(text), 2).tolist() == [4, 5]
+
+
+@pytest.mark.parametrize(
+    ("rows", "n", "messages"),
+    [
+        ("1,0\n2,0\n2,1\n", 3, ["id 2 stands in lines 3 and 4"]),
+        ("1,0\n3,0\n", 3, ["2 labels for 3 images", "no label for id 2"]),
+        ("1,0\n2,0\n3,0\n", 2, ["3 labels for 2 images", "no image for id 3"]),
+        ("2,0\n3,0\n4,0\n", 3, ["no label for id 1", "no image for id 4"]),
+        ("0,0\n1,0\n3,0\n", 3, ["no label for id 2", "no image for id 3", "the ids 0 to 2"]),
+        ("5,0\n", 20, ["1 labels for 20 images", "no label for id 1, 2, 3, 4, 6 and 14 more"]),
+        ("", 2, ["0 labels for 2 images"]),
+        ("1,0\n2,cat\n", 2, ["line 3", "label 'cat' is not an integer"]),
+        ("1,0\n2,\n", 2, ["line 3", "has 1 values"]),
+        ("1,0\n2,1.0\n", 2, ["line 3", "label '1.0' is not an integer"]),
+        ("1,0\nb,1\n", 2, ["line 3", "id 'b' is not an integer"]),
+        ("1,0\n2,-1\n", 2, ["line 3", "label -1; expected 0 or greater"]),
+        (f"1,0\n2,{2**63}\n", 2, ["line 3", "expected 0 or greater, below"]),
+        ("1,0\n2,1,7\n", 2, ["line 3", "has 3 values"]),
+        ("1,0\n\n2,1\n", 2, ["line 3", "has 1 values"]),
+    ],
+)
+def test_csv_refused(csv, rows, n, messages):
+    path = csv("Id,Prediction\n" + rows)
+    with pytest.raises(InvalidData) as caught:
+        read_labels(path, n)
+    assert str(path) in str(caught.value)
+    assert all(message in str(caught.value) for message in messages), str(caught.value)
+
+
+def test_labels_without_ids(csv):
+    with pytest.raises(InvalidData, match=r"line 1.*1 values; expected a header such as Id,Prediction"):
+        read_labels(csv("3\n4\n"), 2)
+
+
+@pytest.mark.parametrize("name", ["y.npy", "labels.npz", "y.npz", "only.npz", "idx", "idx.gz"])
+def test_other_formats(tmp_path, name):
+    labels = np.array([7, 0, 3], np.uint8)
+    path = tmp_path / name
+    idx = np.array([2049, 3], ">i4").tobytes() + labels.tobytes()
+    if name == "y.npy":
+        np.save(path, labels)
+    elif name == "only.npz":
+        np.savez(path, labels)
+    elif name.endswith(".npz"):
+        np.savez_compressed(path, other=labels * 2, **{path.stem: labels})
+    else:
+        path.write_bytes(gzip.compress(idx) if name.endswith(".gz") else idx)
+    read = read_labels(path, 3)
+    assert read.dtype == np.int64
+    assert read.tolist() == [7, 0, 3]
+    with pytest.raises(InvalidData, match="3 labels; expected 4"):
+        read_labels(path, 4)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [([0.5, 1], "expected integers"), ([0, -1], "label -1 of image 2"), ([[0, 1], [1, 0]], "one axis")],
+)
+def test_arrays_refused(tmp_path, labels, message):
+    np.save(tmp_path / "y.npy", labels)
+    with pytest.raises(InvalidData, match=message):
+        read_labels(tmp_path / "y.npy", 2)
+
+
+def test_which_array(tmp_path):
+    np.savez(tmp_path / "y.npz", a=[1], b=[2])
+    with pytest.raises(InvalidData, match="the arrays a, b; expected one array labels or y"):
+        read_labels(tmp_path / "y.npz", 1)
+
+
+def test_truncated_idx(tmp_path):
+    (tmp_path / "y").write_bytes(np.array([2049, 3], ">i4").tobytes() + b"\0")
+    with pytest.raises(InvalidData, match="truncated"):
+        read_labels(tmp_path / "y", 3)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(InvalidData, match="no such file"):
+        read_labels(tmp_path / "nowhere", 3)

@@ -1,0 +1,222 @@
+import io
+import tracemalloc
+import zipfile
+
+import numpy as np
+import pytest
+
+from ckncuda.data import open_images
+from ckncuda.errors import InvalidData
+
+RNG = np.random.default_rng(0)
+BYTES = RNG.integers(0, 256, (20, 5, 4, 3), np.uint8)
+ARRAYS = {
+    "uint8": BYTES,
+    "int64": BYTES.astype(np.int64),
+    "float32": RNG.standard_normal((20, 5, 4, 3)).astype(np.float32),
+    "float64": RNG.standard_normal((20, 5, 4, 3)),
+    "big-endian": RNG.standard_normal((20, 5, 4, 3)).astype(">f4"),
+    "fortran": np.asfortranarray(RNG.standard_normal((20, 5, 4, 3))),
+    "fortran grey": np.asfortranarray(BYTES[..., 0]),
+    "grey": BYTES[..., 0],
+}
+
+
+def save(path, array, how):
+    if how == "npy":
+        np.save(path.with_suffix(".npy"), array)
+        return path.with_suffix(".npy")
+    (np.savez if how == "npz" else np.savez_compressed)(path.with_suffix(".npz"), array)
+    return path.with_suffix(".npz")
+
+
+@pytest.mark.parametrize("how", ["npy", "npz", "compressed"])
+@pytest.mark.parametrize("name", ARRAYS)
+def test_round_trip(tmp_path, how, name):
+    array = ARRAYS[name]
+    path = save(tmp_path / "x", array, how)
+    expected = array if array.ndim == 4 else array[..., None]
+    expected = expected.astype(np.float32 if array.dtype.kind == "f" else np.uint8)
+    with open_images(path) as source:
+        assert source.shape == expected.shape
+        assert source.dtype == expected.dtype
+        assert path.name in source.description
+        np.testing.assert_array_equal(np.concatenate(list(source.blocks(7))), expected)
+        np.testing.assert_array_equal(source.read(3, 5), expected[3:5])  # backwards
+        block = source.read(0, 2)
+        block += 1  # the caller's own
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ""])
+def test_content_decides_before_the_name(tmp_path, suffix):
+    buffer = io.BytesIO()
+    np.savez(buffer, images=BYTES)
+    path = tmp_path / f"x{suffix}"
+    path.write_bytes(buffer.getvalue())
+    with open_images(path) as source:
+        assert source.shape == BYTES.shape
+
+
+@pytest.mark.parametrize("image_key", ["images", "x", "X", "data"])
+@pytest.mark.parametrize("label_key", ["labels", "y", "Y"])
+def test_keys(tmp_path, image_key, label_key):
+    labels = np.arange(20, dtype=np.uint8)
+    np.savez(tmp_path / "x.npz", **{"other": labels, label_key: labels, image_key: BYTES})
+    with open_images(tmp_path / "x.npz") as source:
+        np.testing.assert_array_equal(source.labels, labels)
+        np.testing.assert_array_equal(source.read(0, 20), BYTES)
+
+
+def test_splits(tmp_path):
+    path = tmp_path / "x.npz"
+    np.savez(path, x_train=BYTES[:15], y_train=np.arange(15), x_test=BYTES[15:], y_test=np.arange(5) + 90)
+    with pytest.raises(InvalidData, match=r"both train and test.*--split train or --split test"):
+        open_images(path)
+    with open_images(path, split="train") as source:
+        assert source.shape[0] == 15
+        assert source.labels.tolist() == list(range(15))
+    with open_images(path, split="test") as source:
+        np.testing.assert_array_equal(source.read(0, 5), BYTES[15:])
+        assert source.labels[0] == 90
+
+
+def test_only_one_split(tmp_path):
+    np.savez(tmp_path / "x.npz", X_train=BYTES, other=BYTES)
+    with open_images(tmp_path / "x.npz") as source:
+        assert source.shape == BYTES.shape
+        assert source.labels is None
+    with pytest.raises(InvalidData, match="no test split, only train"):
+        open_images(tmp_path / "x.npz", split="test")
+
+
+def test_split_is_ignored_where_there_is_none(tmp_path):
+    with open_images(save(tmp_path / "x", BYTES, "npz"), split="train") as source:
+        assert source.shape == BYTES.shape
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"foo": BYTES, "bar": BYTES},
+        {"images": BYTES, "x": BYTES},
+        {"x": BYTES, "X": BYTES},
+        {"images": BYTES, "x_train": BYTES},
+        {"images": BYTES, "labels": np.arange(20), "y": np.arange(20)},
+    ],
+)
+def test_ambiguous_keys(tmp_path, arrays):
+    np.savez(tmp_path / "x.npz", **arrays)
+    with pytest.raises(InvalidData, match="not clear what to read; expected images") as caught:
+        open_images(tmp_path / "x.npz")
+    assert all(key in str(caught.value) for key in arrays)
+
+
+def test_labels_that_do_not_fit(tmp_path):
+    np.savez(tmp_path / "x.npz", images=BYTES, labels=np.arange(19))
+    with pytest.raises(InvalidData, match="19 labels; expected 20"):
+        open_images(tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize("keep", [0.5, 0.99])
+def test_truncated_npy(tmp_path, keep):
+    path = save(tmp_path / "x", BYTES, "npy")
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * keep)])
+    with pytest.raises(InvalidData, match=r"is truncated.*bytes are missing"):
+        open_images(path)
+
+
+@pytest.mark.parametrize("length", [0, 4, 20])
+def test_truncated_header(tmp_path, length):
+    path = save(tmp_path / "x", BYTES, "npy")
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(InvalidData, match="no array in NumPy's format, or is damaged"):
+        open_images(path, format="npy")
+
+
+def test_truncated_npz(tmp_path):
+    path = save(tmp_path / "x", BYTES, "npz")
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(InvalidData, match="truncated or damaged"):
+        open_images(path)
+
+
+@pytest.mark.parametrize("how", ["npz", "compressed"])
+def test_damaged_npz(tmp_path, how):
+    path = save(tmp_path / "x", RNG.integers(0, 256, (50, 64, 64), np.uint8), how)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+    with open_images(path) as source, pytest.raises(InvalidData, match="truncated or damaged"):
+        list(source.blocks(6))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"), [(-10, "ends 10 bytes early"), (1, "more data than its header announces")]
+)
+def test_npz_whose_array_is_not_as_long_as_its_header_says(tmp_path, change, message):
+    buffer = io.BytesIO()
+    np.save(buffer, BYTES)
+    content = buffer.getvalue() + b"\0"
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.writestr("images.npy", content[: len(content) - 1 + change])
+    with open_images(tmp_path / "x.npz") as source, pytest.raises(InvalidData, match=message):
+        list(source.blocks(6))
+
+
+@pytest.mark.parametrize("name", ["x.npy", "x.npz"])
+def test_objects_are_never_unpickled(tmp_path, name):
+    array = np.array([[[Bomb(tmp_path / "exploded")]]], object)
+    (np.save if name == "x.npy" else np.savez)(tmp_path / name, array)
+    with pytest.raises(InvalidData, match="pickled Python objects"):
+        open_images(tmp_path / name)
+    assert not (tmp_path / "exploded").exists()
+
+
+class Bomb:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+def test_no_arrays(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.writestr("readme.txt", "nothing")
+    with pytest.raises(InvalidData, match="holds no arrays"):
+        open_images(tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize("how", ["npy", "npz"])
+def test_wrong_shape(tmp_path, how):
+    path = save(tmp_path / "x", np.zeros((5, 3, 8, 8)), how)
+    with pytest.raises(InvalidData, match=r"x.np.*channels-first"):
+        open_images(path)
+
+
+@pytest.mark.parametrize("how", ["npz", "compressed"])
+def test_npz_with_another_checksum(tmp_path, how):
+    path = save(tmp_path / "x", np.zeros((5, 64, 64), np.uint8), how)
+    with zipfile.ZipFile(path) as archive:
+        checksum = archive.infolist()[0].CRC.to_bytes(4, "little")
+    path.write_bytes(path.read_bytes().replace(checksum, b"\x12\x34\x56\x78"))
+    with open_images(path) as source, pytest.raises(InvalidData, match="truncated or damaged"):
+        list(source.blocks(2))
+
+
+@pytest.mark.parametrize("images_a_block", [20, 1000])
+@pytest.mark.parametrize("how", ["npz", "compressed"])
+def test_npz_is_streamed(tmp_path, how, images_a_block):
+    images = RNG.integers(0, 256, (1000, 64, 64, 3), np.uint8)  # 12 MB
+    path = save(tmp_path / "x", images, how)
+    tracemalloc.start()
+    try:
+        with open_images(path) as source:
+            for number, block in enumerate(source.blocks(images_a_block)):
+                assert block[0, 0, 0, 0] == images[images_a_block * number, 0, 0, 0]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # The block, and a megabyte or two of buffers; whole, the file takes 12.
+    assert peak < images.nbytes * (images_a_block / 1000 + 0.3)

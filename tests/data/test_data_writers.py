@@ -1,0 +1,108 @@
+import errno
+import re
+
+import numpy as np
+import pytest
+
+from ckncuda.data import feature_writer, read_labels, write_submission
+from ckncuda.data.writers import FeatureWriter
+from ckncuda.errors import InvalidData
+
+FEATURES = np.random.default_rng(0).standard_normal((10, 4)).astype(np.float32)
+
+
+def load(path):
+    loaded = np.load(path)
+    return loaded if path.suffix == ".npy" else loaded["features"]
+
+
+def test_submission(tmp_path):
+    write_submission(tmp_path / "out.csv", np.array([3, 0, 9], np.uint8))
+    assert (tmp_path / "out.csv").read_bytes() == b"Id,Prediction\n1,3\n2,0\n3,9\n"
+    assert read_labels(tmp_path / "out.csv", 3).tolist() == [3, 0, 9]
+
+
+@pytest.mark.parametrize("labels", [[0.5], [[1, 2]], [-1]])
+def test_submission_refused(tmp_path, labels):
+    with pytest.raises(InvalidData, match=r"predictions for .*out\.csv"):
+        write_submission(tmp_path / "out.csv", labels)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".NPY"])
+@pytest.mark.parametrize("dtype", ["f4", "f8", ">f4"])
+def test_features(tmp_path, suffix, dtype):
+    path = tmp_path / f"features{suffix}"
+    with feature_writer(path, 10, 4) as writer:
+        for start in range(0, 10, 3):
+            writer.write(np.asfortranarray(FEATURES[start : start + 3]).astype(dtype))
+    loaded = load(path) if suffix != ".NPY" else np.load(path)
+    assert loaded.dtype == np.float32
+    assert loaded.flags.c_contiguous
+    np.testing.assert_array_equal(loaded, FEATURES)
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+@pytest.mark.parametrize("before", [None, b"what was there"])
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_exception_leaves_nothing(tmp_path, suffix, before, error):
+    path = tmp_path / f"features{suffix}"
+    if before is not None:
+        path.write_bytes(before)
+
+    def interrupted():
+        with feature_writer(path, 10, 4) as writer:
+            writer.write(FEATURES[:5])
+            raise error
+
+    with pytest.raises(error):
+        interrupted()
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == ([] if before is None else [before])
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+@pytest.mark.parametrize(
+    ("block", "message"),
+    [
+        (FEATURES[:9], "9 rows of features written; expected 10"),
+        (np.zeros((11, 4)), "11 rows of features; expected 10"),
+        (np.zeros((10, 3)), r"shape \(10, 3\); expected \[m, 4\]"),
+        (np.zeros(4), r"shape \(4,\)"),
+    ],
+)
+def test_wrong_blocks(tmp_path, suffix, block, message):
+    def write():
+        with feature_writer(tmp_path / f"features{suffix}", 10, 4) as writer:
+            writer.write(block)
+
+    with pytest.raises(ValueError, match=message) as caught:
+        write()
+    assert not isinstance(caught.value, InvalidData)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+def test_full_disk(tmp_path, suffix, monkeypatch):
+    def full(self, block):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def write():
+        with feature_writer(tmp_path / f"features{suffix}", 10, 4) as writer:
+            writer.write(FEATURES)
+
+    monkeypatch.setattr(FeatureWriter, "write", full)
+    with pytest.raises(InvalidData, match=r"cannot write.*No space left"):
+        write()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["features", "features.csv", "features.npy.gz"])
+def test_other_suffixes(tmp_path, name):
+    with pytest.raises(InvalidData, match=rf"{re.escape(name)}.*ending in \.npy or \.npz"):
+        feature_writer(tmp_path / name, 1, 1).__enter__()
+
+
+def test_no_such_folder(tmp_path):
+    with pytest.raises(InvalidData, match="cannot write"):
+        feature_writer(tmp_path / "nowhere" / "f.npy", 1, 1).__enter__()
