@@ -23,9 +23,16 @@ class DotProductKernel(abc.ABC):
 
     name: ClassVar[str]
 
-    @abc.abstractmethod
     def value(self, t: Array, out: Array | None = None) -> Array:
-        """κ(t), elementwise; in place when ``out`` is ``t``."""
+        """κ(t), elementwise, for floating-point t of any shape; in place when ``out`` is ``t``."""
+        if out is None:
+            out = np.empty_like(t)
+        self._write(t, out)
+        return out
+
+    @abc.abstractmethod
+    def _write(self, t: Array, out: Array) -> None:
+        """Write κ(t) to ``out``, which may be ``t`` itself."""
 
     @abc.abstractmethod
     def derivative(self, t: Array) -> Array:
@@ -55,7 +62,7 @@ class Exponential(DotProductKernel):
 
     Examples
     --------
-    >>> round(float(Exponential(sigma=0.6).value(np.array(0.5))), 4)
+    >>> round(float(Exponential(sigma=0.6).value(0.5)), 4)
     0.2494
     """
 
@@ -68,9 +75,9 @@ class Exponential(DotProductKernel):
             raise InvalidSpec(
                 "the kernel exp takes sigma (such as 0.6) or quantile (such as 0.1), one of the two"
             )
-        if self.sigma is not None and not (self.sigma > 0 and math.isfinite(self.sigma)):
+        if self.sigma is not None and not (_is_number(self.sigma) and self.sigma > 0):
             raise InvalidSpec(f"sigma is {self.sigma}; it must be a positive number, such as 0.6")
-        if self.quantile is not None and not 0 < self.quantile < 1:
+        if self.quantile is not None and not (_is_number(self.quantile) and 0 < self.quantile < 1):
             raise InvalidSpec(f"quantile is {self.quantile}; it must lie between 0 and 1, such as 0.1")
 
     @property
@@ -82,11 +89,10 @@ class Exponential(DotProductKernel):
             )
         return 1.0 / self.sigma**2
 
-    def value(self, t: Array, out: Array | None = None) -> Array:
-        """κ(t), elementwise; in place when ``out`` is ``t``."""
-        out = np.subtract(t, 1, out=out)
-        out *= self.alpha
-        return np.exp(out, out=out)
+    def _write(self, t: Array, out: Array) -> None:
+        np.subtract(t, 1, out=out)
+        np.multiply(out, self.alpha, out=out)
+        np.exp(out, out=out)
 
     def derivative(self, t: Array) -> Array:
         """κ'(t) = α κ(t)."""
@@ -127,16 +133,15 @@ class Polynomial(DotProductKernel):
     name = "poly"
 
     def __post_init__(self) -> None:
-        if self.degree != int(self.degree) or self.degree < 1:
+        if not _is_number(self.degree) or self.degree != int(self.degree) or self.degree < 1:
             raise InvalidSpec(f"degree is {self.degree}; it must be a whole number of at least 1")
-        if not (self.offset >= 0 and math.isfinite(self.offset)):
-            raise InvalidSpec(f"offset is {self.offset}; it must not be negative")
+        if not (_is_number(self.offset) and self.offset >= 0):
+            raise InvalidSpec(f"offset is {self.offset}; it must be a number that is not negative")
 
-    def value(self, t: Array, out: Array | None = None) -> Array:
-        """κ(t), elementwise; in place when ``out`` is ``t``."""
-        out = np.add(t, self.offset, out=out)
-        out *= 1 / (1 + self.offset)
-        return np.power(out, int(self.degree), out=out)
+    def _write(self, t: Array, out: Array) -> None:
+        np.add(t, self.offset, out=out)
+        np.multiply(out, 1 / (1 + self.offset), out=out)
+        np.power(out, int(self.degree), out=out)
 
     def derivative(self, t: Array) -> Array:
         """κ'(t) = d/(1+c) · ((t+c)/(1+c))^(d−1)."""
@@ -151,10 +156,9 @@ class InversePolynomial(DotProductKernel):
 
     name = "inverse_polynomial"
 
-    def value(self, t: Array, out: Array | None = None) -> Array:
-        """κ(t), elementwise; in place when ``out`` is ``t``."""
-        out = np.subtract(2, t, out=out)
-        return np.reciprocal(out, out=out)
+    def _write(self, t: Array, out: Array) -> None:
+        np.subtract(2, t, out=out)
+        np.reciprocal(out, out=out)
 
     def derivative(self, t: Array) -> Array:
         """κ'(t) = κ(t)²."""
@@ -190,15 +194,12 @@ class ArcCosine(DotProductKernel):
         """The name, which holds the degree."""
         return {"kernel": self.name}
 
-    def value(self, t: Array, out: Array | None = None) -> Array:
-        """κ(t), elementwise; in place when ``out`` is ``t``.  t is clipped to [−1, 1]."""
-        t = np.clip(t, -1, 1, out=out)
-        angle = np.arccos(t)
-        np.subtract(np.pi, angle, out=angle)
+    def _write(self, t: Array, out: Array) -> None:
+        t = np.clip(t, -1, 1)  # rounding may leave the domain of arccos
+        angle = np.pi - np.arccos(t)
         if self.degree == 1:
-            angle *= t
-            angle += np.sqrt(1 - t * t)
-        return np.divide(angle, np.pi, out=out)
+            angle = angle * t + np.sqrt(1 - t * t)
+        np.divide(angle, np.pi, out=out)
 
     def derivative(self, t: Array) -> Array:
         """κ_0'(t) = 1/(π√(1−t²)), infinite at ±1, where 1−t² is floored at the rounding error; κ_1' = κ_0."""
@@ -216,9 +217,8 @@ class Linear(DotProductKernel):
 
     name = "linear"
 
-    def value(self, t: Array, out: Array | None = None) -> Array:
-        """κ(t), elementwise; in place when ``out`` is ``t``."""
-        return np.positive(t, out=out)
+    def _write(self, t: Array, out: Array) -> None:
+        np.positive(t, out=out)
 
     def derivative(self, t: Array) -> Array:
         """κ'(t) = 1."""
@@ -239,9 +239,14 @@ class Series(DotProductKernel):
     name = "series"
 
     def __post_init__(self) -> None:
-        coefficients = tuple(float(a) for a in self.coefficients)
-        if not coefficients or not all(a >= 0 and math.isfinite(a) for a in coefficients):
-            raise InvalidSpec(f"coefficients are {list(coefficients)}; they must be one or more numbers ≥ 0")
+        given = self.coefficients
+        if (
+            not isinstance(given, list | tuple)
+            or not given
+            or not all(_is_number(a) and a >= 0 for a in given)
+        ):
+            raise InvalidSpec(f"coefficients are {given}; they must be a list of one or more numbers ≥ 0")
+        coefficients = tuple(float(a) for a in given)
         total = sum(coefficients)
         if abs(total - 1) > 1e-6:
             raise InvalidSpec(
@@ -249,10 +254,8 @@ class Series(DotProductKernel):
             )
         object.__setattr__(self, "coefficients", coefficients)
 
-    def value(self, t: Array, out: Array | None = None) -> Array:
-        """κ(t), elementwise, by Horner's rule; in place when ``out`` is ``t``."""
-        result = _horner(self.coefficients, t)
-        return np.positive(result, out=out)
+    def _write(self, t: Array, out: Array) -> None:
+        np.positive(_horner(self.coefficients, t), out=out)
 
     def derivative(self, t: Array) -> Array:
         """κ'(t) = Σ m a_m t^(m−1)."""
@@ -261,6 +264,11 @@ class Series(DotProductKernel):
     def to_dict(self) -> dict[str, Any]:
         """The name and the coefficients as a list."""
         return {"kernel": self.name, "coefficients": list(self.coefficients)}
+
+
+def _is_number(value: object) -> bool:
+    """Whether a parameter, which may come from a file, is a finite number."""
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _horner(coefficients: list[float] | tuple[float, ...], t: Array) -> Array:

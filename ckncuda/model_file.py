@@ -1,8 +1,9 @@
 """The model file: one safetensors file, the specification in its header, no pickle.
 
-The header's metadata hold ``format`` ("ckncuda"), ``version`` (a whole number, raised when a reader
-of the old version would go wrong) and ``specification`` (JSON: layers, preprocessing, classifier,
-image shape and type, report).  The tensors are what was learned: ``layers.0.anchors``,
+The header's metadata hold one entry, ``ckncuda``: JSON with the ``version`` of the format (raised when
+a reader of the old version would go wrong), the layers, the preprocessing, the classifier, the images'
+shape and type, and the report.  One entry, because safetensors writes several in no fixed order, and
+equal models shall be equal files.  The tensors are what was learned: ``layers.0.anchors``,
 ``layers.0.projection``, ``preprocessing.0.…``, ``classifier.weights`` and so on.  A model that was
 fitted on one backend is read by every other.
 """
@@ -27,7 +28,7 @@ from ckncuda.model import Model
 from ckncuda.network import CKN
 from ckncuda.preprocess import preprocessor_from_dict
 
-FORMAT = "ckncuda"
+ENTRY = "ckncuda"
 VERSION = 1
 
 Tensors = dict[str, NDArray[Any]]
@@ -49,11 +50,7 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
         The file cannot be written.
     """
     tensors, specification = _take_apart(model)
-    metadata = {
-        "format": FORMAT,
-        "version": str(VERSION),
-        "specification": json.dumps(specification, sort_keys=True),
-    }
+    metadata = {ENTRY: json.dumps({"version": VERSION} | specification)}
     with atomic_file(path) as file:
         file.write(safetensors.numpy.save(tensors, metadata))
 
@@ -77,16 +74,20 @@ def load(path: str | os.PathLike[str]) -> Model:
     """
     path = Path(path)
     metadata, tensors = _read(path)
-    if metadata.get("format") != FORMAT:
+    if ENTRY not in metadata:
         raise InvalidModelFile(f"{path} is a safetensors file, but not a model of ckncuda")
-    version = metadata.get("version", "")
-    if not version.isdecimal() or int(version) > VERSION:
+    try:
+        specification = json.loads(metadata[ENTRY])
+        version = int(specification["version"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise InvalidModelFile(f"{path} is damaged: its specification cannot be read ({error})") from error
+    if version > VERSION:
         raise InvalidModelFile(
-            f"{path} is a model of format version {version or '?'}; this ckncuda reads versions up to "
+            f"{path} is a model of format version {version}; this ckncuda reads versions up to "
             f"{VERSION}: install a newer ckncuda"
         )
     try:
-        return _put_together(json.loads(metadata["specification"]), tensors)
+        return _put_together(specification, tensors)
     except (CknError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise InvalidModelFile(
             f"{path} is damaged: its specification and its arrays do not fit ({error})"

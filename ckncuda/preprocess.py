@@ -5,6 +5,7 @@ model, so that new images meet exactly what the training images met.
 """
 
 import abc
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
@@ -97,11 +98,11 @@ class LocalWhitening(Preprocessor):
     name = "local_whitening"
 
     def __post_init__(self) -> None:
-        if self.patch < 2 or self.patch != int(self.patch):
+        if not isinstance(self.patch, int) or self.patch < 2:
             raise InvalidSpec(
                 f"local_whitening: patch is {self.patch}; it must be a whole number of at least 2"
             )
-        if not 0 < self.power <= 0.5:
+        if not isinstance(self.power, int | float) or not 0 < self.power <= 0.5:
             raise InvalidSpec(f"local_whitening: power is {self.power}; it must lie in (0, 0.5]")
 
     def apply(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -170,8 +171,8 @@ class ZCA(Preprocessor):
     name = "zca"
 
     def __post_init__(self) -> None:
-        if not self.epsilon > 0:
-            raise InvalidSpec(f"zca: epsilon is {self.epsilon}; it must be positive, such as 0.1")
+        if not isinstance(self.epsilon, int | float) or not 0 < self.epsilon < math.inf:
+            raise InvalidSpec(f"zca: epsilon is {self.epsilon}; it must be a positive number, such as 0.1")
 
     def fit(self, images: Images, progress: Progress | None = None) -> "ZCA":
         """Mean and covariance of the training images, read in blocks."""

@@ -40,7 +40,8 @@ def _default_layers(shape: Shape) -> list[LayerSpec]:
     kernel = Exponential(sigma=0.6)
     first = LayerSpec(filters=64, patch=3, subsampling=2, kernel=kernel)
     remaining = min(first.output_shape(shape)[:2])
-    return [first, LayerSpec(filters=256, patch=3, subsampling=max(1, -(-remaining // 3)), kernel=kernel)]
+    last = LayerSpec(filters=256, patch=min(3, remaining), subsampling=-(-remaining // 3), kernel=kernel)
+    return [first, last]
 
 
 def _seed_layers(shape: Shape) -> list[LayerSpec]:

@@ -80,7 +80,9 @@ def test_centres_are_unit_vectors_even_when_patches_cancel():
 def test_kmeans_is_reproducible_on_any_number_of_threads(rng):
     patches = sphere(rng, 9000, 27)
     results = [
-        spherical_kmeans(patches, 32, get_backend("numpy", threads=threads), np.random.default_rng(5)).tobytes()
+        spherical_kmeans(
+            patches, 32, get_backend("numpy", threads=threads), np.random.default_rng(5)
+        ).tobytes()
         for threads in (1, 2, 3, 1)
     ]
     assert len(set(results)) == 1

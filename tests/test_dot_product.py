@@ -119,14 +119,14 @@ def test_quantile_of_equal_patches_is_refused(rng):
         ({"kernel": "exp", "sigma": -1}, "positive"),
         ({"kernel": "exp", "sigma": float("nan")}, "positive"),
         ({"kernel": "exp", "quantile": 1.5}, "between 0 and 1"),
-        ({"kernel": "exp", "sigma": "wide"}, "sigma"),
+        ({"kernel": "exp", "sigma": "wide"}, "sigma is wide; it must be a positive number"),
         ({"kernel": "poly"}, "degree"),
         ({"kernel": "poly", "degree": 0}, "at least 1"),
-        ({"kernel": "poly", "degree": 2, "offset": -1}, "not be negative"),
+        ({"kernel": "poly", "degree": 2, "offset": -1}, "number that is not negative"),
         ({"kernel": "series", "coefficients": [0.5, 0.6]}, "sum to 1.1"),
         ({"kernel": "series", "coefficients": [1.5, -0.5]}, "≥ 0"),
-        ({"kernel": "series", "coefficients": []}, "one or more"),
-        ({"kernel": "series", "coefficients": 1.0}, "coefficients"),
+        ({"kernel": "series", "coefficients": []}, "list of one or more"),
+        ({"kernel": "series", "coefficients": 1.0}, "coefficients are 1.0; they must be a list"),
     ],
 )
 def test_bad_parameters(options, message):

@@ -27,17 +27,15 @@ def test_shapes_and_counts(network, images):
 
 
 def test_features_keep_the_scale_of_the_images(network, images):
-    """An untruncated embedding has the norm of the patch: a projection can only shorten it, not by much here."""
+    """The exact embedding of a patch has its norm; a projection can only shorten it, here not to nothing."""
     layer = network.layers[0]
-    from ckncuda.backend import get_backend
     from ckncuda.backend.reference import extract_patches, unpooled_map
 
     embedded = unpooled_map(images[:2], layer) @ layer.projection.T
     norms = np.linalg.norm(extract_patches(images[:2].astype(float), layer.spec), axis=-1)
     ratio = np.linalg.norm(embedded, axis=-1) / norms
     assert ratio.max() <= 1 + 1e-6
-    assert 0.1 < ratio.mean()
-    assert get_backend("numpy").name == "numpy"
+    assert ratio.mean() > 0.1
 
 
 def test_learned_anchors_are_unit_patches_and_kernels_are_resolved(network):
@@ -64,7 +62,11 @@ def test_blocks_make_no_difference(network, images):
             from ckncuda.backend import get_backend
 
             self.inner = get_backend("numpy")
-            self.encode, self.asarray, self.to_host = self.inner.encode, self.inner.asarray, self.inner.to_host
+            self.encode, self.asarray, self.to_host = (
+                self.inner.encode,
+                self.inner.asarray,
+                self.inner.to_host,
+            )
 
         def images_per_block(self, layers, shape):
             return 7
@@ -112,7 +114,9 @@ def test_sampling_is_uniform_over_images_and_positions():
 
 
 def test_from_anchors_reproduces_a_network(network, images):
-    again = CKN.from_anchors([layer.spec for layer in network.layers], [layer.anchors for layer in network.layers])
+    again = CKN.from_anchors(
+        [layer.spec for layer in network.layers], [layer.anchors for layer in network.layers]
+    )
     assert np.array_equal(again.transform(images), network.transform(images))
 
 
@@ -126,7 +130,9 @@ def test_save_and_load(network, images, tmp_path):
 
 def test_progress_is_told(images):
     seen = {}
-    CKN(SPECS).fit(images, patches=500, progress=lambda stage, done, total: seen.setdefault(stage, []).append(done))
+    CKN(SPECS).fit(
+        images, patches=500, progress=lambda stage, done, total: seen.setdefault(stage, []).append(done)
+    )
     assert set(seen) == {"layer 1: sampling", "layer 1: k-means", "layer 2: sampling", "layer 2: k-means"}
     assert seen["layer 1: sampling"][-1] == 30
 
@@ -144,7 +150,9 @@ def test_images_that_do_not_fit(network, shape, message):
 
 
 def test_other_failures(network, images):
-    with pytest.raises(InvalidSpec, match="layer 2 does not fit: a subsampling of 3 is larger than the map of 2x2"):
+    with pytest.raises(
+        InvalidSpec, match="layer 2 does not fit: a subsampling of 3 is larger than the map of 2x2"
+    ):
         network.transform(images[:, :4, :4])
     with pytest.raises(InvalidData, match=r"image 3 \(counting from 0\) holds NaN"):
         bad = images.copy()
@@ -157,7 +165,9 @@ def test_other_failures(network, images):
     with pytest.raises(InvalidSpec, match="at least one layer"):
         CKN([])
     with pytest.raises(InvalidSpec, match="more than|only 100 patches|filters were asked for"):
-        CKN([LayerSpec(filters=200, patch=3, subsampling=2, kernel=Exponential(sigma=1))]).fit(images, patches=100)
+        CKN([LayerSpec(filters=200, patch=3, subsampling=2, kernel=Exponential(sigma=1))]).fit(
+            images, patches=100
+        )
     with pytest.raises(InvalidSpec, match="2 layers but 1 arrays"):
         CKN.from_anchors(SPECS, [network.layers[0].anchors])
     with pytest.raises(InvalidSpec, match="layer 2: anchors have 3 channels, the layer below has 8 filters"):

@@ -28,10 +28,14 @@ def test_pooling_before_or_after_the_projection_agrees(backend, seed, subsamplin
     layer = make_layer(rng, subsampling=subsampling)
     maps = rng.normal(size=(2, 9, 8, 2))
     rows, columns = layer.spec.pooling_matrices(maps.shape[1:])
-    projected_first = np.einsum("ih,jw,nhwp->nijp", rows, columns, unpooled_map(maps, layer) @ layer.projection.T)
+    projected_first = np.einsum(
+        "ih,jw,nhwp->nijp", rows, columns, unpooled_map(maps, layer) @ layer.projection.T
+    )
     engine = get_backend(backend)
     actual = engine.encode(engine.asarray(maps), layer)
-    np.testing.assert_allclose(actual, projected_first, atol=TOLERANCE[backend] * np.abs(projected_first).max())
+    np.testing.assert_allclose(
+        actual, projected_first, atol=TOLERANCE[backend] * np.abs(projected_first).max()
+    )
 
 
 @pytest.mark.parametrize("backend", TOLERANCE)

@@ -107,7 +107,9 @@ def test_any_shape(relative_error, n, height, width, channels, filters, patch, s
     except InvalidSpec:
         return
     for name in TOLERANCE:
-        check(get_backend(name, threads=2), layer, rng.normal(size=(n, height, width, channels)), relative_error)
+        check(
+            get_backend(name, threads=2), layer, rng.normal(size=(n, height, width, channels)), relative_error
+        )
 
 
 @pytest.mark.parametrize("padding", ["zero", "valid"])

@@ -1,0 +1,39 @@
+# Each target does its own set-up: a virtual environment in .venv, and what the target needs in it.
+#   make demo     the main job on handwritten digits
+#   make test     all tests
+#   make lint     style and types
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: help demo test lint clean
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+demo: $(VENV)/.with-demo
+	$(BIN)/ckn demo
+
+test: $(VENV)/.with-test
+	$(BIN)/python -m pytest --numprocesses=auto $(PYTEST_ARGS)
+
+lint: $(VENV)/.with-lint
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) ckn-demo build dist *.egg-info
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "ckncuda needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12"; exit 1; }
+	@echo "Making a virtual environment in $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.with-%: pyproject.toml | $(BIN)/python
+	@echo "Installing ckncuda with what \`make $*\` needs"
+	@$(PIP_INSTALL) --editable '.[$*]'
+	@touch $@

@@ -1,0 +1,24 @@
+"""Every example in a docstring runs."""
+
+import doctest
+import importlib
+import pkgutil
+
+import pytest
+
+import ckncuda
+import ckncuda.cli
+
+
+def modules():
+    for package in (ckncuda, ckncuda.cli):
+        for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+            if not module.name.endswith("__main__"):  # importing it runs the command line
+                yield module.name
+
+
+@pytest.mark.parametrize("name", sorted(set(modules())))
+def test_examples_of(name):
+    module = importlib.import_module(name)
+    failed, _ = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert failed == 0

@@ -1,0 +1,202 @@
+import json
+import struct
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from ckncuda import CKN, Exponential, LayerSpec, Linear, Model, Ridge, Softmax, load
+from ckncuda.errors import InvalidData, InvalidModelFile, InvalidSpec
+from ckncuda.preprocess import ZCA, LocalWhitening, Standardize
+
+SPECS = [LayerSpec(filters=12, patch=3, subsampling=3, kernel=Exponential(sigma=0.6))]
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """Stripes along and across, of any phase: a linear classifier on pixels cannot tell them apart."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(120) % 2
+    phase = rng.uniform(0, 2 * np.pi, size=(120, 1, 1))
+    y, x = np.mgrid[:9, :9]
+    waves = np.where(labels[:, None, None], np.sin(1.5 * y + phase), np.sin(1.5 * x + phase))
+    images = 120 + 60 * waves + rng.normal(scale=10, size=waves.shape)
+    return images.round().clip(0, 255).astype(np.uint8)[..., None], labels
+
+
+@pytest.fixture(scope="module")
+def model(digits):
+    images, labels = digits
+    return Model.fit(
+        images,
+        labels,
+        SPECS,
+        preprocessing=[Standardize(), ZCA(epsilon=0.5)],
+        classifier=Ridge(),
+        patches=3000,
+    )
+
+
+def test_it_learns_what_pixels_do_not_tell(digits, model):
+    images, labels = digits
+    unseen = Model.fit(images[:80], labels[:80], SPECS, classifier=Ridge(), patches=3000).predict(images[80:])
+    assert np.mean(unseen == labels[80:]) > 0.95
+    assert model.report["validation_accuracy"] > 0.95
+    assert model.report["validation"].startswith("leave-one-out over 120 images")
+    assert model.report["n_features"] == model.n_features == 3 * 3 * 12
+    assert set(model.seconds) == {"preprocessing", "anchors", "features", "classifier"}
+
+
+def test_round_trip_through_a_file(digits, model, tmp_path):
+    images, _ = digits
+    model.save(tmp_path / "model.ckn")
+    again = load(tmp_path / "model.ckn")
+    assert np.array_equal(again.scores(images), model.scores(images))
+    assert again.report == model.report
+    assert again.image_shape == (9, 9, 1)
+    assert again.image_type == "uint8"
+    assert again.preprocessing[0] == Standardize()
+    assert again.n_parameters == model.n_parameters == 12 * 9 + 108 * 2 + 2
+
+
+def test_equal_models_are_equal_files(digits, tmp_path):
+    images, labels = digits
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        Model.fit(images, labels, SPECS, classifier=Softmax(), patches=2000, seed=seed).save(tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert (tmp_path / "a").read_bytes() != (tmp_path / "c").read_bytes()
+
+
+def test_every_preprocessing_is_stored(digits, tmp_path):
+    images, _ = digits
+    for preprocessing in ([LocalWhitening(power=0.5)], [ZCA(epsilon=0.2)], [Standardize(), LocalWhitening()]):
+        fitted = Model.fit(images, None, SPECS, preprocessing=preprocessing, patches=500)
+        fitted.save(tmp_path / "m")
+        again = load(tmp_path / "m")
+        assert np.array_equal(again.features(images), fitted.features(images))
+        assert [p.to_dict() for p in again.preprocessing] == [p.to_dict() for p in preprocessing]
+
+
+def test_images_of_another_kind_are_refused(digits, model):
+    images, _ = digits
+    with pytest.raises(InvalidData, match="images are of 9x8x1; the model was fitted on 9x9x1"):
+        model.predict(images[:, :, :8])
+    with pytest.raises(InvalidData, match="images are of type float32; the model was fitted on uint8 images"):
+        model.predict(images / 255.0)
+
+
+def test_labels_that_do_not_fit(digits):
+    images, labels = digits
+    with pytest.raises(InvalidData, match="120 images, 119 labels"):
+        Model.fit(images, labels[1:], SPECS, classifier=Ridge())
+    with pytest.raises(InvalidData, match="120 images, none labels"):
+        Model.fit(images, None, SPECS, classifier=Ridge())
+
+
+def test_without_a_classifier_there_are_features_only(digits):
+    images, _ = digits
+    fitted = Model.fit(images, None, SPECS, patches=500)
+    assert fitted.features(images).shape == (120, 108)
+    with pytest.raises(InvalidSpec, match="no classifier"):
+        fitted.predict(images)
+
+
+@pytest.fixture
+def saved(model, tmp_path):
+    path = tmp_path / "model.ckn"
+    model.save(path)
+    return path
+
+
+def rewrite(path, change_metadata=lambda m: None, change_tensors=lambda t: None):
+    with safetensors.safe_open(path, framework="numpy") as file:
+        metadata, tensors = file.metadata(), {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+    change_metadata(metadata)
+    change_tensors(tensors)
+    safetensors.numpy.save_file(tensors, path, metadata)
+
+
+@pytest.mark.parametrize("kept", [0.001, 0.01, 0.3, 0.9, 0.9999])
+def test_truncated_files(saved, kept):
+    content = saved.read_bytes()
+    saved.write_bytes(content[: int(kept * len(content))])
+    with pytest.raises(InvalidModelFile, match="is truncated|is not a model file"):
+        load(saved)
+    if kept > 0.3:
+        with pytest.raises(InvalidModelFile, match="is truncated: .* copy it again"):
+            load(saved)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x89PNG\r\n" + bytes(1000), bytes(5000)])
+def test_files_that_are_no_models(tmp_path, content):
+    (tmp_path / "m").write_bytes(content)
+    with pytest.raises(InvalidModelFile, match="is not a model file"):
+        load(tmp_path / "m")
+
+
+def test_other_safetensors_files(tmp_path):
+    safetensors.numpy.save_file({"weight": np.ones(3)}, tmp_path / "m")
+    with pytest.raises(InvalidModelFile, match="not a model of ckncuda"):
+        load(tmp_path / "m")
+
+
+def test_missing_file_and_folder(tmp_path):
+    with pytest.raises(InvalidModelFile, match="there is no model file .*ckn fit"):
+        load(tmp_path / "m")
+    with pytest.raises(InvalidModelFile, match="is a folder"):
+        load(tmp_path)
+
+
+def test_newer_versions(saved):
+    rewrite(saved, damage(lambda s: s.update(version=2)))
+    with pytest.raises(InvalidModelFile, match="install a newer ckncuda"):
+        load(saved)
+
+
+def damage(change):
+    def apply(metadata):
+        specification = json.loads(metadata["ckncuda"])
+        change(specification)
+        metadata["ckncuda"] = json.dumps(specification)
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    ("metadata", "tensors"),
+    [
+        (lambda m: m.update(ckncuda="{"), lambda t: None),
+        (damage(lambda s: s.pop("version")), lambda t: None),
+        (damage(lambda s: s.pop("layers")), lambda t: None),
+        (damage(lambda s: s["layers"][0].update(filters=13)), lambda t: None),
+        (damage(lambda s: s["layers"][0].update(kernel="gauss")), lambda t: None),
+        (damage(lambda s: s.update(layers=[])), lambda t: None),
+        (damage(lambda s: s.update(image_shape=5)), lambda t: None),
+        (lambda m: None, lambda t: t.pop("layers.0.anchors")),
+        (lambda m: None, lambda t: t.update({"layers.0.projection": np.eye(3)})),
+        (lambda m: None, lambda t: t.update({"layers.0.projection": np.full((12, 12), np.nan)})),
+        (lambda m: None, lambda t: t.update({"classifier.weights": np.ones((5, 3), np.float32)})),
+        (lambda m: None, lambda t: t.pop("preprocessing.1.mean")),
+    ],
+)
+def test_specifications_and_arrays_that_do_not_fit(saved, metadata, tensors):
+    rewrite(saved, metadata, tensors)
+    with pytest.raises(InvalidModelFile, match="is damaged"):
+        load(saved)
+
+
+def test_no_pickle_is_ever_read(saved):
+    head = saved.read_bytes()
+    (length,) = struct.unpack("<Q", head[:8])
+    assert head[8:9] == b"{"
+    assert "ckncuda" in json.loads(head[8 : 8 + length])["__metadata__"]
+
+
+def test_networks_of_any_kernel_are_stored(tmp_path, rng):
+    anchors = rng.normal(size=(4, 1, 1, 3))
+    anchors /= np.linalg.norm(anchors, axis=-1, keepdims=True)
+    network = CKN.from_anchors([LayerSpec(filters=4, patch=1, subsampling=1, kernel=Linear())], [anchors])
+    network.save(tmp_path / "n")
+    again = load(tmp_path / "n").network
+    assert again.specs == network.specs
+    assert again.layers[0].anchors.dtype == np.float64
