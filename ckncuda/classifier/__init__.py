@@ -1,0 +1,28 @@
+r"""Linear classifiers on image features: three losses, one objective, λ chosen on training data.
+
+On features that are centred and scaled (mean squared norm 1), every classifier here minimises
+
+    (1/n) Σ_i loss(y_i, Wᵀ x_i + b) + (λ/2) ‖W‖²,        W [d, K], b [K] not penalised.
+
+================  =====================================  =========================================
+class             loss, with s = Wᵀ x + b [K]            how it is minimised; how λ is chosen
+================  =====================================  =========================================
+`Ridge`           ½ Σ_k (y_k − s_k)², y_k = ±1           closed form; exact leave-one-out
+`Softmax`         log Σ_k exp(s_k) − s_y                 L-BFGS, or SGD and L-BFGS in turn; held-out
+`SquaredHinge`    ½ Σ_k max(0, 1 − y_k s_k)², y_k = ±1   L-BFGS; held-out images
+================  =====================================  =========================================
+
+`LinearClassifier` is what each of them is once fitted: weights, an intercept and class labels;
+`TrainableClassifier` is their common interface for fitting.
+
+The files: `linear` predicts, `training_data` checks, `scaling` centres and scales, `selection`
+chooses λ, `objective` and `lbfgs` and `sgd` minimise, `iterative` puts these together for the two
+classifiers without a closed form.
+"""
+
+from ckncuda.classifier.linear import LinearClassifier, TrainableClassifier
+from ckncuda.classifier.ridge import Ridge
+from ckncuda.classifier.softmax import Softmax
+from ckncuda.classifier.squared_hinge import SquaredHinge
+
+__all__ = ["LinearClassifier", "Ridge", "Softmax", "SquaredHinge", "TrainableClassifier"]

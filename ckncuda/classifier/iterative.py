@@ -1,0 +1,172 @@
+"""What the classifiers without a closed form share: hold out, choose λ, fit on all images."""
+
+import math
+import warnings
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from ckncuda.classifier.lbfgs import minimize_lbfgs
+from ckncuda.classifier.linear import Progress, TrainableClassifier
+from ckncuda.classifier.objective import Loss, Objective
+from ckncuda.classifier.scaling import FeatureScaling
+from ckncuda.classifier.selection import (
+    check_regularization,
+    check_validation,
+    held_out_split,
+    search_regularization,
+)
+from ckncuda.classifier.training_data import check_training_data
+from ckncuda.errors import InvalidSpec
+
+Parameters = npt.NDArray[np.float64]
+
+
+class IterativeClassifier(TrainableClassifier):
+    """A classifier fitted by an iterative solver; a subclass names its loss.
+
+    Parameters and attributes are those of `Softmax` and `SquaredHinge`.
+    """
+
+    loss: Loss
+
+    def __init__(
+        self,
+        regularization: float | str = "auto",
+        validation: float = 0.1,
+        max_iterations: int = 1000,
+        seed: int = 0,
+    ) -> None:
+        self.regularization = regularization
+        self.validation = validation
+        self.max_iterations = max_iterations
+        self.seed = seed
+
+    def fit(self, features: npt.ArrayLike, labels: npt.ArrayLike, progress: Progress | None = None) -> Self:
+        """Choose λ on held-out images if asked to, then learn from all images.
+
+        Parameters
+        ----------
+        features : float32 [n, d]
+        labels : integers [n], not negative
+        progress : callable, optional
+            Called as ``progress(stage, done, total)``.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        InvalidData
+            The features or labels are malformed or do not fit together, or no image can be held out.
+        InvalidSpec
+            An option is out of its range.
+
+        Warns
+        -----
+        RuntimeWarning
+            The last fit, that on all images, did not converge in ``max_iterations``.
+        """
+        self._check_options()
+        checked, classes, targets = check_training_data(features, labels)
+        if self.validation > 0:
+            kept, held_out = held_out_split(targets, self.validation, self.seed)
+        else:
+            kept, held_out = np.arange(len(targets)), np.arange(0)
+        # The held-out images come last, so that the others are a view of the same array. The mean and the
+        # scale are of all images: they see no label, and λ means the same in every fit.
+        order = np.concatenate([kept, held_out])
+        scaling = FeatureScaling.of(checked)
+        problem = _Problem(self, scaling.scaled(checked, order), targets[order], len(classes), len(kept))
+        best, search = problem.choose(progress)
+        weights, intercept = problem.fit_all(best, progress)
+
+        self.weights_, self.intercept_ = scaling.fold(weights, intercept)
+        self.classes_ = classes
+        self.regularization_, self.search_ = best, search
+        self.validation_accuracy_ = dict(search).get(best)
+        self.validation_ = self._sentence(len(held_out), len(targets))
+        return self
+
+    def _check_options(self) -> None:
+        check_regularization(self.regularization)
+        check_validation(self.validation, self.regularization)
+        if self.max_iterations < 1:
+            raise InvalidSpec(f"max_iterations is {self.max_iterations}; expected at least 1")
+
+    def _minimize(
+        self, objective: Objective, start: Parameters, progress: Progress | None
+    ) -> tuple[Parameters, bool]:
+        """Return the minimiser, and whether the solver converged."""
+        return minimize_lbfgs(objective, start, self.max_iterations, progress)
+
+    def _sentence(self, held_out: int, images: int) -> str:
+        how = "was chosen on them" if self.regularization == "auto" else "was given"
+        tried = f"λ = {self.regularization_:g} {how}"
+        if held_out == 0:
+            return f"not measured: no image was held out; {tried}"
+        return f"{held_out} images held out of {images}; {tried}, then all {images} were fitted"
+
+
+class _Problem:
+    """One training set, its first ``kept`` images to fit on while λ is chosen, the others held out."""
+
+    def __init__(
+        self,
+        classifier: IterativeClassifier,
+        features: npt.NDArray[np.float32],
+        targets: npt.NDArray[np.intp],
+        classes: int,
+        kept: int,
+    ) -> None:
+        self.classifier, self.features, self.targets = classifier, features, targets
+        self.classes, self.kept = classes, kept
+        self.solved: dict[float, Parameters] = {}
+
+    def choose(self, progress: Progress | None) -> tuple[float, list[tuple[float, float]]]:
+        """Return λ and what was tried: nothing, the given λ, or a search."""
+        given = self.classifier.regularization
+        held_out = len(self.targets) - self.kept
+        if isinstance(given, str):
+            return search_regularization(self.held_out_accuracy, held_out, progress)
+        if held_out == 0:
+            return float(given), []
+        return float(given), [(float(given), self.held_out_accuracy(float(given)))]
+
+    def held_out_accuracy(self, regularization: float) -> float:
+        """Fit on the images kept and return the accuracy on the others."""
+        objective = self.objective(self.kept, regularization)
+        parameters, _ = self.classifier._minimize(objective, self.start(objective), None)
+        self.solved[regularization] = parameters
+        weights, intercept = objective.split(parameters)
+        scores = self.features[self.kept :] @ weights.astype(np.float32) + intercept
+        return float(np.mean(scores.argmax(axis=1) == self.targets[self.kept :]))
+
+    def fit_all(self, regularization: float, progress: Progress | None) -> tuple[Parameters, Parameters]:
+        """Fit on all images and return weights and intercept on scaled features."""
+        objective = self.objective(len(self.targets), regularization)
+        parameters, converged = self.classifier._minimize(objective, self.start(objective), progress)
+        if not converged:
+            warnings.warn(
+                f"{type(self.classifier).__name__} stopped after max_iterations = "
+                f"{self.classifier.max_iterations} before it converged (λ = {regularization:g}); "
+                "give more iterations or a larger regularization",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        return objective.split(parameters)
+
+    def objective(self, images: int, regularization: float) -> Objective:
+        """Return the objective over the first images."""
+        return Objective(
+            self.features[:images], self.targets[:images], self.classes, self.classifier.loss, regularization
+        )
+
+    def start(self, objective: Objective) -> Parameters:
+        """Return the solution at the nearest λ solved so far, or zero."""
+        if not self.solved:
+            return objective.zero()
+        nearest = min(self.solved, key=lambda tried: abs(math.log(tried / objective.regularization)))
+        return self.solved[nearest]

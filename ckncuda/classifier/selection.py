@@ -1,0 +1,138 @@
+"""The choice of λ: which values are tried, on which images, and the sentence that says so."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from ckncuda.classifier.linear import Progress
+from ckncuda.errors import InvalidData, InvalidSpec
+
+DECADES = tuple(float(f"1e-{power}") for power in range(9))
+"""λ = 1 shrinks everything to the class means; λ = 1e-8 is none at all for float32 features."""
+
+REFINEMENT = (10 ** (2 / 3), 10 ** (1 / 3), 10 ** (-1 / 3), 10 ** (-2 / 3))
+"""Thirds of a decade on both sides of the best decade."""
+
+
+def check_regularization(regularization: float | str) -> None:
+    """Raise `InvalidSpec` unless λ is "auto" or a positive, finite number."""
+    if isinstance(regularization, str):
+        if regularization == "auto":
+            return
+    elif math.isfinite(regularization) and regularization > 0:
+        return
+    raise InvalidSpec(
+        f'regularization is {regularization!r}; expected "auto" or a number greater than 0 '
+        "(0 is not allowed: the minimiser need not exist; give a small one such as 1e-8)"
+    )
+
+
+def check_validation(validation: float, regularization: float | str) -> None:
+    """Raise `InvalidSpec` unless ``validation`` is a fraction that serves the choice of λ."""
+    if validation == 0 and regularization != "auto":
+        return
+    if not 0 < validation < 1:
+        raise InvalidSpec(
+            f"validation is {validation!r}; expected a fraction of the images between 0 and 1, both excluded "
+            "(0 only together with a given regularization: nothing is held out then)"
+        )
+
+
+def search_regularization(
+    accuracy_at: Callable[[float], float], images: int, progress: Progress | None
+) -> tuple[float, list[tuple[float, float]]]:
+    """Try λ by decades from strong to weak, then by thirds of a decade around the best.
+
+    The decades end early where the accuracy has clearly fallen: by more than one standard error of
+    the best accuracy, √(p (1 − p) / images). Weaker λ are the expensive ones for an iterative solver.
+
+    Parameters
+    ----------
+    accuracy_at : callable
+        The validation accuracy at one λ.
+    images : int
+        How many images an accuracy is the mean of.
+    progress : callable or None
+
+    Returns
+    -------
+    best : float
+        The λ of the highest accuracy; of equal ones the largest λ, since it has the smallest weights:
+        of classifiers that nothing else tells apart, the one that moves least with its input.
+    search : list of (λ, accuracy)
+        In the order tried.
+    """
+    search: list[tuple[float, float]] = []
+    total = len(DECADES) + len(REFINEMENT)
+
+    def attempt(regularization: float) -> float:
+        accuracy = accuracy_at(regularization)
+        search.append((regularization, accuracy))
+        if progress is not None:
+            progress("choosing λ", len(search), total)
+        return accuracy
+
+    highest = 0.0
+    for decade in DECADES:
+        accuracy = attempt(decade)
+        if accuracy < highest - math.sqrt(highest * (1 - highest) / images):
+            total = len(search) + len(REFINEMENT)
+            break
+        highest = max(highest, accuracy)
+    best = best_regularization(search)
+    for factor in REFINEMENT:
+        attempt(float(f"{best * factor:.1e}"))
+    return best_regularization(search), search
+
+
+def best_regularization(search: list[tuple[float, float]]) -> float:
+    """Return the λ of the highest accuracy, the largest of equals."""
+    return max(search, key=lambda tried: (tried[1], tried[0]))[0]
+
+
+def held_out_split(
+    targets: npt.NDArray[np.intp], fraction: float, seed: int
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Hold out a fraction of the images, of every class in proportion, drawn with ``seed``.
+
+    Each class gives the whole part of its share; what is missing to the rounded total comes from the
+    classes with the largest remainders. The last image of a class is never held out.
+
+    Parameters
+    ----------
+    targets : integers [n]
+        Classes 0 … K−1, each with one image at least.
+    fraction : float
+    seed : int
+
+    Returns
+    -------
+    kept, held_out : integers
+        Indices of images, both sorted.
+
+    Raises
+    ------
+    InvalidData
+        Every class has one image: none can be held out.
+    """
+    counts = np.bincount(targets)
+    shares = fraction * counts
+    sizes = np.floor(shares).astype(np.intp)  # below the count, since the fraction is below 1
+    wanted = max(1, round(fraction * len(targets)))
+    for k in np.argsort(sizes - shares, kind="stable"):
+        if sizes.sum() < wanted and sizes[k] < counts[k] - 1:
+            sizes[k] += 1
+    if sizes.sum() == 0:
+        raise InvalidData(
+            f"each of the {len(counts)} classes has one image, so none can be held out to validate on; "
+            "give more images, use Ridge (leave-one-out), or give regularization and validation=0"
+        )
+    random = np.random.default_rng(seed)
+    held_out = np.sort(
+        np.concatenate(
+            [random.permutation(np.flatnonzero(targets == k))[:size] for k, size in enumerate(sizes)]
+        )
+    )
+    return np.setdiff1d(np.arange(len(targets)), held_out), held_out

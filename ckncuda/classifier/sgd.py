@@ -1,0 +1,61 @@
+"""Mini-batch SGD in alternation with L-BFGS: the schedule of "CKN from Scratch"."""
+
+import numpy as np
+import numpy.typing as npt
+
+from ckncuda.classifier.lbfgs import minimize_lbfgs
+from ckncuda.classifier.linear import Progress
+from ckncuda.classifier.objective import Objective
+
+EPOCHS = 30
+BATCH = 128
+MOMENTUM = 0.9
+STEP = 4e-3
+LATE_STEP = 4e-4
+LATE_EPOCH = 15
+LBFGS_ITERATIONS = 10
+"""After every epoch, on all of the images."""
+
+
+def minimize_sgd(
+    objective: Objective,
+    start: npt.NDArray[np.float64],
+    random: np.random.Generator,
+    progress: Progress | None = None,
+) -> npt.NDArray[np.float64]:
+    """Minimise the objective by 30 epochs of SGD, each followed by ten iterations of L-BFGS.
+
+    The momentum starts at zero in every epoch, for L-BFGS has moved the parameters in between.
+
+    Parameters
+    ----------
+    objective : Objective
+    start : float64 [(d + 1) K]
+    random : numpy.random.Generator
+        Draws the mini-batches.
+    progress : callable or None
+        Called after each epoch.
+
+    Returns
+    -------
+    parameters : float64 [(d + 1) K]
+
+    References
+    ----------
+    O. Zekri, B. Benyamina, *CKN from Scratch*, 2024.
+    """
+    parameters = start.copy()
+    images = len(objective.targets)
+    for epoch in range(EPOCHS):
+        step = STEP if epoch < LATE_EPOCH else LATE_STEP
+        velocity = np.zeros_like(parameters)
+        order = random.permutation(images)
+        for first in range(0, images, BATCH):
+            gradient = objective(parameters, order[first : first + BATCH])[1]
+            velocity *= MOMENTUM
+            velocity -= step * gradient
+            parameters += velocity
+        parameters, _ = minimize_lbfgs(objective, parameters, LBFGS_ITERATIONS)
+        if progress is not None:
+            progress("SGD and L-BFGS", epoch + 1, EPOCHS)
+    return parameters

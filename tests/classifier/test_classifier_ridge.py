@@ -1,0 +1,116 @@
+"""Ridge against the textbook: normal equations with an explicit intercept, and refits without each image."""
+
+import numpy as np
+import pytest
+
+from ckncuda.classifier import Ridge
+from ckncuda.classifier.normal_equations import DualSystem, PrimalSystem
+from ckncuda.classifier.scaling import FeatureScaling
+from ckncuda.classifier.training_data import signed_targets
+from ckncuda.errors import InvalidSpec
+
+
+def problem(images, width, classes=3, seed=0):
+    random = np.random.default_rng(seed)
+    labels = np.arange(images) % classes
+    centres = random.standard_normal((classes, width))
+    features = 3 + 0.5 * centres[labels] + random.standard_normal((images, width))
+    return features.astype(np.float32), labels
+
+
+def textbook(features, signs, penalty):
+    """Minimise ½ ‖Y − [X 1] V‖² + penalty/2 ‖V without its last row‖² by the normal equations."""
+    extended = np.hstack([features, np.ones((len(features), 1))])
+    ridge = penalty * np.eye(extended.shape[1])
+    ridge[-1, -1] = 0
+    solution = np.linalg.solve(extended.T @ extended + ridge, extended.T @ signs)
+    return solution[:-1], solution[-1]
+
+
+def scaled(features):
+    centred = features.astype(np.float64) - features.mean(axis=0, dtype=np.float64)
+    return centred / np.sqrt((centred**2).sum() / len(centred))
+
+
+SHAPES = [(40, 12), (20, 60), (25, 25), (12, 11)]
+
+
+@pytest.mark.parametrize(("images", "width"), SHAPES)
+@pytest.mark.parametrize("regularization", [1.0, 1e-2, 1e-5])
+def test_scores_are_those_of_the_textbook(images, width, regularization):
+    features, labels = problem(images, width)
+    ridge = Ridge(regularization).fit(features, labels)
+    weights, intercept = textbook(scaled(features), signed_targets(labels, 3), images * regularization)
+    np.testing.assert_allclose(ridge.scores(features), scaled(features) @ weights + intercept, atol=2e-5)
+
+
+@pytest.mark.parametrize(("images", "width"), SHAPES)
+@pytest.mark.parametrize("regularization", [1.0, 1e-3, 1e-6])
+@pytest.mark.parametrize("system", [DualSystem, PrimalSystem])
+def test_left_out_residuals_are_those_of_refits(system, images, width, regularization):
+    features, labels = problem(images, width)
+    signs = signed_targets(labels, 3)
+    expected = np.empty_like(signs)
+    rows = scaled(features)
+    for i in range(images):
+        others = np.arange(images) != i
+        weights, intercept = textbook(rows[others], signs[others], images * regularization)
+        expected[i] = signs[i] - (rows[i] @ weights + intercept)
+    solver = system(features, FeatureScaling.of(features), signs - signs.mean(axis=0), None)
+    np.testing.assert_allclose(solver.left_out_residuals(regularization), expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(("images", "width"), SHAPES)
+def test_dual_and_primal_agree(images, width):
+    features, labels = problem(images, width)
+    signs = signed_targets(labels, 3)
+    arguments = features, FeatureScaling.of(features), signs - signs.mean(axis=0), None
+    dual, primal = DualSystem(*arguments), PrimalSystem(*arguments)
+    for regularization in (1.0, 1e-4):
+        np.testing.assert_allclose(dual.weights(regularization), primal.weights(regularization), atol=1e-9)
+
+
+def test_systems_add_up_over_blocks(monkeypatch):
+    features, labels = problem(30, 50)
+    signs = signed_targets(labels, 3)
+    arguments = features, FeatureScaling.of(features), signs - signs.mean(axis=0), None
+    whole = [system(*arguments).weights(1e-3) for system in (DualSystem, PrimalSystem)]
+    monkeypatch.setattr("ckncuda.classifier.training_data.BLOCK_BYTES", 8 * 50 * 7)
+    pieces = [system(*arguments).weights(1e-3) for system in (DualSystem, PrimalSystem)]
+    np.testing.assert_allclose(pieces, whole, atol=1e-11)
+
+
+def test_accuracy_is_leave_one_out_by_hand():
+    features, labels = problem(45, 30, seed=4)
+    keep = np.sort(np.argsort(labels, kind="stable")[:38])  # classes of unequal size: unequal intercepts
+    features, labels = features[keep], labels[keep]
+    ridge = Ridge(1e-3).fit(features, labels)
+    rows, signs = scaled(features), signed_targets(labels, 3)
+    right = 0
+    for i in range(38):
+        others = np.arange(38) != i
+        weights, intercept = textbook(rows[others], signs[others], 38 * 1e-3)
+        right += int(np.argmax(rows[i] @ weights + intercept) == labels[i])
+    assert ridge.validation_accuracy_ == right / 38
+    assert 0 < right < 38
+    assert ridge.search_ == [(1e-3, right / 38)]
+    assert ridge.validation_ == "leave-one-out over 38 images; λ = 0.001 was given"
+
+
+def test_chosen_regularization_is_the_best_that_was_tried():
+    features, labels = problem(60, 100, seed=2)
+    ridge = Ridge().fit(features, labels)
+    best = max(accuracy for _, accuracy in ridge.search_)
+    assert ridge.validation_accuracy_ == best
+    assert ridge.regularization_ == max(tried for tried, accuracy in ridge.search_ if accuracy == best)
+    assert ridge.validation_.startswith("leave-one-out over 60 images; λ = ")
+    assert ridge.validation_.endswith(" was chosen by the same accuracies")
+    again = Ridge(ridge.regularization_).fit(features, labels)
+    assert again.weights_.tobytes() == ridge.weights_.tobytes()
+
+
+def test_too_small_a_regularization_says_so():
+    features, labels = problem(12, 20)
+    features = np.repeat(features, 2, axis=0)
+    with pytest.raises(InvalidSpec, match=r"regularization 1e-30 is too small.*1e-8"):
+        Ridge(1e-30).fit(features, np.repeat(labels, 2))
