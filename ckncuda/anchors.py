@@ -1,6 +1,5 @@
 """Learning anchor points without labels: patch sampling and spherical k-means."""
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +16,7 @@ Array = NDArray[np.floating[Any]]
 Progress = Callable[[str, int, int], None]
 
 MIN_NORM = 1e-5  # patches below it have no direction
+MAX_ITERATIONS = 20
 TOLERANCE = 1e-6  # relative improvement of the mean cosine at which k-means stops
 
 
@@ -60,7 +60,7 @@ def spherical_kmeans(
     clusters: int,
     backend: Backend,
     rng: np.random.Generator,
-    max_iterations: int = 100,
+    max_iterations: int = MAX_ITERATIONS,
     progress: Progress | None = None,
 ) -> Array:
     """Cluster unit vectors by their cosine to unit centres.
@@ -76,7 +76,7 @@ def spherical_kmeans(
     rng : numpy.random.Generator
         Draws the patches from which the centres start.
     max_iterations : int
-        Stop after as many, with a warning, if the mean cosine still improves by more than 1e-6 relative.
+        Stop after as many, if the mean cosine has not stopped improving by more than 1e-6 relative before.
     progress : callable, optional
         Called as ``progress("k-means", iteration, max_iterations)``.
 
@@ -105,8 +105,6 @@ def spherical_kmeans(
             return centres
         previous = mean
         centres = _means(patches, nearest, cosine, clusters)
-    if max_iterations >= 100:
-        warnings.warn(f"k-means stopped after {max_iterations} iterations, still improving", stacklevel=2)
     return centres
 
 

@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckncuda.errors import CknError, InvalidData
-from ckncuda.network import Images
-from ckncuda.preprocess import as_float
+from ckncuda.images import Images, as_float
 
 Progress = Callable[[str, int, int], None]
 

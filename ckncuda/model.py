@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from ckncuda.backend import Backend, get_backend
 from ckncuda.classifier import LinearClassifier, TrainableClassifier
 from ckncuda.errors import InvalidData, InvalidSpec
+from ckncuda.images import Images, as_float, as_images
 from ckncuda.layer import LayerSpec, Shape
-from ckncuda.network import CKN, PATCHES, Images, as_images, check_specs
-from ckncuda.preprocess import Preprocessor, as_float
+from ckncuda.network import CKN, PATCHES, check_specs
+from ckncuda.preprocess import Preprocessor
 
 Progress = Callable[[str, int, int], None]
 
@@ -155,9 +156,23 @@ class Model:
             model.report |= {
                 "regularization": classifier.regularization_,
                 "validation_accuracy": classifier.validation_accuracy_,
-                "validation": classifier.validation_,
+                "validation": f"{classifier.validation_}; the network saw all of them, without labels",
             }
         return model
+
+    def transform(
+        self,
+        images: Images | NDArray[Any],
+        *,
+        backend: Backend | str = "auto",
+        progress: Progress | None = None,
+    ) -> NDArray[np.floating[Any]]:
+        """Feature maps [n, h', w', filters] of images: preprocessing, then the network."""
+        images = as_images(images)
+        self.check_images(images)
+        return self.network.transform(
+            _Preprocessed(images, self.preprocessing), backend=backend, progress=progress
+        )
 
     def features(
         self,
@@ -166,13 +181,9 @@ class Model:
         backend: Backend | str = "auto",
         progress: Progress | None = None,
     ) -> NDArray[np.floating[Any]]:
-        """Features [n, d] of images, the flattened maps of the last layer (row, column, filter)."""
-        images = as_images(images)
-        backend = get_backend(backend) if isinstance(backend, str) else backend
-        out = np.empty((images.shape[0], self._n_features(images.shape[1:])), backend.dtype)
-        for start, block in self.feature_blocks(images, backend=backend, progress=progress):
-            out[start : start + len(block)] = block
-        return out
+        """Features [n, d] of images, the flattened feature maps (row, column, filter)."""
+        maps = self.transform(images, backend=backend, progress=progress)
+        return maps.reshape(len(maps), -1)
 
     def feature_blocks(
         self,

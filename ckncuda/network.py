@@ -2,14 +2,15 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ckncuda.anchors import normalized, patches_at, spherical_kmeans
+from ckncuda.anchors import MAX_ITERATIONS, normalized, patches_at, spherical_kmeans
 from ckncuda.backend import Backend, get_backend
 from ckncuda.errors import InvalidData, InvalidSpec
+from ckncuda.images import Images, as_images
 from ckncuda.layer import Layer, LayerSpec, Shape
 
 if TYPE_CHECKING:
@@ -19,47 +20,6 @@ Array = NDArray[np.floating[Any]]
 Progress = Callable[[str, int, int], None]
 
 PATCHES = 300_000  # sampled for each layer
-
-
-class Images(Protocol):
-    """Images that are read in blocks; NumPy arrays [n, h, w, c] are accepted in its place."""
-
-    shape: tuple[int, int, int, int]
-    dtype: np.dtype[Any]
-    """Of what `read` returns."""
-
-    def read(self, start: int, stop: int) -> NDArray[Any]:
-        """Images ``start`` to ``stop`` as an array [stop − start, h, w, c]."""
-        ...
-
-
-class _ArrayImages:
-    """An array in memory as `Images`."""
-
-    def __init__(self, array: NDArray[Any]) -> None:
-        if array.ndim != 4:
-            raise InvalidData(
-                f"images are of shape {list(array.shape)}; expected [n, height, width, channels]"
-            )
-        if array.dtype != np.uint8 and not np.issubdtype(array.dtype, np.floating):
-            raise InvalidData(
-                f"images are of type {array.dtype}; give uint8 (0...255) or floating-point numbers"
-            )
-        self.array = array
-        self.shape: tuple[int, int, int, int] = array.shape
-        self.dtype = array.dtype
-
-    def read(self, start: int, stop: int) -> NDArray[Any]:
-        block = self.array[start:stop]
-        if block.dtype != np.uint8 and not np.isfinite(block).all():
-            bad = start + int(np.flatnonzero(~np.isfinite(block).all(axis=(1, 2, 3)))[0])
-            raise InvalidData(f"image {bad} (counting from 0) holds NaN or infinite values")
-        return block
-
-
-def as_images(images: Images | NDArray[Any]) -> Images:
-    """Wrap an array [n, h, w, c]; anything else is `Images` already."""
-    return _ArrayImages(images) if isinstance(images, np.ndarray) else images
 
 
 def check_specs(specs: Sequence[LayerSpec], shape: Shape) -> list[Shape]:
@@ -155,7 +115,7 @@ class CKN:
         images: Images | NDArray[Any],
         *,
         patches: int = PATCHES,
-        max_iterations: int = 100,
+        max_iterations: int = MAX_ITERATIONS,
         seed: int = 0,
         backend: Backend | str = "auto",
         progress: Progress | None = None,
@@ -275,6 +235,13 @@ class CKN:
         from ckncuda.model import Model
 
         Model.of_network(self).save(path)
+
+    @classmethod
+    def load(cls, path: "str | os.PathLike[str]") -> "CKN":
+        """Read the network of a model file; a preprocessing or classifier beside it is left aside."""
+        from ckncuda.model_file import load
+
+        return load(path).network
 
     def __repr__(self) -> str:
         return f"CKN([{', '.join(map(repr, self.specs))}])"

@@ -15,7 +15,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from ckncuda.errors import InvalidSpec
-from ckncuda.network import Images
+from ckncuda.images import Images, as_float
 
 Array = NDArray[np.floating[Any]]
 Progress = Callable[[str, int, int], None]
@@ -26,13 +26,6 @@ ZCA_MAX_SIZE = (
 ZCA_AUTO_SIZE = 4_096  # above, zca must be asked for
 BLOCK = 256  # images at a time
 RAW_CORRELATION = 0.5  # of neighbouring pixels: natural images have about 0.95, whitened ones about 0.2
-
-
-def as_float(images: NDArray[Any]) -> NDArray[np.float32]:
-    """Images as float32; bytes 0…255 become 0…1."""
-    if images.dtype == np.uint8:
-        return images.astype(np.float32) / np.float32(255)
-    return images.astype(np.float32, copy=False)
 
 
 class Preprocessor(abc.ABC):

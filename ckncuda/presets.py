@@ -40,7 +40,7 @@ def _default_layers(shape: Shape) -> list[LayerSpec]:
     kernel = Exponential(sigma=0.6)
     first = LayerSpec(filters=64, patch=3, subsampling=2, kernel=kernel)
     remaining = min(first.output_shape(shape)[:2])
-    last = LayerSpec(filters=256, patch=min(3, remaining), subsampling=-(-remaining // 3), kernel=kernel)
+    last = LayerSpec(filters=1024, patch=min(3, remaining), subsampling=-(-remaining // 3), kernel=kernel)
     return [first, last]
 
 
@@ -52,7 +52,7 @@ def _seed_layers(shape: Shape) -> list[LayerSpec]:
 
 
 PRESETS: Mapping[str, Preset] = {
-    "default": Preset("two layers of 64 and 256 filters, ridge", _default_layers),
+    "default": Preset("two layers of 64 and 1,024 filters, ridge", _default_layers),
     "seed": Preset(
         "the network of CKN from Scratch: three layers of 64, 64 and 128 filters, softmax with L2 1e-3",
         _seed_layers,

@@ -4,12 +4,11 @@ import time
 
 import click
 
-from ckncuda.atomic_file import check_writable
 from ckncuda.baseline import fit_baseline
 from ckncuda.data import open_images, read_labels, write_submission
 from ckncuda.errors import InvalidData
 
-from .options import image_options, json_option, opened, print_result
+from .options import check_outputs, image_options, json_option, opened, print_result
 from .progress import ProgressBars
 
 
@@ -18,7 +17,9 @@ from .progress import ProgressBars
 @click.option("--labels", help="Labels: CSV (Id,Prediction), .npy or IDX; by default those in IMAGES.")
 @click.option("--predict", "test", help="Images to predict with the fitted baseline.")
 @click.option("-o", "--output", help="The submission to write for --predict.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="For the folds.")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="For the folds."
+)
 @image_options
 @json_option
 def baseline(
@@ -42,8 +43,7 @@ def baseline(
     """
     if (test is None) != (output is None):
         raise click.UsageError("--predict and -o go together: the images to predict, and the file to write")
-    if output:
-        check_writable(output)
+    check_outputs([output], [images, labels, test])
     started = time.perf_counter()
     with (
         opened(images, format_, image_shape, split or "train", "Fitting on") as source,

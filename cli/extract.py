@@ -2,11 +2,19 @@
 
 import click
 
-from ckncuda.atomic_file import check_writable
 from ckncuda.data import feature_writer
+from ckncuda.data.writers import check_features_path
 from ckncuda.model_file import load
 
-from .options import backend_options, image_options, json_option, make_backend, opened, print_result
+from .options import (
+    backend_options,
+    check_outputs,
+    image_options,
+    json_option,
+    make_backend,
+    opened,
+    print_result,
+)
 from .progress import ProgressBars
 
 
@@ -37,7 +45,8 @@ def extract(
     Example:
         ckn extract model.ckn Xte.csv -o features.npy
     """
-    check_writable(output)
+    check_features_path(output)
+    check_outputs([output], [model, images])
     loaded = load(model)
     engine = make_backend(backend, threads, memory)
     with (

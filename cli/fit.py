@@ -1,15 +1,16 @@
 """`ckn fit`: from images to a model file."""
 
+import contextlib
 import resource
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 from numpy.typing import NDArray
 
-from ckncuda.atomic_file import check_writable
 from ckncuda.data import ArraySource, ImageSource, read_labels
 from ckncuda.errors import InvalidData
 from ckncuda.model import Model
@@ -18,7 +19,15 @@ from ckncuda.preprocess import suggested_preprocessing
 from ckncuda.presets import PRESETS
 
 from .network_options import CLASSIFIERS, read_system
-from .options import backend_options, image_options, json_option, make_backend, opened, print_result
+from .options import (
+    backend_options,
+    check_outputs,
+    image_options,
+    json_option,
+    make_backend,
+    opened,
+    print_result,
+)
 from .progress import ProgressBars
 
 
@@ -106,7 +115,7 @@ def fit(
         ckn fit photos/ --layer "filters=64,patch=3,subsampling=2,kernel=exp,sigma=0.6" -o photos.ckn
     """
     started = time.perf_counter()
-    check_writable(output)
+    check_outputs([output], [images, labels, config])
     engine = make_backend(backend, threads, memory)
     with (
         opened(images, format_, image_shape, split or "train", "Fitting on") as source,
@@ -172,6 +181,10 @@ def _in_memory(source: ImageSource, limit: int, progress: ProgressBars) -> Image
 
 def peak_memory() -> int:
     """The most memory that this process has held, in bytes."""
+    with contextlib.suppress(OSError):  # Linux; there, getrusage counts what its parent held, too
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

@@ -1,5 +1,6 @@
 """Entry point of the `ckn` command, and what all commands share: errors, Ctrl-C, warnings."""
 
+import io
 import signal
 import sys
 import warnings
@@ -42,7 +43,12 @@ for command in (fit, extract, predict, evaluate, info, backends, demo, baseline)
 
 def main() -> NoReturn:
     """Run the command line; print failures that a user can mend as one message, and exit with 2."""
-    signal.signal(signal.SIGTERM, _terminate)
+    for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP; nohup ignores it, and so do we then
+        if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) != signal.SIG_IGN:
+            signal.signal(getattr(signal, name), _terminate)
+    for stream in (sys.stdout, sys.stderr):  # \u03bb rather than a failure where the encoding has no λ
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     warnings.showwarning = _show_warning
     try:
         cli.main(standalone_mode=False, prog_name="ckn")

@@ -2,17 +2,18 @@
 
 import contextlib
 import json
+import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import click
 
+from ckncuda.atomic_file import check_writable
 from ckncuda.backend import Backend, get_backend
 from ckncuda.data import ImageSource, open_images
 from ckncuda.data.open import FORMATS
-
-from .progress import ProgressBars
+from ckncuda.errors import InvalidData
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -29,7 +30,7 @@ class Memory(click.ParamType[int]):
         if isinstance(value, int):
             return value
         match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", value.strip(), re.IGNORECASE)
-        if match is None:
+        if match is None or len(match[1]) > 20:  # a longer number need not be finite
             self.fail(f"{value!r} is not an amount of memory; give something like 2GiB or 500MiB")
         return int(float(match[1]) * _UNITS[match[2].upper()])
 
@@ -111,6 +112,15 @@ def opened(
         yield source
 
 
+def check_outputs(outputs: Iterable[str | None], inputs: Iterable[str | None]) -> None:
+    """Raise `InvalidData`, before any work, if a file cannot be written or would replace what is read."""
+    for output in filter(None, outputs):
+        for source in filter(None, inputs):
+            if os.path.realpath(output) == os.path.realpath(source):
+                raise InvalidData(f"{output} would be overwritten, but it is an input: give another output")
+        check_writable(output)
+
+
 def make_backend(backend: str, threads: int | None, memory: int | None) -> Backend:
     """Build the backend that the options name."""
     return get_backend(backend, threads=threads, memory=memory)
@@ -119,14 +129,3 @@ def make_backend(backend: str, threads: int | None, memory: int | None) -> Backe
 def print_result(result: dict[str, Any], as_json: bool, lines: list[str]) -> None:
     """Print either one JSON object or the lines for people."""
     click.echo(json.dumps(result) if as_json else "\n".join(lines))
-
-
-__all__ = [
-    "ProgressBars",
-    "backend_options",
-    "image_options",
-    "json_option",
-    "make_backend",
-    "opened",
-    "print_result",
-]

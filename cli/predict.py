@@ -1,13 +1,24 @@
 """`ckn predict`: a submission file."""
 
+import contextlib
+import os
+
 import click
 import numpy as np
 
-from ckncuda.atomic_file import atomic_file, check_writable
+from ckncuda.atomic_file import atomic_file
 from ckncuda.data import write_submission
 from ckncuda.model_file import load
 
-from .options import backend_options, image_options, json_option, make_backend, opened, print_result
+from .options import (
+    backend_options,
+    check_outputs,
+    image_options,
+    json_option,
+    make_backend,
+    opened,
+    print_result,
+)
 from .progress import ProgressBars
 
 
@@ -38,16 +49,19 @@ def predict(
     Example:
         ckn predict model.ckn Xte.csv -o submission.csv
     """
-    for path in filter(None, (output, scores)):
-        check_writable(path)
+    if scores and os.path.abspath(scores) == os.path.abspath(output):
+        raise click.UsageError(f"--scores and -o name the same file, {output}: give each its own")
+    check_outputs([output, scores], [model, images])
     loaded = load(model)
     engine = make_backend(backend, threads, memory)
     with opened(images, format_, image_shape, split, "Predicting") as source, ProgressBars() as progress:
         table = loaded.scores(source, backend=engine, progress=progress)
     assert loaded.classifier is not None  # scores would have refused
-    if scores:
-        with atomic_file(scores) as file:
+    with contextlib.ExitStack() as stack:  # both files or none
+        if scores:
+            file = stack.enter_context(atomic_file(scores))
             np.save(file, table)
-    write_submission(output, loaded.classifier.classes_[table.argmax(axis=1)])
+            file.flush()
+        write_submission(output, loaded.classifier.classes_[table.argmax(axis=1)])
     result = {"submission": output, "n": len(table), "classes": loaded.classifier.classes_.tolist()}
     print_result(result, as_json, [f"wrote {output}: {len(table)} predictions"])

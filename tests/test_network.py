@@ -94,7 +94,8 @@ def test_images_are_read_block_by_block(network):
 def test_sampling_is_uniform_over_images_and_positions():
     """Each image carries its number and each position its own: count what is drawn."""
     from ckncuda.backend import get_backend
-    from ckncuda.network import _ArrayImages, _sample
+    from ckncuda.images import ArrayImages
+    from ckncuda.network import _sample
 
     n, side = 20, 6
     images = np.zeros((n, side, side, 2))
@@ -103,7 +104,7 @@ def test_sampling_is_uniform_over_images_and_positions():
     spec = LayerSpec(filters=1, patch=1, subsampling=1, kernel=Exponential(sigma=1))
     rng = np.random.default_rng(0)
     drawn = [
-        _sample([], spec, _ArrayImages(images), 360, get_backend("reference"), rng, None) for _ in range(50)
+        _sample([], spec, ArrayImages(images), 360, get_backend("reference"), rng, None) for _ in range(50)
     ]
     for sample in drawn:
         assert len(np.unique(sample, axis=0)) == 360  # never the same position twice
@@ -124,6 +125,8 @@ def test_save_and_load(network, images, tmp_path):
     network.save(tmp_path / "network.ckn")
     model = load(tmp_path / "network.ckn")
     assert model.classifier is None
+    assert np.array_equal(CKN.load(tmp_path / "network.ckn").transform(images), network.transform(images))
+    assert np.array_equal(model.transform(images), network.transform(images))
     assert np.array_equal(model.network.transform(images), network.transform(images))
     assert np.array_equal(model.features(images), network.transform(images).reshape(30, -1))
 

@@ -3,11 +3,11 @@ import pytest
 
 from ckncuda.data import ArraySource
 from ckncuda.errors import InvalidSpec
+from ckncuda.images import as_float
 from ckncuda.preprocess import (
     ZCA,
     LocalWhitening,
     Standardize,
-    as_float,
     preprocessor_from_dict,
     suggested_preprocessing,
 )

@@ -1,0 +1,57 @@
+"""Images as the library reads them: in blocks, from an array or from wherever a reader finds them."""
+
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ckncuda.errors import InvalidData
+
+
+class Images(Protocol):
+    """Images that are read in blocks; NumPy arrays [n, h, w, c] are accepted in its place."""
+
+    shape: tuple[int, int, int, int]
+    dtype: np.dtype[Any]
+    """Of what `read` returns."""
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Images ``start`` to ``stop`` as an array [stop − start, h, w, c]."""
+        ...
+
+
+class ArrayImages:
+    """An array in memory as `Images`."""
+
+    def __init__(self, array: NDArray[Any]) -> None:
+        if array.ndim != 4:
+            raise InvalidData(
+                f"images are of shape {list(array.shape)}; expected [n, height, width, channels]"
+            )
+        if array.dtype != np.uint8 and not np.issubdtype(array.dtype, np.floating):
+            raise InvalidData(
+                f"images are of type {array.dtype}; give uint8 (0...255) or floating-point numbers"
+            )
+        self.array = array
+        self.shape: tuple[int, int, int, int] = array.shape
+        self.dtype = array.dtype
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """A view of the images; raises `InvalidData` where one is not finite."""
+        block = self.array[start:stop]
+        if block.dtype != np.uint8 and not np.isfinite(block).all():
+            bad = start + int(np.flatnonzero(~np.isfinite(block).all(axis=(1, 2, 3)))[0])
+            raise InvalidData(f"image {bad} (counting from 0) holds NaN or infinite values")
+        return block
+
+
+def as_images(images: Images | NDArray[Any]) -> Images:
+    """Wrap an array [n, h, w, c]; anything else is `Images` already."""
+    return ArrayImages(images) if isinstance(images, np.ndarray) else images
+
+
+def as_float(images: NDArray[Any]) -> NDArray[np.float32]:
+    """Images as float32; bytes 0…255 become 0…1."""
+    if images.dtype == np.uint8:
+        return images.astype(np.float32) / np.float32(255)
+    return images.astype(np.float32, copy=False)

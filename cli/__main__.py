@@ -1,0 +1,5 @@
+"""`python -m ckncuda.cli`: the `ckn` command."""
+
+from .main import main
+
+main()
