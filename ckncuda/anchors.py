@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import scipy.sparse
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
@@ -110,6 +109,8 @@ def spherical_kmeans(
 
 def _means(patches: Array, nearest: NDArray[np.intp], cosine: Array, clusters: int) -> Array:
     """Normalised means of the clusters; an empty one takes the patch that fits worst."""
+    import scipy.sparse  # slow to import: only a fit pays for it
+
     m = len(patches)
     ones = np.ones(m, patches.dtype)
     membership = scipy.sparse.csr_array((ones, nearest, np.arange(m + 1)), shape=(m, clusters))

@@ -18,8 +18,12 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     path = Path(path)
     if path.is_dir():
         raise InvalidData(f"cannot write {path}: it is a folder; give the name of a file")
+    if path.exists() and not path.is_file():
+        raise InvalidData(
+            f"cannot write {path}: it is a device or a pipe, and would be replaced; give a file"
+        )
     try:
-        with tempfile.TemporaryFile(dir=path.parent):
+        with tempfile.TemporaryFile(dir=Path(os.path.realpath(path)).parent):
             pass
     except OSError as error:
         raise InvalidData(f"cannot write {path}: {error.strerror} ({path.parent})") from error
@@ -57,15 +61,16 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """
     path = Path(path)
     check_writable(path)
+    place = Path(os.path.realpath(path))  # a link stays, and what it points at is replaced
     try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        descriptor, name = tempfile.mkstemp(prefix=f".{place.name}.", suffix=".part", dir=place.parent)
         try:
             with os.fdopen(descriptor, "w+b") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
             os.chmod(name, 0o666 & ~_umask())  # mkstemp makes files that only their owner reads
-            os.replace(name, path)
+            os.replace(name, place)
         except BaseException:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name)

@@ -310,7 +310,7 @@ def kernel_from_dict(options: dict[str, Any]) -> DotProductKernel:
     Polynomial(degree=2, offset=0.0)
     """
     name = options.pop("kernel", "exp")
-    if name not in KERNELS:
+    if not isinstance(name, str) or name not in KERNELS:
         raise InvalidSpec(f"there is no kernel {name!r}; the kernels are {', '.join(KERNELS)}")
     constructor, names = KERNELS[name]
     try:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ckncuda.backend import Backend, get_backend
 from ckncuda.classifier import LinearClassifier, TrainableClassifier
+from ckncuda.classifier.training_data import check_classes
 from ckncuda.errors import InvalidData, InvalidSpec
 from ckncuda.images import Images, as_float, as_images
 from ckncuda.layer import LayerSpec, Shape
@@ -132,11 +133,14 @@ class Model:
         """
         images = as_images(images)
         backend = get_backend(backend) if isinstance(backend, str) else backend
-        if classifier is not None and (labels is None or len(labels) != images.shape[0]):
-            given = "none" if labels is None else str(len(labels))
-            raise InvalidData(
-                f"a classifier needs one label an image: {images.shape[0]} images, {given} labels"
-            )
+        if classifier is not None:  # what can be found wrong is found before the long work
+            classifier.check_options()
+            if labels is None or len(labels) != images.shape[0]:
+                given = "no" if labels is None else str(len(labels))
+                raise InvalidData(
+                    f"a classifier needs one label an image: given {images.shape[0]} images, {given} labels"
+                )
+            check_classes(labels)
         shape = images.shape[1:]
         check_specs(specs, shape)
         model = cls(CKN(specs), image_shape=shape, image_type=_type_name(images))

@@ -73,11 +73,9 @@ def load(path: str | os.PathLike[str]) -> Model:
         There is no such file, it is not a model, it is damaged, or it is of a newer version.
     """
     path = Path(path)
-    metadata, tensors = _read(path)
-    if ENTRY not in metadata:
-        raise InvalidModelFile(f"{path} is a safetensors file, but not a model of ckncuda")
+    header, tensors = _read(path)
     try:
-        specification = json.loads(metadata[ENTRY])
+        specification = json.loads(header)
         version = int(specification["version"])
     except (ValueError, KeyError, TypeError) as error:
         raise InvalidModelFile(f"{path} is damaged: its specification cannot be read ({error})") from error
@@ -94,20 +92,26 @@ def load(path: str | os.PathLike[str]) -> Model:
         ) from error
 
 
-def _read(path: Path) -> tuple[Mapping[str, str], Tensors]:
+def _read(path: Path) -> tuple[str, Tensors]:
+    """Our entry of the header, and all arrays."""
     if not path.exists():
         raise InvalidModelFile(f"there is no model file {path}; make one with: ckn fit IMAGES -o {path}")
     if path.is_dir():
         raise InvalidModelFile(f"{path} is a folder; a model is a file that ckn fit wrote")
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = file.metadata() or {}
+            if ENTRY not in metadata:
+                raise InvalidModelFile(f"{path} is a safetensors file, but not a model of ckncuda")
+            return metadata[ENTRY], {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except safetensors.SafetensorError as error:
         if _is_truncated(path):
             raise InvalidModelFile(
                 f"{path} is truncated: it is shorter than its header says; copy it again"
             ) from error
         raise InvalidModelFile(f"{path} is not a model file, or is damaged ({error})") from error
+    except (TypeError, AttributeError) as error:  # types that NumPy does not have
+        raise InvalidModelFile(f"{path} is damaged: its arrays cannot be read ({error})") from error
     except OSError as error:
         raise InvalidModelFile(f"cannot read {path}: {error.strerror or error}") from error
 

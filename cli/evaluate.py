@@ -42,7 +42,11 @@ def evaluate(
     """
     loaded = load(model)
     engine = make_backend(backend, threads, memory)
-    with opened(images, format_, image_shape, split, "Evaluating") as source, ProgressBars() as progress:
+    shape = loaded.image_shape
+    with (
+        opened(images, format_, image_shape, split, "Evaluating", shape) as source,
+        ProgressBars() as progress,
+    ):
         truth = read_labels(labels, len(source)) if labels else source.labels
         if truth is None:
             raise InvalidData(f"{images} holds no labels: give --labels")

@@ -49,8 +49,9 @@ def extract(
     check_outputs([output], [model, images])
     loaded = load(model)
     engine = make_backend(backend, threads, memory)
+    shape = loaded.image_shape
     with (
-        opened(images, format_, image_shape, split, "Extracting features of") as source,
+        opened(images, format_, image_shape, split, "Extracting features of", shape) as source,
         ProgressBars() as progress,
     ):
         loaded.check_images(source)

@@ -57,7 +57,7 @@ class Regularization(click.ParamType[Any]):
     "--preprocess",
     multiple=True,
     help="auto, none, standardize, local_whitening or zca, with options as in zca,epsilon=0.1; may be given "
-    "several times. [default: auto, which is zca for raw images and none for whitened ones]",
+    "several times. [default: auto, which is local_whitening for raw images, none for whitened ones]",
 )
 @click.option(
     "--classifier", type=click.Choice([*CLASSIFIERS, "none"]), help="On the features. [default: ridge]"
@@ -126,6 +126,8 @@ def fit(
         check_specs(system.layers, shape)
         targets = _labels(labels, source)
         learner = system.make_classifier(seed)
+        if learner is not None:
+            learner.check_options()
         if learner is not None and targets is None:
             if classifier is not None:
                 raise InvalidData(f"{images} holds no labels: give --labels, or --classifier none")
@@ -137,7 +139,7 @@ def fit(
         preprocessing = system.preprocessing
         if preprocessing is None:
             preprocessing = suggested_preprocessing(cached)
-            names = ", ".join(p.name for p in preprocessing) or "none: the images are whitened already"
+            names = ", ".join(p.name for p in preprocessing) or "none"
             click.echo(f"Preprocessing: {names}", err=True)
         model = Model.fit(
             cached,

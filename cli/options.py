@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import click
+import threadpoolctl
 
 from ckncuda.atomic_file import check_writable
 from ckncuda.backend import Backend, get_backend
 from ckncuda.data import ImageSource, open_images
-from ckncuda.data.open import FORMATS
+from ckncuda.data.open import FORMATS, find_format
 from ckncuda.errors import InvalidData
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -103,9 +104,16 @@ def json_option(command: F) -> F:
 
 @contextlib.contextmanager
 def opened(
-    path: str, format_: str | None, image_shape: tuple[int, int, int] | None, split: str | None, purpose: str
+    path: str,
+    format_: str | None,
+    image_shape: tuple[int, int, int] | None,
+    split: str | None,
+    purpose: str,
+    model_shape: tuple[int, int, int] | None = None,
 ) -> Iterator[ImageSource]:
-    """Open IMAGES; say on standard error what was found."""
+    """Open IMAGES, CSV rows in the shape that the model knows; say on standard error what was found."""
+    if image_shape is None and model_shape is not None and os.path.isfile(path):
+        image_shape = model_shape if (format_ or find_format(path)) == "csv" else None
     source = open_images(path, format=format_, image_shape=image_shape, split=split)
     with source:
         click.echo(f"{purpose} {source.description}", err=True)
@@ -122,7 +130,9 @@ def check_outputs(outputs: Iterable[str | None], inputs: Iterable[str | None]) -
 
 
 def make_backend(backend: str, threads: int | None, memory: int | None) -> Backend:
-    """Build the backend that the options name."""
+    """Build the backend that the options name; hold the whole process to the threads."""
+    if threads is not None:
+        threadpoolctl.threadpool_limits(threads)
     return get_backend(backend, threads=threads, memory=memory)
 
 

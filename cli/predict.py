@@ -54,7 +54,11 @@ def predict(
     check_outputs([output, scores], [model, images])
     loaded = load(model)
     engine = make_backend(backend, threads, memory)
-    with opened(images, format_, image_shape, split, "Predicting") as source, ProgressBars() as progress:
+    shape = loaded.image_shape
+    with (
+        opened(images, format_, image_shape, split, "Predicting", shape) as source,
+        ProgressBars() as progress,
+    ):
         table = loaded.scores(source, backend=engine, progress=progress)
     assert loaded.classifier is not None  # scores would have refused
     with contextlib.ExitStack() as stack:  # both files or none

@@ -44,6 +44,13 @@ def test_places_where_nothing_can_be_written(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+def test_pipes_and_devices_are_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InvalidData, match="it is a device or a pipe"), atomic_file(tmp_path / "pipe"):
+        pass
+    assert (tmp_path / "pipe").is_fifo()
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")
 def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
     """Writes go to a device that is always full; the temporary name is removed all the same."""

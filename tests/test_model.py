@@ -89,8 +89,21 @@ def test_labels_that_do_not_fit(digits):
     images, labels = digits
     with pytest.raises(InvalidData, match="120 images, 119 labels"):
         Model.fit(images, labels[1:], SPECS, classifier=Ridge())
-    with pytest.raises(InvalidData, match="120 images, none labels"):
+    with pytest.raises(InvalidData, match="120 images, no labels"):
         Model.fit(images, None, SPECS, classifier=Ridge())
+    with pytest.raises(InvalidData, match="all 120 labels are 1; a classifier needs images of two classes"):
+        Model.fit(images, np.ones(120, int), SPECS, classifier=Ridge())
+
+
+def test_options_are_checked_before_the_long_work(digits):
+    images, labels = digits
+
+    def no_work(stage, done, total):
+        raise AssertionError(f"{stage} began")
+
+    for classifier in (Ridge(regularization=0.0), Softmax(validation=2), Softmax(optimizer="adam")):
+        with pytest.raises(InvalidSpec):
+            Model.fit(images, labels, SPECS, classifier=classifier, progress=no_work)
 
 
 def test_without_a_classifier_there_are_features_only(digits):

@@ -84,8 +84,9 @@ def get_backend(name: str = "auto", *, threads: int | None = None, memory: int |
     >>> get_backend("numpy", threads=1).name
     'numpy'
     """
-    if name == "auto":
-        name = os.environ.get("CKNCUDA_BACKEND", "auto")
+    origin = ""
+    if name == "auto" and "CKNCUDA_BACKEND" in os.environ:
+        name, origin = os.environ["CKNCUDA_BACKEND"], " (from the environment variable CKNCUDA_BACKEND)"
     if threads is not None and threads < 1:
         raise InvalidSpec(f"threads is {threads}; it must be at least 1")
     if memory is not None and memory < 64 << 20:
@@ -93,7 +94,8 @@ def get_backend(name: str = "auto", *, threads: int | None = None, memory: int |
     if name == "auto":
         name = "cupy" if _cupy_status().works else "numpy"
     if name not in _CONSTRUCTORS:
-        raise InvalidSpec(f"there is no backend {name!r}; the backends are auto, {', '.join(_CONSTRUCTORS)}")
+        known = ", ".join(_CONSTRUCTORS)
+        raise InvalidSpec(f"there is no backend {name!r}{origin}; the backends are auto, {known}")
     return _CONSTRUCTORS[name](threads, memory)
 
 

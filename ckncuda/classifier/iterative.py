@@ -69,7 +69,7 @@ class IterativeClassifier(TrainableClassifier):
         RuntimeWarning
             The last fit, that on all images, did not converge in ``max_iterations``.
         """
-        self._check_options()
+        self.check_options()
         checked, classes, targets = check_training_data(features, labels)
         if self.validation > 0:
             kept, held_out = held_out_split(targets, self.validation, self.seed)
@@ -90,9 +90,12 @@ class IterativeClassifier(TrainableClassifier):
         self.validation_ = self._sentence(len(held_out), len(targets))
         return self
 
-    def _check_options(self) -> None:
+    def check_options(self) -> None:
+        """Raise `InvalidSpec` if an option is out of its range."""
         check_regularization(self.regularization)
         check_validation(self.validation, self.regularization)
+        if not isinstance(self.seed, int) or self.seed < 0:
+            raise InvalidSpec(f"seed is {self.seed!r}; expected a whole number that is not negative")
         if self.max_iterations < 1:
             raise InvalidSpec(f"max_iterations is {self.max_iterations}; expected at least 1")
 

@@ -1,11 +1,15 @@
 """L-BFGS on the penalised empirical risk."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import OptimizeResult, minimize
 
 from ckncuda.classifier.linear import Progress
 from ckncuda.classifier.objective import Objective
+
+if TYPE_CHECKING:
+    from scipy.optimize import OptimizeResult
 
 TOLERANCE = 1e-3
 """Converged when ‖gradient‖² / (2λ) is at most this fraction of the objective, ...
@@ -44,6 +48,8 @@ def minimize_lbfgs(
         False if ``max_iterations`` ended it. A line search that float32 rounding leaves no further
         descent counts as converged.
     """
+    from scipy.optimize import minimize  # a third of the library's start-up: only a fit pays for it
+
     iterations = 0
     gradient = np.zeros_like(start)
 
@@ -55,7 +61,7 @@ def minimize_lbfgs(
     def converged(value: float) -> bool:
         return float(gradient @ gradient) <= 2 * objective.regularization * TOLERANCE * value
 
-    def after_iteration(intermediate_result: OptimizeResult) -> None:
+    def after_iteration(intermediate_result: "OptimizeResult") -> None:
         # The line search ends at the point it accepts, so the latest gradient is that of this iterate.
         nonlocal iterations
         iterations += 1

@@ -162,6 +162,10 @@ class TrainableClassifier(LinearClassifier, ABC):
     search_: list[tuple[float, float]]
 
     @abstractmethod
+    def check_options(self) -> None:
+        """Raise `InvalidSpec` if an option is out of its range: `fit` does first, others may before it."""
+
+    @abstractmethod
     def fit(self, features: npt.ArrayLike, labels: npt.ArrayLike, progress: Progress | None = None) -> Self:
         """Learn ``weights_``, ``intercept_`` and ``classes_``.
 

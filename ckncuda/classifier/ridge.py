@@ -6,7 +6,6 @@ import numpy as np
 import numpy.typing as npt
 
 from ckncuda.classifier.linear import Progress, TrainableClassifier
-from ckncuda.classifier.normal_equations import DualSystem, PrimalSystem
 from ckncuda.classifier.scaling import FeatureScaling
 from ckncuda.classifier.selection import check_regularization, search_regularization
 from ckncuda.classifier.training_data import check_training_data, signed_targets
@@ -70,6 +69,10 @@ class Ridge(TrainableClassifier):
     def __init__(self, regularization: float | str = "auto") -> None:
         self.regularization = regularization
 
+    def check_options(self) -> None:
+        """Raise `InvalidSpec` if λ is neither "auto" nor positive."""
+        check_regularization(self.regularization)
+
     def fit(self, features: npt.ArrayLike, labels: npt.ArrayLike, progress: Progress | None = None) -> Self:
         """Learn the weights and the intercept.
 
@@ -91,7 +94,10 @@ class Ridge(TrainableClassifier):
         InvalidSpec
             ``regularization`` is not "auto" and not greater than 0.
         """
-        check_regularization(self.regularization)
+        # SciPy's linear algebra is a third of the library's start-up: only a fit pays for it.
+        from ckncuda.classifier.normal_equations import DualSystem, PrimalSystem
+
+        self.check_options()
         checked, classes, targets = check_training_data(features, labels)
         scaling = FeatureScaling.of(checked)
         signs = signed_targets(targets, len(classes))

@@ -21,7 +21,7 @@ def check_regularization(regularization: float | str) -> None:
     if isinstance(regularization, str):
         if regularization == "auto":
             return
-    elif math.isfinite(regularization) and regularization > 0:
+    elif isinstance(regularization, int | float) and 0 < regularization < math.inf:
         return
     raise InvalidSpec(
         f'regularization is {regularization!r}; expected "auto" or a number greater than 0 '
@@ -33,7 +33,7 @@ def check_validation(validation: float, regularization: float | str) -> None:
     """Raise `InvalidSpec` unless ``validation`` is a fraction that serves the choice of λ."""
     if validation == 0 and regularization != "auto":
         return
-    if not 0 < validation < 1:
+    if not isinstance(validation, int | float) or not 0 < validation < 1:
         raise InvalidSpec(
             f"validation is {validation!r}; expected a fraction of the images between 0 and 1, both excluded "
             "(0 only together with a given regularization: nothing is held out then)"

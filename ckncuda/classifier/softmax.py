@@ -108,8 +108,9 @@ class Softmax(IterativeClassifier):
         super().__init__(regularization, validation, max_iterations, seed)
         self.optimizer = optimizer
 
-    def _check_options(self) -> None:
-        super()._check_options()
+    def check_options(self) -> None:
+        """Raise `InvalidSpec` if an option is out of its range."""
+        super().check_options()
         if self.optimizer not in ("lbfgs", "sgd"):
             raise InvalidSpec(f'optimizer is {self.optimizer!r}; expected "lbfgs" or "sgd"')
 

@@ -81,18 +81,29 @@ def check_training_data(
         Wrong shapes or types, NaN or infinity, as many labels as images not given, one class only.
     """
     checked = check_features(features)
-    integers = check_labels(labels)
-    if len(integers) != len(checked):
+    classes, targets = check_classes(labels)
+    if len(targets) != len(checked):
         raise InvalidData(
-            f"{len(integers)} labels were given for the features of {len(checked)} images; "
+            f"{len(targets)} labels were given for the features of {len(checked)} images; "
             "expected one label an image: are both of the same set, in the same order?"
         )
+    return checked, classes, targets
+
+
+def check_classes(labels: npt.ArrayLike) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.intp]]:
+    """Return the classes int64 [K] and ``targets`` [n] with ``classes[targets]`` the labels.
+
+    Raises
+    ------
+    InvalidData
+        The labels are no labels, or all of one class.
+    """
+    integers = check_labels(labels)
     classes, targets = np.unique(integers, return_inverse=True)
     if len(classes) < 2:
-        raise InvalidData(
-            f"all {len(integers)} labels are {classes[0]}; a classifier needs images of two classes at least"
-        )
-    return checked, classes, targets
+        which = f"all {len(integers)} labels are {classes[0]}" if len(classes) else "there are no labels"
+        raise InvalidData(f"{which}; a classifier needs images of two classes at least")
+    return classes, targets
 
 
 def signed_targets(targets: npt.NDArray[np.intp], classes: int) -> npt.NDArray[np.float64]:

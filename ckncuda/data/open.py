@@ -76,6 +76,10 @@ def open_images(
         raise InvalidData(f"unknown format {format!r}; {FORMATS_KNOWN}")
     if not Path(path).exists():
         raise InvalidData(f"no such file or folder: {path}")
+    if not (Path(path).is_file() or Path(path).is_dir()):
+        raise InvalidData(
+            f"{path} is a pipe or a device; images are read from files and folders: save them first"
+        )
     source = OPENERS[format or find_format(path)](path, shape, split)
     if shape is not None and source.shape[1:] != shape:
         source.close()

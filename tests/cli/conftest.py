@@ -1,0 +1,195 @@
+"""A `ckn` that runs the real process, tiny images in every format, and tiny models made by `ckn fit`."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+LAYER = "filters=4,patch=3,subsampling=2,kernel=exp,sigma=0.6"
+TINY = ("--layer", LAYER, "--patches", "500", "--preprocess", "none", "--image-shape", "12x12x3")
+CKN = (sys.executable, "-m", "ckncuda.cli")
+NEWS = (
+    "Fitting on ",
+    "Extracting features of ",
+    "Predicting ",
+    "Evaluating ",
+    "No labels: ",
+    "Preprocessing: ",
+)
+
+
+class Finished(NamedTuple):
+    """How a process ended."""
+
+    rc: int
+    stdout: str
+    stderr: str
+
+
+def environment(**changes):
+    """Our own environment, but with the project's variables unset, and BLAS held to one thread.
+
+    Tests run side by side, and threads of BLAS that wait for a busy core make tiny products 100 times slower.
+    """
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("CKNCUDA_")}
+    return kept | {"OPENBLAS_NUM_THREADS": "1"} | changes
+
+
+def run_ckn(*arguments, cwd=None, timeout=60, env=None, **options):
+    """Run `ckn` to its end."""
+    done = subprocess.run(
+        [*CKN, *map(str, arguments)],
+        cwd=cwd,
+        env=environment(**(env or {})),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+        **options,
+    )
+    return Finished(done.returncode, done.stdout, done.stderr)
+
+
+def listing(folder):
+    """All files below a folder, with what they hold; folders and others with None."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in Path(folder).rglob("*")
+    }
+
+
+def write_challenge_csv(path, images):
+    """As the challenge does: an image a line, channel after channel, a comma at the end."""
+    planes = images.transpose(0, 3, 1, 2).reshape(len(images), -1)
+    path.write_text("".join(",".join(f"{value:.6g}" for value in row) + ",\n" for row in planes))
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """Options of `ckn fit` for the tiny network."""
+    return TINY
+
+
+@pytest.fixture(scope="session")
+def layer():
+    return LAYER
+
+
+@pytest.fixture(scope="session", name="listing")
+def listing_fixture():
+    return listing
+
+
+@pytest.fixture(scope="session", name="environment")
+def environment_fixture():
+    return environment
+
+
+@pytest.fixture(scope="session")
+def command():
+    """How `ckn` is started, for tests that start it themselves."""
+    return CKN
+
+
+@pytest.fixture(scope="session")
+def ckn():
+    return run_ckn
+
+
+@pytest.fixture
+def works(tmp_path):
+    """Run `ckn` in the test's own folder; it must succeed."""
+
+    def run(*arguments, **options):
+        done = run_ckn(*arguments, cwd=tmp_path, **options)
+        assert done.rc == 0, done.stderr
+        return done
+
+    return run
+
+
+@pytest.fixture
+def refused(tmp_path):
+    """Run `ckn` in the test's own folder; it must refuse as bad input is refused, with these words.
+
+    Exit code 2, one message, no traceback, nothing on standard output, and every file as it was.
+    """
+
+    def run(*arguments, words, folder=tmp_path, env=None, **options):
+        before = listing(folder)
+        env = {"TMPDIR": str(tmp_path)} | (env or {})
+        done = run_ckn(*arguments, cwd=tmp_path, env=env, **options)
+        assert "Traceback" not in done.stderr, done.stderr
+        assert done.rc == 2, done
+        assert done.stdout == ""
+        lines = [line for line in done.stderr.splitlines() if line and not line.startswith(NEWS)]
+        if lines[0].startswith("Usage: "):
+            del lines[:2]  # and where there is help
+        assert len(lines) == 1, done.stderr
+        assert lines[0].startswith("Error: "), done.stderr
+        for word in words:
+            assert word in lines[0]
+        assert listing(folder) == before
+        return lines[0]
+
+    return run
+
+
+class Data(NamedTuple):
+    """Where the tiny data lie: 40 images of 12x12x3 in four classes, whose brightness tells them apart."""
+
+    folder: Path
+    images: np.ndarray
+    labels: np.ndarray
+    csv: Path
+    labels_csv: Path
+    npy: Path
+    npz: Path
+    bytes_npy: Path
+    """uint8 of the same shape, without labels."""
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(7)
+    labels = np.arange(40) % 4
+    images = rng.normal(size=(40, 12, 12, 3)) * 0.2
+    images[:, ::2] += labels[:, None, None, None] * 0.5
+    images[:, 1::2] -= 0.5
+    images = images.round(4).astype(np.float32)
+    found = Data(
+        folder,
+        images,
+        labels,
+        *(folder / name for name in ("Xtr.csv", "Ytr.csv", "x.npy", "xy.npz", "bytes.npy")),
+    )
+    write_challenge_csv(found.csv, images)
+    rows = "".join(f"{i},{label}\n" for i, label in enumerate(labels, 1))
+    found.labels_csv.write_text("Id,Prediction\n" + rows)
+    np.save(found.npy, images)
+    np.savez(found.npz, images=images, labels=labels)
+    np.save(found.bytes_npy, rng.integers(0, 256, images.shape, np.uint8))
+    return found
+
+
+@pytest.fixture(scope="session")
+def model(data, tmp_path_factory):
+    """A model of the tiny network with a classifier, for images of 12x12x3."""
+    path = tmp_path_factory.mktemp("model") / "model.ckn"
+    done = run_ckn("fit", data.csv, "--labels", data.labels_csv, "-o", path, *TINY)
+    assert done.rc == 0, done.stderr
+    return path
+
+
+@pytest.fixture(scope="session")
+def network(data, tmp_path_factory):
+    """A model of the tiny network without a classifier."""
+    path = tmp_path_factory.mktemp("network") / "network.ckn"
+    done = run_ckn("fit", data.npy, "-o", path, *TINY)
+    assert done.rc == 0, done.stderr
+    return path

@@ -1,0 +1,171 @@
+"""Images that cannot be read, or are not what the model was fitted on."""
+
+import gzip
+import os
+import pickle
+import struct
+
+import numpy as np
+import pytest
+
+RECORD = 1 + 3072  # of a binary CIFAR-10 batch
+
+
+class Malicious:
+    def __reduce__(self):
+        return os.system, ("touch harmed",)
+
+
+def csv_with(data, row, column, text):
+    """The challenge's CSV with one cell replaced; counted from 0."""
+    lines = data.csv.read_text().splitlines()
+    cells = lines[row].split(",")
+    cells[column] = text
+    lines[row] = ",".join(cells)
+    return "\n".join(lines).encode()
+
+
+def csv_of_unequal_lines(data):
+    lines = data.csv.read_text().splitlines()
+    lines[16] = lines[16].rsplit(",", 3)[0]
+    return "\n".join(lines).encode()
+
+
+def npy(images):
+    header = {"descr": images.dtype.str, "fortran_order": False, "shape": images.shape}
+    text = (repr(header) + " " * 64)[:117].encode() + b"\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + images.tobytes()
+
+
+def with_value(images, value):
+    images = images.copy()
+    images[20, 3, 4, 1] = value
+    return images
+
+
+def idx(n, stored):
+    return struct.pack(">iiii", 2051, n, 12, 12) + bytes(stored * 144)
+
+
+def cifar_pickle():
+    return pickle.dumps({b"labels": [0] * 4, b"data": np.zeros((4, 3072), np.uint8)}, protocol=2)
+
+
+CASES = {
+    # name: (file's name, its content made from the tiny data, words of the message)
+    "columns": ("x.csv", csv_of_unequal_lines, ["x.csv", "line 17 has 430 values", "expected 432"]),
+    "csv-nan": (
+        "x.csv",
+        lambda d: csv_with(d, 16, 5, "nan"),
+        ["nan", "line 17, column 6", "expected finite"],
+    ),
+    "csv-inf": ("x.csv", lambda d: csv_with(d, 0, 0, "-inf"), ["-inf", "line 1, column 1", "finite"]),
+    "csv-text": (
+        "x.csv",
+        lambda d: csv_with(d, 39, 431, "cat"),
+        ["'cat'", "line 40, column 432", "a number"],
+    ),
+    "npy-nan": ("x.npy", lambda d: npy(with_value(d.images, np.nan)), ["nan", "image 21 (row 4, column 5"]),
+    "npy-inf": ("x.npy", lambda d: npy(with_value(d.images, np.inf)), ["inf", "image 21 (row 4, column 5"]),
+    "npy-cut": ("x.npy", lambda d: npy(d.images)[:-100], ["truncated", "100 bytes are missing", "again"]),
+    "npz-cut": ("x.npz", lambda d: d.npz.read_bytes()[:-100], ["x.npz", "truncated or damaged", "again"]),
+    "idx-cut": ("x-idx3", lambda d: idx(40, 30), ["truncated", "header announces 5776", "again"]),
+    "idx-gz-cut": ("x-idx3.gz", lambda d: gzip.compress(idx(40, 40), 0)[:3000], ["truncated", "again"]),
+    "idx-gz-short": ("x-idx3.gz", lambda d: gzip.compress(idx(40, 30)), ["truncated", "bytes early"]),
+    "cifar-cut": ("data_batch_1.bin", lambda d: bytes(3 * RECORD - 9), ["truncated", "a multiple of 3073"]),
+    "cifar-pickle-cut": ("data_batch_1", lambda d: cifar_pickle()[:-50], ["truncated", "data_batch_1"]),
+    "malicious-pickle": (
+        "data_batch_1",
+        lambda d: pickle.dumps({b"labels": [0], b"data": Malicious()}),
+        ["system", "refused before it ran", "do not trust"],
+    ),
+    "empty": ("x.csv", lambda d: b"", ["x.csv", "holds no images"]),
+    "unknown": ("x.doc", lambda d: b"\xd0\xcf\x11\xe0" * 9, ["cannot tell what", "x.doc", "--format"]),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_fit_refuses_damaged_images(refused, data, tiny, tmp_path, case):
+    name, content, words = CASES[case]
+    (tmp_path / name).write_bytes(content(data))
+    options = tiny if name == "x.csv" else tiny[:-2]
+    refused("fit", name, "-o", "m.ckn", *options, words=words)
+
+
+@pytest.mark.parametrize("command", ["fit", "extract", "predict", "evaluate", "baseline"])
+def test_every_command_refuses_images_that_are_missing(refused, model, command):
+    arguments = {
+        "fit": ("fit", "nowhere.npy", "-o", "out"),
+        "extract": ("extract", model, "nowhere.npy", "-o", "out.npy"),
+        "predict": ("predict", model, "nowhere.npy", "-o", "out"),
+        "evaluate": ("evaluate", model, "nowhere.npy"),
+        "baseline": ("baseline", "nowhere.npy"),
+    }
+    refused(*arguments[command], words=["no such file", "nowhere.npy"])
+
+
+@pytest.mark.parametrize("suffix", ["npy", "npz"])
+def test_extract_that_fails_late_leaves_no_features(refused, model, tmp_path, rng, suffix):
+    images = rng.normal(size=(700, 12, 12, 3)).astype(np.float32)  # more than one block
+    images[-1, 0, 0, 0] = np.nan
+    np.save(tmp_path / "x.npy", images)
+    (tmp_path / f"f.{suffix}").write_bytes(b"what stood here before")
+    refused("extract", model, "x.npy", "-o", f"f.{suffix}", words=["nan", "image 700"])
+
+
+def test_predict_that_fails_late_leaves_neither_submission_nor_scores(refused, model, data, tmp_path):
+    np.save(tmp_path / "x.npy", with_value(data.images, np.nan))
+    refused("predict", model, "x.npy", "-o", "s.csv", "--scores", "s.npy", words=["nan", "image 21"])
+
+
+MISFITS = {
+    "size": (np.zeros((3, 10, 14, 3), np.float32), ["10x14x3", "fitted on 12x12x3"]),
+    "channels": (np.zeros((3, 12, 12, 1), np.float32), ["12x12x1", "fitted on 12x12x3"]),
+    "type": (np.zeros((3, 12, 12, 3), np.uint8), ["type uint8", "fitted on float32", "give the images in"]),
+    "channels-first": (np.zeros((3, 3, 12, 12), np.float32), ["channels-first", "transpose(0, 2, 3, 1)"]),
+    "one-image": (np.zeros((12, 12, 3), np.float32), ["one image", "images[None]"]),
+    "strings": (np.array(["a", "b"]), ["shape (2,)", "no stack of images"]),
+}
+
+
+@pytest.mark.parametrize("case", MISFITS)
+def test_images_that_are_not_the_models_are_refused(refused, model, tmp_path, case):
+    images, words = MISFITS[case]
+    np.save(tmp_path / "x.npy", images)
+    refused("extract", model, "x.npy", "-o", "f.npy", words=words)
+
+
+def test_integers_that_are_no_bytes_are_refused(refused, tiny, tmp_path):
+    np.save(tmp_path / "x.npy", np.full((3, 12, 12, 3), 300))
+    refused("fit", "x.npy", "-o", "m.ckn", *tiny, words=["300", "image 1", "0..255", "float32 or uint8"])
+
+
+def test_predict_and_evaluate_refuse_images_of_another_size(refused, model, tmp_path):
+    np.savez(tmp_path / "x.npz", images=np.zeros((2, 10, 10, 3), np.float32), labels=[0, 1])
+    refused("predict", model, "x.npz", "-o", "s.csv", words=["10x10x3", "12x12x3"])
+    refused("evaluate", model, "x.npz", words=["10x10x3", "12x12x3"])
+
+
+def test_bytes_model_refuses_floating_point_images(refused, data, tiny, works, tmp_path):
+    works("fit", data.bytes_npy, "-o", "m.ckn", *tiny)
+    refused("extract", "m.ckn", data.npy, "-o", "f.npy", words=["type float32", "fitted on uint8"])
+
+
+def test_csv_of_an_unusual_size_asks_for_its_shape(refused, data, model):
+    refused("fit", data.csv, "-o", "m.ckn", words=["432 values a line", "--image-shape"])
+    refused(
+        "extract", model, data.csv, "--image-shape", "12x12", "-o", "f.npy", words=["432", "144 (12x12x1)"]
+    )
+
+
+def test_image_shapes_that_are_none_are_refused(refused, data, model):
+    for shape in ("12", "0x3x3"):
+        words = ["--image-shape", repr(shape), "such as 32x32x3"]
+        refused("extract", model, data.csv, "--image-shape", shape, "-o", "f.npy", words=words)
+
+
+def test_format_that_is_another_is_refused(refused, data, model):
+    refused(
+        "extract", model, data.csv, "--format", "idx", "-o", "f.npy", words=["Xtr.csv", "expected an IDX"]
+    )
+    refused("extract", model, data.csv, "--format", "xls", "-o", "f.npy", words=["--format", "'xls'", "csv"])

@@ -1,0 +1,160 @@
+"""Options that cannot be, or cannot be with these images."""
+
+import pytest
+
+LAYER = "filters=4,patch=3,subsampling=2,kernel=exp"
+SIZES = {
+    "patch": ("filters=4,patch=13,subsampling=2,sigma=1", ["layer 1", "patch of 13x13", "input of 12x12"]),
+    "subsampling": ("filters=4,patch=3,subsampling=13,sigma=1", ["layer 1", "subsampling of 13", "12x12"]),
+    "filters": ("filters=9999,patch=3,subsampling=2,sigma=1", ["9999 filters", "500 patches"]),
+}
+
+
+@pytest.mark.parametrize("case", SIZES)
+def test_layers_that_do_not_fit_the_images(refused, data, case):
+    layer, words = SIZES[case]
+    refused("fit", data.npz, "-o", "m.ckn", "--layer", layer, "--patches", "500", words=words)
+
+
+def test_second_layer_that_does_not_fit_the_first_is_named(refused, data, layer):
+    second = "filters=4,patch=7,subsampling=2,sigma=1"
+    words = ["layer 2", "patch of 7x7", "6x6"]
+    refused("fit", data.npz, "-o", "m.ckn", "--layer", layer, "--layer", second, words=words)
+
+
+LAYERS = {
+    "unknown-name": (f"{LAYER},sigma=1,stride=2", ["no option 'stride'", "subsampling"]),
+    "no-value": (f"{LAYER},sigma", ["'sigma'", "name=value"]),
+    "twice": (f"{LAYER},sigma=1,sigma=2", ["sigma is given twice"]),
+    "missing": ("filters=4,patch=3,sigma=1", ["a layer needs subsampling"]),
+    "unknown-kernel": ("filters=4,patch=3,subsampling=2,kernel=rbf", ["no kernel 'rbf'", "exp", "poly"]),
+    "no-number": ("filters=many,patch=3,subsampling=2,sigma=1", ["'many'", "whole number"]),
+    "zero": ("filters=0,patch=3,subsampling=2,sigma=1", ["filters is 0", "at least 1"]),
+    "sigma": (f"{LAYER},sigma=-1", ["sigma is -1", "positive"]),
+    "sigma-text": (f"{LAYER},sigma=wide", ["sigma"]),
+    "padding": (f"{LAYER},sigma=1,padding=same", ["'same'", "zero, valid"]),
+    "degree": ("filters=4,patch=3,subsampling=2,kernel=poly,degree=two", ["degree is two", "whole number"]),
+    "coefficients": (
+        "filters=4,patch=3,subsampling=2,kernel=series,coefficients=a:b",
+        ["coefficients are ('a', 'b')", "numbers"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LAYERS)
+def test_layers_that_cannot_be(refused, data, case):
+    layer, words = LAYERS[case]
+    refused("fit", data.npz, "-o", "m.ckn", "--layer", layer, "--patches", "500", words=words)
+
+
+CONFIGS = {
+    "no-toml": ("layers =", ["net.toml is not TOML"]),
+    "no-layers": ("", ["describes no layer", "[[layers]]"]),
+    "table": ("[[layers]]\nfilters=4\n[optimizer]\nlr=1", ["no table optimizer", "classifier"]),
+    "option": ("[[layers]]\nfilters=4\npatch=3\nsubsampling=2\nsigma=1\nstride=1", ["'stride'"]),
+    "kernel": ("[[layers]]\nfilters=4\npatch=3\nsubsampling=2\nkernel=['exp']", ["kernel", "exp"]),
+    "preprocessing": (
+        "[[layers]]\nfilters=4\npatch=3\nsubsampling=2\nsigma=1\n[[preprocessing]]\nname='pca'",
+        ["no preprocessing 'pca'", "zca"],
+    ),
+    "classifier": (
+        "[[layers]]\nfilters=4\npatch=3\nsubsampling=2\nsigma=1\n[classifier]\nname='forest'",
+        ["no classifier 'forest'", "ridge"],
+    ),
+    "classifier-option": (
+        "[[layers]]\nfilters=4\npatch=3\nsubsampling=2\nsigma=1\n[classifier]\nname='ridge'\nC=1",
+        ["no option C", "regularization"],
+    ),
+    "classifier-list": (
+        "[[layers]]\nfilters=4\npatch=3\nsubsampling=2\nsigma=1\n[classifier]\nname='ridge'\nregularization=[1]",
+        ["regularization", "number"],
+    ),
+    "classifier-text": (
+        "[[layers]]\nfilters=4\npatch=3\nsubsampling=2\nsigma=1\n[classifier]\nname='softmax'\nvalidation='a'",
+        ["validation", "fraction"],
+    ),
+    "classifier-seed": (
+        "[[layers]]\nfilters=4\npatch=3\nsubsampling=2\nsigma=1\n[classifier]\nname='softmax'\nseed='a'",
+        ["seed"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CONFIGS)
+def test_configurations_that_cannot_be(refused, data, tmp_path, case):
+    text, words = CONFIGS[case]
+    (tmp_path / "net.toml").write_text(text)
+    refused("fit", data.npz, "-o", "m.ckn", "--config", "net.toml", "--patches", "500", words=words)
+
+
+def test_configuration_that_is_missing(refused, data):
+    words = ["cannot read the configuration nowhere.toml", "No such file"]
+    refused("fit", data.npz, "-o", "m.ckn", "--config", "nowhere.toml", words=words)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [("--preset", "seed", "--layer", "LAYER"), ("--config", "n.toml", "--layer", "LAYER"),
+     ("--preset", "seed", "--config", "n.toml")],
+    ids=lambda given: given[0] + given[2],
+)  # fmt: skip
+def test_network_is_described_once(refused, data, layer, given):
+    options = [layer if option == "LAYER" else option for option in given]
+    words = [given[0], given[2], "give one of them"]
+    refused("fit", data.npz, "-o", "m.ckn", *options, words=words)
+
+
+OPTIONS = {
+    "preset": (("--preset", "huge"), ["--preset", "'huge'", "seed"]),
+    "preprocess": (("--preprocess", "pca"), ["no preprocessing 'pca'", "zca"]),
+    "preprocess-option": (("--preprocess", "zca,sigma=1"), ["zca", "'sigma'"]),
+    "preprocess-value": (("--preprocess", "zca,epsilon=0"), ["epsilon is 0", "positive"]),
+    "preprocess-none": (("--preprocess", "none", "--preprocess", "zca"), ["none", "no other"]),
+    "memory": (("--memory", "lots"), ["--memory", "'lots'", "2GiB"]),
+    "memory-huge": (("--memory", "9" * 400), ["--memory", "2GiB"]),
+    "memory-small": (("--memory", "1MiB"), ["1048576", "at least 64 MiB"]),
+    "regularization": (("--regularization", "strong"), ["'strong'", "auto", "number"]),
+    "regularization-0": (("--regularization", "0"), ["regularization is 0", "greater than 0"]),
+    "regularization-negative": (("--regularization", "-1"), ["regularization is -1", "greater than 0"]),
+    "regularization-nan": (("--regularization", "nan"), ["regularization is nan", "greater than 0"]),
+    "validation": (("--classifier", "softmax", "--validation", "2"), ["validation is 2", "between 0 and 1"]),
+    "validation-ridge": (("--validation", "0.1"), ["ridge has no option validation"]),
+    "optimizer-ridge": (("--optimizer", "sgd"), ["ridge has no option optimizer"]),
+    "classifier": (("--classifier", "forest"), ["--classifier", "'forest'", "softmax"]),
+    "threads": (("--threads", "0"), ["--threads", "0"]),
+    "patches": (("--patches", "0"), ["--patches", "0"]),
+    "seed": (("--seed", "-1"), ["--seed", "-1"]),
+    "backend": (("--backend", "tpu"), ["--backend", "'tpu'", "numpy"]),
+    "unknown": (("--epochs", "9"), ["No such option", "--epochs"]),
+}
+
+
+@pytest.mark.parametrize("case", OPTIONS)
+def test_options_that_cannot_be(refused, data, layer, case):
+    options, words = OPTIONS[case]
+    base = () if case == "preset" else ("--layer", layer, "--patches", "500")
+    refused("fit", data.npz, "-o", "m.ckn", *base, *options, words=words)
+
+
+def test_backend_cupy_without_a_gpu(refused, data, tiny, model):
+    env = {"CUDA_VISIBLE_DEVICES": ""}
+    words = ["backend cupy cannot run here", "ckncuda[cuda1"]
+    try:
+        import cupy  # noqa: F401
+    except ImportError:
+        pass
+    else:
+        words = ["backend cupy cannot run here", "--backend numpy"]
+    refused("fit", data.npz, "-o", "m.ckn", *tiny, "--backend", "cupy", words=words, env=env)
+    refused("extract", model, data.npz, "-o", "f.npy", "--backend", "cupy", words=words, env=env)
+
+
+def test_backend_in_the_environment_that_does_not_exist(refused, data, model):
+    env = {"CKNCUDA_BACKEND": "nonsense"}
+    refused("extract", model, data.npz, "-o", "f.npy", words=["'nonsense'", "CKNCUDA_BACKEND"], env=env)
+
+
+def test_commands_and_arguments_that_are_missing(refused):
+    refused("train", words=["No such command 'train'"])
+    refused("fit", words=["Missing argument 'IMAGES'"])
+    refused("fit", "x.npy", words=["Missing option '-o'"])

@@ -1,0 +1,147 @@
+import json
+
+import numpy as np
+import pytest
+
+import ckncuda
+
+CONFIG = """
+[[layers]]
+filters = 4
+patch = 3
+subsampling = 2
+kernel = "exp"
+sigma = 0.6
+
+[[layers]]
+filters = 6
+patch = 2
+subsampling = 1
+kernel = "poly"
+degree = 2
+
+[[preprocessing]]
+name = "standardize"
+
+[classifier]
+name = "squared-hinge"
+regularization = 0.01
+"""
+
+
+def test_fit_reports_on_one_json_object(works, data, tiny, tmp_path):
+    done = works("fit", data.csv, "--labels", data.labels_csv, "-o", "m.ckn", *tiny, "--json")
+    result = json.loads(done.stdout)  # would fail on anything more than one object
+    assert result["model"] == "m.ckn"
+    assert result["n_images"] == 40
+    assert result["n_features"] == 6 * 6 * 4
+    assert 0.5 < result["validation_accuracy"] <= 1
+    assert "leave-one-out over 40 images" in result["validation"]
+    assert result["backend"] == "numpy"
+    assert 30e6 < result["peak_memory"] < 2e9  # bytes
+    stages = {"reading", "preprocessing", "anchors", "features", "classifier", "total"}
+    assert set(result["seconds"]) == stages
+    assert sum(result["seconds"][stage] for stage in stages - {"total"}) <= result["seconds"]["total"]
+    assert "Fitting on challenge CSV Xtr.csv, 40 images of 12x12x3" in done.stderr
+    assert ckncuda.load(tmp_path / "m.ckn").n_features == result["n_features"]
+
+
+def test_fit_says_the_same_to_people(works, data, tiny):
+    lines = works("fit", data.npz, "-o", "m.ckn", *tiny).stdout.splitlines()
+    assert lines[0].startswith("validation accuracy ")
+    assert "144 features an image" in lines[1]
+    assert "peak memory" in lines[2]
+    assert lines[-1] == "wrote m.ckn"
+
+
+def test_fit_tells_people_on_a_terminal_without_a_lambda(works, data, tiny):
+    done = works("fit", data.npz, "-o", "m.ckn", *tiny, env={"PYTHONIOENCODING": "latin-1"})
+    assert "wrote m.ckn" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--classifier", "ridge", "--regularization", "0.01"),
+        ("--classifier", "softmax"),
+        ("--classifier", "softmax", "--optimizer", "sgd", "--regularization", "0.01"),
+        ("--classifier", "squared-hinge", "--validation", "0.25"),
+    ],
+    ids=lambda options: "-".join(options[1::2]),
+)
+def test_fit_with_each_classifier(works, data, tiny, tmp_path, options):
+    result = json.loads(works("fit", data.npz, "-o", "m.ckn", *tiny, *options, "--json").stdout)
+    assert result["validation_accuracy"] > 0.25  # which is chance
+    if "--validation" in options:
+        assert "10 images held out of 40" in result["validation"]
+    if "--regularization" in options:
+        assert result["regularization"] == 0.01
+        assert "was given" in result["validation"]
+    fitted = ckncuda.load(tmp_path / "m.ckn")
+    assert np.mean(fitted.predict(data.images) == data.labels) > 0.5
+
+
+def test_fit_without_classifier_needs_no_labels(works, data, tiny, tmp_path):
+    result = json.loads(works("fit", data.npy, "-o", "m.ckn", *tiny, "--classifier", "none", "--json").stdout)
+    assert "validation_accuracy" not in result
+    assert ckncuda.load(tmp_path / "m.ckn").classifier is None
+
+
+def test_fit_without_labels_says_that_it_cannot_predict(works, data, tiny, tmp_path):
+    done = works("fit", data.npy, "-o", "m.ckn", *tiny)
+    assert "No labels" in done.stderr
+    assert ckncuda.load(tmp_path / "m.ckn").classifier is None
+
+
+def test_fit_reads_a_configuration(works, data, tmp_path):
+    (tmp_path / "net.toml").write_text(CONFIG)
+    works("fit", data.npz, "-o", "m.ckn", "--config", "net.toml", "--patches", "500")
+    fitted = ckncuda.load(tmp_path / "m.ckn")
+    assert [spec.filters for spec in fitted.network.specs] == [4, 6]
+    assert fitted.network.specs[1].kernel == ckncuda.Polynomial(degree=2)
+    assert [p.name for p in fitted.preprocessing] == ["standardize"]
+    assert fitted.report["regularization"] == 0.01
+    assert fitted.classifier is not None
+
+
+def test_fit_options_override_the_configuration(works, data, tmp_path):
+    (tmp_path / "net.toml").write_text(CONFIG)
+    options = ("--config", "net.toml", "--patches", "500", "--preprocess", "none", "--classifier", "none")
+    works("fit", data.npz, "-o", "m.ckn", *options)
+    fitted = ckncuda.load(tmp_path / "m.ckn")
+    assert fitted.preprocessing == ()
+    assert fitted.classifier is None
+
+
+def test_fit_stacks_layers_and_preprocessing(works, data, layer, tmp_path):
+    layers = ("--layer", layer, "--layer", "filters=5,patch=2,subsampling=3,kernel=linear")
+    preprocessing = ("--preprocess", "standardize", "--preprocess", "zca,epsilon=0.3")
+    works("fit", data.npz, "-o", "m.ckn", *layers, *preprocessing, "--patches", "500")
+    fitted = ckncuda.load(tmp_path / "m.ckn")
+    assert fitted.network.output_shape((12, 12, 3)) == (2, 2, 5)
+    assert [p.to_dict() for p in fitted.preprocessing] == [
+        {"name": "standardize"},
+        {"name": "zca", "epsilon": 0.3},
+    ]
+
+
+def test_fit_twice_with_a_seed_gives_the_same_bytes(works, data, tiny, tmp_path):
+    files = []
+    for seed in (5, 5, 6):
+        works("fit", data.npz, "-o", "m.ckn", *tiny, "--seed", seed, "--classifier", "softmax")
+        files.append((tmp_path / "m.ckn").read_bytes())
+    assert files[0] == files[1]
+    assert files[0] != files[2]
+
+
+def test_fit_replaces_the_model_that_stood_there(works, data, tiny, tmp_path):
+    (tmp_path / "m.ckn").write_bytes(b"old")
+    works("fit", data.npy, "-o", "m.ckn", *tiny)
+    assert ckncuda.load(tmp_path / "m.ckn").n_features == 144
+    assert [path.name for path in tmp_path.iterdir()] == ["m.ckn"]
+
+
+def test_fit_measures_its_own_memory_not_that_of_its_parent(works, data, tiny):
+    ballast = np.ones(500 << 17)  # 500 MiB, touched: a child's getrusage starts from what its parent held
+    result = json.loads(works("fit", data.npy, "-o", "m.ckn", *tiny, "--json").stdout)
+    assert result["peak_memory"] < ballast.nbytes

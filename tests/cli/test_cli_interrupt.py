@@ -1,0 +1,91 @@
+"""Ctrl-C and requests to end leave nothing half-written."""
+
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pytest
+from numpy.lib import format as npy
+
+LONG = 60  # seconds that nothing here should take
+
+
+@pytest.fixture
+def interrupted(command, environment, tmp_path, listing):
+    """Start `ckn`, wait until it is at work, send it a signal, and check how it ends."""
+
+    def run(*arguments, announced, signal_, ready):
+        before = listing(tmp_path)
+        process = subprocess.Popen(
+            [*command, *map(str, arguments)],
+            cwd=tmp_path,
+            env=environment(TMPDIR=str(tmp_path)),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+        try:
+            assert announced in process.stderr.readline()
+            ready()
+            assert process.poll() is None  # at work: or the signal would prove nothing
+            sent = time.monotonic()
+            process.send_signal(signal_)
+            stdout, stderr = process.communicate(timeout=LONG)
+        finally:
+            process.kill()
+        assert process.returncode == 130, stderr
+        assert time.monotonic() - sent < 10
+        assert "Interrupted" in stderr
+        assert "Traceback" not in stderr
+        assert stdout == ""
+        assert listing(tmp_path) == before
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def slow_model(ckn, tmp_path_factory):
+    """A model that takes tens of seconds for 30,000 images of 32x32x3."""
+    folder = tmp_path_factory.mktemp("slow")
+    np.save(folder / "x.npy", np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), np.uint8))
+    layer = "filters=128,patch=3,subsampling=2,kernel=exp,sigma=0.6"
+    options = ("--layer", layer, "--layer", layer, "--patches", "1000", "--preprocess", "none")
+    done = ckn("fit", folder / "x.npy", "-o", folder / "m.ckn", *options)
+    assert done.rc == 0, done.stderr
+    return folder / "m.ckn"
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_fit_that_is_interrupted_leaves_nothing(interrupted, tmp_path, rng, name):
+    np.save(tmp_path / "x.npy", rng.integers(0, 256, (600, 32, 32, 3), np.uint8))
+    (tmp_path / "m.ckn").write_bytes(b"what stood here before")
+    layer = "filters=512,patch=3,subsampling=2,kernel=exp,sigma=0.6"
+    interrupted(
+        *("fit", "x.npy", "-o", "m.ckn", "--layer", layer, "--preprocess", "none"),
+        announced="Fitting on",
+        signal_=getattr(signal, name),
+        ready=lambda: time.sleep(1),
+    )
+
+
+@pytest.mark.parametrize(("name", "output"), [("SIGINT", "f.npy"), ("SIGINT", "f.npz"), ("SIGTERM", "f.npy")])
+def test_extract_that_is_interrupted_leaves_nothing(interrupted, slow_model, tmp_path, name, output):
+    with open(tmp_path / "x.npy", "wb") as file:  # 30,000 black images, which take no space
+        shape = (30_000, 32, 32, 3)
+        npy.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        file.truncate(file.tell() + int(np.prod(shape)))
+
+    def partial_file():
+        deadline = time.monotonic() + LONG
+        while not any(path.stat().st_size for path in tmp_path.glob("*.part")):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    interrupted(
+        *("extract", slow_model, "x.npy", "-o", output),
+        announced="Extracting",
+        signal_=getattr(signal, name),
+        ready=partial_file,
+    )

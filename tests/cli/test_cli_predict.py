@@ -1,0 +1,58 @@
+import json
+
+import numpy as np
+
+import ckncuda
+
+
+def predictions(path):
+    """The labels in a submission, once its header and ids are as they must be."""
+    lines = path.read_text().splitlines()
+    assert lines[0] == "Id,Prediction"
+    ids, labels = zip(*(map(int, line.split(",")) for line in lines[1:]), strict=True)
+    assert ids == tuple(range(1, len(ids) + 1))
+    return np.array(labels)
+
+
+def test_predict_writes_a_submission_and_scores(works, data, model, tmp_path):
+    shape = ("--image-shape", "12x12x3")
+    done = works("predict", model, data.csv, *shape, "-o", "s.csv", "--scores", "s.npy", "--json")
+    assert json.loads(done.stdout) == {"submission": "s.csv", "n": 40, "classes": [0, 1, 2, 3]}
+    labels = predictions(tmp_path / "s.csv")
+    loaded = ckncuda.load(model)
+    np.testing.assert_array_equal(labels, loaded.predict(data.images))
+    scores = np.load(tmp_path / "s.npy")
+    assert scores.dtype == np.float32
+    np.testing.assert_array_equal(scores, loaded.scores(data.images))
+
+
+def test_evaluate_agrees_with_predict(works, data, model, tmp_path):
+    assert works("predict", model, data.npy, "-o", "s.csv").stdout == "wrote s.csv: 40 predictions\n"
+    labels = predictions(tmp_path / "s.csv")
+    truth = np.where(np.arange(40) < 10, 3, data.labels)  # some wrong, so that the accuracy is not 1
+    order = np.random.default_rng(0).permutation(40)
+    rows = "".join(f"{i + 1},{truth[i]}\n" for i in order)
+    (tmp_path / "y.csv").write_text("Id,Prediction\n" + rows)
+    result = json.loads(works("evaluate", model, data.npy, "--labels", "y.csv", "--json").stdout)
+    assert result["accuracy"] == np.mean(labels == truth) < 1
+    assert result["n"] == 40
+    assert result["correct"] == np.sum(labels == truth)
+    assert result["classes"] == [0, 1, 2, 3]
+    expected = np.zeros((4, 4), int)
+    np.add.at(expected, (truth, labels), 1)
+    assert result["confusion"] == expected.tolist()
+
+
+def test_evaluate_for_people(works, data, model):
+    lines = works("evaluate", model, data.npz).stdout.splitlines()
+    right = int(np.sum(ckncuda.load(model).predict(data.images) == data.labels))
+    assert lines[0] == f"accuracy {right / 40:.4f} ({right} of 40 images)"
+    assert "confusion matrix" in lines[2]
+    assert len(lines) == 4 + 4
+
+
+def test_csv_rows_take_the_shape_that_the_model_knows(works, data, model):
+    """A CSV of 12x12x3 needs --image-shape once, when the model is fitted."""
+    works("predict", model, data.csv, "-o", "s.csv")
+    works("extract", model, data.csv, "-o", "f.npy")
+    works("evaluate", model, data.csv, "--labels", data.labels_csv)
