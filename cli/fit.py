@@ -67,7 +67,8 @@ class Regularization(click.ParamType[Any]):
 @click.option(
     "--validation",
     type=float,
-    help="Fraction held out to measure accuracy and choose λ (softmax, squared-hinge). [default: 0.1]",
+    help="Fraction held out to measure accuracy; softmax and squared-hinge choose λ on it. "
+    "[default: 0.1; for ridge 0, which is leave-one-out]",
 )
 @click.option(
     "--patches",

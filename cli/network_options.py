@@ -12,7 +12,7 @@ from ckncuda.preprocess import Preprocessor, preprocessor_from_dict
 from ckncuda.presets import preset
 
 CLASSIFIERS: dict[str, tuple[type[TrainableClassifier], tuple[str, ...]]] = {
-    "ridge": (Ridge, ("regularization",)),
+    "ridge": (Ridge, ("regularization", "validation", "seed")),
     "softmax": (Softmax, ("regularization", "optimizer", "validation", "seed")),
     "squared-hinge": (SquaredHinge, ("regularization", "validation", "seed")),
 }

@@ -13,6 +13,7 @@ from ckncuda.classifier.objective import Loss, Objective
 from ckncuda.classifier.scaling import FeatureScaling
 from ckncuda.classifier.selection import (
     check_regularization,
+    check_seed,
     check_validation,
     held_out_split,
     search_regularization,
@@ -94,8 +95,7 @@ class IterativeClassifier(TrainableClassifier):
         """Raise `InvalidSpec` if an option is out of its range."""
         check_regularization(self.regularization)
         check_validation(self.validation, self.regularization)
-        if not isinstance(self.seed, int) or self.seed < 0:
-            raise InvalidSpec(f"seed is {self.seed!r}; expected a whole number that is not negative")
+        check_seed(self.seed)
         if self.max_iterations < 1:
             raise InvalidSpec(f"max_iterations is {self.max_iterations}; expected at least 1")
 

@@ -7,7 +7,13 @@ import numpy.typing as npt
 
 from ckncuda.classifier.linear import Progress, TrainableClassifier
 from ckncuda.classifier.scaling import FeatureScaling
-from ckncuda.classifier.selection import check_regularization, search_regularization
+from ckncuda.classifier.selection import (
+    check_regularization,
+    check_seed,
+    check_validation,
+    held_out_split,
+    search_regularization,
+)
 from ckncuda.classifier.training_data import check_training_data, signed_targets
 
 
@@ -31,6 +37,12 @@ class Ridge(TrainableClassifier):
     regularization : float or "auto"
         λ > 0, or "auto": the λ with the highest leave-one-out accuracy, by decades from 1 to 1e-8
         and then thirds of a decade around the best; of equal ones the largest.
+    validation : float
+        0: the accuracy reported is the leave-one-out one. Otherwise the fraction of the images, of each
+        class in proportion, that are held out of the choice of λ to measure the accuracy; all
+        images are fitted at the end.
+    seed : int
+        Draws the held-out images.
 
     Attributes
     ----------
@@ -40,7 +52,7 @@ class Ridge(TrainableClassifier):
     regularization_ : float
         The λ of the fit.
     validation_accuracy_ : float
-        Leave-one-out accuracy at that λ.
+        Leave-one-out accuracy at that λ, or that on the held-out images.
     validation_ : str
         How this accuracy was obtained.
     search_ : list of (float, float)
@@ -66,12 +78,17 @@ class Ridge(TrainableClassifier):
     (1.0, 'leave-one-out over 4 images; λ = 0.01 was given')
     """
 
-    def __init__(self, regularization: float | str = "auto") -> None:
+    def __init__(self, regularization: float | str = "auto", validation: float = 0.0, seed: int = 0) -> None:
         self.regularization = regularization
+        self.validation = validation
+        self.seed = seed
 
     def check_options(self) -> None:
-        """Raise `InvalidSpec` if λ is neither "auto" nor positive."""
+        """Raise `InvalidSpec` if an option is out of its range."""
         check_regularization(self.regularization)
+        if self.validation != 0:
+            check_validation(self.validation, self.regularization)
+        check_seed(self.seed)
 
     def fit(self, features: npt.ArrayLike, labels: npt.ArrayLike, progress: Progress | None = None) -> Self:
         """Learn the weights and the intercept.
@@ -92,13 +109,43 @@ class Ridge(TrainableClassifier):
         InvalidData
             The features or labels are malformed or do not fit together.
         InvalidSpec
-            ``regularization`` is not "auto" and not greater than 0.
+            An option is out of its range.
         """
+        self.check_options()
+        checked, classes, targets = check_training_data(features, labels)
+        images = len(checked)
+        if self.validation == 0:
+            self._solve(checked, classes, targets, self.regularization, progress)
+            self.validation_ = f"leave-one-out over {images} images; {self._choice('the same accuracies')}"
+            return self
+        kept, held_out = held_out_split(targets, self.validation, self.seed)
+        self._solve(checked[kept], classes, targets[kept], self.regularization, progress)
+        accuracy = float(np.mean(self.predict(checked[held_out]) == classes[targets[held_out]]))
+        search = self.search_
+        self._solve(checked, classes, targets, self.regularization_, progress)
+        self.search_, self.validation_accuracy_ = search, accuracy
+        choice = self._choice("leave-one-out over the others")
+        self.validation_ = (
+            f"{len(held_out)} images held out of {images}; {choice}, then all {images} were fitted"
+        )
+        return self
+
+    def _choice(self, by: str) -> str:
+        how = f"was chosen by {by}" if isinstance(self.regularization, str) else "was given"
+        return f"λ = {self.regularization_:g} {how}"
+
+    def _solve(
+        self,
+        checked: npt.NDArray[np.float32],
+        classes: npt.NDArray[np.int64],
+        targets: npt.NDArray[np.intp],
+        regularization: float | str,
+        progress: Progress | None,
+    ) -> None:
+        """Learn from these images, at a given λ or at the best by leave-one-out."""
         # SciPy's linear algebra is a third of the library's start-up: only a fit pays for it.
         from ckncuda.classifier.normal_equations import DualSystem, PrimalSystem
 
-        self.check_options()
-        checked, classes, targets = check_training_data(features, labels)
         scaling = FeatureScaling.of(checked)
         signs = signed_targets(targets, len(classes))
         intercept = signs.mean(axis=0)
@@ -110,16 +157,12 @@ class Ridge(TrainableClassifier):
             predictions = intercept + signs - system.left_out_residuals(regularization)
             return float(np.mean(predictions.argmax(axis=1) == targets))
 
-        if isinstance(self.regularization, str):
+        if isinstance(regularization, str):
             best, search = search_regularization(accuracy_at, images, progress)
-            how = "was chosen by the same accuracies"
         else:
-            best = float(self.regularization)
+            best = float(regularization)
             search = [(best, accuracy_at(best))]
-            how = "was given"
         self.weights_, self.intercept_ = scaling.fold(system.weights(best), intercept)
         self.classes_ = classes
         self.regularization_, self.search_ = best, search
         self.validation_accuracy_ = dict(search)[best]
-        self.validation_ = f"leave-one-out over {images} images; λ = {best:g} {how}"
-        return self

@@ -40,6 +40,12 @@ def check_validation(validation: float, regularization: float | str) -> None:
         )
 
 
+def check_seed(seed: int) -> None:
+    """Raise `InvalidSpec` unless the seed is a whole number that is not negative."""
+    if not isinstance(seed, int) or seed < 0:
+        raise InvalidSpec(f"seed is {seed!r}; expected a whole number that is not negative")
+
+
 def search_regularization(
     accuracy_at: Callable[[float], float], images: int, progress: Progress | None
 ) -> tuple[float, list[tuple[float, float]]]:
