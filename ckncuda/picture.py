@@ -10,6 +10,7 @@ from ckncuda.model import Model
 
 MAX_FILTERS = 64
 ROWS, COLUMNS = 4, 8  # of predictions
+PIXELS = 6  # of the picture, for one of an anchor
 LINE = (0.45, 0.6, 0.85)
 
 
@@ -24,20 +25,21 @@ def filter_mosaic(anchors: NDArray[np.floating]) -> NDArray[np.float32]:
     Returns
     -------
     float32 [rows, columns, 3]
-        Each anchor stretched to 0…1, so that its least entry is black; a blue line between them.
+        Each anchor stretched to 0…1, so that its least entry is black, and enlarged; a blue line between them.
     """
     tiles = np.asarray(anchors[:MAX_FILTERS], np.float32)
     if tiles.shape[3] != 3:
         tiles = np.repeat(tiles[..., :1], 3, axis=3)
     low, high = tiles.min(axis=(1, 2, 3), keepdims=True), tiles.max(axis=(1, 2, 3), keepdims=True)
     tiles = (tiles - low) / np.maximum(high - low, 1e-12)
+    tiles = tiles.repeat(PIXELS, axis=1).repeat(PIXELS, axis=2)
     columns = int(np.ceil(np.sqrt(len(tiles))))
     rows = -(-len(tiles) // columns)
     k = tiles.shape[1]
-    mosaic = np.empty((rows * (k + 1) - 1, columns * (k + 1) - 1, 3), np.float32)
+    mosaic = np.empty((rows * (k + 2) - 2, columns * (k + 2) - 2, 3), np.float32)
     mosaic[...] = LINE
     for i, tile in enumerate(tiles):
-        y, x = (i // columns) * (k + 1), (i % columns) * (k + 1)
+        y, x = (i // columns) * (k + 2), (i % columns) * (k + 2)
         mosaic[y : y + k, x : x + k] = tile
     return mosaic
 

@@ -53,10 +53,10 @@ def test_the_demo_does_the_whole_job(tmp_path):
 def test_filters_are_laid_out_side_by_side(rng):
     anchors = rng.normal(size=(5, 3, 3, 3))
     mosaic = filter_mosaic(anchors)
-    assert mosaic.shape == (7, 11, 3)
-    second = mosaic[:3, 4:7]
+    assert mosaic.shape == (18 + 2 + 18, 3 * 18 + 2 * 2, 3)
+    second = mosaic[:18:6, 20:38:6]
     np.testing.assert_allclose(second, (anchors[1] - anchors[1].min()) / np.ptp(anchors[1]), atol=1e-6)
-    assert filter_mosaic(rng.normal(size=(100, 3, 3, 7))).shape == (31, 31, 3)
+    assert filter_mosaic(rng.normal(size=(100, 3, 3, 7))).shape == (8 * 18 + 7 * 2, 8 * 18 + 7 * 2, 3)
 
 
 def test_mistakes_come_first_then_close_calls():

@@ -118,7 +118,7 @@ OPTIONS = {
     "regularization-negative": (("--regularization", "-1"), ["regularization is -1", "greater than 0"]),
     "regularization-nan": (("--regularization", "nan"), ["regularization is nan", "greater than 0"]),
     "validation": (("--classifier", "softmax", "--validation", "2"), ["validation is 2", "between 0 and 1"]),
-    "validation-ridge": (("--validation", "0.1"), ["ridge has no option validation"]),
+    "validation-ridge": (("--validation", "1"), ["validation is 1", "between 0 and 1"]),
     "optimizer-ridge": (("--optimizer", "sgd"), ["ridge has no option optimizer"]),
     "classifier": (("--classifier", "forest"), ["--classifier", "'forest'", "softmax"]),
     "threads": (("--threads", "0"), ["--threads", "0"]),
