@@ -25,7 +25,7 @@ def filter_mosaic(anchors: NDArray[np.floating]) -> NDArray[np.float32]:
     Returns
     -------
     float32 [rows, columns, 3]
-        Each anchor stretched to 0…1, so that its least entry is black, and enlarged; a blue line between them.
+        Each anchor stretched to 0…1, its least entry black, and enlarged; a blue line between them.
     """
     tiles = np.asarray(anchors[:MAX_FILTERS], np.float32)
     if tiles.shape[3] != 3:
