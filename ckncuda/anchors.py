@@ -1,6 +1,5 @@
 """Learning anchor points without labels: patch sampling and spherical k-means."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,9 +9,9 @@ from numpy.typing import NDArray
 from ckncuda.backend import Backend
 from ckncuda.errors import InvalidSpec
 from ckncuda.layer import LayerSpec
+from ckncuda.progress import Progress
 
 Array = NDArray[np.floating[Any]]
-Progress = Callable[[str, int, int], None]
 
 MIN_NORM = 1e-5  # patches below it have no direction
 MAX_ITERATIONS = 20
@@ -95,6 +94,8 @@ def spherical_kmeans(
         )
     centres = patches[np.sort(rng.choice(len(patches), clusters, replace=False))]
     previous = -np.inf
+    if progress:
+        progress("k-means", 0, max_iterations)
     for iteration in range(max_iterations):
         nearest, cosine = backend.nearest_anchor(patches, centres)
         mean = float(np.mean(cosine, dtype=np.float64))

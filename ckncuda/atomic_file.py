@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,10 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     if path.exists() and not path.is_file():
         raise InvalidData(
             f"cannot write {path}: it is a device or a pipe, and would be replaced; give a file"
+        )
+    if path.exists() and not path.stat().st_mode & 0o222:
+        raise InvalidData(
+            f"cannot write {path}: it is write-protected; make it writable or give another name"
         )
     try:
         with tempfile.TemporaryFile(dir=Path(os.path.realpath(path)).parent):
@@ -69,7 +74,8 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(name, 0o666 & ~_umask())  # mkstemp makes files that only their owner reads
+            # mkstemp makes files that only their owner reads.
+            os.chmod(name, stat.S_IMODE(place.stat().st_mode) if place.exists() else 0o666 & ~_umask())
             os.replace(name, place)
         except BaseException:
             with contextlib.suppress(FileNotFoundError):

@@ -3,7 +3,6 @@
 Parts of scikit-image and scikit-learn, for comparison with a CKN; nothing here is stored.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +11,7 @@ from numpy.typing import NDArray
 
 from ckncuda.errors import CknError, InvalidData
 from ckncuda.images import Images, as_float
-
-Progress = Callable[[str, int, int], None]
+from ckncuda.progress import Progress
 
 NEEDS = "the baseline needs scikit-learn and scikit-image; install them with: pip install 'ckncuda[baseline]'"
 PENALTIES = (0.01, 0.1, 1.0, 10.0)  # C of the SVM, chosen by cross-validation

@@ -1,7 +1,6 @@
 """The main job on handwritten digits: what `ckn demo` runs, and a picture of what it learned."""
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,14 +9,13 @@ from numpy.typing import NDArray
 
 from ckncuda.backend import Backend
 from ckncuda.classifier import Ridge
-from ckncuda.data import ArraySource, feature_writer, write_submission
+from ckncuda.data import feature_writer, write_submission
 from ckncuda.dot_product import Exponential
-from ckncuda.errors import CknError
+from ckncuda.errors import CknError, InvalidData
 from ckncuda.layer import LayerSpec
 from ckncuda.model import Model
 from ckncuda.picture import draw
-
-Progress = Callable[[str, int, int], None]
+from ckncuda.progress import Progress
 
 N_TEST = 500
 NEEDS = "the demo needs scikit-learn and matplotlib; install them with: pip install 'ckncuda[demo]'"
@@ -67,6 +65,8 @@ def run_demo(folder: Path, seed: int, backend: Backend, progress: Progress | Non
     images, labels = load_digits()
     order = np.random.default_rng(seed).permutation(len(images))
     test, train = np.sort(order[:N_TEST]), np.sort(order[N_TEST:])
+    if folder.exists() and not folder.is_dir():
+        raise InvalidData(f"{folder} is a file; the demo needs a folder: give another name with -o")
     folder.mkdir(parents=True, exist_ok=True)
 
     kernel = Exponential(sigma=0.6)
@@ -89,7 +89,7 @@ def run_demo(folder: Path, seed: int, backend: Backend, progress: Progress | Non
     features = model.features(images[test], backend=backend, progress=progress)
     with feature_writer(files["features.npy"], *features.shape) as writer:
         writer.write(features)
-    scores = model.scores(ArraySource(images[test]), backend=backend)
+    scores = model.scores(images[test], backend=backend)
     predicted = classifier.classes_[scores.argmax(axis=1)]
     write_submission(files["submission.csv"], predicted)
     draw(model, images[test], labels[test], scores, files["picture.png"])

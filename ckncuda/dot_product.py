@@ -106,8 +106,12 @@ class Exponential(DotProductKernel):
         distinct = first != second
         if not distinct.any():
             raise InvalidSpec("sigma cannot be chosen as a quantile of distances: there is a single patch")
-        differences = patches[first[distinct]] - patches[second[distinct]]
-        sigma = float(np.quantile(np.linalg.norm(differences, axis=1), self.quantile))
+        first, second = first[distinct], second[distinct]
+        distances = np.empty(len(first))
+        for i in range(0, len(first), 1000):  # a thousand pairs at a time: patches may be long
+            pair = slice(i, i + 1000)
+            distances[pair] = np.linalg.norm(patches[first[pair]] - patches[second[pair]], axis=1)
+        sigma = float(np.quantile(distances, self.quantile))
         if sigma == 0:
             raise InvalidSpec(
                 f"sigma cannot be chosen as the {self.quantile} quantile of distances between patches: "

@@ -45,8 +45,8 @@ class LayerSpec:
     pooling : {"gaussian", "average", "strided"}
         Weights of the pooling.
     alignment : {"corner", "centered", "valid"}
-        Where the pooled positions lie: from the first position on, centred, or only where the whole
-        filter lies inside the map.
+        Where the pooled positions lie: from the first position on, centred, or at s, 2s, … without
+        the last, as programs for exact kernels take them.
     whitening : {"ridge", "root"}
         How K_ZZ^{-1/2} is regularised: (λ + ε)^{-1/2} or 1/(√λ + ε).
     epsilon : float
@@ -93,8 +93,11 @@ class LayerSpec:
             value = getattr(self, name)
             if not isinstance(value, int | float) or not (value >= 0 and math.isfinite(value)):
                 raise InvalidSpec(f"{name} is {value!r}; it must be a number that is not negative")
-        if self.norm_floor == 0:
-            raise InvalidSpec("norm_floor is 0; it must be positive, since a patch of zeros is divided by it")
+        if self.norm_floor < 1e-30:
+            raise InvalidSpec(
+                f"norm_floor is {self.norm_floor}; it must be at least 1e-30, since patches of zeros "
+                "are divided by it"
+            )
         if not isinstance(self.kernel, DotProductKernel):
             raise InvalidSpec(
                 f"kernel is {self.kernel!r}; it must be a kernel such as Exponential(sigma=0.6)"
@@ -214,25 +217,31 @@ class Layer:
             The anchors are not of the specification's shape, not finite or not of norm 1.
         """
         anchors = np.asarray(anchors)
-        expected = (spec.filters, spec.patch, spec.patch)
-        if anchors.ndim != 4 or anchors.shape[:3] != expected:
-            raise InvalidSpec(
-                f"anchors are of shape {list(anchors.shape)}; the layer needs "
-                f"[filters, patch, patch, channels] = [{spec.filters}, {spec.patch}, {spec.patch}, channels]"
-            )
-        if anchors.dtype not in (np.float32, np.float64):
-            raise InvalidSpec(f"anchors are of type {anchors.dtype}; give float32 or float64")
+        check_anchors(spec, anchors)
         flat = anchors.reshape(spec.filters, -1).astype(np.float64)
-        norms = np.linalg.norm(flat, axis=1)
-        if not np.all(np.abs(norms - 1) < 1e-3):  # written so that NaN fails too
-            raise InvalidSpec(
-                f"anchor points must be of norm 1; here the norms go from {norms.min():.4g} to "
-                f"{norms.max():.4g}: divide each by its norm"
-            )
-        gram = spec.kernel.value(flat @ flat.T)
-        return cls(spec, anchors, inverse_square_root(gram, spec.whitening, spec.epsilon))
+        projection = inverse_square_root(spec.kernel.value(flat @ flat.T), spec.whitening, spec.epsilon)
+        return cls(spec, anchors, projection)
 
     @property
     def n_parameters(self) -> int:
         """How many numbers the layer has learned: its anchor points (the projection follows from them)."""
         return int(self.anchors.size)
+
+
+def check_anchors(spec: LayerSpec, anchors: NDArray[Any]) -> None:
+    """Raise `InvalidSpec` unless these are anchor points for a layer: their shape, type and norm 1."""
+    expected = (spec.filters, spec.patch, spec.patch)
+    if anchors.ndim != 4 or anchors.shape[:3] != expected:
+        raise InvalidSpec(
+            f"anchors are of shape {list(anchors.shape)}; the layer needs "
+            f"[filters, patch, patch, channels] = [{spec.filters}, {spec.patch}, {spec.patch}, channels]"
+        )
+    if anchors.dtype not in (np.float32, np.float64):
+        raise InvalidSpec(f"anchors are of type {anchors.dtype}; give float32 or float64")
+    flat = anchors.reshape(spec.filters, -1).astype(np.float64)
+    norms = np.linalg.norm(flat, axis=1)
+    if not np.all(np.abs(norms - 1) < 1e-3):  # written so that NaN fails too
+        raise InvalidSpec(
+            f"anchor points must be of norm 1; here the norms go from {norms.min():.4g} to "
+            f"{norms.max():.4g}: divide each by its norm"
+        )

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,8 +18,7 @@ from ckncuda.images import Images, as_float, as_images
 from ckncuda.layer import LayerSpec, Shape
 from ckncuda.network import CKN, PATCHES, check_specs
 from ckncuda.preprocess import Preprocessor
-
-Progress = Callable[[str, int, int], None]
+from ckncuda.progress import Progress
 
 
 class _Preprocessed:
@@ -54,6 +53,8 @@ class Model:
         Of the images it was fitted on; others are refused.  None: any images that fit the network.
     image_type : {"uint8", "float32"} or None
         Of the images it was fitted on; others are refused, since bytes are scaled and floats are not.
+    class_names : tuple of str or None
+        Names of the labels 0, 1, …, where the training images came with names.
     report : dict
         How the model came about: seed, number of images, validation accuracy and how it was obtained.
 
@@ -77,6 +78,7 @@ class Model:
     classifier: LinearClassifier | None = None
     image_shape: Shape | None = None
     image_type: str | None = None
+    class_names: tuple[str, ...] | None = None
     report: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     """Seconds that each stage of `fit` took; not stored, so that equal models are equal files."""
@@ -160,7 +162,7 @@ class Model:
             model.report |= {
                 "regularization": classifier.regularization_,
                 "validation_accuracy": classifier.validation_accuracy_,
-                "validation": f"{classifier.validation_}; the network saw all of them, without labels",
+                "validation": f"{classifier.validation_}; the network saw all images, without labels",
             }
         return model
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from ckncuda.atomic_file import atomic_file
 from ckncuda.classifier import LinearClassifier
 from ckncuda.errors import CknError, InvalidModelFile
-from ckncuda.layer import Layer, LayerSpec
+from ckncuda.layer import Layer, LayerSpec, check_anchors
 from ckncuda.model import Model
 from ckncuda.network import CKN
 from ckncuda.preprocess import preprocessor_from_dict
@@ -154,24 +154,20 @@ def _take_apart(model: Model) -> tuple[Tensors, dict[str, Any]]:
         "classifier": model.classifier is not None,
         "image_shape": model.image_shape,
         "image_type": model.image_type,
+        "class_names": model.class_names,
         "report": model.report,
     }
     return {name: np.ascontiguousarray(array) for name, array in tensors.items()}, specification
 
 
 def _put_together(specification: Mapping[str, Any], tensors: Tensors) -> Model:
-    layers = [LayerSpec.from_dict(options) for options in specification["layers"]]
-    network = CKN.from_anchors(layers, [tensors[f"layers.{i}.anchors"] for i in range(len(layers))])
-    # The stored projections, not those just computed: another LAPACK would differ in the last digits.
-    network.layers_ = tuple(
-        Layer(layer.spec, layer.anchors, _like(tensors[f"layers.{i}.projection"], layer.projection))
-        for i, layer in enumerate(network.layers_)
-    )
+    specs = [LayerSpec.from_dict(options) for options in specification["layers"]]
+    network = CKN.from_layers([_layer(spec, tensors, f"layers.{i}.") for i, spec in enumerate(specs)])
     classifier = None
     if specification["classifier"]:
         names = ("weights", "intercept", "classes")
         classifier = LinearClassifier.from_arrays(*(tensors[f"classifier.{name}"] for name in names))
-    shape = specification["image_shape"]
+    shape, names = specification["image_shape"], specification["class_names"]
     return Model(
         network,
         preprocessing=tuple(
@@ -181,17 +177,21 @@ def _put_together(specification: Mapping[str, Any], tensors: Tensors) -> Model:
         classifier=classifier,
         image_shape=None if shape is None else tuple(shape),
         image_type=specification["image_type"],
+        class_names=None if names is None else tuple(names),
         report=specification["report"],
     )
 
 
+def _layer(spec: LayerSpec, tensors: Tensors, prefix: str) -> Layer:
+    """A layer with its stored projection: computing it again takes long, and differs in the last digits."""
+    anchors, projection = tensors[f"{prefix}anchors"], tensors[f"{prefix}projection"]
+    check_anchors(spec, anchors)
+    if projection.shape != (spec.filters, spec.filters) or not np.isfinite(projection).all():
+        raise ValueError(
+            f"the projection of {spec.filters} filters is of shape {list(projection.shape)} or not finite"
+        )
+    return Layer(spec, anchors, projection)
+
+
 def _group(tensors: Tensors, prefix: str) -> Tensors:
     return {name.removeprefix(prefix): array for name, array in tensors.items() if name.startswith(prefix)}
-
-
-def _like(array: NDArray[Any], expected: NDArray[Any]) -> NDArray[Any]:
-    if array.shape != expected.shape or not np.isfinite(array).all():
-        raise ValueError(
-            f"a projection is of shape {list(array.shape)}, expected {list(expected.shape)}, finite"
-        )
-    return array

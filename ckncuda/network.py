@@ -1,7 +1,8 @@
 """A convolutional kernel network: a stack of layers, each learned on the output of those below it."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,14 +11,14 @@ from numpy.typing import NDArray
 from ckncuda.anchors import MAX_ITERATIONS, normalized, patches_at, spherical_kmeans
 from ckncuda.backend import Backend, get_backend
 from ckncuda.errors import InvalidData, InvalidSpec
-from ckncuda.images import Images, as_images
+from ckncuda.images import Images, as_float, as_images
 from ckncuda.layer import Layer, LayerSpec, Shape
+from ckncuda.progress import Progress
 
 if TYPE_CHECKING:
     import os
 
 Array = NDArray[np.floating[Any]]
-Progress = Callable[[str, int, int], None]
 
 PATCHES = 300_000  # sampled for each layer
 
@@ -92,21 +93,34 @@ class CKN:
         InvalidSpec
             The anchors do not fit the specifications or one another.
         """
-        network = cls(specs)
-        if len(anchors) != len(network.specs):
-            raise InvalidSpec(f"there are {len(network.specs)} layers but {len(anchors)} arrays of anchors")
+        specs = cls(specs).specs
+        if len(anchors) != len(specs):
+            raise InvalidSpec(f"there are {len(specs)} layers but {len(anchors)} arrays of anchors")
         layers: list[Layer] = []
-        for number, (spec, array) in enumerate(zip(network.specs, anchors, strict=True), 1):
+        for number, (spec, array) in enumerate(zip(specs, anchors, strict=True), 1):
             try:
                 layer = Layer.from_anchors(spec, array)
             except InvalidSpec as error:
                 raise InvalidSpec(f"layer {number}: {error}") from error
-            if layers and array.shape[3] != layers[-1].spec.filters:
-                raise InvalidSpec(
-                    f"layer {number}: anchors have {array.shape[3]} channels, "
-                    f"the layer below has {layers[-1].spec.filters} filters"
-                )
             layers.append(layer)
+        return cls.from_layers(layers)
+
+    @classmethod
+    def from_layers(cls, layers: Sequence[Layer]) -> "CKN":
+        """Stack layers that have learned already.
+
+        Raises
+        ------
+        InvalidSpec
+            A layer's anchors have other channels than the layer below has filters.
+        """
+        for number, (below, layer) in enumerate(itertools.pairwise(layers), 2):
+            if layer.anchors.shape[3] != below.spec.filters:
+                raise InvalidSpec(
+                    f"layer {number}: anchors have {layer.anchors.shape[3]} channels, "
+                    f"the layer below has {below.spec.filters} filters"
+                )
+        network = cls([layer.spec for layer in layers])
         network.layers_ = tuple(layers)
         return network
 
@@ -128,7 +142,7 @@ class CKN:
             Read once for each layer, in blocks.
         patches : int
             Patches to sample for each layer, uniformly over images and positions; fewer where there
-            are fewer, or where they would take more than half of the backend's memory.
+            are fewer, or where they would take more than half of the backend's ``memory``.
         max_iterations : int
             Of k-means, at most.
         seed : int
@@ -250,7 +264,8 @@ class CKN:
 def _encode_blocks(layers: Sequence[Layer], images: Images, backend: Backend) -> Iterator[tuple[int, Array]]:
     size = backend.images_per_block(layers, images.shape[1:])
     for start in range(0, images.shape[0], size):
-        maps = backend.asarray(images.read(start, min(start + size, images.shape[0])))
+        block = images.read(start, min(start + size, images.shape[0]))
+        maps = backend.asarray(as_float(block) if block.dtype == np.uint8 else block)
         for layer in layers:
             maps = backend.encode(maps, layer)
         yield start, backend.to_host(maps)
@@ -286,6 +301,8 @@ def _sample(
     chosen = np.sort(rng.choice(n * height * width, m, replace=False))
     image, position = np.divmod(chosen, height * width)
     sample = np.empty((m, size), backend.dtype)
+    if progress:
+        progress("sampling", 0, n)
     for start, maps in _encode_blocks(layers, images, backend):
         first, last = np.searchsorted(image, [start, start + len(maps)])
         y, x = np.divmod(position[first:last], width)

@@ -39,8 +39,9 @@ def pooling_matrix(
     pooling : {"gaussian", "average", "strided"}
         Gaussian weights of σ_p = s/√2 over 2s+1 positions, means of blocks of s, or one position of s.
     alignment : {"corner", "centered", "valid"}
-        Where the pooled positions lie: from the first position on; centred in the map; or only where
-        the filter lies inside the map.
+        Where the pooled positions lie: 0, s, 2s, …; centred in the map; or s, 2s, … of which
+        size // s − 1 are taken.  Then the filters lie inside the map, but for the last one's last tap
+        where s divides the size.  Of ``average``, ``valid`` takes the whole blocks.
 
     Returns
     -------

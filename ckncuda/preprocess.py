@@ -6,7 +6,7 @@ model, so that new images meet exactly what the training images met.
 
 import abc
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
@@ -16,17 +16,18 @@ from numpy.typing import NDArray
 
 from ckncuda.errors import InvalidSpec
 from ckncuda.images import Images, as_float
+from ckncuda.progress import Progress
 
 Array = NDArray[np.floating[Any]]
-Progress = Callable[[str, int, int], None]
 
 ZCA_MAX_SIZE = (
     12_288  # numbers an image, as 64x64x3: the whitening matrix is 0.6 GiB, its eigenvectors minutes
 )
 BLOCK = 256  # images at a time
-RAW_CORRELATION = (
-    0.5  # of neighbouring pixels: photographs have about 0.9, the challenge's whitened ones 0.36
-)
+BLOCK_BYTES = 64 << 20  # of patches at a time
+LOOKED_AT = 1000  # images, to see whether they are raw
+ROUNDING = 1e-6  # a deviation below this part of the values is float32's, not the image's
+RAW_CORRELATION = 0.5  # of neighbouring pixels: photographs have about 0.9, the challenge's images 0.36
 
 
 class Preprocessor(abc.ABC):
@@ -67,8 +68,7 @@ class Standardize(Preprocessor):
         centred: NDArray[np.float32] = images - images.mean(axis=(1, 2), keepdims=True)
         deviation = centred.std(axis=(1, 2), keepdims=True)
         # Rounding leaves a constant channel a deviation of about 1e-7 of its value.
-        scale = np.abs(images).max(axis=(1, 2), keepdims=True)
-        constant = deviation <= 1e-6 * scale
+        constant = deviation <= ROUNDING * np.abs(images).max(axis=(1, 2), keepdims=True)
         centred /= np.where(constant, 1, deviation)
         centred *= ~constant
         return centred
@@ -111,11 +111,12 @@ class LocalWhitening(Preprocessor):
         for dy in range(k):
             for dx in range(k):
                 count[dy : dy + rows, dx : dx + columns] += 1
-        for i in range(0, n, BLOCK):
-            whitened = self._whiten(images[i : i + BLOCK]).reshape(-1, rows, columns, k, k, c)
+        size = max(1, BLOCK_BYTES // (4 * 4 * h * w * c * k * k))  # patches, centred, copied and whitened
+        for i in range(0, n, size):
+            whitened = self._whiten(images[i : i + size]).reshape(-1, rows, columns, k, k, c)
             for dy in range(k):
                 for dx in range(k):
-                    out[i : i + BLOCK, dy : dy + rows, dx : dx + columns] += whitened[:, :, :, dy, dx]
+                    out[i : i + size, dy : dy + rows, dx : dx + columns] += whitened[:, :, :, dy, dx]
         out /= count
         return out
 
@@ -128,7 +129,10 @@ class LocalWhitening(Preprocessor):
         covariance = np.matmul(patches.transpose(0, 2, 1), patches, dtype=np.float64) / patches.shape[1]
         eigenvalues, vectors = np.linalg.eigh(covariance)
         # Centring takes away one direction a channel: what is left there is rounding, not signal.
-        signal = eigenvalues > 1e-6 * np.maximum(eigenvalues[:, -1:], np.finfo(np.float32).tiny)
+        largest = np.maximum(eigenvalues[:, -1:], np.finfo(np.float32).tiny)
+        # An image that is constant but for rounding has no structure to whiten at all.
+        scale = np.square(images, dtype=np.float64).mean(axis=(1, 2, 3))[:, None]
+        signal = (eigenvalues > 1e-6 * largest) & (largest > ROUNDING**2 * scale)
         factors = np.where(signal, np.where(signal, eigenvalues, 1) ** -self.power, 0)
         whitening = np.matmul(vectors * factors[:, None, :], vectors.transpose(0, 2, 1))
         whitened: NDArray[np.float32] = np.matmul(patches, whitening.astype(np.float32))
@@ -221,7 +225,9 @@ class ZCA(Preprocessor):
         rows: NDArray[np.float32] = images.reshape(len(images), -1)
         rows = rows - rows.mean(axis=1, keepdims=True)
         deviation = rows.std(axis=1, keepdims=True)
-        rows /= np.maximum(deviation, 1e-6)
+        constant = deviation <= ROUNDING * np.abs(images.reshape(len(images), -1)).max(axis=1, keepdims=True)
+        rows /= np.where(constant, 1, deviation)
+        rows *= ~constant
         return rows
 
 
@@ -262,12 +268,13 @@ def suggested_preprocessing(images: Images) -> tuple[Preprocessor, ...]:
     Parameters
     ----------
     images : Images
-        Training images; the first 1,000 are looked at.
+        Training images; the first 1,000 are looked at, fewer where they are large.
     """
-    n, height, width, _ = images.shape
+    n, height, width, channels = images.shape
+    looked_at = max(1, min(n, LOOKED_AT, BLOCK_BYTES // (4 * height * width * channels)))
     if min(height, width) < LocalWhitening().patch:
         return ()
-    raw = _neighbour_correlation(as_float(images.read(0, min(n, 1000)))) >= RAW_CORRELATION
+    raw = _neighbour_correlation(as_float(images.read(0, looked_at))) >= RAW_CORRELATION
     return (LocalWhitening(),) if raw else ()
 
 

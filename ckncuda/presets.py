@@ -19,7 +19,7 @@ class Preset:
     summary : str
         One line for people.
     layers : callable
-        From the images' shape (height, width, channels) to the layers.
+        From the number of images and their shape (height, width, channels) to the layers.
     preprocessing : str
         ``auto``, ``none`` or a name.
     classifier : str
@@ -29,22 +29,37 @@ class Preset:
     """
 
     summary: str
-    layers: Callable[[Shape], list[LayerSpec]]
+    layers: Callable[[int, Shape], list[LayerSpec]]
     preprocessing: str = "auto"
     classifier: str = "ridge"
     classifier_options: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _default_layers(shape: Shape) -> list[LayerSpec]:
-    """Two layers, the last subsampled so that about 3x3 positions remain, whatever the image's size."""
+def _default_layers(n: int, shape: Shape) -> list[LayerSpec]:
+    """Two layers, the last subsampled so that about 3x3 positions remain, whatever the images' size.
+
+    Of few images, as many filters as leave ten patches for each.
+    """
     kernel = Exponential(sigma=0.6)
-    first = LayerSpec(filters=64, patch=3, subsampling=2, kernel=kernel)
-    remaining = min(first.output_shape(shape)[:2])
-    last = LayerSpec(filters=1024, patch=min(3, remaining), subsampling=-(-remaining // 3), kernel=kernel)
+    side = min(shape[:2])
+    first = LayerSpec(
+        filters=max(1, min(64, n * shape[0] * shape[1] // 10)),
+        patch=min(3, side),
+        subsampling=min(2, side),
+        kernel=kernel,
+    )
+    height, width, _ = first.output_shape(shape)
+    remaining = min(height, width)
+    last = LayerSpec(
+        filters=max(1, min(1024, n * height * width // 10)),
+        patch=min(3, remaining),
+        subsampling=-(-remaining // 3),
+        kernel=kernel,
+    )
     return [first, last]
 
 
-def _seed_layers(shape: Shape) -> list[LayerSpec]:
+def _seed_layers(n: int, shape: Shape) -> list[LayerSpec]:
     kernel = Exponential(sigma=0.6)
     return [
         LayerSpec(filters=filters, patch=3, subsampling=2, kernel=kernel, **CHEN) for filters in (64, 64, 128)

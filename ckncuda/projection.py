@@ -5,6 +5,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ckncuda.errors import InvalidSpec
+
 Whitening = Literal["ridge", "root"]
 
 
@@ -28,6 +30,11 @@ def inverse_square_root(
     -------
     float64 [p, p], symmetric
 
+    Raises
+    ------
+    InvalidSpec
+        The matrix is singular and ε is 0.
+
     Examples
     --------
     >>> inverse_square_root(np.diag([4.0, 1.0]), "ridge", 0.0)
@@ -36,6 +43,11 @@ def inverse_square_root(
     """
     eigenvalues, vectors = np.linalg.eigh(np.asarray(gram, dtype=np.float64))
     eigenvalues = np.maximum(eigenvalues, 0)
+    if epsilon == 0 and eigenvalues[0] <= len(gram) * np.finfo(np.float64).eps * eigenvalues[-1]:
+        raise InvalidSpec(
+            "the Gram matrix of the anchor points is singular, so that it has no inverse square root: "
+            "give an epsilon greater than 0, such as 1e-3"
+        )
     if whitening == "ridge":
         factors = 1 / np.sqrt(eigenvalues + epsilon)
     else:

@@ -66,10 +66,13 @@ def baseline(
         f"{fitted.n_features} features an image, {result['seconds']:.1f} s",
     ]
     if test and output:
-        with open_images(test, format=format_, image_shape=image_shape, split="test") as source:
+        with (
+            open_images(test, format=format_, image_shape=image_shape, split="test") as source,
+            ProgressBars() as progress,
+        ):
             if source.shape[1:] != shape:
                 raise InvalidData(f"{test} holds images of {source.shape[1:]}, {images} of {shape}")
-            write_submission(output, fitted.predict(source))
+            write_submission(output, fitted.predict(source, progress))
         result["submission"] = output
         lines.append(f"wrote {output}")
     print_result(result, as_json, lines)

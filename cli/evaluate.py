@@ -1,12 +1,13 @@
 """`ckn evaluate`: accuracy and confusion matrix on labelled images."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import click
 import numpy as np
 from numpy.typing import NDArray
 
-from ckncuda.data import read_labels
+from ckncuda.data import ImageSource, read_labels
 from ckncuda.errors import InvalidData
 from ckncuda.model_file import load
 
@@ -47,10 +48,15 @@ def evaluate(
         opened(images, format_, image_shape, split, "Evaluating", shape) as source,
         ProgressBars() as progress,
     ):
-        truth = read_labels(labels, len(source)) if labels else source.labels
+        truth = read_labels(labels, len(source)) if labels else _labels_of(source, loaded.class_names)
         if truth is None:
             raise InvalidData(f"{images} holds no labels: give --labels")
         predicted = loaded.predict(source, backend=engine, progress=progress)
+    assert loaded.classifier is not None  # predict would have refused
+    if unknown := sorted(set(truth.tolist()) - set(loaded.classifier.classes_.tolist())):
+        click.echo(
+            f"Warning: the model never saw the labels {_some(unknown)}; it cannot predict them", err=True
+        )
     classes, confusion = confusion_matrix(truth, predicted)
     result = {
         "accuracy": float(np.mean(truth == predicted)),
@@ -60,6 +66,25 @@ def evaluate(
         "confusion": confusion.tolist(),
     }
     print_result(result, as_json, _lines(result, confusion))
+
+
+def _labels_of(source: ImageSource, known: tuple[str, ...] | None) -> NDArray[np.int64] | None:
+    """The labels in a data set; of named classes by their names, for another folder numbers them anew."""
+    if source.labels is None or source.class_names is None or known is None:
+        return source.labels
+    if unknown := sorted(set(source.class_names) - set(known)):
+        raise InvalidData(
+            f"the model does not know the classes {_some(unknown)}; it was fitted on {_some(known)}: "
+            "leave their folders out, or give --labels"
+        )
+    numbers = np.array([known.index(name) for name in source.class_names])
+    labels: NDArray[np.int64] = numbers[source.labels]
+    return labels
+
+
+def _some(items: Sequence[object]) -> str:
+    shown = ", ".join(map(str, items[:10]))
+    return shown + (f" and {len(items) - 10} more" if len(items) > 10 else "")
 
 
 def confusion_matrix(

@@ -1,8 +1,6 @@
 """`ckn fit`: from images to a model file."""
 
 import contextlib
-import resource
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -11,8 +9,9 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from ckncuda.data import ArraySource, ImageSource, read_labels
+from ckncuda.data import ImageSource, read_labels
 from ckncuda.errors import InvalidData
+from ckncuda.images import Images, as_images
 from ckncuda.model import Model
 from ckncuda.network import PATCHES, check_specs
 from ckncuda.preprocess import suggested_preprocessing
@@ -123,7 +122,9 @@ def fit(
         ProgressBars() as progress,
     ):
         shape = source.shape[1:]
-        system = read_system(shape, preset, config, layer, preprocess, classifier, classifier_options)
+        system = read_system(
+            len(source), shape, preset, config, layer, preprocess, classifier, classifier_options
+        )
         check_specs(system.layers, shape)
         targets = _labels(labels, source)
         learner = system.make_classifier(seed)
@@ -139,7 +140,7 @@ def fit(
         reading = time.perf_counter() - reading
         preprocessing = system.preprocessing
         if preprocessing is None:
-            preprocessing = suggested_preprocessing(cached)
+            preprocessing = suggested_preprocessing(as_images(cached))
             names = ", ".join(p.name for p in preprocessing) or "none"
             click.echo(f"Preprocessing: {names}", err=True)
         model = Model.fit(
@@ -153,6 +154,7 @@ def fit(
             backend=engine,
             progress=progress,
         )
+        model.class_names = source.class_names
     model.save(output)
     result = {
         "model": output,
@@ -168,7 +170,7 @@ def _labels(path: str | None, source: ImageSource) -> NDArray[np.int64] | None:
     return read_labels(path, len(source)) if path else source.labels
 
 
-def _in_memory(source: ImageSource, limit: int, progress: ProgressBars) -> ImageSource | ArraySource:
+def _in_memory(source: ImageSource, limit: int, progress: ProgressBars) -> Images | NDArray[Any]:
     """Hold the images in memory where they fit: each layer reads them all, and text is slow to read."""
     n = len(source)
     if n * int(np.prod(source.shape[1:])) * source.dtype.itemsize > limit:
@@ -179,7 +181,7 @@ def _in_memory(source: ImageSource, limit: int, progress: ProgressBars) -> Image
         stop = min(start + size, n)
         array[start:stop] = source.read(start, stop)
         progress("reading", stop, n)
-    return ArraySource(array)
+    return array
 
 
 def peak_memory() -> int:
@@ -188,6 +190,9 @@ def peak_memory() -> int:
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
+    import resource  # not on Windows
+    import sys
+
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

@@ -50,6 +50,7 @@ def describe(model: Model) -> dict[str, Any]:
     return {
         "image_shape": None if model.image_shape is None else list(model.image_shape),
         "image_type": model.image_type,
+        "class_names": None if model.class_names is None else list(model.class_names),
         "preprocessing": [p.to_dict() for p in model.preprocessing],
         "layers": layers,
         "classifier": classifier,
@@ -78,7 +79,11 @@ def _lines(result: dict[str, Any]) -> list[str]:
             f"classifier     {c['n_features']} features to {len(c['classes'])} classes, "
             f"{c['n_parameters']:,} parameters"
         )
-    lines += [f"{name:<14} {value}" for name, value in result["report"].items()]
+    if result["class_names"]:
+        lines.append(
+            "class names    " + ", ".join(f"{i} {name}" for i, name in enumerate(result["class_names"]))
+        )
+    lines += [f"{name:<14} {value}" for name, value in result["report"].items() if value is not None]
     lines.append(
         f"in all         {result['n_parameters']:,} parameters, {result['file_bytes'] / 2**20:.1f} MiB"
     )

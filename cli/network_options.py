@@ -30,6 +30,10 @@ class System:
     def make_classifier(self, seed: int) -> TrainableClassifier | None:
         """The classifier, not yet fitted; None for ``none``."""
         if self.classifier == "none":
+            if self.classifier_options:
+                raise InvalidSpec(
+                    f"without a classifier there is no {', '.join(sorted(self.classifier_options))}"
+                )
             return None
         constructor, names = CLASSIFIERS[self.classifier]
         if unknown := sorted(set(self.classifier_options) - set(names)):
@@ -44,6 +48,7 @@ class System:
 
 
 def read_system(
+    n: int,
     shape: Shape,
     preset_name: str | None,
     config: str | None,
@@ -52,7 +57,7 @@ def read_system(
     classifier: str | None,
     classifier_options: dict[str, Any],
 ) -> System:
-    """The system for images of this shape: the base named by one of three options, then what overrides it."""
+    """The system for n images of this shape: what one of three options names, then what overrides it."""
     given = [
         name
         for name, value in (("--preset", preset_name), ("--config", config), ("--layer", layers))
@@ -67,7 +72,7 @@ def read_system(
     else:
         chosen = preset(preset_name or "default")
         system = System(
-            chosen.layers(shape),
+            chosen.layers(n, shape),
             parse_preprocessing((chosen.preprocessing,)),
             chosen.classifier,
             dict(chosen.classifier_options),

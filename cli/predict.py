@@ -52,6 +52,8 @@ def predict(
     if scores and os.path.abspath(scores) == os.path.abspath(output):
         raise click.UsageError(f"--scores and -o name the same file, {output}: give each its own")
     check_outputs([output, scores], [model, images])
+    if scores and not scores.endswith(".npy"):
+        raise click.UsageError(f"--scores writes an .npy file; {scores} does not end in .npy")
     loaded = load(model)
     engine = make_backend(backend, threads, memory)
     shape = loaded.image_shape

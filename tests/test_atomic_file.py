@@ -44,6 +44,29 @@ def test_places_where_nothing_can_be_written(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+def test_write_protected_files_stand_and_modes_stay(tmp_path):
+    path = tmp_path / "out"
+    path.write_bytes(b"old")
+    path.chmod(0o444)
+    with pytest.raises(InvalidData, match="it is write-protected"), atomic_file(path):
+        pass
+    assert path.read_bytes() == b"old"
+    path.chmod(0o600)
+    with atomic_file(path) as file:
+        file.write(b"new")
+    assert path.read_bytes() == b"new"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_links_stay_and_what_they_point_at_is_replaced(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere" / "file")
+    with atomic_file(tmp_path / "link") as file:
+        file.write(b"new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "elsewhere" / "file").read_bytes() == b"new"
+
+
 def test_pipes_and_devices_are_not_replaced(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(InvalidData, match="it is a device or a pipe"), atomic_file(tmp_path / "pipe"):

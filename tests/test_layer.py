@@ -46,6 +46,7 @@ def test_output_shape(options, shape, expected):
         ({"epsilon": -1}, "epsilon is -1"),
         ({"epsilon": math.nan}, "epsilon is nan"),
         ({"norm_floor": 0}, "norm_floor is 0"),
+        ({"norm_floor": 1e-50}, "norm_floor is 1e-50; it must be at least 1e-30"),
         ({"kernel": "exp"}, "kernel is 'exp'"),
     ],
 )

@@ -5,7 +5,19 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from ckncuda import CKN, Exponential, LayerSpec, Linear, Model, Ridge, Softmax, load
+from ckncuda import (
+    CKN,
+    ArcCosine,
+    Exponential,
+    LayerSpec,
+    Linear,
+    Model,
+    Polynomial,
+    Ridge,
+    Series,
+    Softmax,
+    load,
+)
 from ckncuda.errors import InvalidData, InvalidModelFile, InvalidSpec
 from ckncuda.preprocess import ZCA, LocalWhitening, Standardize
 
@@ -75,6 +87,23 @@ def test_every_preprocessing_is_stored(digits, tmp_path):
         again = load(tmp_path / "m")
         assert np.array_equal(again.features(images), fitted.features(images))
         assert [p.to_dict() for p in again.preprocessing] == [p.to_dict() for p in preprocessing]
+
+
+def test_a_stored_projection_is_not_computed_again(model, tmp_path, monkeypatch):
+    """For thousands of filters that would take long, every time a model is read."""
+    model.save(tmp_path / "m")
+
+    def eigh(matrix):
+        raise AssertionError("an eigendecomposition while reading")
+
+    monkeypatch.setattr(np.linalg, "eigh", eigh)
+    load(tmp_path / "m")
+
+
+def test_bytes_mean_the_same_to_a_network_and_a_model(digits):
+    images, _ = digits
+    fitted = Model.fit(images, None, SPECS, patches=500)
+    assert np.array_equal(fitted.network.transform(images), fitted.transform(images))
 
 
 def test_images_of_another_kind_are_refused(digits, model):
@@ -205,10 +234,11 @@ def test_no_pickle_is_ever_read(saved):
     assert "ckncuda" in json.loads(head[8 : 8 + length])["__metadata__"]
 
 
-def test_networks_of_any_kernel_are_stored(tmp_path, rng):
+@pytest.mark.parametrize("kernel", [Linear(), Polynomial(2, 0.5), ArcCosine(0), Series([0.5, 0.5])], ids=repr)
+def test_networks_of_any_kernel_are_stored(tmp_path, rng, kernel):
     anchors = rng.normal(size=(4, 1, 1, 3))
     anchors /= np.linalg.norm(anchors, axis=-1, keepdims=True)
-    network = CKN.from_anchors([LayerSpec(filters=4, patch=1, subsampling=1, kernel=Linear())], [anchors])
+    network = CKN.from_anchors([LayerSpec(filters=4, patch=1, subsampling=1, kernel=kernel)], [anchors])
     network.save(tmp_path / "n")
     again = load(tmp_path / "n").network
     assert again.specs == network.specs

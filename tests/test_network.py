@@ -56,7 +56,7 @@ def test_same_seed_same_bytes(images):
 
 def test_blocks_make_no_difference(network, images):
     class Small:
-        name, xp, dtype, memory_budget = "numpy", np, np.float32, 1 << 30
+        name, dtype, memory_budget = "numpy", np.float32, 1 << 30
 
         def __init__(self):
             from ckncuda.backend import get_backend

@@ -72,8 +72,20 @@ def test_local_whitening_is_the_definition(smooth, k, power):
         np.testing.assert_allclose(image, whiten_one_image(expected, k, power), rtol=2e-3, atol=2e-3)
 
 
-def test_local_whitening_of_a_constant_image_is_zero():
-    assert np.array_equal(LocalWhitening().apply(np.ones((1, 8, 8, 3), np.float32)), np.zeros((1, 8, 8, 3)))
+@pytest.mark.parametrize("value", [0.0, 0.3, 1.0, 254.7, 1e-4])
+def test_constant_images_become_zero_and_not_noise(value, smooth):
+    constant = np.full((1, 14, 14, 3), value, np.float32)
+    for preprocessor in (LocalWhitening(), LocalWhitening(power=0.5)):
+        assert np.array_equal(preprocessor.apply(constant), np.zeros_like(constant))
+    zca = ZCA(epsilon=0.5).fit(ArraySource(smooth))
+    of_zero = zca.apply(np.zeros((1, 14, 14, 3), np.float32))
+    np.testing.assert_allclose(zca.apply(constant), of_zero, atol=1e-6)
+
+
+def test_whitening_of_large_images_takes_few_at_a_time(monkeypatch, smooth):
+    whole = LocalWhitening().apply(smooth)
+    monkeypatch.setattr("ckncuda.preprocess.BLOCK_BYTES", 1)
+    np.testing.assert_allclose(LocalWhitening().apply(smooth), whole, atol=1e-6)
 
 
 def test_zca_is_the_definition(smooth):

@@ -1,8 +1,10 @@
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ckncuda import Exponential
+from ckncuda.errors import InvalidSpec
 from ckncuda.projection import inverse_square_root
 
 
@@ -30,6 +32,12 @@ def test_both_regularisations_by_their_eigenvalues(p, epsilon, seed):
     for whitening, factors in expected.items():
         root = inverse_square_root(gram, whitening, epsilon)
         np.testing.assert_allclose(root, (vectors * factors) @ vectors.T, rtol=1e-6, atol=1e-6)
+
+
+def test_without_regularisation_a_singular_matrix_is_refused():
+    for whitening in ("ridge", "root"):
+        with pytest.raises(InvalidSpec, match="give an epsilon greater than 0"):
+            inverse_square_root(np.ones((3, 3)), whitening, 0.0)
 
 
 def test_singular_matrices_are_regularised(rng):

@@ -20,10 +20,9 @@ Array = NDArray[np.floating[Any]]
 
 
 class Backend(Protocol):
-    """What every backend does.  Arrays are the backend's own (`xp`), of its type (`dtype`)."""
+    """What every backend does, with arrays of its own and of its type (`dtype`)."""
 
     name: str
-    xp: Any
     dtype: Any
     memory_budget: int
     """Bytes that one call may use for its blocks of images."""
@@ -37,7 +36,7 @@ class Backend(Protocol):
         ...
 
     def images_per_block(self, layers: Sequence[Layer], shape: Shape) -> int:
-        """How many images of this shape to carry through these layers at once, within `memory_budget`."""
+        """How many images of this shape to carry through these layers, or none, within `memory_budget`."""
         ...
 
     def asarray(self, array: NDArray[Any]) -> Array:
@@ -69,8 +68,8 @@ def get_backend(name: str = "auto", *, threads: int | None = None, memory: int |
     threads : int, optional
         CPU threads to use; by default as many as this process may run on.
     memory : int, optional
-        Bytes that a computation may use for its blocks; by default 2 GiB, or half of what is free
-        where that is less.
+        Bytes that a computation may use for its blocks of images, and half of it for a sample of
+        patches; by default 2 GiB.
 
     Raises
     ------

@@ -27,21 +27,13 @@ Array = NDArray[np.floating[Any]]
 
 TILE_BYTES = 2 << 20  # workspace of one tile: about the second-level cache of a core
 ROWS_PER_PRODUCT = 2048  # rows of a block in nearest_anchor
+DEFAULT_MEMORY = 2 << 30  # fixed, whatever is free: it bounds samples, and so what is learned
 MAX_BLOCK = 512  # images of a block: enough to keep every thread busy, few enough to show progress
 
 
 def available_threads() -> int:
     """How many CPUs this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def default_memory() -> int:
-    """2 GiB, or half of the free memory where that is less."""
-    try:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):
-        return 2 << 30
-    return max(256 << 20, min(2 << 30, free // 2))
 
 
 @dataclass(frozen=True)
@@ -98,6 +90,34 @@ class _LayerPlan:
         return int(self.images_per_tile * rows * self.bytes_per_row())
 
 
+class _SingleThreadedBlas:
+    """Hold BLAS to one thread while any caller is inside.
+
+    The limit is one of the whole process, so that callers in several threads must share it: the
+    first sets it, the last takes it back.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._limit: Any = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._limit = threadpoolctl.threadpool_limits(1, user_api="blas")
+            self._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._limit.restore_original_limits()
+
+
+_SINGLE_THREADED_BLAS = _SingleThreadedBlas()
+
+
 class NumpyBackend:
     """Float32 on NumPy; see `ckncuda.backend.Backend`.
 
@@ -106,19 +126,18 @@ class NumpyBackend:
     threads : int, optional
         Default: as many as this process may run on.
     memory : int, optional
-        Bytes for blocks of images; default: `default_memory`.
+        Bytes for blocks of images and samples of patches.
     """
 
     name = "numpy"
-    xp: Any = np
     dtype = np.float32
 
     def __init__(self, threads: int | None = None, memory: int | None = None) -> None:
         self.threads = threads if threads is not None else available_threads()
-        self.memory_budget = memory if memory is not None else default_memory()
+        self.memory_budget = memory if memory is not None else DEFAULT_MEMORY
         self._local = threading.local()
-        self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="ckncuda")  # threads start on demand
-        self._blas = threadpoolctl.ThreadpoolController()
+        self._pool: ThreadPoolExecutor | None = None
+        self._pool_process = 0
         self._plans: weakref.WeakKeyDictionary[Layer, dict[Shape, _LayerPlan]] = weakref.WeakKeyDictionary()
 
     def encode(self, maps: Array, layer: Layer) -> NDArray[np.float32]:
@@ -214,10 +233,11 @@ class NumpyBackend:
 
     def images_per_block(self, layers: Sequence[Layer], shape: Shape) -> int:
         """As many as the memory holds beside the tiles' workspace, two consecutive maps an image."""
-        per_image, workspace = 0, 0
+        # What is read, as float32, and what is padded, even where no layer is there yet.
+        per_image, workspace = 3 * 4 * math.prod(shape), 0
         for layer in layers:
             plan = self._plan(layer, shape)
-            per_image = max(per_image, 4 * (math.prod(shape) + math.prod(plan.output_shape)))
+            per_image = max(per_image, 4 * (math.prod(shape) + 3 * math.prod(plan.output_shape)))
             workspace = max(workspace, self.threads * plan.tile_bytes())
             shape = plan.output_shape
         return max(1, min(MAX_BLOCK, (self.memory_budget - workspace) // max(per_image, 1)))
@@ -244,14 +264,22 @@ class NumpyBackend:
             buffers[name] = np.empty(size, np.float32)
         return buffers[name][:size].reshape(shape)
 
+    def _threads(self) -> ThreadPoolExecutor:
+        """The pool of this process: threads do not survive a fork."""
+        if self._pool is None or self._pool_process != os.getpid():
+            self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="ckncuda")
+            self._pool_process = os.getpid()
+        return self._pool
+
     def _run(self, function: Callable[..., None], arguments: Iterable[tuple[Any, ...]]) -> None:
         """Call the function with each tuple of arguments, on all threads, BLAS held to one thread each."""
-        with self._blas.limit(limits=1, user_api="blas"):
+        with _SINGLE_THREADED_BLAS:
             if self.threads == 1:
                 for a in arguments:
                     function(*a)
                 return
-            futures = [self._pool.submit(function, *a) for a in arguments]
+            pool = self._threads()
+            futures = [pool.submit(function, *a) for a in arguments]
             try:
                 for future in futures:
                     future.result()

@@ -4,6 +4,7 @@ The other backends are tested against this one.  Symbols are those of the litera
 its norm n(u), cosine t_j(u) with the anchor z_j, kernel κ, pooling A, projection W.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,7 +42,6 @@ class ReferenceBackend:
     """Plain float64 on NumPy; see `ckncuda.backend.Backend`."""
 
     name = "reference"
-    xp: Any = np
     dtype = np.float64
 
     def __init__(self, memory: int | None = None) -> None:
@@ -62,7 +62,7 @@ class ReferenceBackend:
 
     def images_per_block(self, layers: Sequence[Layer], shape: Shape) -> int:
         """Patches (twice: NumPy copies them) and the unpooled map (three times) dominate."""
-        per_image = 1
+        per_image = 3 * 8 * math.prod(shape)
         for layer in layers:
             h, w, p = layer.spec.map_shape(shape)
             per_image = max(per_image, 8 * h * w * (2 * layer.spec.patch**2 * shape[2] + 3 * p))

@@ -45,3 +45,12 @@ def test_memory_of_extract_does_not_grow_with_the_images(command, environment, w
     )
     assert np.load(tmp_path / "many-features.npy", mmap_mode="r").shape == (4000, 16 * 16 * 16)
     assert many - few < max(0.15 * few, 30e6)
+
+
+def test_fit_of_large_images_keeps_to_its_memory(command, environment, tmp_path, rng):
+    """Patches, of the first layer and for whitening, are many times the images: few are made at a time."""
+    small = rng.normal(size=(60, 28, 28, 3)).repeat(8, axis=1).repeat(8, axis=2)
+    np.save(tmp_path / "photos.npy", (120 + 30 * small).clip(0, 255).astype(np.uint8))
+    layer = "filters=16,patch=3,subsampling=4,kernel=exp,sigma=0.6"
+    options = ["--layer", layer, "--memory", "64MiB", "--patches", "2000"]
+    assert peak([*command, "fit", "photos.npy", "-o", "m.ckn", *options], tmp_path, environment()) < 450e6

@@ -155,3 +155,6 @@ def test_blocks_fit_the_memory(backend, rng):
     small = get_backend(backend.name, threads=2, memory=64 << 20).images_per_block(layers, (512, 512, 3))
     large = get_backend(backend.name, threads=2, memory=1 << 30).images_per_block(layers, (512, 512, 3))
     assert 1 <= small < large
+    # Before the first layer there is the reading and the padding of the images themselves.
+    bare = get_backend(backend.name, threads=2, memory=64 << 20).images_per_block([], (512, 512, 3))
+    assert 1 <= bare <= (64 << 20) // (4 * 512 * 512 * 3)

@@ -1,0 +1,77 @@
+"""What the NumPy backend owes to the process it runs in."""
+
+import multiprocessing
+import threading
+
+import numpy as np
+import pytest
+import threadpoolctl
+
+from ckncuda import CKN, Exponential, LayerSpec
+from ckncuda.backend import get_backend
+
+
+@pytest.fixture
+def network(rng):
+    anchors = rng.normal(size=(8, 3, 3, 3))
+    anchors /= np.linalg.norm(anchors.reshape(8, -1), axis=1)[:, None, None, None]
+    spec = LayerSpec(filters=8, patch=3, subsampling=2, kernel=Exponential(sigma=0.6))
+    return CKN.from_anchors([spec], [anchors])
+
+
+def blas_threads():
+    return sorted(library["num_threads"] for library in threadpoolctl.threadpool_info())
+
+
+def test_blas_has_its_threads_again_after_concurrent_calls(network, rng):
+    images = rng.normal(size=(4, 12, 12, 3)).astype(np.float32)
+    before = blas_threads()
+    backend = get_backend("numpy", threads=1)
+    expected = network.transform(images, backend=backend)
+    wrong = []
+
+    def work():
+        for _ in range(100):
+            if not np.array_equal(network.transform(images, backend=backend), expected):
+                wrong.append(True)
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert blas_threads() == before
+
+
+def test_an_error_in_a_tile_is_raised_and_the_backend_goes_on(network, rng, monkeypatch):
+    backend = get_backend("numpy", threads=2)
+    images = rng.normal(size=(300, 12, 12, 3)).astype(np.float32)
+    expected = network.transform(images, backend=backend)
+
+    def broken(*arguments):
+        raise RuntimeError("a tile failed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(backend, "_encode_tile", broken)
+        with pytest.raises(RuntimeError, match="a tile failed"):
+            network.transform(images, backend=backend)
+    assert np.array_equal(network.transform(images, backend=backend), expected)
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork on this system")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_computes(network, rng):
+    """Threads do not survive a fork: the child must start its own."""
+    backend = get_backend("numpy", threads=2)
+    images = rng.normal(size=(300, 12, 12, 3)).astype(np.float32)
+    network.transform(images, backend=backend)
+    child = multiprocessing.get_context("fork").Process(
+        target=network.transform, args=(images,), kwargs={"backend": backend}
+    )
+    child.start()
+    child.join(timeout=30)
+    hung = child.exitcode is None
+    child.kill()
+    assert not hung
+    assert child.exitcode == 0
