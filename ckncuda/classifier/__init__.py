@@ -15,9 +15,9 @@ class             loss, with s = Wᵀ x + b [K]            how it is minimised; 
 `LinearClassifier` is what each of them is once fitted: weights, an intercept and class labels;
 `TrainableClassifier` is their common interface for fitting.
 
-The files: `linear` predicts, `training_data` checks, `scaling` centres and scales, `selection`
-chooses λ, `objective` and `lbfgs` and `sgd` minimise, `iterative` puts these together for the two
-classifiers without a closed form.
+The files: `linear` predicts, `training_data` checks, `scaling` centres and scales, `selection` chooses λ,
+`spaces` reduces and preconditions, `objective` and `lbfgs` and `sgd` minimise, `iterative` puts these
+together for the two classifiers without a closed form.
 """
 
 from ckncuda.classifier.linear import LinearClassifier, TrainableClassifier

@@ -2,14 +2,14 @@
 
 import math
 import warnings
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import numpy.typing as npt
+import threadpoolctl
 
-from ckncuda.classifier.lbfgs import minimize_lbfgs
 from ckncuda.classifier.linear import Progress, TrainableClassifier
-from ckncuda.classifier.objective import Loss, Objective
+from ckncuda.classifier.objective import Array, Loss
 from ckncuda.classifier.scaling import FeatureScaling
 from ckncuda.classifier.selection import (
     check_regularization,
@@ -21,7 +21,8 @@ from ckncuda.classifier.selection import (
 from ckncuda.classifier.training_data import check_training_data
 from ckncuda.errors import InvalidSpec
 
-Parameters = npt.NDArray[np.float64]
+if TYPE_CHECKING:  # SciPy's linear algebra is a third of the library's start-up: only a fit pays for it
+    from ckncuda.classifier.spaces import Features, Space
 
 
 class IterativeClassifier(TrainableClassifier):
@@ -31,6 +32,7 @@ class IterativeClassifier(TrainableClassifier):
     """
 
     loss: Loss
+    curvature: float  # a typical second derivative of the loss by a score: the preconditioner's scale
 
     def __init__(
         self,
@@ -63,7 +65,7 @@ class IterativeClassifier(TrainableClassifier):
         InvalidData
             The features or labels are malformed or do not fit together, or no image can be held out.
         InvalidSpec
-            An option is out of its range.
+            An option is out of its range, or λ too small for the precision of these features.
 
         Warns
         -----
@@ -80,7 +82,8 @@ class IterativeClassifier(TrainableClassifier):
         # scale are of all images: they see no label, and λ means the same in every fit.
         order = np.concatenate([kept, held_out])
         scaling = FeatureScaling.of(checked)
-        problem = _Problem(self, scaling.scaled(checked, order), targets[order], len(classes), len(kept))
+        prepared = self._prepare(scaling.scaled(checked, order), progress)
+        problem = _Problem(self, prepared, targets[order], len(classes), len(kept))
         best, search = problem.choose(progress)
         weights, intercept = problem.fit_all(best, progress)
 
@@ -99,11 +102,20 @@ class IterativeClassifier(TrainableClassifier):
         if self.max_iterations < 1:
             raise InvalidSpec(f"max_iterations is {self.max_iterations}; expected at least 1")
 
+    def _prepare(self, features: npt.NDArray[np.float32], progress: Progress | None) -> "Features":
+        """Return the scaled features with what serves every λ, in the smaller of the two spaces."""
+        from ckncuda.classifier.spaces import DualFeatures, PrimalFeatures
+
+        images, width = features.shape
+        return (DualFeatures if images < width else PrimalFeatures)(features, self.curvature, progress)
+
     def _minimize(
-        self, objective: Objective, start: Parameters, progress: Progress | None
-    ) -> tuple[Parameters, bool]:
+        self, space: "Space", targets: npt.NDArray[np.intp], start: Array, progress: Progress | None
+    ) -> tuple[Array, bool]:
         """Return the minimiser, and whether the solver converged."""
-        return minimize_lbfgs(objective, start, self.max_iterations, progress)
+        from ckncuda.classifier.lbfgs import minimize_lbfgs
+
+        return minimize_lbfgs(space, self.loss, targets, start, self.max_iterations, progress)
 
     def _sentence(self, held_out: int, images: int) -> str:
         how = "was chosen on them" if self.regularization == "auto" else "was given"
@@ -119,14 +131,14 @@ class _Problem:
     def __init__(
         self,
         classifier: IterativeClassifier,
-        features: npt.NDArray[np.float32],
+        features: "Features",
         targets: npt.NDArray[np.intp],
         classes: int,
         kept: int,
     ) -> None:
         self.classifier, self.features, self.targets = classifier, features, targets
         self.classes, self.kept = classes, kept
-        self.solved: dict[float, Parameters] = {}
+        self.solved: dict[float, Array] = {}
 
     def choose(self, progress: Progress | None) -> tuple[float, list[tuple[float, float]]]:
         """Return λ and what was tried: nothing, the given λ, or a search."""
@@ -140,17 +152,14 @@ class _Problem:
 
     def held_out_accuracy(self, regularization: float) -> float:
         """Fit on the images kept and return the accuracy on the others."""
-        objective = self.objective(self.kept, regularization)
-        parameters, _ = self.classifier._minimize(objective, self.start(objective), None)
-        self.solved[regularization] = parameters
-        weights, intercept = objective.split(parameters)
-        scores = self.features[self.kept :] @ weights.astype(np.float32) + intercept
+        x, _ = self.minimize(self.kept, regularization, None)
+        self.solved[regularization] = x
+        scores = self.features.scores_after(self.kept, x)
         return float(np.mean(scores.argmax(axis=1) == self.targets[self.kept :]))
 
-    def fit_all(self, regularization: float, progress: Progress | None) -> tuple[Parameters, Parameters]:
+    def fit_all(self, regularization: float, progress: Progress | None) -> tuple[Array, Array]:
         """Fit on all images and return weights and intercept on scaled features."""
-        objective = self.objective(len(self.targets), regularization)
-        parameters, converged = self.classifier._minimize(objective, self.start(objective), progress)
+        x, converged = self.minimize(len(self.targets), regularization, progress)
         if not converged:
             warnings.warn(
                 f"{type(self.classifier).__name__} stopped after max_iterations = "
@@ -159,17 +168,15 @@ class _Problem:
                 RuntimeWarning,
                 stacklevel=3,
             )
-        return objective.split(parameters)
+        return self.features.weights(x)
 
-    def objective(self, images: int, regularization: float) -> Objective:
-        """Return the objective over the first images."""
-        return Objective(
-            self.features[:images], self.targets[:images], self.classes, self.classifier.loss, regularization
-        )
-
-    def start(self, objective: Objective) -> Parameters:
-        """Return the solution at the nearest λ solved so far, or zero."""
-        if not self.solved:
-            return objective.zero()
-        nearest = min(self.solved, key=lambda tried: abs(math.log(tried / objective.regularization)))
-        return self.solved[nearest]
+    def minimize(self, images: int, regularization: float, progress: Progress | None) -> tuple[Array, bool]:
+        """Fit to the first images, from the solution at the nearest λ solved so far or from zero."""
+        nearest = self.features.zero(self.classes)
+        if self.solved:
+            nearest = self.solved[min(self.solved, key=lambda tried: abs(math.log(tried / regularization)))]
+        space, start = self.features.space(images, regularization), self.features.start(images, nearest)
+        # The solver's products have K columns and are bound by memory. NumPy and SciPy bring one BLAS each,
+        # whose idle threads spin against the other's: on two cores one thread is twice as fast.
+        with threadpoolctl.threadpool_limits(1, user_api="blas"):
+            return self.classifier._minimize(space, self.targets[:images], start, progress)

@@ -1,98 +1,158 @@
-"""L-BFGS on the penalised empirical risk."""
-
-from typing import TYPE_CHECKING
+"""L-BFGS on the penalised empirical risk, in a preconditioned space."""
 
 import numpy as np
 import numpy.typing as npt
 
 from ckncuda.classifier.linear import Progress
-from ckncuda.classifier.objective import Objective
+from ckncuda.classifier.objective import Array, Loss, Point
+from ckncuda.classifier.spaces import Space
 
-if TYPE_CHECKING:
-    from scipy.optimize import OptimizeResult
-
-TOLERANCE = 1e-3
-"""Converged when ‖gradient‖² / (2λ) is at most this fraction of the objective, ...
-
-The objective is λ-strongly convex in W, so that it is then within that fraction of its minimum; in practice
-far nearer, for this bound supposes all of the gradient in the flattest direction.
-"""
+TOLERANCE = 1e-5
+"""Converged when half of ⟨gradient, step⟩, which the quadratic model of L-BFGS takes for the distance of the
+objective from its minimum, is at most this fraction of it, ..."""
 
 VALUE_TOLERANCE = 1e-8
-"""... or when one iteration lowers the objective by less than this fraction of it, or of 1."""
+"""... or this much."""
 
 MEMORY = 20
 """Pairs of steps and gradient differences kept; each is as large as the parameters."""
 
+SLOPE = 0.3
+"""A step is accepted where the slope along it has fallen to this fraction of that at its start."""
+
+TRIALS = 20
+"""Steps tried at most in one line search: each costs one evaluation of the loss, and no product."""
+
+Pair = tuple[Array, Array, Array, float]
+"""A step, the step as it is multiplied with gradients, the gradient difference, the product of these two."""
+
 
 def minimize_lbfgs(
-    objective: Objective,
-    start: npt.NDArray[np.float64],
+    space: Space,
+    loss: Loss,
+    targets: npt.NDArray[np.intp],
+    start: Array,
     max_iterations: int,
     progress: Progress | None = None,
-) -> tuple[npt.NDArray[np.float64], bool]:
-    """Minimise the objective from ``start``.
+) -> tuple[Array, bool]:
+    """Minimise (1/n) Σ_i loss(y_i, s_i) + (λ/2) ‖W‖² over a space, from ``start``.
 
     Parameters
     ----------
-    objective : Objective
-    start : float64 [(d + 1) K]
+    space : Space
+    loss : Loss
+    targets : integers [n], 0 … K−1
+    start : float64 [m + 1, K]
+        Coefficients in the space, and the intercept.
     max_iterations : int
     progress : callable or None
         Called after each iteration, and at the end with the number of iterations as the total.
 
     Returns
     -------
-    parameters : float64 [(d + 1) K]
+    parameters : float64 [m + 1, K]
     converged : bool
-        False if ``max_iterations`` ended it. A line search that float32 rounding leaves no further
-        descent counts as converged.
+        False if ``max_iterations`` ended it. A line search that rounding leaves no further descent
+        counts as converged.
+
+    References
+    ----------
+    J. Nocedal, S. Wright, *Numerical Optimization*, algorithm 7.4.
     """
-    from scipy.optimize import minimize  # a third of the library's start-up: only a fit pays for it
-
+    point = Point.of(space, loss, targets, start)
+    gradient = point.gradient()
+    pairs: list[Pair] = []
+    converged = False
     iterations = 0
-    gradient = np.zeros_like(start)
-
-    def evaluate(parameters: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
-        nonlocal gradient
-        value, gradient = objective(parameters)
-        return value, gradient
-
-    def converged(value: float) -> bool:
-        return float(gradient @ gradient) <= 2 * objective.regularization * TOLERANCE * value
-
-    def after_iteration(intermediate_result: "OptimizeResult") -> None:
-        # The line search ends at the point it accepts, so the latest gradient is that of this iterate.
-        nonlocal iterations
+    while True:
+        step, paired = _direction(space, pairs, gradient)
+        if pairs and np.vdot(step[:-1], paired[:-1]) <= 0:
+            # A squared norm, unless the dual has rounded it away: repeated images make α ambiguous.
+            pairs = []
+            step, paired = _direction(space, pairs, gradient)
+        slope = float(np.vdot(paired, gradient))
+        if -slope / 2 <= TOLERANCE * point.value + VALUE_TOLERANCE:
+            converged = True
+            break
+        if iterations == max_iterations:
+            break
+        reached, length = _line_search(space, loss, targets, point, step, paired, slope)
+        if not reached.value < point.value:
+            converged = True
+            break
+        difference = -gradient
+        point, gradient = reached, reached.gradient()
+        difference += gradient
+        paired = length * paired
+        product = float(np.vdot(paired, difference))
+        if product > 0:
+            pairs = [*pairs[1 - MEMORY :], (length * step, paired, difference, product)]
         iterations += 1
         if progress is not None:
             progress("L-BFGS", iterations, max_iterations)
-        if converged(intermediate_result.fun):
-            raise StopIteration
-
-    if converged(evaluate(start)[0]):
-        # A warm start can be there already.
-        _report_end(progress, iterations)
-        return start, True
-    result = minimize(
-        evaluate,
-        start,
-        jac=True,
-        method="L-BFGS-B",
-        callback=after_iteration,
-        options={
-            "maxiter": max_iterations,
-            "maxfun": 20 * max_iterations,
-            "maxcor": MEMORY,
-            "gtol": 0.0,
-            "ftol": VALUE_TOLERANCE,
-        },
-    )
-    _report_end(progress, iterations)
-    return result.x, result.status != 1
-
-
-def _report_end(progress: Progress | None, iterations: int) -> None:
     if progress is not None:
-        total = max(1, iterations)
-        progress("L-BFGS", total, total)
+        progress("L-BFGS", max(1, iterations), max(1, iterations))
+    return point.x, converged
+
+
+def _direction(space: Space, pairs: list[Pair], gradient: Array) -> tuple[Array, Array]:
+    """Return minus the inverse Hessian of L-BFGS times the gradient, also as multiplied with gradients."""
+    rest = -gradient
+    shares = []
+    for _, paired_step, difference, product in reversed(pairs):
+        shares.append(float(np.vdot(paired_step, rest)) / product)
+        rest -= shares[-1] * difference
+    x, paired = space.precondition(rest)
+    same = paired is x
+    for (step, paired_step, difference, product), share in zip(pairs, reversed(shares), strict=True):
+        factor = share - float(np.vdot(paired, difference)) / product
+        x += factor * step
+        if not same:
+            paired += factor * paired_step
+    return x, paired
+
+
+def _line_search(
+    space: Space,
+    loss: Loss,
+    targets: npt.NDArray[np.intp],
+    point: Point,
+    step: Array,
+    paired: Array,
+    slope: float,
+) -> tuple[Point, float]:
+    """Return the point, and the length of the step to it, where the slope is nearly zero.
+
+    The objective is convex along the step and its scores are linear there: the zero of the slope is
+    bracketed by doubling and then approached by secants.
+    """
+    scores = space.scores(step, paired)
+    ridge = space.regularization * float(np.vdot(step[:-1], paired[:-1]))
+    mixed = space.regularization * float(np.vdot(point.x[:-1], paired[:-1]))
+    low, low_slope, high, high_slope = 0.0, slope, np.inf, np.inf
+    length = 1.0
+    for _ in range(TRIALS):
+        derivative = loss(point.scores + length * scores, targets)[1]
+        here = float(np.vdot(derivative, scores)) / len(targets) + mixed + length * ridge
+        if abs(here) <= -SLOPE * slope:
+            break
+        if here < 0:
+            low, low_slope = length, here
+        else:
+            high, high_slope = length, here
+        if high == np.inf:
+            length *= 2
+        else:
+            secant = low + (high - low) * low_slope / (low_slope - high_slope)
+            length = min(max(secant, low + 0.1 * (high - low)), high - 0.1 * (high - low))
+    return (
+        Point(
+            space,
+            loss,
+            targets,
+            point.x + length * step,
+            point.paired + length * paired,
+            point.scores + length * scores,
+        ),
+        length,
+    )

@@ -47,9 +47,9 @@ class DualSystem:
         images, width = features.shape
         # LAPACK works in place on column-major matrices; only the lower triangle is ever filled.
         gram = np.zeros((images, images), order="F")
-        _add_product(gram, np.ones((1, images)))
+        add_product(gram, np.ones((1, images)))
         for columns in blocks(width, images):
-            _add_product(gram, scaling.block(features, columns=columns).T)
+            add_product(gram, scaling.block(features, columns=columns).T)
             if progress is not None:
                 progress("Gram matrix", columns.stop, width)
         self.gram = gram
@@ -61,7 +61,7 @@ class DualSystem:
         at hand the direction of 1 contributes 1/(n (nλ + n)) to each diagonal entry instead of 1/(n²λ).
         """
         images = len(self.targets)
-        factor = _cholesky(self.gram, images, regularization)
+        factor = cholesky(self.gram, images, regularization)
         alpha = lapack.dpotrs(factor, self.targets, lower=1)[0]
         inverse = lapack.dtrtri(factor, lower=1, overwrite_c=1)[0].T
         diagonal = np.einsum("ij,ij->i", inverse, inverse)
@@ -71,7 +71,7 @@ class DualSystem:
     def weights(self, regularization: float) -> Matrix:
         """Return W = Zᵀα, float64 [d, K], on scaled features."""
         images, width = self.features.shape
-        alpha = lapack.dpotrs(_cholesky(self.gram, images, regularization), self.targets, lower=1)[0]
+        alpha = lapack.dpotrs(cholesky(self.gram, images, regularization), self.targets, lower=1)[0]
         weights = np.empty((width, alpha.shape[1]))
         for columns in blocks(width, images):
             weights[columns] = self.scaling.block(self.features, columns=columns).T @ alpha
@@ -102,7 +102,7 @@ class PrimalSystem:
         self.cross = np.zeros((width, targets.shape[1]))
         for rows in blocks(images, width):
             block = scaling.block(features, rows)
-            _add_product(self.moment, block)
+            add_product(self.moment, block)
             self.cross += block.T @ targets[rows]
             if progress is not None:
                 progress("second moments", rows.stop, images)
@@ -113,7 +113,7 @@ class PrimalSystem:
         With ZᵀZ + nλI = LLᵀ, H_ii = 1/n + ‖L⁻¹ z_i‖².
         """
         images, width = self.features.shape
-        factor = _cholesky(self.moment, images, regularization)
+        factor = cholesky(self.moment, images, regularization)
         weights = lapack.dpotrs(factor, self.cross, lower=1)[0]
         residuals = np.empty_like(self.targets)
         for rows in blocks(images, width):
@@ -126,11 +126,11 @@ class PrimalSystem:
 
     def weights(self, regularization: float) -> Matrix:
         """Return W, float64 [d, K], on scaled features."""
-        factor = _cholesky(self.moment, len(self.features), regularization)
+        factor = cholesky(self.moment, len(self.features), regularization)
         return np.asarray(lapack.dpotrs(factor, self.cross, lower=1)[0])
 
 
-def _add_product(total: Matrix, block: Matrix) -> None:
+def add_product(total: Matrix, block: Matrix) -> None:
     """Add blockᵀ block to the lower triangle of a column-major matrix, in place."""
     if block.flags.c_contiguous:  # BLAS sees it as its transpose, column-major, without a copy
         blas.dsyrk(1.0, block.T, beta=1.0, c=total, lower=1, overwrite_c=1)
@@ -138,10 +138,10 @@ def _add_product(total: Matrix, block: Matrix) -> None:
         blas.dsyrk(1.0, block, beta=1.0, c=total, trans=1, lower=1, overwrite_c=1)
 
 
-def _cholesky(matrix: Matrix, images: int, regularization: float) -> Matrix:
-    """Return the lower Cholesky factor of matrix + nλI; the upper triangle stays zero."""
+def cholesky(matrix: Matrix, images: int, regularization: float, curvature: float = 1.0) -> Matrix:
+    """Return the lower Cholesky factor of matrix + (nλ/c) I; the upper triangle stays that of the matrix."""
     shifted = matrix.copy(order="F")
-    shifted[np.diag_indices(len(matrix))] += images * regularization
+    shifted[np.diag_indices(len(matrix))] += images * regularization / curvature
     factor, failed = lapack.dpotrf(shifted, lower=1, clean=0, overwrite_a=1)
     if failed:
         raise InvalidSpec(

@@ -5,7 +5,8 @@ import numpy.typing as npt
 
 from ckncuda.classifier.lbfgs import minimize_lbfgs
 from ckncuda.classifier.linear import Progress
-from ckncuda.classifier.objective import Objective
+from ckncuda.classifier.objective import Array, Loss, Point
+from ckncuda.classifier.spaces import PrimalSpace
 
 EPOCHS = 30
 BATCH = 128
@@ -18,19 +19,24 @@ LBFGS_ITERATIONS = 10
 
 
 def minimize_sgd(
-    objective: Objective,
-    start: npt.NDArray[np.float64],
+    space: PrimalSpace,
+    loss: Loss,
+    targets: npt.NDArray[np.intp],
+    start: Array,
     random: np.random.Generator,
     progress: Progress | None = None,
-) -> npt.NDArray[np.float64]:
+) -> Array:
     """Minimise the objective by 30 epochs of SGD, each followed by ten iterations of L-BFGS.
 
     The momentum starts at zero in every epoch, for L-BFGS has moved the parameters in between.
 
     Parameters
     ----------
-    objective : Objective
-    start : float64 [(d + 1) K]
+    space : PrimalSpace
+    loss : Loss
+    targets : integers [n], 0 … K−1
+    start : float64 [d + 1, K]
+        Weights, and the intercept.
     random : numpy.random.Generator
         Draws the mini-batches.
     progress : callable or None
@@ -38,24 +44,25 @@ def minimize_sgd(
 
     Returns
     -------
-    parameters : float64 [(d + 1) K]
+    parameters : float64 [d + 1, K]
 
     References
     ----------
     O. Zekri, B. Benyamina, *CKN from Scratch*, 2024.
     """
     parameters = start.copy()
-    images = len(objective.targets)
+    images = len(targets)
     for epoch in range(EPOCHS):
         step = STEP if epoch < LATE_EPOCH else LATE_STEP
         velocity = np.zeros_like(parameters)
         order = random.permutation(images)
         for first in range(0, images, BATCH):
-            gradient = objective(parameters, order[first : first + BATCH])[1]
+            batch = order[first : first + BATCH]
+            gradient = Point.of(space.on(batch), loss, targets[batch], parameters).gradient()
             velocity *= MOMENTUM
             velocity -= step * gradient
             parameters += velocity
-        parameters, _ = minimize_lbfgs(objective, parameters, LBFGS_ITERATIONS)
+        parameters, _ = minimize_lbfgs(space, loss, targets, parameters, LBFGS_ITERATIONS)
         if progress is not None:
             progress("SGD and L-BFGS", epoch + 1, EPOCHS)
     return parameters

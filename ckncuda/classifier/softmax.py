@@ -1,13 +1,17 @@
 """Multinomial logistic regression."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import numpy.typing as npt
 
-from ckncuda.classifier.iterative import IterativeClassifier, Parameters
+from ckncuda.classifier.iterative import IterativeClassifier
 from ckncuda.classifier.linear import Progress
-from ckncuda.classifier.objective import Objective
-from ckncuda.classifier.sgd import minimize_sgd
+from ckncuda.classifier.objective import Array
 from ckncuda.errors import InvalidSpec
+
+if TYPE_CHECKING:
+    from ckncuda.classifier.spaces import Features, Space
 
 
 def cross_entropy(
@@ -59,8 +63,9 @@ class Softmax(IterativeClassifier):
         Fraction of the images held out, of each class in proportion, to choose λ or to measure a given one.
         0 only with a given λ: nothing is measured. All images are fitted at the end in any case.
     max_iterations : int
-        Bound on the iterations of one fit by "lbfgs", which ends when ‖gradient‖² / (2λ), a bound on the
-        distance to the minimum, is below 1e-3 of the objective, or an iteration lowers it by less than 1e-8.
+        Bound on the iterations of one fit by "lbfgs", which ends when the distance of the objective to its
+        minimum, as the preconditioned quadratic model of L-BFGS estimates it, is below 1e-5 of the objective
+        plus 1e-8, or when rounding leaves no descent.
         "sgd" has its fixed schedule instead.
     seed : int
         Draws the held-out images, and the mini-batches of "sgd".
@@ -79,8 +84,15 @@ class Softmax(IterativeClassifier):
     search_ : list of (float, float)
         The λ tried and their accuracies, in the order tried.
 
+    Notes
+    -----
+    "lbfgs" works in the primal or, with fewer images than features, in the dual (see `ckncuda.classifier`);
+    preconditioned by one Cholesky factorisation a λ, which makes a λ below 1e-8 too small for some features.
+    Besides a scaled float32 copy of the features, two square float64 matrices of the size min(n, d) are held.
+
     References
     ----------
+    B. Schölkopf, R. Herbrich, A. J. Smola, *A generalized representer theorem*, 2001.
     D. C. Liu, J. Nocedal, *On the limited memory BFGS method for large scale optimization*, 1989.
     O. Zekri, B. Benyamina, *CKN from Scratch*, 2024.
 
@@ -96,6 +108,7 @@ class Softmax(IterativeClassifier):
     """
 
     loss = staticmethod(cross_entropy)
+    curvature = 0.1  # p (1 − p) at p = 1/10; the iterations hardly depend on it
 
     def __init__(
         self,
@@ -114,9 +127,21 @@ class Softmax(IterativeClassifier):
         if self.optimizer not in ("lbfgs", "sgd"):
             raise InvalidSpec(f'optimizer is {self.optimizer!r}; expected "lbfgs" or "sgd"')
 
-    def _minimize(
-        self, objective: Objective, start: Parameters, progress: Progress | None
-    ) -> tuple[Parameters, bool]:
+    def _prepare(self, features: npt.NDArray[np.float32], progress: Progress | None) -> "Features":
         if self.optimizer == "sgd":
-            return minimize_sgd(objective, start, np.random.default_rng(self.seed), progress), True
-        return super()._minimize(objective, start, progress)
+            from ckncuda.classifier.spaces import PlainFeatures
+
+            return PlainFeatures(features, self.curvature)
+        return super()._prepare(features, progress)
+
+    def _minimize(
+        self, space: "Space", targets: npt.NDArray[np.intp], start: Array, progress: Progress | None
+    ) -> tuple[Array, bool]:
+        if self.optimizer == "sgd":
+            from ckncuda.classifier.sgd import minimize_sgd
+            from ckncuda.classifier.spaces import PrimalSpace
+
+            assert isinstance(space, PrimalSpace)
+            random = np.random.default_rng(self.seed)
+            return minimize_sgd(space, self.loss, targets, start, random, progress), True
+        return super()._minimize(space, targets, start, progress)

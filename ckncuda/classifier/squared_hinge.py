@@ -46,8 +46,9 @@ class SquaredHinge(IterativeClassifier):
         Fraction of the images held out, of each class in proportion, to choose λ or to measure a given one.
         0 only with a given λ: nothing is measured. All images are fitted at the end in any case.
     max_iterations : int
-        Bound on the iterations of one fit, which ends when ‖gradient‖² / (2λ), a bound on the distance to the
-        minimum, is below 1e-3 of the objective, or an iteration lowers it by less than 1e-8.
+        Bound on the iterations of one fit, which ends when the distance of the objective to its minimum, as
+        the preconditioned quadratic model of L-BFGS estimates it, is below 1e-5 of the objective plus 1e-8,
+        or when rounding leaves no descent.
     seed : int
         Draws the held-out images.
 
@@ -65,6 +66,12 @@ class SquaredHinge(IterativeClassifier):
     search_ : list of (float, float)
         The λ tried and their accuracies, in the order tried.
 
+    Notes
+    -----
+    Solved in the primal or, with fewer images than features, in the dual (see `ckncuda.classifier`);
+    preconditioned by one Cholesky factorisation a λ, which makes a λ below 1e-8 too small for some features.
+    Besides a scaled float32 copy of the features, two square float64 matrices of the size min(n, d) are held.
+
     References
     ----------
     R.-E. Fan et al., *LIBLINEAR: a library for large linear classification*, JMLR 9, 2008 (L2-loss SVM).
@@ -81,3 +88,4 @@ class SquaredHinge(IterativeClassifier):
     """
 
     loss = staticmethod(squared_hinge)
+    curvature = 1.0

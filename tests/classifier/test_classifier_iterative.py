@@ -7,10 +7,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.svm import LinearSVC
 
 from ckncuda.classifier import Softmax, SquaredHinge
-from ckncuda.classifier.objective import Objective
+from ckncuda.classifier.objective import Point
 from ckncuda.classifier.scaling import FeatureScaling
 from ckncuda.classifier.selection import held_out_split
 from ckncuda.classifier.softmax import cross_entropy
+from ckncuda.classifier.spaces import PlainFeatures
 from ckncuda.classifier.squared_hinge import squared_hinge
 from ckncuda.errors import InvalidData
 
@@ -62,13 +63,13 @@ def test_loss_derivative_by_finite_differences(loss):
 @pytest.mark.parametrize("loss", LOSSES)
 def test_objective_gradient_by_finite_differences(loss):
     features, labels = problem(30, 4)
-    objective = Objective(scaled(features), labels, 3, loss, 0.3)
-    point = np.random.default_rng(1).standard_normal(15)
-    gradient = objective(point)[1]
+    space = PlainFeatures(scaled(features), 1.0).space(30, 0.3)
+    point = np.random.default_rng(1).standard_normal((5, 3))
+    gradient = Point.of(space, loss, labels, point).gradient().ravel()
     step = 1e-2  # wide, for the products are in float32
-    for i, unit in enumerate(np.eye(15)):
-        slope = (objective(point + step * unit)[0] - objective(point - step * unit)[0]) / (2 * step)
-        assert gradient[i] == pytest.approx(slope, abs=2e-4)
+    for i, unit in enumerate(np.eye(15).reshape(15, 5, 3)):
+        above, below = (Point.of(space, loss, labels, point + sign * step * unit).value for sign in (1, -1))
+        assert gradient[i] == pytest.approx((above - below) / (2 * step), abs=2e-4)
 
 
 def test_cross_entropy_does_not_overflow():

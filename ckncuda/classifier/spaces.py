@@ -1,0 +1,240 @@
+r"""Where the weights are looked for, and the preconditioner that makes λ harmless to the solver.
+
+With n images and d features Z [n, d], the minimiser's weights are W = Zᵀα (the representer theorem), so
+that the same problem can be written in the smaller of two spaces, with the same λ and the same minimiser:
+
+=================  =======================  ===========================
+`PrimalSpace`      coefficients W [d, K]    moments ZᵀZ [d, d], n ≥ d
+`DualSpace`        coefficients α [n, K]    Gram matrix ZZᵀ [n, n], n < d
+=================  =======================  ===========================
+
+Where the loss has the curvature c, the Hessian is M = c ZᵀZ/n + λI. Gradients are multiplied by M⁻¹, by one
+Cholesky factorisation a λ, so that the solver meets a condition number that does not depend on λ. In the
+dual a gradient Zᵀr is represented by r [n, K]; then M⁻¹Zᵀr = Zᵀα with α = (c ZZᵀ/n + λI)⁻¹ r, and its scores
+are ZZᵀα = (n/c) (r − λα): an iteration needs no other product with an n×n matrix.
+
+As Z has columns of mean zero, ZZᵀ is blind to a constant in α, which would drift. Z has therefore a constant
+feature of 1 more in the dual: the Gram matrix is ZZᵀ + 11ᵀ. At the minimum its weight 1ᵀα is zero, for the
+intercept does the same without a penalty.
+
+Every array of parameters here has one last row more: the intercept. Its curvature is c.
+"""
+
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+from scipy.linalg import lapack
+
+from ckncuda.classifier.linear import Progress
+from ckncuda.classifier.normal_equations import add_product, cholesky
+from ckncuda.classifier.objective import Array
+from ckncuda.classifier.training_data import blocks
+
+
+class Space(Protocol):
+    """What the solver needs. ⟨x, g⟩ is ``np.vdot(paired, g)``, with ``paired`` that of x."""
+
+    regularization: float
+
+    def paired(self, x: Array) -> Array:
+        """Return x as it is multiplied with gradients: its weights in the primal, its scores in the dual."""
+
+    def scores(self, x: Array, paired: Array) -> Array:
+        """Return the scores of the images, intercept included."""
+
+    def gradient(self, x: Array, derivative: Array) -> Array:
+        """Return the gradient at x, given the derivative of the mean loss by the scores."""
+
+    def precondition(self, gradient: Array) -> tuple[Array, Array]:
+        """Return x = M⁻¹ gradient, and x as it is multiplied with gradients."""
+
+
+class PrimalSpace:
+    """Weights [d, K]; ``factor`` is the Cholesky factor of (n/c) M, or None for M = (c + λ) I."""
+
+    def __init__(
+        self,
+        features: npt.NDArray[np.float32],
+        factor: Array | None,
+        curvature: float,
+        regularization: float,
+        images: int,
+    ) -> None:
+        self.features, self.factor = features, factor
+        self.curvature, self.regularization, self.images = curvature, regularization, images
+
+    def on(self, batch: npt.NDArray[np.intp]) -> "PrimalSpace":
+        """Return the same space over some of its images."""
+        return PrimalSpace(
+            self.features[batch], self.factor, self.curvature, self.regularization, self.images
+        )
+
+    def paired(self, x: Array) -> Array:
+        """Return x."""
+        return x
+
+    def scores(self, x: Array, paired: Array) -> Array:
+        """Return Z W + b, the product in float32."""
+        return np.asarray((self.features @ x[:-1].astype(np.float32)).astype(np.float64) + x[-1])
+
+    def gradient(self, x: Array, derivative: Array) -> Array:
+        """Return Zᵀ derivative + λW, the product in float32, and the sum of the derivative."""
+        gradient = np.empty_like(x)
+        gradient[:-1] = self.features.T @ derivative.astype(np.float32)
+        gradient[:-1] += self.regularization * x[:-1]
+        gradient[-1] = derivative.sum(axis=0)
+        return gradient
+
+    def precondition(self, gradient: Array) -> tuple[Array, Array]:
+        """Return M⁻¹ gradient, twice."""
+        x = gradient / self.curvature
+        if self.factor is None:
+            x[:-1] = gradient[:-1] / (self.curvature + self.regularization)
+        else:
+            x[:-1] = lapack.dpotrs(self.factor, x[:-1], lower=1)[0]
+            x[:-1] *= self.images
+        return x, x
+
+
+class DualSpace:
+    """Coefficients [n, K] of the images; all products in float64."""
+
+    def __init__(self, gram: Array, curvature: float, regularization: float) -> None:
+        self.gram, self.curvature, self.regularization = gram, curvature, regularization
+        self.factor = cholesky(gram, len(gram), regularization, curvature)
+
+    def paired(self, x: Array) -> Array:
+        """Return ZZᵀα and b."""
+        return np.vstack([self.gram @ x[:-1], x[-1:]])
+
+    def scores(self, x: Array, paired: Array) -> Array:
+        """Return ZZᵀα + b."""
+        return np.asarray(paired[:-1] + paired[-1])
+
+    def gradient(self, x: Array, derivative: Array) -> Array:
+        """Return derivative + λα, and the sum of the derivative."""
+        gradient = np.vstack([derivative, derivative.sum(axis=0)])
+        gradient[:-1] += self.regularization * x[:-1]
+        return gradient
+
+    def precondition(self, gradient: Array) -> tuple[Array, Array]:
+        """Return α = (c ZZᵀ/n + λI)⁻¹ r and its scores (n/c) (r − λα), each with the intercept."""
+        ratio = len(self.gram) / self.curvature
+        x = gradient / self.curvature
+        paired = x.copy()
+        x[:-1] = ratio * lapack.dpotrs(self.factor, gradient[:-1], lower=1)[0]
+        paired[:-1] = ratio * (gradient[:-1] - self.regularization * x[:-1])
+        return x, paired
+
+
+class Features(Protocol):
+    """Scaled features, and what serves every λ and every number of images."""
+
+    def zero(self, classes: int) -> Array:
+        """Return parameters that are all zero."""
+
+    def space(self, images: int, regularization: float) -> Space:
+        """Return the space of fits to the first images."""
+
+    def start(self, images: int, x: Array) -> Array:
+        """Return a solution on fewer images as one on the first ``images``."""
+
+    def scores_after(self, images: int, x: Array) -> Array:
+        """Return the scores of the images that follow the first ones, on which x was fitted."""
+
+    def weights(self, x: Array) -> tuple[Array, Array]:
+        """Return W [d, K] and b [K] of a fit to all images."""
+
+
+class PrimalFeatures:
+    """Scaled features [n, d] with n ≥ d, and their moments, which serve every λ."""
+
+    def __init__(
+        self, features: npt.NDArray[np.float32], curvature: float, progress: Progress | None
+    ) -> None:
+        self.features, self.curvature = features, curvature
+        images, width = features.shape
+        self.moment = np.zeros((width, width), order="F")
+        for rows in blocks(images, width):
+            add_product(self.moment, features[rows].astype(np.float64))
+            if progress is not None:
+                progress("second moments", rows.stop, images)
+
+    def zero(self, classes: int) -> Array:
+        """Return parameters that are all zero."""
+        return np.zeros((self.features.shape[1] + 1, classes))
+
+    def space(self, images: int, regularization: float) -> PrimalSpace:
+        """Return the space of fits to the first images; the moments of all precondition these too."""
+        total = len(self.features)
+        factor = cholesky(self.moment, total, regularization, self.curvature)
+        return PrimalSpace(self.features[:images], factor, self.curvature, regularization, total)
+
+    def scores_after(self, images: int, x: Array) -> Array:
+        """Return the scores of the images that follow the first ones."""
+        return np.asarray(self.features[images:] @ x[:-1].astype(np.float32) + x[-1])
+
+    def start(self, images: int, x: Array) -> Array:
+        """Return a solution on fewer images as one on the first ``images``."""
+        return x
+
+    def weights(self, x: Array) -> tuple[Array, Array]:
+        """Return W [d, K] and b [K]."""
+        return x[:-1], x[-1]
+
+
+class PlainFeatures(PrimalFeatures):
+    """Scaled features alone, for SGD: the preconditioner is a multiple of the identity."""
+
+    def __init__(self, features: npt.NDArray[np.float32], curvature: float) -> None:
+        self.features, self.curvature = features, curvature
+
+    def space(self, images: int, regularization: float) -> PrimalSpace:
+        """Return the space of fits to the first images."""
+        return PrimalSpace(self.features[:images], None, self.curvature, regularization, images)
+
+
+class DualFeatures:
+    """Scaled features [n, d] with n < d, and their Gram matrix, which serves every λ and every subset."""
+
+    def __init__(
+        self, features: npt.NDArray[np.float32], curvature: float, progress: Progress | None
+    ) -> None:
+        self.features, self.curvature = features, curvature
+        images, width = features.shape
+        self.gram = np.ones((images, images), order="F")
+        for columns in blocks(width, images):
+            add_product(self.gram, features[:, columns].T.astype(np.float64))
+            if progress is not None:
+                progress("Gram matrix", columns.stop, width)
+        for rows in blocks(images, images):  # the upper triangle, from the lower one
+            square = np.tril(self.gram[rows, rows])
+            self.gram[rows, rows] = square + np.tril(square, -1).T
+            self.gram[: rows.start, rows] = self.gram[rows, : rows.start].T
+
+    def zero(self, classes: int) -> Array:
+        """Return parameters that are all zero, for no images."""
+        return np.zeros((1, classes))
+
+    def space(self, images: int, regularization: float) -> DualSpace:
+        """Return the space of fits to the first images."""
+        return DualSpace(self.gram[:images, :images], self.curvature, regularization)
+
+    def scores_after(self, images: int, x: Array) -> Array:
+        """Return the scores of the images that follow the first ones."""
+        return np.asarray(self.gram[images:, :images] @ x[:-1] + x[-1])
+
+    def start(self, images: int, x: Array) -> Array:
+        """Return a solution on fewer images as one on the first ``images``: the others have α = 0."""
+        start = np.zeros((images + 1, x.shape[1]))
+        start[: len(x) - 1], start[-1] = x[:-1], x[-1]
+        return start
+
+    def weights(self, x: Array) -> tuple[Array, Array]:
+        """Return W = Zᵀα [d, K], and b [K] with the weight 1ᵀα of the constant feature."""
+        images, width = self.features.shape
+        weights = np.empty((width, x.shape[1]))
+        for columns in blocks(width, images):
+            weights[columns] = self.features[:, columns].T.astype(np.float64) @ x[:-1]
+        return weights, x[-1] + x[:-1].sum(axis=0)
