@@ -1,6 +1,7 @@
 """Entry point of the `ckn` command, and what all commands share: errors, Ctrl-C, warnings."""
 
 import io
+import logging
 import signal
 import sys
 import warnings
@@ -50,6 +51,8 @@ def main() -> NoReturn:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     warnings.showwarning = _show_warning
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("ckncuda").setLevel(logging.INFO)
     try:
         cli.main(standalone_mode=False, prog_name="ckn")
         status = 0

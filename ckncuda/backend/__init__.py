@@ -100,10 +100,17 @@ def get_backend(name: str = "auto", *, threads: int | None = None, memory: int |
 
 def backend_statuses() -> list[BackendStatus]:
     """What each backend can do on this machine."""
-    from ckncuda.backend.numpy import available_threads
+    from ckncuda.backend.numpy import available_threads, has_numba
 
+    loops = (
+        "with Numba's inner loops"
+        if has_numba()
+        else "pip install 'ckncuda[fast]' makes it about twice as fast"
+    )
     return [
-        BackendStatus("numpy", True, f"NumPy {np.__version__}, float32, {available_threads()} threads"),
+        BackendStatus(
+            "numpy", True, f"NumPy {np.__version__}, float32, {available_threads()} threads; {loops}"
+        ),
         _cupy_status(),
         BackendStatus(
             "reference", True, "float64, plain and slow: the definition that the others are tested with"

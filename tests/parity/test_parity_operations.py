@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ckncuda import (
@@ -16,12 +16,22 @@ from ckncuda import (
     Series,
     conventions,
 )
-from ckncuda.backend import get_backend
+from ckncuda.backend import get_backend, tiles
 from ckncuda.backend import numpy as numpy_backend
 from ckncuda.errors import InvalidSpec
 
 # Norm of the difference over the norm of the reference, by backend.
-TOLERANCE = {"numpy": 2e-5}
+TOLERANCE = {"numpy, plain": 1e-5, "numpy, compiled": 1e-5}
+
+
+def make_backend(name, threads=2, memory=None):
+    """A backend of `TOLERANCE`, or skip what is not installed."""
+    if name == "numpy, compiled" and not numpy_backend.has_numba():
+        pytest.skip("Numba, the extra `fast`, is not installed")
+    return numpy_backend.NumpyBackend(threads, memory, compiled=name == "numpy, compiled")
+
+
+CHANNELS = [3, 20]  # of few channels, products are direct; of many, patches of 3x3 go through Winograd's
 
 KERNELS = [
     Exponential(sigma=0.6),
@@ -36,7 +46,9 @@ KERNELS = [
 
 @pytest.fixture(params=TOLERANCE)
 def backend(request):
-    return get_backend(request.param, threads=2)
+    backend = make_backend(request.param)
+    backend.tested_as = request.param
+    return backend
 
 
 def make_layer(channels, rng, **options):
@@ -51,12 +63,14 @@ def check(backend, layer, maps, relative_error):
     expected = get_backend("reference").encode(maps, layer)
     actual = backend.to_host(backend.encode(backend.asarray(maps), layer))
     assert actual.shape == expected.shape == (len(maps), *layer.spec.output_shape(maps.shape[1:]))
-    assert relative_error(actual, expected) <= TOLERANCE[backend.name]
+    assert relative_error(actual, expected) <= TOLERANCE[backend.tested_as]
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=repr)
-def test_every_kernel(backend, kernel, rng, relative_error):
-    check(backend, make_layer(3, rng, kernel=kernel), rng.normal(size=(5, 12, 12, 3)), relative_error)
+@pytest.mark.parametrize("channels", CHANNELS)
+def test_every_kernel(backend, kernel, channels, rng, relative_error):
+    layer = make_layer(channels, rng, kernel=kernel)
+    check(backend, layer, rng.normal(size=(5, 12, 12, channels)), relative_error)
 
 
 def test_arccosine_of_degree_zero(backend, rng, relative_error):
@@ -75,51 +89,53 @@ def test_every_patch_padding_and_subsampling(backend, padding, patch, subsamplin
 @pytest.mark.parametrize("pooling", ["gaussian", "average", "strided"])
 @pytest.mark.parametrize("alignment", ["corner", "centered", "valid"])
 @pytest.mark.parametrize("subsampling", [2, 3, 4])
-def test_every_pooling_and_alignment(backend, pooling, alignment, subsampling, rng, relative_error):
-    layer = make_layer(2, rng, pooling=pooling, alignment=alignment, subsampling=subsampling)
-    check(backend, layer, rng.normal(size=(2, 13, 12, 2)), relative_error)
+@pytest.mark.parametrize("channels", CHANNELS)
+def test_every_pooling_and_alignment(backend, pooling, alignment, subsampling, channels, rng, relative_error):
+    layer = make_layer(channels, rng, pooling=pooling, alignment=alignment, subsampling=subsampling)
+    check(backend, layer, rng.normal(size=(2, 13, 12, channels)), relative_error)
 
 
 @pytest.mark.parametrize("convention", [conventions.CHEN, conventions.MAIRAL], ids=["CHEN", "MAIRAL"])
-def test_conventions_on_images_with_empty_patches(backend, convention, rng, relative_error):
-    maps = rng.normal(size=(3, 12, 12, 3))
+@pytest.mark.parametrize("channels", CHANNELS)
+def test_conventions_on_images_with_empty_patches(backend, convention, channels, rng, relative_error):
+    maps = rng.normal(size=(3, 12, 12, channels))
     maps[1] = 0
     maps[2, :6] = 0
-    check(backend, make_layer(3, rng, **convention), maps, relative_error)
+    check(backend, make_layer(channels, rng, **convention), maps, relative_error)
 
 
 @given(
     n=st.integers(1, 7),
     height=st.integers(3, 20),
     width=st.integers(3, 20),
-    channels=st.integers(1, 5),
+    channels=st.sampled_from([1, 2, 3, 5, 16, 19]),
     filters=st.integers(1, 20),
     patch=st.integers(1, 4),
     subsampling=st.integers(1, 5),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=60)
-def test_any_shape(relative_error, n, height, width, channels, filters, patch, subsampling, seed):
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_shape(backend, relative_error, n, height, width, channels, filters, patch, subsampling, seed):
     rng = np.random.default_rng(seed)
     layer = make_layer(channels, rng, filters=filters, patch=patch, subsampling=subsampling)
     try:
         layer.spec.output_shape((height, width, channels))
     except InvalidSpec:
         return
-    for name in TOLERANCE:
-        check(
-            get_backend(name, threads=2), layer, rng.normal(size=(n, height, width, channels)), relative_error
-        )
+    check(backend, layer, rng.normal(size=(n, height, width, channels)), relative_error)
 
 
 @pytest.mark.parametrize("padding", ["zero", "valid"])
 @pytest.mark.parametrize("alignment", ["corner", "centered", "valid"])
-def test_large_images_in_bands_of_rows(monkeypatch, padding, alignment, rng, relative_error):
+@pytest.mark.parametrize("channels", CHANNELS)
+def test_large_images_in_bands_of_rows(
+    monkeypatch, backend, padding, alignment, channels, rng, relative_error
+):
     """With a tiny tile every image is cut into bands; the seams must not show."""
-    monkeypatch.setattr(numpy_backend, "TILE_BYTES", 4096)
-    layer = make_layer(3, rng, padding=padding, alignment=alignment, subsampling=3)
-    backend = get_backend("numpy", threads=2)
-    maps = rng.normal(size=(2, 40, 37, 3))
+    monkeypatch.setattr(tiles, "TILE_BYTES", 1)
+    monkeypatch.setattr(tiles, "MAX_TILE_BYTES", 1 << 16)
+    layer = make_layer(channels, rng, padding=padding, alignment=alignment, subsampling=3)
+    maps = rng.normal(size=(2, 40, 37, channels))
     assert len(backend._plan(layer, maps.shape[1:]).row_bands) > 2
     check(backend, layer, maps, relative_error)
 
@@ -129,12 +145,35 @@ def test_no_images_at_all(backend, rng):
     assert backend.encode(np.empty((0, 12, 12, 3), np.float32), layer).shape == (0, 6, 6, 12)
 
 
-def test_features_do_not_depend_on_threads_or_neighbours(rng):
-    """Bytes, not tolerances: an image's features are its own."""
-    layer = make_layer(3, rng)
-    maps = rng.normal(size=(23, 12, 12, 3)).astype(np.float32)
-    whole = get_backend("numpy", threads=1).encode(maps, layer)
-    assert np.array_equal(get_backend("numpy", threads=3).encode(maps, layer), whole)
+@pytest.mark.parametrize("name", TOLERANCE)
+@pytest.mark.parametrize("channels", CHANNELS)
+def test_features_do_not_depend_on_the_number_of_threads(name, channels, rng):
+    """Bytes, not tolerances."""
+    layer = make_layer(channels, rng)
+    maps = rng.normal(size=(70, 12, 12, channels)).astype(np.float32)
+    whole = make_backend(name, threads=1).encode(maps, layer)
+    assert np.array_equal(make_backend(name, threads=3).encode(maps, layer), whole)
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=repr)
+@pytest.mark.parametrize("channels", CHANNELS)
+def test_dark_patches_beside_bright_ones(backend, kernel, channels, rng, relative_error):
+    """Winograd's rounding is that of the whole tile: where a patch is dark, its cosine may be anything."""
+    maps = 1e-6 * rng.normal(size=(2, 12, 12, channels))
+    maps[:, 6:] = 0
+    maps[0, 3, 3] = 1e6
+    maps[1, 8, 5] = 1e3
+    check(backend, make_layer(channels, rng, kernel=kernel), maps, relative_error)
+
+
+@pytest.mark.parametrize("channels", CHANNELS)
+def test_both_ways_of_the_products_agree(channels, rng, relative_error):
+    """Where Winograd's algorithm is taken it agrees with the definition; where it is not, it is not."""
+    layer, maps = make_layer(channels, rng), rng.normal(size=(3, 13, 9, channels)).astype(np.float32)
+    backend = make_backend("numpy, compiled")
+    assert backend._plan(layer, maps.shape[1:]).winograd == (channels == 20)
+    plain = make_backend("numpy, plain").encode(maps, layer)
+    assert relative_error(backend.encode(maps, layer), plain) < 1e-5
 
 
 @pytest.mark.parametrize("n", [1, 2047, 2048, 5000])
@@ -152,9 +191,9 @@ def test_nearest_anchor(backend, n, rng):
 
 def test_blocks_fit_the_memory(backend, rng):
     layers = [make_layer(3, rng), make_layer(12, rng)]
-    small = get_backend(backend.name, threads=2, memory=64 << 20).images_per_block(layers, (512, 512, 3))
-    large = get_backend(backend.name, threads=2, memory=1 << 30).images_per_block(layers, (512, 512, 3))
+    small = make_backend(backend.tested_as, memory=64 << 20).images_per_block(layers, (512, 512, 3))
+    large = make_backend(backend.tested_as, memory=1 << 30).images_per_block(layers, (512, 512, 3))
     assert 1 <= small < large
     # Before the first layer there is the reading and the padding of the images themselves.
-    bare = get_backend(backend.name, threads=2, memory=64 << 20).images_per_block([], (512, 512, 3))
+    bare = make_backend(backend.tested_as, memory=64 << 20).images_per_block([], (512, 512, 3))
     assert 1 <= bare <= (64 << 20) // (4 * 512 * 512 * 3)
