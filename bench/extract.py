@@ -207,7 +207,8 @@ def main():
         "# Feature extraction on CPUs",
         "",
         f"Made by `python bench/extract.py`, medians of {arguments.rounds} turns, on "
-        f"{len(os.sched_getaffinity(0))} cores ({names[0]}), Python {platform.python_version()}, NumPy {np.__version__}, PyTorch {version}.",
+        f"{len(os.sched_getaffinity(0))} cores ({names[0]}),",
+        f"Python {platform.python_version()}, NumPy {np.__version__}, PyTorch {version}.",
         f"NumPy's single-precision matrix product ran at {rate:.0f} GFLOP/s on all cores in the same run.",
         "",
         "| network | PyTorch, images/s | ours, plain | over PyTorch | ours, with `fast` | over PyTorch "
