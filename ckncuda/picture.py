@@ -1,6 +1,7 @@
 """A picture of a model: the anchor points of its first layer, and some of its predictions."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,4 +96,5 @@ def draw(
         title = f"{predicted[i]}" if correct else f"{predicted[i]} ({labels[i]})"
         cell.set_title(title, color="black" if correct else "#c00000", fontsize=11, pad=2)
     with atomic_file(path) as file:
-        FigureCanvasAgg(figure).print_png(file)  # type: ignore[no-untyped-call]
+        canvas: Any = FigureCanvasAgg(figure)  # matplotlib types it where it is installed, in part
+        canvas.print_png(file)
