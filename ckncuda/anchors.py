@@ -7,7 +7,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from ckncuda.backend import Backend
-from ckncuda.errors import InvalidSpec
+from ckncuda.errors import InvalidData, InvalidSpec
 from ckncuda.layer import LayerSpec
 from ckncuda.progress import Progress
 
@@ -44,9 +44,28 @@ def patches_at(
 
 
 def normalized(patches: Array) -> Array:
-    """Patches of norm 1, in place; those of norm below 1e-5 are dropped."""
+    """Patches of norm 1, in place; those of norm below 1e-5 are dropped.
+
+    Raises
+    ------
+    InvalidData
+        A norm overflows.
+    InvalidSpec
+        No patch is left.
+    """
     norms = np.sqrt(np.einsum("ij,ij->i", patches, patches))
-    if (keep := norms >= MIN_NORM).all():
+    if not np.isfinite(norms).all():
+        raise InvalidData(
+            f"the images' values are too large: the squares of patches overflow {patches.dtype}; "
+            "scale the images down"
+        )
+    keep = norms >= MIN_NORM
+    if not keep.any():
+        raise InvalidSpec(
+            f"all {len(patches)} patches have a norm below {MIN_NORM:g}, as those of constant images once "
+            "whitened: there is nothing to learn from; look at the images and at --preprocess"
+        )
+    if keep.all():
         patches /= norms[:, None]
         return patches
     kept: Array = patches[keep] / norms[keep, None]

@@ -5,10 +5,10 @@ import time
 import click
 
 from ckncuda.baseline import fit_baseline
-from ckncuda.data import open_images, read_labels, write_submission
+from ckncuda.data import read_labels, write_submission
 from ckncuda.errors import InvalidData
 
-from .options import check_outputs, image_options, json_option, opened, print_result
+from .options import ImageOptions, check_outputs, image_options, json_option, opened, print_result
 from .progress import ProgressBars
 
 
@@ -28,9 +28,7 @@ def baseline(
     test: str | None,
     output: str | None,
     seed: int,
-    format_: str | None,
-    image_shape: tuple[int, int, int] | None,
-    split: str | None,
+    how: ImageOptions,
     as_json: bool,
 ) -> None:
     """Fit histograms of oriented gradients with a one-vs-rest linear SVM on IMAGES.
@@ -46,7 +44,7 @@ def baseline(
     check_outputs([output], [images, labels, test])
     started = time.perf_counter()
     with (
-        opened(images, format_, image_shape, split or "train", "Fitting on") as source,
+        opened(images, how._replace(split=how.split or "train"), "Fitting on") as source,
         ProgressBars() as progress,
     ):
         targets = read_labels(labels, len(source)) if labels else source.labels
@@ -67,7 +65,7 @@ def baseline(
     ]
     if test and output:
         with (
-            open_images(test, format=format_, image_shape=image_shape, split="test") as source,
+            opened(test, how._replace(split="test"), "Predicting") as source,
             ProgressBars() as progress,
         ):
             if source.shape[1:] != shape:

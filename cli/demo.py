@@ -4,9 +4,10 @@ from pathlib import Path
 
 import click
 
+from ckncuda.backend import Backend
 from ckncuda.demo import run_demo
 
-from .options import backend_options, make_backend
+from .options import backend_options
 from .progress import ProgressBars
 
 
@@ -16,7 +17,7 @@ from .progress import ProgressBars
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="For the split and the fit."
 )
 @backend_options
-def demo(output: str, seed: int, backend: str, memory: int | None, threads: int | None) -> None:
+def demo(output: str, seed: int, engine: Backend) -> None:
     """Fit, extract and predict on 1,797 handwritten digits.
 
     Leaves a model, features, a submission and a picture, and says how many of the 500 digits that
@@ -27,7 +28,7 @@ def demo(output: str, seed: int, backend: str, memory: int | None, threads: int 
         ckn demo -o ckn-demo
     """
     with ProgressBars() as progress:
-        result = run_demo(Path(output), seed, make_backend(backend, threads, memory), progress)
+        result = run_demo(Path(output), seed, engine, progress)
     for path in result.files:
         click.echo(f"wrote {path}")
     click.echo(

@@ -7,11 +7,12 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+from ckncuda.backend import Backend
 from ckncuda.data import ImageSource, read_labels
 from ckncuda.errors import InvalidData
 from ckncuda.model_file import load
 
-from .options import backend_options, image_options, json_option, make_backend, opened, print_result
+from .options import ImageOptions, backend_options, image_options, json_option, opened, print_result
 from .progress import ProgressBars
 
 
@@ -26,12 +27,8 @@ def evaluate(
     model: str,
     images: str,
     labels: str | None,
-    format_: str | None,
-    image_shape: tuple[int, int, int] | None,
-    split: str | None,
-    backend: str,
-    memory: int | None,
-    threads: int | None,
+    how: ImageOptions,
+    engine: Backend,
     as_json: bool,
 ) -> None:
     """Compare predictions for IMAGES with their labels.
@@ -42,10 +39,8 @@ def evaluate(
         ckn evaluate cifar.ckn cifar-10-batches-bin --split test
     """
     loaded = load(model)
-    engine = make_backend(backend, threads, memory)
-    shape = loaded.image_shape
     with (
-        opened(images, format_, image_shape, split, "Evaluating", shape) as source,
+        opened(images, how, "Evaluating", loaded.image_shape) as source,
         ProgressBars() as progress,
     ):
         truth = read_labels(labels, len(source)) if labels else _labels_of(source, loaded.class_names)

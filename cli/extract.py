@@ -2,16 +2,17 @@
 
 import click
 
+from ckncuda.backend import Backend
 from ckncuda.data import feature_writer
 from ckncuda.data.writers import check_features_path
 from ckncuda.model_file import load
 
 from .options import (
+    ImageOptions,
     backend_options,
     check_outputs,
     image_options,
     json_option,
-    make_backend,
     opened,
     print_result,
 )
@@ -29,12 +30,8 @@ def extract(
     model: str,
     images: str,
     output: str,
-    format_: str | None,
-    image_shape: tuple[int, int, int] | None,
-    split: str | None,
-    backend: str,
-    memory: int | None,
-    threads: int | None,
+    how: ImageOptions,
+    engine: Backend,
     as_json: bool,
 ) -> None:
     """Write the features of IMAGES, float32 [n, d], one row an image.
@@ -48,10 +45,8 @@ def extract(
     check_features_path(output)
     check_outputs([output], [model, images])
     loaded = load(model)
-    engine = make_backend(backend, threads, memory)
-    shape = loaded.image_shape
     with (
-        opened(images, format_, image_shape, split, "Extracting features of", shape) as source,
+        opened(images, how, "Extracting features of", loaded.image_shape) as source,
         ProgressBars() as progress,
     ):
         loaded.check_images(source)

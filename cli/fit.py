@@ -9,6 +9,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+from ckncuda.backend import Backend
 from ckncuda.data import ImageSource, read_labels
 from ckncuda.errors import InvalidData
 from ckncuda.images import Images, as_images
@@ -19,11 +20,11 @@ from ckncuda.presets import PRESETS
 
 from .network_options import CLASSIFIERS, read_system
 from .options import (
+    ImageOptions,
     backend_options,
     check_outputs,
     image_options,
     json_option,
-    make_backend,
     opened,
     print_result,
 )
@@ -93,12 +94,8 @@ def fit(
     classifier: str | None,
     patches: int,
     seed: int,
-    format_: str | None,
-    image_shape: tuple[int, int, int] | None,
-    split: str | None,
-    backend: str,
-    memory: int | None,
-    threads: int | None,
+    how: ImageOptions,
+    engine: Backend,
     as_json: bool,
     **classifier_options: Any,
 ) -> None:
@@ -116,9 +113,8 @@ def fit(
     """
     started = time.perf_counter()
     check_outputs([output], [images, labels, config])
-    engine = make_backend(backend, threads, memory)
     with (
-        opened(images, format_, image_shape, split or "train", "Fitting on") as source,
+        opened(images, how._replace(split=how.split or "train"), "Fitting on") as source,
         ProgressBars() as progress,
     ):
         shape = source.shape[1:]

@@ -1,22 +1,23 @@
 """Options that several commands share, and their types."""
 
 import contextlib
+import functools
 import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
 import click
 import threadpoolctl
 
 from ckncuda.atomic_file import check_writable
-from ckncuda.backend import Backend, get_backend
+from ckncuda.backend import get_backend
 from ckncuda.data import ImageSource, open_images
 from ckncuda.data.open import FORMATS, find_format
 from ckncuda.errors import InvalidData
 
-F = TypeVar("F", bound=Callable[..., Any])
+Command = Callable[..., Any]
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
@@ -53,13 +54,34 @@ class ImageShape(click.ParamType[tuple[int, int, int]]):
         return int(match[1]), int(match[2]), int(match[3] or 1)
 
 
-def image_options(command: F) -> F:
-    """How to read IMAGES."""
-    for option in (
+class ImageOptions(NamedTuple):
+    """How to read IMAGES, where it is not found out."""
+
+    format: str | None
+    image_shape: tuple[int, int, int] | None
+    split: str | None
+
+
+def image_options(command: Command) -> Command:
+    """Options of how to read IMAGES; the command takes them as ``how``, `ImageOptions`."""
+
+    @functools.wraps(command)
+    def with_how(
+        *args: Any,
+        format_: str | None,
+        image_shape: tuple[int, int, int] | None,
+        split: str | None,
+        **options: Any,
+    ) -> Any:
+        return command(*args, how=ImageOptions(format_, image_shape, split), **options)
+
+    return _with_options(
+        with_how,
         click.option(
-            "--split",
-            type=click.Choice(["train", "test"]),
-            help="Which part of a data set that holds both (CIFAR and MNIST folders, npz files).",
+            "--format",
+            "format_",
+            type=click.Choice(FORMATS),
+            help="Format of IMAGES, where it is not found out.",
         ),
         click.option(
             "--image-shape",
@@ -67,23 +89,24 @@ def image_options(command: F) -> F:
             help="Height x width x channels of CSV rows; found out for 32x32x3 and 28x28x1.",
         ),
         click.option(
-            "--format",
-            "format_",
-            type=click.Choice(FORMATS),
-            help="Format of IMAGES, where it is not found out.",
+            "--split",
+            type=click.Choice(["train", "test"]),
+            help="Which part of a data set that holds both (CIFAR and MNIST folders, npz files).",
         ),
-    ):
-        command = option(command)
-    return command
+    )
 
 
-def backend_options(command: F) -> F:
-    """Where and with how much to compute; the command takes the result as ``backend``."""
-    for option in (
-        click.option("--threads", type=click.IntRange(min=1), help="CPU threads. [default: all]"),
-        click.option(
-            "--memory", type=Memory(), help="Memory for blocks of images, such as 2GiB. [default: 2GiB]"
-        ),
+def backend_options(command: Command) -> Command:
+    """Options of where and with how much to compute; the command takes the `Backend` as ``engine``."""
+
+    @functools.wraps(command)
+    def with_engine(*args: Any, backend: str, memory: int | None, threads: int | None, **options: Any) -> Any:
+        if threads is not None:
+            threadpoolctl.threadpool_limits(threads)  # of the whole process: classifiers too
+        return command(*args, engine=get_backend(backend, threads=threads, memory=memory), **options)
+
+    return _with_options(
+        with_engine,
         click.option(
             "--backend",
             default="auto",
@@ -91,12 +114,21 @@ def backend_options(command: F) -> F:
             type=click.Choice(["auto", "numpy", "cupy", "reference"]),
             help="Where to compute; see ckn backends.",
         ),
-    ):
+        click.option(
+            "--memory", type=Memory(), help="Memory for blocks of images, such as 2GiB. [default: 2GiB]"
+        ),
+        click.option("--threads", type=click.IntRange(min=1), help="CPU threads. [default: all]"),
+    )
+
+
+def _with_options(command: Command, *options: Callable[[Command], Command]) -> Command:
+    """Apply decorators so that help lists them in the order in which they are given."""
+    for option in reversed(options):
         command = option(command)
     return command
 
 
-def json_option(command: F) -> F:
+def json_option(command: Command) -> Command:
     """One JSON object on standard output."""
     option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
     return option(command)
@@ -104,17 +136,13 @@ def json_option(command: F) -> F:
 
 @contextlib.contextmanager
 def opened(
-    path: str,
-    format_: str | None,
-    image_shape: tuple[int, int, int] | None,
-    split: str | None,
-    purpose: str,
-    model_shape: tuple[int, int, int] | None = None,
+    path: str, how: ImageOptions, purpose: str, model_shape: tuple[int, int, int] | None = None
 ) -> Iterator[ImageSource]:
     """Open IMAGES, CSV rows in the shape that the model knows; say on standard error what was found."""
+    image_shape = how.image_shape
     if image_shape is None and model_shape is not None and os.path.isfile(path):
-        image_shape = model_shape if (format_ or find_format(path)) == "csv" else None
-    source = open_images(path, format=format_, image_shape=image_shape, split=split)
+        image_shape = model_shape if (how.format or find_format(path)) == "csv" else None
+    source = open_images(path, format=how.format, image_shape=image_shape, split=how.split)
     with source:
         click.echo(f"{purpose} {source.description}", err=True)
         yield source
@@ -127,13 +155,6 @@ def check_outputs(outputs: Iterable[str | None], inputs: Iterable[str | None]) -
             if os.path.realpath(output) == os.path.realpath(source):
                 raise InvalidData(f"{output} would be overwritten, but it is an input: give another output")
         check_writable(output)
-
-
-def make_backend(backend: str, threads: int | None, memory: int | None) -> Backend:
-    """Build the backend that the options name; hold the whole process to the threads."""
-    if threads is not None:
-        threadpoolctl.threadpool_limits(threads)
-    return get_backend(backend, threads=threads, memory=memory)
 
 
 def print_result(result: dict[str, Any], as_json: bool, lines: list[str]) -> None:

@@ -7,15 +7,16 @@ import click
 import numpy as np
 
 from ckncuda.atomic_file import atomic_file
+from ckncuda.backend import Backend
 from ckncuda.data import write_submission
 from ckncuda.model_file import load
 
 from .options import (
+    ImageOptions,
     backend_options,
     check_outputs,
     image_options,
     json_option,
-    make_backend,
     opened,
     print_result,
 )
@@ -35,12 +36,8 @@ def predict(
     images: str,
     output: str,
     scores: str | None,
-    format_: str | None,
-    image_shape: tuple[int, int, int] | None,
-    split: str | None,
-    backend: str,
-    memory: int | None,
-    threads: int | None,
+    how: ImageOptions,
+    engine: Backend,
     as_json: bool,
 ) -> None:
     """Predict the labels of IMAGES.
@@ -55,10 +52,8 @@ def predict(
     if scores and not scores.endswith(".npy"):
         raise click.UsageError(f"--scores writes an .npy file; {scores} does not end in .npy")
     loaded = load(model)
-    engine = make_backend(backend, threads, memory)
-    shape = loaded.image_shape
     with (
-        opened(images, format_, image_shape, split, "Predicting", shape) as source,
+        opened(images, how, "Predicting", loaded.image_shape) as source,
         ProgressBars() as progress,
     ):
         table = loaded.scores(source, backend=engine, progress=progress)

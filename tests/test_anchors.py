@@ -5,7 +5,7 @@ from ckncuda import Exponential, LayerSpec
 from ckncuda.anchors import normalized, patches_at, spherical_kmeans
 from ckncuda.backend import get_backend
 from ckncuda.backend.reference import extract_patches
-from ckncuda.errors import InvalidSpec
+from ckncuda.errors import InvalidData, InvalidSpec
 
 
 def sphere(rng, n, d, dtype=np.float32):
@@ -30,6 +30,16 @@ def test_normalized_drops_patches_without_direction(rng):
     unit = normalized(patches.copy())
     assert unit.shape == (3, 4)
     np.testing.assert_allclose(np.linalg.norm(unit, axis=1), 1)
+
+
+def test_patches_that_cannot_be_normalized():
+    with pytest.raises(InvalidSpec, match="all 5 patches have a norm below 1e-05.*nothing to learn"):
+        normalized(np.zeros((5, 4), np.float32))
+    with (
+        pytest.raises(InvalidData, match="too large.*float32; scale the images down"),
+        np.errstate(over="ignore"),
+    ):
+        normalized(np.full((5, 4), 1e30, np.float32))
 
 
 def test_kmeans_finds_separated_clusters(rng):
