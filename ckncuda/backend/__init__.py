@@ -103,9 +103,7 @@ def backend_statuses() -> list[BackendStatus]:
     from ckncuda.backend.numpy import available_threads, has_numba
 
     loops = (
-        "with Numba's inner loops"
-        if has_numba()
-        else "pip install 'ckncuda[fast]' makes it about twice as fast"
+        "with Numba's inner loops" if has_numba() else "pip install 'ckncuda[fast]' compiles its inner loops"
     )
     return [
         BackendStatus(

@@ -4,20 +4,7 @@ What is here is memory traffic that NumPy cannot fuse: the transforms of Winogra
 the scale by the norms in one pass, patches of few channels, pooling with its few taps.  The products
 stay with BLAS.  Every function releases the GIL and works on one thread's tile.
 
-Winograd's F(4x4, 3x3) computes 4×4 positions of a 3×3 convolution from 6×6 of the input with 36
-products for each pair of channel and filter where the definition takes 144: with the matrices below,
-Y = Aᵀ [(G g Gᵀ) ∘ (Bᵀ d B)] A, summed over channels, which makes the middle 36 matrix products.
-
-    Bᵀ = 4  0 -5  0  1  0     G = 1/4    0     0      Aᵀ = 1  1  1  1  1  0
-         0 -4 -4  1  1  0        -1/6 -1/6  -1/6           0  1 -1  2 -2  0
-         0  4 -4 -1  1  0        -1/6  1/6  -1/6           0  1  1  4  4  0
-         0 -2 -1  2  1  0         1/24 1/12  1/6           0  1 -1  8 -8  1
-         0  2 -1 -2  1  0         1/24 -1/12 1/6
-         0  4  0 -5  0  1            0    0    1
-
-References
-----------
-Lavin and Gray, *Fast algorithms for convolutional neural networks*, 2016.
+The transforms of Winograd's algorithm are written out here; `winograd` has the matrices.
 """
 
 # Numba's decorators are not typed, and its functions take what they are given.
@@ -30,28 +17,10 @@ import numpy as np
 from llvmlite import ir
 from numba import float32, int32, njit, types
 from numba.extending import intrinsic
-from numpy.typing import NDArray
 
-TILE = 4  # positions that Winograd computes at a time, along each axis
 _CHUNK = 64  # filters at a time: a tile's 24 half-transformed rows of them stay in the first-level cache
 # Multiply-add may be fused, the order of sums stays: the result does not depend on vector lengths.
 _OPTIONS: dict[str, Any] = {"nogil": True, "cache": True, "fastmath": {"contract", "nsz"}}
-
-
-def winograd_filters(anchors: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-    """G g Gᵀ of anchor points [filters, 3, 3, channels]: float32 [36, channels, filters]."""
-    g = np.array(
-        [
-            [1 / 4, 0, 0],
-            [-1 / 6, -1 / 6, -1 / 6],
-            [-1 / 6, 1 / 6, -1 / 6],
-            [1 / 24, 1 / 12, 1 / 6],
-            [1 / 24, -1 / 12, 1 / 6],
-            [0, 0, 1],
-        ]
-    )
-    transformed = np.einsum("iy,jx,pyxc->ijcp", g, g, anchors.astype(np.float64), optimize=True)
-    return np.ascontiguousarray(transformed.reshape(36, anchors.shape[3], -1), dtype=np.float32)
 
 
 def needs_compilation() -> bool:

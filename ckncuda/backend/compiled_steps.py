@@ -7,13 +7,11 @@ from numpy.typing import NDArray
 
 from ckncuda.backend import compiled
 from ckncuda.backend.tiles import Band, Buffer, LayerPlan, pad
+from ckncuda.backend.winograd import TILE
 from ckncuda.dot_product import Exponential
 from ckncuda.layer import Layer, Shape
 
 Map = NDArray[np.float32]
-
-WINOGRAD_CHANNELS = 16  # with fewer, the transforms cost more than the products they save
-WINOGRAD_ROWS = 256  # of each product: with fewer, reading the filters costs more than the arithmetic
 
 
 if compiled.needs_compilation():
@@ -23,34 +21,22 @@ if compiled.needs_compilation():
 
 
 class Plan(LayerPlan):
-    """A plan that may take Winograd's algorithm, and pools with the taps alone."""
+    """A plan that pools with the taps alone."""
+
+    winograd_channels = 16
 
     def __init__(self, layer: Layer, shape: Shape) -> None:
-        self.winograd = layer.spec.patch == 3 and shape[2] >= WINOGRAD_CHANNELS
         super().__init__(layer, shape)
-        height, width, _ = self.map_shape
-        if self.winograd:
-            self.transformed = compiled.winograd_filters(layer.anchors)
-            if len(self.row_bands) == 1:
-                tiles = -(-height // compiled.TILE) * -(-width // compiled.TILE)
-                self.images_per_tile = max(1, -(-WINOGRAD_ROWS // tiles))
         columns = layer.spec.pooling_matrices(shape)[1].astype(np.float32)
         self.column_taps = _taps(columns)
         self.row_taps = {band.pooled.start: _taps(band.weights) for band in self.row_bands}
 
-    def bytes_per_row(self) -> int:
-        """Workspace for one row of one image's map: the map, and its patches or Winograd's products."""
-        if not self.winograd:
-            return super().bytes_per_row()
-        _, width, filters = self.map_shape
-        return 4 * width * (filters + 36 * (self.shape[2] + filters) // 16)
-
 
 def unpooled(maps: Map, plan: Plan, band: Band, buffer: Buffer) -> Map:
-    """N κ(t) at the positions that a band needs: [b, h, w, c] to [b, rows, width, filters]."""
+    """Norm times κ(t) at the positions that a band needs: [b, h, w, c] to [b, rows, width, filters]."""
     spec, k = plan.spec, plan.spec.patch
     b, rows, (_, width, p) = len(maps), band.length, plan.map_shape
-    side = compiled.TILE if plan.winograd else 1
+    side = TILE if plan.winograd else 1
     height, breadth = -(-rows // side) * side, -(-width // side) * side
     padded = pad(maps, spec, band.source, height + k - 1, breadth + k - 1, buffer)
     norms = buffer("norms", (b, rows, width))

@@ -1,15 +1,22 @@
 """How the NumPy backend cuts a layer's work into tiles, and what a tile needs of the layer."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ckncuda.backend.winograd import SPAN, TILE, transformed_filters
 from ckncuda.layer import Layer, LayerSpec, Shape
 
 TILE_BYTES = 2 << 20  # workspace of one tile: about the second-level cache of a core
 MAX_TILE_BYTES = 8 * TILE_BYTES  # above, an image is cut: cutting computes margins twice, only where it pays
+
+
+CACHED_ROWS, STREAMED_ROWS = (
+    128,
+    256,
+)  # of each of Winograd's products: more where its filters exceed the cache
 
 
 class Buffer(Protocol):
@@ -34,7 +41,7 @@ class Band:
         return int(self.source.stop - self.source.start)
 
 
-def bands(matrix: NDArray[np.float64], size: int) -> list[Band]:
+def bands(matrix: NDArray[np.floating[Any]], size: int) -> list[Band]:
     """Cut a pooling matrix into groups of ``size`` rows, each with its non-zero columns alone."""
     result = []
     for start in range(0, len(matrix), size):
@@ -52,13 +59,18 @@ class LayerPlan:
 
     Attributes
     ----------
+    winograd : bool
+        Whether the products go through Winograd's algorithm; then ``transformed`` are its filters.
     row_bands, column_bands : list of Band
         The pooled rows that one tile computes, one band where it takes whole images; pooled columns.
     images_per_tile : int
     """
 
+    winograd_channels = 32  # with fewer, the transforms cost more than the products they save
+
     def __init__(self, layer: Layer, shape: Shape) -> None:
         spec = layer.spec
+        self.winograd = spec.patch == 3 and shape[2] >= self.winograd_channels
         self.spec = spec
         self.shape = shape
         self.map_shape = spec.map_shape(shape)
@@ -72,12 +84,23 @@ class LayerPlan:
             band = max(1, MAX_TILE_BYTES // (self.bytes_per_row() * spec.subsampling))
         self.row_bands = bands(rows, band)
         self.column_bands = bands(columns, 16)
+        # A product with a whole pooling matrix would multiply zeros: its few taps stand on a diagonal.
+        self.row_groups = {b.pooled.start: bands(b.weights, 4) for b in self.row_bands}
         self.images_per_tile = max(1, TILE_BYTES // whole)
+        if self.winograd:
+            self.transformed = transformed_filters(layer.anchors)
+            if len(self.row_bands) == 1:
+                tiles = -(-self.map_shape[0] // TILE) * -(-self.map_shape[1] // TILE)
+                wanted = CACHED_ROWS if self.transformed.nbytes <= TILE_BYTES else STREAMED_ROWS
+                self.images_per_tile = -(-wanted // tiles)
 
     def bytes_per_row(self) -> int:
-        """Workspace for one row of one image's map: its patches, and the map twice."""
+        """Workspace for one row of one image's map: its patches or Winograd's tiles, and the map twice."""
         _, width, filters = self.map_shape
-        return 4 * width * (self.spec.patch**2 * self.shape[2] + 2 * filters)
+        patches = self.spec.patch**2 * self.shape[2]
+        if self.winograd:
+            patches = SPAN**2 * (2 * self.shape[2] + filters) // TILE**2
+        return 4 * width * (patches + 2 * filters)
 
     def tile_bytes(self) -> int:
         """Workspace of one tile."""
