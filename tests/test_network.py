@@ -1,7 +1,10 @@
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ckncuda import CKN, Exponential, LayerSpec, load
+from ckncuda.backend import get_backend
 from ckncuda.errors import InvalidData, InvalidSpec
 
 SPECS = [
@@ -176,3 +179,15 @@ def test_other_failures(network, images):
     with pytest.raises(InvalidSpec, match="layer 2: anchors have 3 channels, the layer below has 8 filters"):
         wrong = np.ones((10, 2, 2, 3)) / np.sqrt(12)
         CKN.from_anchors([layer.spec for layer in network.layers], [network.layers[0].anchors, wrong])
+
+
+@given(seed=st.integers(0, 10_000), threads=st.integers(1, 3))
+@settings(max_examples=10)
+def test_any_seed_gives_the_same_bytes_on_any_number_of_threads(seed, threads):
+    images = np.random.default_rng(seed).normal(size=(6, 14, 12, 3)).astype(np.float32)
+    first = CKN(SPECS).fit(images, patches=300, seed=seed)
+    second = CKN(SPECS).fit(images, patches=300, seed=seed, backend=get_backend("numpy", threads=threads))
+    for a, b in zip(first.layers, second.layers, strict=True):
+        assert a.anchors.tobytes() == b.anchors.tobytes()
+        assert a.projection.tobytes() == b.projection.tobytes()
+    assert first.transform(images).tobytes() == second.transform(images).tobytes()
