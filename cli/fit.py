@@ -31,6 +31,9 @@ from .options import (
 from .progress import ProgressBars
 
 
+PRESET_HELP = "; ".join(f"{name}: {p.summary}" for name, p in PRESETS.items()) + ". [default: default]"
+
+
 class Regularization(click.ParamType[Any]):
     """A positive number, or auto."""
 
@@ -50,7 +53,7 @@ class Regularization(click.ParamType[Any]):
 @click.argument("images")
 @click.option("-o", "--output", required=True, help="The model file to write, such as model.ckn.")
 @click.option("--labels", help="Labels: CSV (Id,Prediction), .npy or IDX; by default those in IMAGES.")
-@click.option("--preset", type=click.Choice(list(PRESETS)), help="A network by name. [default: default]")
+@click.option("--preset", type=click.Choice(list(PRESETS)), help=PRESET_HELP)
 @click.option("--config", help="A TOML file that describes the network.")
 @click.option("--layer", multiple=True, help="One layer, from the image upwards; may be given several times.")
 @click.option(
