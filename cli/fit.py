@@ -30,7 +30,6 @@ from .options import (
 )
 from .progress import ProgressBars
 
-
 PRESET_HELP = "; ".join(f"{name}: {p.summary}" for name, p in PRESETS.items()) + ". [default: default]"
 
 
