@@ -1,5 +1,6 @@
 """The steps of a tile with Numba's inner loops: Winograd's algorithm where it pays, κ in one pass."""
 
+import functools
 import logging
 
 import numpy as np
@@ -12,12 +13,6 @@ from ckncuda.dot_product import Exponential
 from ckncuda.layer import Layer, Shape
 
 Map = NDArray[np.float32]
-
-
-if compiled.needs_compilation():
-    logging.getLogger("ckncuda").info(
-        "Compiling the inner loops with Numba: ten seconds or so, at the first use after an installation"
-    )
 
 
 class Plan(LayerPlan):
@@ -34,6 +29,7 @@ class Plan(LayerPlan):
 
 def unpooled(maps: Map, plan: Plan, band: Band, buffer: Buffer) -> Map:
     """Norm times κ(t) at the positions that a band needs: [b, h, w, c] to [b, rows, width, filters]."""
+    _announce_compilation()
     spec, k = plan.spec, plan.spec.patch
     b, rows, (_, width, p) = len(maps), band.length, plan.map_shape
     side = TILE if plan.winograd else 1
@@ -70,6 +66,15 @@ def unpooled(maps: Map, plan: Plan, band: Band, buffer: Buffer) -> Map:
         spec.kernel.value(y, out=y)
         y *= factor[..., None]
     return y
+
+
+@functools.cache
+def _announce_compilation() -> None:
+    """Say, once and only when it is about to happen, that the first tile will take longer."""
+    if compiled.needs_compilation():
+        logging.getLogger("ckncuda").info(
+            "Compiling the inner loops with Numba: ten seconds or so, at the first use after an installation"
+        )
 
 
 def pooled(y: Map, plan: Plan, band: Band, buffer: Buffer) -> Map:

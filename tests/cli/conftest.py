@@ -19,6 +19,7 @@ NEWS = (
     "Evaluating ",
     "No labels: ",
     "Preprocessing: ",
+    "Compiling the inner loops with Numba: ",
 )
 
 
