@@ -266,9 +266,7 @@ def _encode_blocks(layers: Sequence[Layer], images: Images, backend: Backend) ->
     for start in range(0, images.shape[0], size):
         block = images.read(start, min(start + size, images.shape[0]))
         maps = backend.asarray(as_float(block) if block.dtype == np.uint8 else block)
-        for layer in layers:
-            maps = backend.encode(maps, layer)
-        yield start, backend.to_host(maps)
+        yield start, backend.to_host(backend.encode(maps, layers))
 
 
 def _sample(

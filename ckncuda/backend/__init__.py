@@ -27,8 +27,8 @@ class Backend(Protocol):
     memory_budget: int
     """Bytes that one call may use for its blocks of images."""
 
-    def encode(self, maps: Array, layer: Layer) -> Array:
-        """Patch, norm, κ, pool and project: maps [n, h, w, c] to [n, h', w', filters]."""
+    def encode(self, maps: Array, layers: Sequence[Layer]) -> Array:
+        """Patch, norm, κ, pool and project, layer after layer: maps [n, h, w, c] to [n, h', w', filters]."""
         ...
 
     def nearest_anchor(self, patches: Array, anchors: Array) -> tuple[NDArray[np.intp], Array]:

@@ -1,8 +1,8 @@
 """Inner loops of the NumPy backend, compiled by Numba where it is installed (the extra ``fast``).
 
-What is here is memory traffic that NumPy cannot fuse: the transforms of Winograd's algorithm, κ and
-the scale by the norms in one pass, patches of few channels, pooling with its few taps.  The products
-stay with BLAS.  Every function releases the GIL and works on one thread's tile.
+One panel of filters at a time goes from the products through κ to the pooled map, a few rows of the
+map at a time, so that nothing larger than a pooled map leaves the caches.  Every product is a loop over
+`register_product.product`.  The functions release the GIL and work on one thread's tile.
 
 The transforms of Winograd's algorithm are written out here; `winograd` has the matrices.
 """
@@ -11,22 +11,258 @@ The transforms of Winograd's algorithm are written out here; `winograd` has the 
 # mypy: disable-error-code="no-untyped-call,untyped-decorator,no-untyped-def,call-arg"
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
 from numba import float32, int32, njit, types
 from numba.extending import intrinsic
+from numpy.typing import NDArray
 
-_CHUNK = 64  # filters at a time: a tile's 24 half-transformed rows of them stay in the first-level cache
+from ckncuda.backend.register_product import PANEL, ROWS, product, weighted_sum
+from ckncuda.backend.register_winograd import (
+    COLOURS,
+    ROW,
+    ROW_TILES,
+    colour_tile,
+    input_transform,
+    output_transform,
+)
+from ckncuda.backend.registers import LANES
+
 # Multiply-add may be fused, the order of sums stays: the result does not depend on vector lengths.
 _OPTIONS: dict[str, Any] = {"nogil": True, "cache": True, "fastmath": {"contract", "nsz"}}
+# A sum over channels has no other way to become vectors than in an order of their own.
+_REORDERED: dict[str, Any] = {**_OPTIONS, "fastmath": {"contract", "nsz", "reassoc"}}
+
+Array = NDArray[np.float32]
+DIRECT, COLOUR, MANY = 0, 1, 2
+
+
+class Taps(NamedTuple):
+    """The non-zero part of each row of a pooling matrix."""
+
+    weights: Array  # [pooled, taps]
+    first: NDArray[np.int64]  # [pooled]
+    length: NDArray[np.int64]  # [pooled]
+
+
+class Constants(NamedTuple):
+    """What a tile needs of its layer."""
+
+    patch: int
+    algorithm: int  # DIRECT, or Winograd's for COLOUR images or for MANY channels
+    # [panels, 1, k·k·c, PANEL], or transformed [panels, 36, c, PANEL] or [panels, groups, 108, LANES]
+    filters: Array
+    projection: Array  # [panels, filters, PANEL]
+    columns: Taps
+    coefficient: float  # scale = coefficient / floored norm
+    shift: float  # exp(α (t − 1)) = 2^(scale · product − shift)
+    norm_floor: float
+    floored_factor: bool  # whether κ is multiplied with the floored norm
+
+
+class Workspace(NamedTuple):
+    """One thread's arrays for a tile of b images and the rows of one band."""
+
+    padded: Array  # [b, height, breadth, c]
+    scale: Array  # [b, rows, width]
+    factor: Array  # [b, rows, width]
+    # Winograd's; of MANY channels one tile more than there are, or all 36 would fall on one cache set.
+    transformed: Array  # [36, b · tiles + 1, c], or of a COLOUR image [1, 36, ROW]
+    products: Array  # [36, b · tiles + 1, PANEL]
+    rows: Array  # [6, numbers of a padded row, or more]
+    strip: Array  # [rows at a time, whole tiles' width, PANEL]
+    half: Array  # [rows, pooled columns, PANEL]
+    pooled: Array  # [b, pooled rows, pooled columns, panels · PANEL]
+    projected: Array  # the same, or empty where panels · PANEL is the number of filters
 
 
 def needs_compilation() -> bool:
     """Whether the first call will compile: these functions are kept on disk once they have been."""
-    folder = Path(patch_norms.stats.cache_path)
-    return not any(folder.glob("compiled.patch_norms-*.nbi"))
+    folder = Path(encode.stats.cache_path)
+    return not any(folder.glob("compiled.encode-*.nbi"))
+
+
+@njit(**_OPTIONS)
+def encode(rows, work, layer, out, above, left, kernel):
+    """Encode a tile: from work.padded to out [b, height, width, filters], from its row and column on.
+
+    ``rows`` are the `Taps` of the band's rows.  What of the result lies above or below ``out`` is left
+    out.  With ``kernel`` None, κ is the exponential and everything is compiled.  Else this runs in
+    Python, with a kernel(strip, scale, factor) to call for each strip, which is then best the whole map.
+    """
+    b, n_rows = work.scale.shape[0], work.scale.shape[1]
+    for i in range(b):
+        patch_norms(work.padded[i], layer, work.scale[i], work.factor[i])
+        if layer.algorithm == MANY:
+            winograd_input(work.padded[i], i, work.transformed, work.rows)
+    for panel in range(len(layer.filters)):
+        if layer.algorithm == MANY:
+            winograd_products(work.transformed, layer.filters[panel], work.products)
+        for i in range(b):
+            for y in range(0, n_rows, len(work.strip)):
+                n = min(len(work.strip), n_rows - y)
+                if layer.algorithm == MANY:
+                    winograd_output(work.products, b, i, y, n, work.strip, work.rows)
+                elif layer.algorithm == COLOUR:
+                    colour_products(
+                        work.padded[i], layer.filters[panel], y, n, work.strip, work.rows, work.transformed[0]
+                    )
+                else:
+                    direct_products(work.padded[i], layer.patch, layer.filters[panel], y, n, work.strip)
+                scale, factor = work.scale[i, y : y + n], work.factor[i, y : y + n]
+                if kernel is None:
+                    exponential(work.strip, scale, factor, layer.shift)
+                else:
+                    kernel(work.strip[:n, : scale.shape[1]], scale, factor)
+                pool_columns(work.strip, n, layer.columns, work.half[y : y + n])
+            pool_rows(work.half, rows, panel, work.pooled[i])
+    project(work.pooled, layer.projection, out, above, left, work.projected)
+
+
+@njit(**_OPTIONS)
+def pad(maps, above, left, padded):
+    """Put maps [b, h, w, c] into padded maps, from that row (which may be negative) and column on."""
+    clear_margins(padded, above, left, maps.shape[1], maps.shape[2])
+    for i in range(len(maps)):
+        _place(maps[i].reshape(maps.shape[1], -1), maps.shape[3], above, left, padded[i])
+
+
+@njit(**_OPTIONS)
+def clear_margins(padded, above, left, h, w):
+    """Zeros in padded maps where a map of h × w that begins at that row and column has nothing."""
+    b, height, _, c = padded.shape
+    for i in range(b):
+        for y in range(height):
+            line = padded[i, y].reshape(-1)
+            if above <= y < above + h:
+                line[: left * c] = 0
+                line[(left + w) * c :] = 0
+            else:
+                line[:] = 0
+
+
+@njit(inline="always", **_OPTIONS)
+def _place(lines, channels, above, left, target):
+    """Copy the lines of a map, positions of so many numbers each, to a part of the target [h, w, c]."""
+    c = target.shape[2]
+    for y in range(max(0, -above), min(len(lines), len(target) - above)):
+        source, part = lines[y], target[above + y].reshape(-1)[left * c :]
+        if channels == c:
+            for q in range(len(source)):
+                part[q] = source[q]
+        else:
+            for x in range(len(source) // channels):
+                for q in range(c):
+                    part[x * c + q] = source[x * channels + q]
+
+
+@njit(**_REORDERED)
+def _squared_norm(numbers):
+    total = float32(0.0)
+    for q in range(len(numbers)):
+        total += numbers[q] * numbers[q]
+    return total
+
+
+@njit(**_OPTIONS)
+def patch_norms(padded, layer, scale, factor):
+    """Of the k×k patches of a padded map: coefficient over floored norm, and norm, each [h, w]."""
+    (h, w), k, width = scale.shape, layer.patch, padded.shape[1]
+    lines = np.empty((k, width), np.float32)  # squared norms of the positions of k rows, in turn
+    line = np.empty(width, np.float32)
+    floor, coefficient = float32(layer.norm_floor), float32(layer.coefficient)
+    for y in range(h + k - 1):
+        row = lines[y % k]
+        if padded.shape[2] == COLOURS:  # too few for a sum to be vectors: positions are
+            numbers = padded[y].reshape(-1)
+            for x in range(width):
+                red, green, blue = numbers[3 * x], numbers[3 * x + 1], numbers[3 * x + 2]
+                row[x] = red * red + green * green + blue * blue
+        else:
+            for x in range(width):
+                row[x] = _squared_norm(padded[y, x])
+        if y < k - 1:
+            continue
+        line[:] = 0
+        for dy in range(k):
+            for x in range(width):
+                line[x] += lines[dy, x]
+        row, over = factor[y - k + 1], scale[y - k + 1]
+        row[:] = 0
+        for dx in range(k):
+            part = line[dx : dx + w]
+            for x in range(w):
+                row[x] += part[x]
+        for x in range(w):
+            norm = np.sqrt(row[x])
+            floored = max(norm, floor)
+            over[x] = coefficient / floored
+            row[x] = floored if layer.floored_factor else norm
+
+
+@njit(inline="always", **_OPTIONS)
+def _product_of_rows(a, a_stride, n, runs, run, run_stride, b, c, c_stride):
+    """`product` for n rows, ROWS at a time: the last ones may compute some rows twice."""
+    if n >= ROWS:
+        for i in range(0, n, ROWS):
+            j = min(i, n - ROWS)
+            product(a + 4 * j * a_stride, a_stride, runs, run, run_stride, b, c + 4 * j * c_stride, c_stride)
+    else:
+        for i in range(n):
+            product(a + 4 * i * a_stride, 0, runs, run, run_stride, b, c + 4 * i * c_stride, 0)
+
+
+@njit(**_OPTIONS)
+def direct_products(padded, k, filters, first, n, strip):
+    """Products of the patches of n rows of a padded map with a panel of filters [1, k·k·c, PANEL]."""
+    _, width, c = padded.shape
+    for y in range(n):
+        _product_of_rows(
+            padded[first + y].ctypes.data, c, strip.shape[1], k, k * c, width * c,
+            filters.ctypes.data, strip[y].ctypes.data, PANEL,
+        )  # fmt: skip
+
+
+@njit(**_OPTIONS)
+def winograd_products(v, filters, m):
+    """The 36 products of transformed maps v [36, tiles, c] and a panel of filters [36, c, PANEL]."""
+    _, allocated, c = v.shape
+    for j in range(36):
+        _product_of_rows(
+            v[j].ctypes.data, c, allocated - 1, 1, c, 0, filters[j].ctypes.data, m[j].ctypes.data, PANEL
+        )
+
+
+@njit(**_OPTIONS)
+def project(pooled, projection, out, above, left, projected):
+    """Pooled maps [b, h', w', panels · PANEL] times packed projections, to a part of out [b, h, w, filters].
+
+    ``projected`` [b, h', w', panels · PANEL] is workspace, for filters that do not fill their panels.
+    """
+    b, height, width, p = pooled.shape
+    if out.shape[3] < p:
+        _positions_times(pooled.ctypes.data, b * height * width, p, projection, projected.ctypes.data)
+        for i in range(b):
+            _place(projected[i].reshape(height, -1), p, above, left, out[i])
+    elif out.shape[1] == height and out.shape[2] == width:
+        _positions_times(pooled.ctypes.data, b * height * width, p, projection, out.ctypes.data)
+    else:
+        for i in range(b):
+            for y in range(max(0, -above), min(height, out.shape[1] - above)):
+                target = out[i, above + y, left]
+                _positions_times(pooled[i, y].ctypes.data, width, p, projection, target.ctypes.data)
+
+
+@njit(inline="always", **_OPTIONS)
+def _positions_times(positions, n, p, projection, out):
+    """Multiply n rows of p numbers with a packed projection, to n rows of p numbers at ``out``."""
+    for panel in range(len(projection)):
+        _product_of_rows(
+            positions, p, n, 1, projection.shape[1], 0,
+            projection[panel].ctypes.data, out + 4 * PANEL * panel, p,
+        )  # fmt: skip
 
 
 @intrinsic
@@ -39,193 +275,148 @@ def _float_of_bits(context, bits):
     return types.float32(types.int32), generate
 
 
-@njit(inline="always", **_OPTIONS)
-def _exp(x):
-    """exp(x) of x ≤ 0 in float32, to 2 units in the last place: 2^n times a polynomial on ±ln 2 / 2.
+@intrinsic
+def _bits_of_float(context, number):
+    """The int32 that holds the bits of a float32."""
 
-    Written out so that it is vectorised with the loop around it; x below −87 gives about 1e-38.  A
+    def generate(context, builder, signature, arguments):
+        return builder.bitcast(arguments[0], ir.IntType(32))
+
+    return types.int32(types.float32), generate
+
+
+@njit(inline="always", **_OPTIONS)
+def _exp2(x):
+    """2^x of x ≤ 0 in float32, to 2 units in the last place: 2^n times a polynomial on ±1/2.
+
+    Written out so that it is vectorised with the loop around it; x below −125 gives about 1e-38.  A
     cosine is at most 1, so that x > 0 is rounding, which beside much brighter patches may be large.
     """
-    x = min(max(x, float32(-87.0)), float32(0.0))
-    # Adding 1.5 · 2^23 leaves no room for a fraction: it rounds to the nearest whole number.
-    n = (x * float32(1.4426950408889634) + float32(12582912.0)) - float32(12582912.0)
-    r = x - n * float32(0.693145751953125)
-    r = r - n * float32(1.428606765330187e-06)
-    p = float32(1.9875691500e-4)
-    p = p * r + float32(1.3981999507e-3)
-    p = p * r + float32(8.3334519073e-3)
-    p = p * r + float32(4.1665795894e-2)
-    p = p * r + float32(1.6666665459e-1)
-    p = p * r + float32(5.0000001201e-1)
-    p = p * r * r + r + float32(1.0)
-    return p * _float_of_bits((int32(n) + int32(127)) << int32(23))
+    x = min(max(x, float32(-125.0)), float32(0.0))
+    # Adding 1.5 · 2^23 leaves no room for a fraction: it rounds, and n stands in the last bits.
+    shifted = x + float32(12582912.0)
+    r = x - (shifted - float32(12582912.0))
+    p = float32(1.535336001e-04)
+    p = p * r + float32(1.339887467e-03)
+    p = p * r + float32(9.618437367e-03)
+    p = p * r + float32(5.550332471e-02)
+    p = p * r + float32(2.402264791e-01)
+    p = p * r + float32(6.931472029e-01)
+    p = p * r + float32(1.0)
+    return _float_of_bits(_bits_of_float(p) + (_bits_of_float(shifted) << int32(23)))
 
 
 @njit(**_OPTIONS)
-def patch_norms(padded, k, norms):
-    """Norms [b, h, w] of the k×k patches of padded maps [b, ≥ h+k−1, ≥ w+k−1, c]."""
-    b, h, w = norms.shape
-    c = padded.shape[3]
-    width = w + k - 1
-    line = np.empty((k, width), np.float32)  # squared norms of the positions of k rows, in turn
-    for i in range(b):
-        for y in range(h + k - 1):
-            row = line[y % k]
-            for x in range(width):
-                total = float32(0.0)
-                for q in range(c):
-                    total += padded[i, y, x, q] * padded[i, y, x, q]
-                row[x] = total
-            if y >= k - 1:
-                for x in range(w):
-                    total = float32(0.0)
-                    for dy in range(k):
-                        for dx in range(k):
-                            total += line[dy, x + dx]
-                    norms[i, y - k + 1, x] = np.sqrt(total)
+def exponential(strip, scale, factor, shift):
+    """In place: y of a strip becomes factor · 2^(scale · y − shift), with these two [n, w] per position."""
+    shift = float32(shift)
+    for y in range(scale.shape[0]):
+        for x in range(scale.shape[1]):
+            row, s, f = strip[y, x], scale[y, x], factor[y, x]
+            for q in range(PANEL):
+                row[q] = f * _exp2(s * row[q] - shift)
 
 
 @njit(**_OPTIONS)
-def patch_rows(padded, k, rows):
-    """Patches as rows [b, h, w, k·k·c] of padded maps: k runs of k·c numbers each."""
-    b, h, w, _ = rows.shape
-    c = padded.shape[3]
-    run = k * c
-    for i in range(b):
-        for y in range(h):
-            for dy in range(k):
-                source = padded[i, y + dy].reshape(-1)
-                for x in range(w):
-                    target = rows[i, y, x, dy * run : (dy + 1) * run]
-                    part = source[x * c : x * c + run]
-                    for q in range(run):
-                        target[q] = part[q]
+def winograd_input(padded, image, v, rows):
+    """Bᵀ d B of the 6×6 tiles of a padded map [4·th+2, 4·tw+2, c]: v [36, tiles, c] of that image.
 
-
-@njit(**_OPTIONS)
-def exponential(y, scale, shift, factor):
-    """In place: y [m, p] becomes factor · exp(scale · y + shift), with these three [m] for each row."""
-    m, p = y.shape
-    for i in range(m):
-        row, s, t, f = y[i], scale[i], shift[i], factor[i]
-        for q in range(p):
-            row[q] = f * _exp(s * row[q] + t)
-
-
-@njit(**_OPTIONS)
-def winograd_input(padded, v):
-    """Bᵀ d B of the 6×6 tiles of padded maps [b, 4·th+2, 4·tw+2, c]: v [36, b·th·tw, c]."""
-    b, height, width, c = padded.shape
-    th, tw = (height - 2) // 4, (width - 2) // 4
-    d = np.empty((6, 6, c), np.float32)
-    for i in range(b):
-        for ty in range(th):
-            r0, r1, r2 = padded[i, 4 * ty], padded[i, 4 * ty + 1], padded[i, 4 * ty + 2]
-            r3, r4, r5 = padded[i, 4 * ty + 3], padded[i, 4 * ty + 4], padded[i, 4 * ty + 5]
-            for tx in range(tw):
-                tile = (i * th + ty) * tw + tx
-                for dx in range(6):
-                    x = 4 * tx + dx
-                    _input_column(
-                        r0[x], r1[x], r2[x], r3[x], r4[x], r5[x],
-                        d[0, dx], d[1, dx], d[2, dx], d[3, dx], d[4, dx], d[5, dx],
-                    )  # fmt: skip
-                for y in range(6):
-                    j = 6 * y
-                    _input_column(
-                        d[y, 0], d[y, 1], d[y, 2], d[y, 3], d[y, 4], d[y, 5],
-                        v[j, tile], v[j + 1, tile], v[j + 2, tile],
-                        v[j + 3, tile], v[j + 4, tile], v[j + 5, tile],
-                    )  # fmt: skip
-
-
-@njit(inline="always", **_OPTIONS)
-def _input_column(a0, a1, a2, a3, a4, a5, b0, b1, b2, b3, b4, b5):
-    """Bᵀ times a column of six, for all channels."""
-    for q in range(len(a0)):
-        x0, x1, x2, x3, x4, x5 = a0[q], a1[q], a2[q], a3[q], a4[q], a5[q]
-        even, odd = x4 - float32(4.0) * x2, x3 - float32(4.0) * x1
-        half, twice = x4 - x2, float32(2.0) * (x3 - x1)
-        b0[q] = float32(4.0) * x0 - float32(5.0) * x2 + x4
-        b1[q] = even + odd
-        b2[q] = even - odd
-        b3[q] = half + twice
-        b4[q] = half - twice
-        b5[q] = float32(4.0) * x1 - float32(5.0) * x3 + x5
-
-
-@njit(**_OPTIONS)
-def winograd_output(m, y, scale, shift, factor, apply_exp):
-    """Aᵀ m A of products m [36, b·th·tw, p]: maps y [b, h, w, p], of what lies inside them.
-
-    With ``apply_exp``, y is factor · exp(scale · value + shift) at once, with a scale, shift and factor
-    [b, h, w] for each position.
+    ``rows`` [6, width · c] is workspace.
     """
-    b, h, w, p = y.shape
-    th, tw = (h + 3) // 4, (w + 3) // 4
-    s = np.empty((4, 6, _CHUNK), np.float32)
-    o = np.empty((4, _CHUNK), np.float32)
-    for i in range(b):
-        for ty in range(th):
-            for tx in range(tw):
-                tile = (i * th + ty) * tw + tx
-                for q0 in range(0, p, _CHUNK):
-                    n = min(_CHUNK, p - q0)
-                    q1 = q0 + n
-                    for x in range(6):
-                        _output_column(
-                            m[x, tile, q0:q1], m[6 + x, tile, q0:q1], m[12 + x, tile, q0:q1],
-                            m[18 + x, tile, q0:q1], m[24 + x, tile, q0:q1], m[30 + x, tile, q0:q1],
-                            s[0, x], s[1, x], s[2, x], s[3, x], n,
-                        )  # fmt: skip
-                    for dy in range(min(4, h - 4 * ty)):
-                        _output_column(
-                            s[dy, 0], s[dy, 1], s[dy, 2], s[dy, 3], s[dy, 4], s[dy, 5],
-                            o[0], o[1], o[2], o[3], n,
-                        )  # fmt: skip
-                        yy = 4 * ty + dy
-                        for dx in range(min(4, w - 4 * tx)):
-                            xx = 4 * tx + dx
-                            target, value = y[i, yy, xx, q0:q1], o[dx]
-                            if apply_exp:
-                                k, t, f = scale[i, yy, xx], shift[i, yy, xx], factor[i, yy, xx]
-                                for q in range(n):
-                                    target[q] = f * _exp(k * value[q] + t)
-                            else:
-                                for q in range(n):
-                                    target[q] = value[q]
-
-
-@njit(inline="always", **_OPTIONS)
-def _output_column(m0, m1, m2, m3, m4, m5, y0, y1, y2, y3, n):
-    """Aᵀ times a column of six, for n filters."""
-    for q in range(n):
-        plus, minus = m1[q] + m2[q], m1[q] - m2[q]
-        plus2, minus2 = m3[q] + m4[q], m3[q] - m4[q]
-        y0[q] = m0[q] + plus + plus2
-        y1[q] = minus + float32(2.0) * minus2
-        y2[q] = plus + float32(4.0) * plus2
-        y3[q] = minus + float32(8.0) * minus2 + m5[q]
+    height, width, c = padded.shape
+    th, tw = (height - 2) // 4, (width - 2) // 4
+    source, between, target = padded.ctypes.data, rows.ctypes.data, v.ctypes.data
+    step = v.shape[1] * c
+    for ty in range(th):
+        for q in range(0, width * c, LANES):  # neighbouring tiles share what they need of these
+            q = min(q, width * c - LANES)
+            input_transform(source + 4 * (4 * ty * width * c + q), width * c, between + 4 * q, width * c)
+        for tx in range(tw):
+            tile = (image * th + ty) * tw + tx
+            for y in range(6):
+                for q in range(0, c, LANES):
+                    q = min(q, c - LANES)
+                    input_transform(
+                        between + 4 * ((y * width + 4 * tx) * c + q), c,
+                        target + 4 * (6 * y * step + tile * c + q), step,
+                    )  # fmt: skip
 
 
 @njit(**_OPTIONS)
-def pool(y, row_weights, row_first, row_count, column_weights, column_first, column_count, pooled):
-    """Pool maps y [b, h, w, p] to [b, h', w', p], rows first, with each position's taps alone."""
-    b, h, w, p = y.shape
-    line = np.empty(w * p, np.float32)
-    for i in range(b):
-        flat = y[i].reshape(h, w * p)
-        for u in range(pooled.shape[1]):
-            line[:] = 0
-            for j in range(row_count[u]):
-                source, weight = flat[row_first[u] + j], row_weights[u, j]
-                for q in range(w * p):
-                    line[q] += weight * source[q]
-            for v in range(pooled.shape[2]):
-                target = pooled[i, u, v]
-                target[:] = 0
-                for j in range(column_count[v]):
-                    start = (column_first[v] + j) * p
-                    part, weight = line[start : start + p], column_weights[v, j]
-                    for q in range(p):
-                        target[q] += weight * part[q]
+def winograd_output(m, images, image, first, n, strip, rows):
+    """Aᵀ m A of an image's products m [36, tiles of all images, PANEL]: n rows of its map, whole tiles wide.
+
+    ``rows`` [≥ 24 · LANES] is workspace.
+    """
+    tw = strip.shape[1] // 4
+    tiles, step = (m.shape[1] - 1) // images, m.shape[1] * PANEL
+    source, between, target = m.ctypes.data, rows.ctypes.data, strip.ctypes.data
+    for y in range(0, n, 4):
+        for tx in range(tw):
+            tile = image * tiles + (first + y) // 4 * tw + tx
+            for q in range(0, PANEL, LANES):
+                for x in range(6):
+                    output_transform(
+                        source + 4 * (x * step + tile * PANEL + q), 6 * step,
+                        between + 4 * x * LANES, 6 * LANES,
+                    )  # fmt: skip
+                for dy in range(4):
+                    output_transform(
+                        between + 4 * 6 * dy * LANES, LANES,
+                        target + 4 * (((y + dy) * strip.shape[1] + 4 * tx) * PANEL + q), PANEL,
+                    )  # fmt: skip
+
+
+@njit(**_OPTIONS)
+def colour_products(padded, filters, first, n, strip, rows, v):
+    """All of Winograd's algorithm for n rows of a padded colour image: strip [n, 4·tw, PANEL].
+
+    The transform takes all positions, of tiles or not, as one vector.  ``rows`` [6, ROW] and ``v``
+    [36, ROW] are workspace for one part of a row of tiles.
+    """
+    size, tiles = padded.shape[1] * COLOURS, strip.shape[1] // 4
+    image, between, target = padded.ctypes.data, rows.ctypes.data, v.ctypes.data
+    for y in range(0, n, 4):
+        for t0 in range(0, tiles, ROW_TILES):
+            t1 = min(t0 + ROW_TILES, tiles)
+            start, length = 4 * t0 * COLOURS, (4 * (t1 - t0) + 2) * COLOURS
+            for q in range(0, length, LANES):
+                q = min(q, length - LANES)
+                input_transform(image + 4 * ((first + y) * size + start + q), size, between + 4 * q, ROW)
+            for i in range(6):
+                for q in range(0, length - 5 * COLOURS, LANES):  # some beyond the end, where rows have room
+                    input_transform(between + 4 * (i * ROW + q), COLOURS, target + 4 * (6 * i * ROW + q), ROW)
+            for group in range(PANEL // LANES):
+                for t in range(t0, t1):
+                    colour_tile(
+                        target + 4 * 4 * (t - t0) * COLOURS, filters[group].ctypes.data,
+                        strip.ctypes.data + 4 * ((y * strip.shape[1] + 4 * t) * PANEL + group * LANES),
+                        strip.shape[1] * PANEL, PANEL,
+                    )  # fmt: skip
+
+
+@njit(**_OPTIONS)
+def pool_columns(strip, n, taps, half):
+    """Pool each of n rows of a strip [rows, width, PANEL]: half [n, pooled columns, PANEL]."""
+    weights, source, target = taps.weights.ctypes.data, strip.ctypes.data, half.ctypes.data
+    for y in range(n):
+        for v in range(half.shape[1]):
+            weighted_sum(
+                weights + 4 * v * taps.weights.shape[1], taps.length[v],
+                source + 4 * PANEL * (y * strip.shape[1] + taps.first[v]), PANEL,
+                target + 4 * PANEL * (y * half.shape[1] + v),
+            )  # fmt: skip
+
+
+@njit(**_OPTIONS)
+def pool_rows(half, taps, panel, pooled):
+    """Pool the rows of half [rows, columns, PANEL]: a panel of pooled [pooled rows, columns, p]."""
+    columns, p = half.shape[1], pooled.shape[2]
+    weights, source, target = taps.weights.ctypes.data, half.ctypes.data, pooled.ctypes.data
+    for u in range(len(pooled)):
+        for v in range(columns):
+            weighted_sum(
+                weights + 4 * u * taps.weights.shape[1], taps.length[u],
+                source + 4 * PANEL * (taps.first[u] * columns + v), columns * PANEL,
+                target + 4 * ((u * columns + v) * p + panel * PANEL),
+            )  # fmt: skip

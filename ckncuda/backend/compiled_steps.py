@@ -1,71 +1,168 @@
-"""The steps of a tile with Numba's inner loops: Winograd's algorithm where it pays, κ in one pass."""
+"""The steps of a tile with Numba's inner loops: what they need of a layer, and the workspace they get."""
 
 import functools
 import logging
+import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ckncuda.backend import compiled
-from ckncuda.backend.tiles import Band, Buffer, LayerPlan, pad
-from ckncuda.backend.winograd import TILE
+from ckncuda.backend.register_product import PANEL, packed
+from ckncuda.backend.register_winograd import COLOURS, ROW, colour_filters
+from ckncuda.backend.registers import LANES
+from ckncuda.backend.tiles import Band, Buffer, LayerPlan, filter_columns
+from ckncuda.backend.winograd import SPAN, TILE, transformed_filters
 from ckncuda.dot_product import Exponential
 from ckncuda.layer import Layer, Shape
 
 Map = NDArray[np.float32]
 
+MANY_CHANNELS = 16  # with fewer, Winograd's products are too small to leave the registers in between
+IMAGES = (
+    8  # of a tile: enough for the filters to be read seldom, few enough for their maps to stay in the cache
+)
+
 
 class Plan(LayerPlan):
-    """A plan that pools with the taps alone."""
-
-    winograd_channels = 16
+    """A plan with the filters in panels, pooling with the taps alone."""
 
     def __init__(self, layer: Layer, shape: Shape) -> None:
+        spec, channels = layer.spec, shape[2]
+        self.algorithm = compiled.DIRECT
+        if spec.patch == 3 and channels >= MANY_CHANNELS:
+            self.algorithm = compiled.MANY
+        elif spec.patch == 3 and channels == COLOURS:
+            self.algorithm = compiled.COLOUR
+        self.side = 1 if self.algorithm == compiled.DIRECT else TILE
         super().__init__(layer, shape)
-        columns = layer.spec.pooling_matrices(shape)[1].astype(np.float32)
-        self.column_taps = _taps(columns)
+        self.exponential = isinstance(spec.kernel, Exponential)
+        # exp(α (product / norm − 1)) is 2^(scale · product − shift).
+        shift = spec.kernel.alpha * math.log2(math.e) if isinstance(spec.kernel, Exponential) else 1.0
+        self.constants = compiled.Constants(
+            patch=spec.patch,
+            algorithm=self.algorithm,
+            filters=self._filters(layer),
+            projection=packed(self.projection),
+            columns=_taps(self.columns.astype(np.float32)),
+            coefficient=shift,
+            shift=shift,
+            norm_floor=float(spec.norm_floor),
+            floored_factor=spec.scale == "floored_norm",
+        )
         self.row_taps = {band.pooled.start: _taps(band.weights) for band in self.row_bands}
 
+    def _filters(self, layer: Layer) -> Map:
+        if self.algorithm == compiled.DIRECT:
+            return packed(filter_columns(layer)[None])
+        transformed = transformed_filters(layer.anchors)
+        if self.algorithm == compiled.MANY:
+            return packed(transformed)
+        groups = colour_filters(transformed)
+        missing = -len(groups) % (PANEL // LANES)
+        groups = np.concatenate([groups, np.zeros((missing, *groups.shape[1:]), np.float32)])
+        return groups.reshape(-1, PANEL // LANES, *groups.shape[1:])
 
-def unpooled(maps: Map, plan: Plan, band: Band, buffer: Buffer) -> Map:
-    """Norm times κ(t) at the positions that a band needs: [b, h, w, c] to [b, rows, width, filters]."""
+    def bytes_per_row(self) -> int:
+        """The padded input, Winograd's tiles of it and of a panel of filters, the map of a panel."""
+        _, width, channels = self.shape
+        numbers = channels + 2 * PANEL
+        if self.algorithm == compiled.MANY:
+            numbers += SPAN**2 * (channels + PANEL) // TILE**2
+        return 4 * width * numbers
+
+    @property
+    def images_per_tile(self) -> int:
+        """As many as keep the products large, unless images are."""
+        return IMAGES
+
+    def padded_shape(self, images: int, band: Band) -> tuple[int, int, int, int]:
+        """Shape of the input of one band, in whole tiles, with its margins."""
+        height, width = (-(-size // self.side) * self.side for size in (band.length, self.map_shape[1]))
+        return images, height + self.spec.patch - 1, width + self.spec.patch - 1, self.shape[2]
+
+    def place(self, band: Band) -> tuple[int, int]:
+        """The row and the column of its padded input at which the input begins."""
+        return self.spec.margins[0] - band.source.start, self.spec.margins[0]
+
+
+def encode_images(maps: Map, plans: Sequence[Plan], out: Map, buffer: Buffer) -> None:
+    """Encode whole images [b, h, w, c] through all layers, to out [b, h', w', filters]."""
+    padded = _padded(maps, plans[0], plans[0].row_bands[0], buffer)
+    for number, plan in enumerate(plans, 1):
+        if number == len(plans):
+            _encode(padded, plan, plan.row_bands[0], out, (0, 0), buffer)
+        else:  # straight into the padded input of the next layer
+            following = plans[number]
+            band = following.row_bands[0]
+            target = buffer(f"padded {number % 2}", following.padded_shape(len(maps), band))
+            place = following.place(band)
+            compiled.clear_margins(target, *place, *following.shape[:2])
+            _encode(padded, plan, plan.row_bands[0], target, place, buffer)
+            padded = target
+
+
+def encode_band(maps: Map, plan: Plan, band: Band, out: Map, buffer: Buffer) -> None:
+    """Encode maps [b, h, w, c] to a band of pooled rows, out [b, rows, w', filters]."""
+    _encode(_padded(maps, plan, band, buffer), plan, band, out, (0, 0), buffer)
+
+
+def _padded(maps: Map, plan: Plan, band: Band, buffer: Buffer) -> Map:
     _announce_compilation()
-    spec, k = plan.spec, plan.spec.patch
-    b, rows, (_, width, p) = len(maps), band.length, plan.map_shape
-    side = TILE if plan.winograd else 1
-    height, breadth = -(-rows // side) * side, -(-width // side) * side
-    padded = pad(maps, spec, band.source, height + k - 1, breadth + k - 1, buffer)
-    norms = buffer("norms", (b, rows, width))
-    compiled.patch_norms(padded, k, norms)
-    floored = np.maximum(norms, np.float32(spec.norm_floor))
-    factor = norms if spec.scale == "norm" else floored
-    y = buffer("map", (b, rows, width, p))
-    exponential = isinstance(spec.kernel, Exponential)
-    # exp(α (product / norm − 1)) is exp(scale · product + shift).
-    alpha = np.float32(spec.kernel.alpha if isinstance(spec.kernel, Exponential) else 1)
-    scale = alpha / floored
-    shift = np.broadcast_to(-alpha, norms.shape)
-    if plan.winograd:
-        tiles = b * (height // side) * (breadth // side)
-        v = buffer("transformed", (36, tiles, maps.shape[3]))
-        compiled.winograd_input(padded, v)
-        m = buffer("products", (36, tiles, p))
-        np.matmul(v, plan.transformed, out=m)
-        compiled.winograd_output(m, y, scale, shift, factor, exponential)
+    padded = buffer("padded 0", plan.padded_shape(len(maps), band))
+    # One type of array, or Numba would compile anew: contiguous, writeable.
+    compiled.pad(np.require(maps, np.float32, ["C", "W"]), *plan.place(band), padded)
+    return padded
+
+
+def _encode(padded: Map, plan: Plan, band: Band, out: Map, place: tuple[int, int], buffer: Buffer) -> None:
+    work = _workspace(padded, plan, band, buffer)
+    rows = plan.row_taps[band.pooled.start]
+    if plan.exponential:
+        compiled.encode(rows, work, plan.constants, out, *place, None)
     else:
-        patches = buffer("patches", (b, rows, width, k * k * maps.shape[3]))
-        compiled.patch_rows(padded, k, patches)
-        flat = y.reshape(-1, p)
-        np.matmul(patches.reshape(len(flat), -1), plan.filters, out=flat)
-        if exponential:
-            compiled.exponential(flat, scale.ravel(), shift.ravel(), factor.ravel())
-    if not exponential:
-        y *= scale[..., None]
-        if plan.winograd:  # its rounding is that of the brightest patch nearby, not of the patch itself
-            np.clip(y, -1, 1, out=y)
-        spec.kernel.value(y, out=y)
-        y *= factor[..., None]
-    return y
+        compiled.encode.py_func(rows, work, plan.constants, out, *place, _kernel(plan))
+
+
+def _workspace(padded: Map, plan: Plan, band: Band, buffer: Buffer) -> compiled.Workspace:
+    """A thread's arrays for some images and one band."""
+    b, _, breadth, channels = padded.shape
+    rows, side, columns = band.length, plan.side, plan.output_shape[1]
+    tiles_high, width = -(-rows // side), breadth - plan.spec.patch + 1
+    tiles = b * tiles_high * (width // side) + 1
+    transformed = {
+        compiled.DIRECT: (0, 0, 0),
+        compiled.COLOUR: (1, SPAN**2, ROW),
+        compiled.MANY: (SPAN**2, tiles, channels),
+    }[plan.algorithm]
+    pooled = (b, len(band.weights), columns, len(plan.constants.projection) * PANEL)
+    return compiled.Workspace(
+        padded=padded,
+        scale=buffer("scale", (b, rows, plan.map_shape[1])),
+        factor=buffer("factor", (b, rows, plan.map_shape[1])),
+        transformed=buffer("transformed", transformed),
+        products=buffer("products", (SPAN**2 if plan.algorithm == compiled.MANY else 0, tiles, PANEL)),
+        rows=buffer("rows", (SPAN, max(breadth * channels, ROW))),
+        # A kernel that NumPy computes is best called once for all rows.
+        strip=buffer("strip", (side if plan.exponential else tiles_high * side, width, PANEL)),
+        half=buffer("half", (rows, columns, PANEL)),
+        pooled=buffer("pooled", pooled),
+        projected=buffer("projected", pooled if pooled[-1] > plan.spec.filters else (0, 0, 0, 0)),
+    )
+
+
+def _kernel(plan: Plan) -> Callable[[Map, Map, Map], None]:
+    """Any κ, by NumPy: what `compiled.encode` calls for each strip of products."""
+
+    def apply(strip: Map, scale: Map, factor: Map) -> None:
+        strip *= scale[..., None]
+        if plan.algorithm != compiled.DIRECT:  # Winograd's rounding is that of the brightest patch nearby
+            np.clip(strip, -1, 1, out=strip)
+        plan.spec.kernel.value(strip, out=strip)
+        strip *= factor[..., None]
+
+    return apply
 
 
 @functools.cache
@@ -77,21 +174,12 @@ def _announce_compilation() -> None:
         )
 
 
-def pooled(y: Map, plan: Plan, band: Band, buffer: Buffer) -> Map:
-    """A y of the band: [b, rows, width, filters] to [b, pooled rows, pooled columns, filters]."""
-    out = buffer("pooled", (len(y), len(band.weights), plan.output_shape[1], y.shape[3]))
-    compiled.pool(y, *plan.row_taps[band.pooled.start], *plan.column_taps, out)
-    return out
-
-
-def _taps(
-    matrix: NDArray[np.float32],
-) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
-    """The non-zero part of each row: weights [rows, taps], the first position and the number of each."""
+def _taps(matrix: NDArray[np.float32]) -> compiled.Taps:
+    """The non-zero part of each row of a pooling matrix; a row of zeros has one tap, a zero."""
     first = np.array([np.flatnonzero(row)[0] if row.any() else 0 for row in matrix])
     last = np.array([np.flatnonzero(row)[-1] if row.any() else 0 for row in matrix])
     count = last - first + 1
     weights = np.zeros((len(matrix), int(count.max())), np.float32)
     for i, row in enumerate(matrix):
         weights[i, : count[i]] = row[first[i] : last[i] + 1]
-    return weights, first.astype(np.int64), count.astype(np.int64)
+    return compiled.Taps(weights, first.astype(np.int64), count.astype(np.int64))

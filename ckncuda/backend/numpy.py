@@ -109,30 +109,36 @@ class NumpyBackend:
         self._pool_process = 0
         self._plans: weakref.WeakKeyDictionary[Layer, dict[Shape, LayerPlan]] = weakref.WeakKeyDictionary()
 
-    def encode(self, maps: Array, layer: Layer) -> NDArray[np.float32]:
-        """Encode maps [n, h, w, c] to [n, h', w', filters], tile by tile."""
-        plan = self._plan(layer, maps.shape[1:])
+    def encode(self, maps: Array, layers: Sequence[Layer]) -> NDArray[np.float32]:
+        """Encode maps [n, h, w, c] through all layers: a few images at a time, or one in bands of rows."""
         maps = np.asarray(maps, dtype=np.float32)
-        out = np.empty((len(maps), *plan.output_shape), np.float32)
-        starts = range(0, len(maps), plan.images_per_tile)
+        plans = self._plans_of(layers, maps.shape[1:])
+        if any(plan.in_bands for plan in plans):
+            for plan in plans:
+                maps = self._encode_bands(maps, plan)
+            return maps
+        if not plans:
+            return maps
+        out = np.empty((len(maps), *plans[-1].output_shape), np.float32)
+        # Few images are shared out too.
+        size = min(max(plan.images_per_tile for plan in plans), -(-len(maps) // self.threads) or 1)
 
-        def tile(start: int, band: Band) -> None:
-            stop = min(start + plan.images_per_tile, len(maps))
-            self._encode_tile(maps[start:stop], plan, band, out[start:stop, band.pooled])
+        def tile(start: int) -> None:
+            images = slice(start, start + size)
+            self._steps.encode_images(maps[images], plans, out[images], self._buffer)
 
-        self._run(tile, itertools.product(starts, plan.row_bands))
+        self._run(tile, ((start,) for start in range(0, len(maps), size)))
         return out
 
-    def _encode_tile(self, maps: Array, plan: LayerPlan, band: Band, out: NDArray[np.float32]) -> None:
-        """One tile: out [b, rows of the band, w', filters] from maps [b, h, w, c]."""
-        y = self._steps.unpooled(maps, plan, band, self._buffer)
-        if plan.spec.subsampling > 1:
-            y = self._steps.pooled(y, plan, band, self._buffer)
-        # Flat before the projection: a product of stacks would be a loop over tiny products.
-        p = out.shape[3]
-        projected = self._buffer("projected", (out.size // p, p))
-        np.matmul(y.reshape(-1, p), plan.projection, out=projected)
-        out[...] = projected.reshape(out.shape)
+    def _encode_bands(self, maps: Array, plan: LayerPlan) -> NDArray[np.float32]:
+        out = np.empty((len(maps), *plan.output_shape), np.float32)
+
+        def tile(image: int, band: Band) -> None:
+            one = slice(image, image + 1)
+            self._steps.encode_band(maps[one], plan, band, out[one, band.pooled], self._buffer)
+
+        self._run(tile, itertools.product(range(len(maps)), plan.row_bands))
+        return out
 
     def nearest_anchor(self, patches: Array, anchors: Array) -> tuple[NDArray[np.intp], Array]:
         """Block by block of patches: product, argmax, maximum."""
@@ -155,11 +161,9 @@ class NumpyBackend:
         """As many as the memory holds beside the tiles' workspace, two consecutive maps an image."""
         # What is read, as float32, and what is padded, even where no layer is there yet.
         per_image, workspace = 3 * 4 * math.prod(shape), 0
-        for layer in layers:
-            plan = self._plan(layer, shape)
-            per_image = max(per_image, 4 * (math.prod(shape) + 3 * math.prod(plan.output_shape)))
+        for plan in self._plans_of(layers, shape):
+            per_image = max(per_image, 4 * (math.prod(plan.shape) + 3 * math.prod(plan.output_shape)))
             workspace = max(workspace, self.threads * plan.tile_bytes())
-            shape = plan.output_shape
         return max(1, min(MAX_BLOCK, (self.memory_budget - workspace) // max(per_image, 1)))
 
     def asarray(self, array: NDArray[Any]) -> NDArray[np.float32]:
@@ -169,6 +173,13 @@ class NumpyBackend:
     def to_host(self, array: Array) -> Array:
         """Nothing to do."""
         return array
+
+    def _plans_of(self, layers: Sequence[Layer], shape: Shape) -> list[LayerPlan]:
+        plans = []
+        for layer in layers:
+            plans.append(self._plan(layer, shape))
+            shape = plans[-1].output_shape
+        return plans
 
     def _plan(self, layer: Layer, shape: Shape) -> LayerPlan:
         plans = self._plans.setdefault(layer, {})

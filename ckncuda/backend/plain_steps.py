@@ -1,24 +1,87 @@
 """The steps of a tile in NumPy alone: products of patches or of Winograd's tiles, κ in place, pooling."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
-from ckncuda.backend.tiles import Band, Buffer, LayerPlan, pad
-from ckncuda.backend.winograd import INPUT, OUTPUT, SPAN, TILE
+from ckncuda.backend.tiles import TILE_BYTES, Band, Buffer, LayerPlan, bands, filter_columns
+from ckncuda.backend.winograd import INPUT, OUTPUT, SPAN, TILE, transformed_filters
 from ckncuda.dot_product import Exponential
+from ckncuda.layer import Layer, LayerSpec, Shape
 
 Map = NDArray[np.float32]
-Plan = LayerPlan
+
+WINOGRAD_CHANNELS = 32  # with fewer, the transforms cost more than the products they save
+CACHED_ROWS, STREAMED_ROWS = 128, 256  # of Winograd's products: more where its filters exceed the cache
 
 
-def unpooled(maps: Map, plan: LayerPlan, band: Band, buffer: Buffer) -> Map:
+class Plan(LayerPlan):
+    """A plan with what matrix products take: filters as columns, pooling in groups of positions.
+
+    Attributes
+    ----------
+    winograd : bool
+        Whether the products go through Winograd's algorithm; then ``filters`` are transformed.
+    """
+
+    def __init__(self, layer: Layer, shape: Shape) -> None:
+        self.winograd = layer.spec.patch == 3 and shape[2] >= WINOGRAD_CHANNELS
+        super().__init__(layer, shape)
+        self.filters = transformed_filters(layer.anchors) if self.winograd else filter_columns(layer)
+        # A product with a whole pooling matrix would multiply zeros: its few taps stand on a diagonal.
+        self.column_groups = bands(self.columns, 16)
+        self.row_groups = {b.pooled.start: bands(b.weights, 4) for b in self.row_bands}
+
+    def bytes_per_row(self) -> int:
+        """Patches or Winograd's tiles, and the map twice."""
+        _, width, filters = self.map_shape
+        patches = self.spec.patch**2 * self.shape[2]
+        if self.winograd:
+            patches = SPAN**2 * (2 * self.shape[2] + filters) // TILE**2
+        return 4 * width * (patches + 2 * filters)
+
+    @property
+    def images_per_tile(self) -> int:
+        """What the cache holds, or what makes Winograd's products large enough."""
+        height, width, _ = self.map_shape
+        if self.winograd and not self.in_bands:
+            wanted = CACHED_ROWS if self.filters.nbytes <= TILE_BYTES else STREAMED_ROWS
+            return -(-wanted // (-(-height // TILE) * -(-width // TILE)))
+        return max(1, TILE_BYTES // (self.bytes_per_row() * height))
+
+
+def encode_images(maps: Map, plans: Sequence[Plan], out: Map, buffer: Buffer) -> None:
+    """Encode whole images [b, h, w, c] through all layers, to out [b, h', w', filters]."""
+    for number, plan in enumerate(plans, 1):
+        last = number == len(plans)
+        encoded = out if last else buffer(f"maps {number % 2}", (len(maps), *plan.output_shape))
+        for start in range(0, len(maps), plan.images_per_tile):
+            tile = slice(start, start + plan.images_per_tile)
+            encode_band(maps[tile], plan, plan.row_bands[0], encoded[tile], buffer)
+        maps = encoded
+
+
+def encode_band(maps: Map, plan: Plan, band: Band, out: Map, buffer: Buffer) -> None:
+    """Encode maps [b, h, w, c] to a band of pooled rows, out [b, rows, w', filters]."""
+    y = unpooled(maps, plan, band, buffer)
+    if plan.spec.subsampling > 1:
+        y = pooled(y, plan, band, buffer)
+    # Flat before the projection: a product of stacks would be a loop over tiny products.
+    p = out.shape[3]
+    projected = buffer("projected", (out.size // p, p))
+    np.matmul(y.reshape(-1, p), plan.projection, out=projected)
+    out[...] = projected.reshape(out.shape)
+
+
+def unpooled(maps: Map, plan: Plan, band: Band, buffer: Buffer) -> Map:
     """Norm times κ(t) at the positions that a band needs: [b, h, w, c] to [b, rows, width, filters]."""
     spec, k = plan.spec, plan.spec.patch
     b, rows, (_, width, p) = len(maps), band.length, plan.map_shape
     side = TILE if plan.winograd else 1
     height, breadth = -(-rows // side) * side, -(-width // side) * side
-    padded = pad(maps, spec, band.source, height + k - 1, breadth + k - 1, buffer)
+    padded = _pad(maps, spec, band.source, height + k - 1, breadth + k - 1, buffer)
     norms = _norms(padded, k, rows, width)[..., None]
     floored = np.maximum(norms, np.float32(spec.norm_floor))
     factor = norms if spec.scale == "norm" else floored
@@ -43,7 +106,7 @@ def unpooled(maps: Map, plan: LayerPlan, band: Band, buffer: Buffer) -> Map:
     return y
 
 
-def pooled(y: Map, plan: LayerPlan, band: Band, buffer: Buffer) -> Map:
+def pooled(y: Map, plan: Plan, band: Band, buffer: Buffer) -> Map:
     """A y of the band: [b, rows, width, filters] to [b, pooled rows, pooled columns, filters]."""
     b, rows, width, p = y.shape
     height, (_, columns, _) = len(band.weights), plan.output_shape
@@ -53,9 +116,24 @@ def pooled(y: Map, plan: LayerPlan, band: Band, buffer: Buffer) -> Map:
         np.matmul(r.weights, y.reshape(b, rows, width * p)[:, r.source], out=y_rows[:, r.pooled])
     y_rows = y_rows.reshape(b * height, width, p)
     out = buffer("pooled", (b * height, columns, p))
-    for c in plan.column_bands:
+    for c in plan.column_groups:
         np.matmul(c.weights, y_rows[:, c.source], out=out[:, c.pooled])
     return out.reshape(b, height, columns, p)
+
+
+def _pad(maps: Map, spec: LayerSpec, rows: slice, height: int, width: int, buffer: Buffer) -> Map:
+    """What rows of the map need of the input [b, h, w, c], with its margins of zeros.
+
+    Returns float32 [b, height, width, c], at least rows + patch − 1 high; what is beyond the input is zero.
+    """
+    before, _ = spec.margins
+    first = rows.start - before  # row of the input at which the result begins
+    padded = buffer("padded", (len(maps), height, width, maps.shape[3]))
+    padded.fill(0)
+    inside = slice(max(first, 0), min(first + height, maps.shape[1]))
+    columns = slice(before, before + maps.shape[2])
+    padded[:, inside.start - first : inside.stop - first, columns] = maps[:, inside]
+    return padded
 
 
 def _patch_rows(padded: Map, k: int, rows: int, width: int, buffer: Buffer) -> Map:
@@ -70,7 +148,7 @@ def _patch_rows(padded: Map, k: int, rows: int, width: int, buffer: Buffer) -> M
     return matrix.reshape(b * rows * width, -1)
 
 
-def _winograd_products(padded: Map, plan: LayerPlan, buffer: Buffer) -> Map:
+def _winograd_products(padded: Map, plan: Plan, buffer: Buffer) -> Map:
     """Products of patches and filters, of whole tiles: [b, rows, width, filters]."""
     b, height, width, c = padded.shape
     th, tw, p = (height - 2) // TILE, (width - 2) // TILE, plan.spec.filters
@@ -84,7 +162,7 @@ def _winograd_products(padded: Map, plan: LayerPlan, buffer: Buffer) -> Map:
     v = buffer("transformed", (SPAN**2, tiles * c))
     np.matmul(INPUT, d.reshape(SPAN**2, -1), out=v)
     m = buffer("products", (SPAN**2, tiles, p))
-    np.matmul(v.reshape(SPAN**2, tiles, c), plan.transformed, out=m)
+    np.matmul(v.reshape(SPAN**2, tiles, c), plan.filters, out=m)
     y = buffer("tile maps", (TILE**2, tiles * p))
     np.matmul(OUTPUT, m.reshape(SPAN**2, -1), out=y)
     whole = buffer("whole tiles", (b, th, TILE, tw, TILE, p))

@@ -53,7 +53,7 @@ def test_an_error_in_a_tile_is_raised_and_the_backend_goes_on(network, rng, monk
         raise RuntimeError("a tile failed")
 
     with monkeypatch.context() as patch:
-        patch.setattr(backend, "_encode_tile", broken)
+        patch.setattr(backend, "_buffer", broken)
         with pytest.raises(RuntimeError, match="a tile failed"):
             network.transform(images, backend=backend)
     assert np.array_equal(network.transform(images, backend=backend), expected)

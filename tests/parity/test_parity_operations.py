@@ -24,6 +24,10 @@ from ckncuda.errors import InvalidSpec
 TOLERANCE = {"numpy, plain": 1e-5, "numpy, compiled": 1e-5}
 
 
+if numpy_backend.has_numba():
+    from ckncuda.backend import compiled as loops
+
+
 def make_backend(name, threads=2, memory=None):
     """A backend of `TOLERANCE`, or skip what is not installed."""
     if name == "numpy, compiled" and not numpy_backend.has_numba():
@@ -31,7 +35,7 @@ def make_backend(name, threads=2, memory=None):
     return numpy_backend.NumpyBackend(threads, memory, compiled=name == "numpy, compiled")
 
 
-CHANNELS = [3, 36]  # of few channels, products are direct; of many, patches of 3x3 go through Winograd's
+CHANNELS = [1, 3, 36]  # one for each way of the products: of many, patches of 3x3 go through Winograd's
 
 KERNELS = [
     Exponential(sigma=0.6),
@@ -60,8 +64,8 @@ def make_layer(channels, rng, **options):
 
 
 def check(backend, layer, maps, relative_error):
-    expected = get_backend("reference").encode(maps, layer)
-    actual = backend.to_host(backend.encode(backend.asarray(maps), layer))
+    expected = get_backend("reference").encode(maps, [layer])
+    actual = backend.to_host(backend.encode(backend.asarray(maps), [layer]))
     assert actual.shape == expected.shape == (len(maps), *layer.spec.output_shape(maps.shape[1:]))
     assert relative_error(actual, expected) <= TOLERANCE[backend.tested_as]
 
@@ -142,7 +146,7 @@ def test_large_images_in_bands_of_rows(
 
 def test_no_images_at_all(backend, rng):
     layer = make_layer(3, rng)
-    assert backend.encode(np.empty((0, 12, 12, 3), np.float32), layer).shape == (0, 6, 6, 12)
+    assert backend.encode(np.empty((0, 12, 12, 3), np.float32), [layer]).shape == (0, 6, 6, 12)
 
 
 @pytest.mark.parametrize("name", TOLERANCE)
@@ -151,8 +155,8 @@ def test_features_do_not_depend_on_the_number_of_threads(name, channels, rng):
     """Bytes, not tolerances."""
     layer = make_layer(channels, rng)
     maps = rng.normal(size=(70, 12, 12, channels)).astype(np.float32)
-    whole = make_backend(name, threads=1).encode(maps, layer)
-    assert np.array_equal(make_backend(name, threads=3).encode(maps, layer), whole)
+    whole = make_backend(name, threads=1).encode(maps, [layer])
+    assert np.array_equal(make_backend(name, threads=3).encode(maps, [layer]), whole)
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=repr)
@@ -166,16 +170,38 @@ def test_dark_patches_beside_bright_ones(backend, kernel, channels, rng, relativ
     check(backend, make_layer(channels, rng, kernel=kernel), maps, relative_error)
 
 
-@pytest.mark.parametrize("channels", CHANNELS)
-def test_both_ways_of_the_products_agree(channels, rng, relative_error):
-    """Where Winograd's algorithm is taken it agrees with the definition; where it is not, it is not."""
+@pytest.mark.parametrize("channels", [1, 3, 15, 16, 32, 36])
+def test_all_ways_of_the_products_agree(channels, rng, relative_error):
+    """Which algorithm is taken is a matter of speed alone."""
     layer, maps = make_layer(channels, rng), rng.normal(size=(3, 13, 9, channels)).astype(np.float32)
-    encoded = {}
-    for name in TOLERANCE:
-        backend = make_backend(name)
-        assert backend._plan(layer, maps.shape[1:]).winograd == (channels == 36)
-        encoded[name] = backend.encode(maps, layer)
-    assert relative_error(encoded["numpy, compiled"], encoded["numpy, plain"]) < 1e-5
+    plain, compiled = (make_backend(name) for name in TOLERANCE)
+    shape = maps.shape[1:]
+    assert plain._plan(layer, shape).winograd == (channels >= 32)
+    algorithm = {1: loops.DIRECT, 3: loops.COLOUR, 15: loops.DIRECT}.get(channels, loops.MANY)
+    assert compiled._plan(layer, shape).algorithm == algorithm
+    assert relative_error(compiled.encode(maps, [layer]), plain.encode(maps, [layer])) < 1e-5
+
+
+@pytest.mark.parametrize("width", [3, 5, 62, 63, 66, 67, 130, 133])
+def test_colour_images_of_any_width(backend, width, rng, relative_error):
+    """Winograd's algorithm takes a row of them in parts, whose seams must not show."""
+    check(backend, make_layer(3, rng), rng.normal(size=(2, 6, width, 3)), relative_error)
+
+
+def test_a_stack_of_layers_is_layer_after_layer(backend, rng):
+    """Bytes, not tolerances: what one layer leaves in its workspace must not reach the next."""
+    layers = [
+        make_layer(3, rng, filters=20),
+        make_layer(20, rng, filters=64, alignment="valid", patch=2),
+        make_layer(64, rng, filters=70, padding="valid"),
+        make_layer(70, rng, filters=5, subsampling=1),
+    ]
+    maps = rng.normal(size=(21, 39, 35, 3)).astype(np.float32)
+    expected = maps
+    for layer in layers:
+        expected = backend.encode(expected, [layer])
+    for _ in range(2):
+        assert np.array_equal(backend.encode(maps, layers), expected)
 
 
 @pytest.mark.parametrize("n", [1, 2047, 2048, 5000])
