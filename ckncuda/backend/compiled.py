@@ -10,6 +10,7 @@ The transforms of Winograd's algorithm are written out here; `winograd` has the 
 # Numba's decorators are not typed, and its functions take what they are given.
 # mypy: disable-error-code="no-untyped-call,untyped-decorator,no-untyped-def,call-arg"
 
+import hashlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,17 +22,35 @@ from numpy.typing import NDArray
 
 from ckncuda.backend.register_product import PANEL, ROWS, product, weighted_sum
 from ckncuda.backend.register_winograd import (
+    AT_ONCE,
     COLOURS,
     ROW,
     ROW_TILES,
-    colour_tile,
+    colour_columns,
     input_transform,
     output_transform,
 )
 from ckncuda.backend.registers import LANES
 
+# Numba keeps what it compiles for as long as this file stays as it is, and knows nothing of the files
+# whose intrinsics it inlines.  So their digest stands here; while it is another, nothing is kept.
+INLINED = "f2b6add42f7f4b62"
+
+
+def digest_of_inlined() -> str:
+    """What `INLINED` must be."""
+    digest = hashlib.sha256()
+    for name in ("registers", "register_product", "register_winograd", "winograd"):
+        digest.update(Path(__file__).with_name(f"{name}.py").read_bytes().replace(b"\r\n", b"\n"))
+    return digest.hexdigest()[:16]
+
+
 # Multiply-add may be fused, the order of sums stays: the result does not depend on vector lengths.
-_OPTIONS: dict[str, Any] = {"nogil": True, "cache": True, "fastmath": {"contract", "nsz"}}
+_OPTIONS: dict[str, Any] = {
+    "nogil": True,
+    "cache": digest_of_inlined() == INLINED,
+    "fastmath": {"contract", "nsz"},
+}
 # A sum over channels has no other way to become vectors than in an order of their own.
 _REORDERED: dict[str, Any] = {**_OPTIONS, "fastmath": {"contract", "nsz", "reassoc"}}
 
@@ -80,8 +99,8 @@ class Workspace(NamedTuple):
 
 def needs_compilation() -> bool:
     """Whether the first call will compile: these functions are kept on disk once they have been."""
-    folder = Path(encode.stats.cache_path)
-    return not any(folder.glob("compiled.encode-*.nbi"))
+    folder = encode.stats.cache_path
+    return folder is None or not any(Path(folder).glob("compiled.encode-*.nbi"))
 
 
 @njit(**_OPTIONS)
@@ -159,44 +178,47 @@ def _place(lines, channels, above, left, target):
 
 
 @njit(**_REORDERED)
-def _squared_norm(numbers):
-    total = float32(0.0)
-    for q in range(len(numbers)):
-        total += numbers[q] * numbers[q]
-    return total
+def _squared_norms(padded, squares):
+    """Squared norm of each position of a padded map."""
+    height, width, c = padded.shape
+    if c == COLOURS:  # too few for a sum to be vectors: positions are
+        numbers = padded.reshape(-1)
+        for i in range(height * width):
+            red, green, blue = numbers[3 * i], numbers[3 * i + 1], numbers[3 * i + 2]
+            squares[i] = red * red + green * green + blue * blue
+    else:
+        positions = padded.reshape(-1, c)
+        for i in range(height * width):
+            numbers, total = positions[i], float32(0.0)
+            for q in range(c):
+                total += numbers[q] * numbers[q]
+            squares[i] = total
 
 
 @njit(**_OPTIONS)
 def patch_norms(padded, layer, scale, factor):
     """Of the k×k patches of a padded map: coefficient over floored norm, and norm, each [h, w]."""
     (h, w), k, width = scale.shape, layer.patch, padded.shape[1]
-    lines = np.empty((k, width), np.float32)  # squared norms of the positions of k rows, in turn
-    line = np.empty(width, np.float32)
+    squares = np.empty(padded.shape[0] * width, np.float32)
+    _squared_norms(padded, squares)
+    # Sums over the rows of a patch, then over its columns, of all positions as one vector: those at the
+    # end of a row are of no use.
+    n = h * width
+    high = np.zeros(n + k - 1, np.float32)
+    for dy in range(k):
+        part = squares[dy * width : dy * width + n]
+        for i in range(n):
+            high[i] += part[i]
+    box = np.zeros(n, np.float32)
+    for dx in range(k):
+        part = high[dx : dx + n]
+        for i in range(n):
+            box[i] += part[i]
     floor, coefficient = float32(layer.norm_floor), float32(layer.coefficient)
-    for y in range(h + k - 1):
-        row = lines[y % k]
-        if padded.shape[2] == COLOURS:  # too few for a sum to be vectors: positions are
-            numbers = padded[y].reshape(-1)
-            for x in range(width):
-                red, green, blue = numbers[3 * x], numbers[3 * x + 1], numbers[3 * x + 2]
-                row[x] = red * red + green * green + blue * blue
-        else:
-            for x in range(width):
-                row[x] = _squared_norm(padded[y, x])
-        if y < k - 1:
-            continue
-        line[:] = 0
-        for dy in range(k):
-            for x in range(width):
-                line[x] += lines[dy, x]
-        row, over = factor[y - k + 1], scale[y - k + 1]
-        row[:] = 0
-        for dx in range(k):
-            part = line[dx : dx + w]
-            for x in range(w):
-                row[x] += part[x]
+    for y in range(h):
+        line, over, row = box[y * width : y * width + w], scale[y], factor[y]
         for x in range(w):
-            norm = np.sqrt(row[x])
+            norm = np.sqrt(line[x])
             floored = max(norm, floor)
             over[x] = coefficient / floored
             row[x] = floored if layer.floored_factor else norm
@@ -387,12 +409,15 @@ def colour_products(padded, filters, first, n, strip, rows, v):
                 for q in range(0, length - 5 * COLOURS, LANES):  # some beyond the end, where rows have room
                     input_transform(between + 4 * (i * ROW + q), COLOURS, target + 4 * (6 * i * ROW + q), ROW)
             for group in range(PANEL // LANES):
-                for t in range(t0, t1):
-                    colour_tile(
-                        target + 4 * 4 * (t - t0) * COLOURS, filters[group].ctypes.data,
-                        strip.ctypes.data + 4 * ((y * strip.shape[1] + 4 * t) * PANEL + group * LANES),
-                        strip.shape[1] * PANEL, PANEL,
-                    )  # fmt: skip
+                for t in range(0, t1 - t0, AT_ONCE):
+                    colour_columns(target + 4 * 4 * COLOURS * t, filters[group].ctypes.data, between)
+                    for i in range(min(AT_ONCE, t1 - t0 - t)):
+                        for dy in range(4):
+                            x = (y + dy) * strip.shape[1] + 4 * (t0 + t + i)
+                            output_transform(
+                                between + 4 * (4 * i + dy) * 6 * LANES, LANES,
+                                strip.ctypes.data + 4 * (x * PANEL + group * LANES), PANEL,
+                            )  # fmt: skip
 
 
 @njit(**_OPTIONS)

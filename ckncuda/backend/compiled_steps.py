@@ -3,6 +3,7 @@
 import functools
 import logging
 import math
+import threading
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -51,18 +52,15 @@ class Plan(LayerPlan):
             norm_floor=float(spec.norm_floor),
             floored_factor=spec.scale == "floored_norm",
         )
+        self.thread = threading.local()  # the last workspace of each thread
         self.row_taps = {band.pooled.start: _taps(band.weights) for band in self.row_bands}
 
     def _filters(self, layer: Layer) -> Map:
         if self.algorithm == compiled.DIRECT:
             return packed(filter_columns(layer)[None])
         transformed = transformed_filters(layer.anchors)
-        if self.algorithm == compiled.MANY:
-            return packed(transformed)
-        groups = colour_filters(transformed)
-        missing = -len(groups) % (PANEL // LANES)
-        groups = np.concatenate([groups, np.zeros((missing, *groups.shape[1:]), np.float32)])
-        return groups.reshape(-1, PANEL // LANES, *groups.shape[1:])
+        transform = packed if self.algorithm == compiled.MANY else colour_filters
+        return transform(transformed)
 
     def bytes_per_row(self) -> int:
         """The padded input, Winograd's tiles of it and of a panel of filters, the map of a panel."""
@@ -117,7 +115,11 @@ def _padded(maps: Map, plan: Plan, band: Band, buffer: Buffer) -> Map:
 
 
 def _encode(padded: Map, plan: Plan, band: Band, out: Map, place: tuple[int, int], buffer: Buffer) -> None:
-    work = _workspace(padded, plan, band, buffer)
+    # A tile is like the last one: what it takes to look up its arrays is as much as some of the steps.
+    key = (padded.ctypes.data, padded.shape, band.pooled.start)
+    if getattr(plan.thread, "key", None) != key:
+        plan.thread.workspace, plan.thread.key = _workspace(padded, plan, band, buffer), key
+    work = plan.thread.workspace
     rows = plan.row_taps[band.pooled.start]
     if plan.exponential:
         compiled.encode(rows, work, plan.constants, out, *place, None)

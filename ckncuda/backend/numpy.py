@@ -26,7 +26,7 @@ import numpy as np
 import threadpoolctl
 from numpy.typing import NDArray
 
-from ckncuda.backend.tiles import Band, LayerPlan
+from ckncuda.backend.tiles import Band, LayerPlan, aligned
 from ckncuda.layer import Layer, Shape
 
 Array = NDArray[np.floating[Any]]
@@ -192,7 +192,7 @@ class NumpyBackend:
         buffers: dict[str, NDArray[np.float32]] = self._local.__dict__.setdefault("buffers", {})
         size = math.prod(shape)
         if name not in buffers or buffers[name].size < size:
-            buffers[name] = np.empty(size, np.float32)
+            buffers[name] = aligned(size)
         return buffers[name][:size].reshape(shape)
 
     def _threads(self) -> ThreadPoolExecutor:

@@ -10,8 +10,6 @@ part of the product itself; here the filters are packed once.
 # Intrinsics are not typed.
 # mypy: disable-error-code="no-untyped-call,untyped-decorator,no-untyped-def"
 
-from typing import Any
-
 import numpy as np
 from llvmlite import ir
 from numba import types
@@ -19,23 +17,24 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from ckncuda.backend.registers import ADDRESS, COUNT, INDEX, LANES, Emitter
+from ckncuda.backend.tiles import aligned_copy
 
 ROWS = 4
 PANEL = (4 if LANES == 16 else 2) * LANES  # so that ROWS of sums fill half the registers
 
 
-def packed(matrix: NDArray[np.floating[Any]], width: int = PANEL) -> NDArray[np.float32]:
+def packed(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
     """Cut a matrix [..., k, p] into panels of columns, the last one filled with zeros.
 
     Returns
     -------
-    float32 [panels, ..., k, width]
+    float32 [panels, ..., k, PANEL]
     """
     *stack, k, p = matrix.shape
-    panels = -(-p // width)
-    filled = np.zeros((*stack, k, panels * width), np.float32)
+    panels = -(-p // PANEL)
+    filled = np.zeros((*stack, k, panels * PANEL), np.float32)
     filled[..., :p] = matrix
-    return np.ascontiguousarray(np.moveaxis(filled.reshape(*stack, k, panels, width), -2, 0))
+    return aligned_copy(np.moveaxis(filled.reshape(*stack, k, panels, PANEL), -2, 0))
 
 
 def _emit(builder: ir.IRBuilder, n: int, a_rows, b, b_stride, c, c_stride):

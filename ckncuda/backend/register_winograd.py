@@ -11,8 +11,9 @@ from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from ckncuda.backend.register_product import packed
+from ckncuda.backend.register_product import PANEL, packed
 from ckncuda.backend.registers import ADDRESS, COUNT, LANES, Emitter
+from ckncuda.backend.tiles import aligned_copy
 from ckncuda.backend.winograd import AT, BT, SPAN, TILE
 
 
@@ -43,41 +44,42 @@ def _transform(matrix):
 
 COLOURS = 3
 ROW_TILES = 16  # tiles of a row that are taken at a time, so that all strides below are constants
+AT_ONCE = 2  # tiles for which the filters are read once: their sums fill a good part of the registers
 ROW = 208  # numbers between two rows of such a part, at least (TILE · ROW_TILES + 2) · COLOURS
 
 
 def colour_filters(transformed: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Filters [36, 3, p] as `colour_tile` takes them: [groups of LANES filters, 108, LANES]."""
-    panels = packed(transformed, LANES).reshape(-1, SPAN, SPAN, COLOURS, LANES)
-    return np.ascontiguousarray(panels.swapaxes(1, 2)).reshape(len(panels), -1, LANES)
+    """Filters [36, 3, p] as `colour_columns` takes them: [panels, groups of LANES filters, 108, LANES]."""
+    panels = packed(transformed).reshape(-1, SPAN, SPAN, COLOURS, PANEL // LANES, LANES)
+    in_turn = panels.transpose(0, 4, 2, 1, 3, 5)  # column by column
+    return aligned_copy(in_turn).reshape(len(panels), PANEL // LANES, -1, LANES)
 
 
 @intrinsic
-def colour_tile(context, v, u, y, y_stride, x_stride):
-    """A tile Y [4, 4, LANES] = Aᵀ (Σ_c v_c u_c) A of three channels, all of it in registers.
+def colour_columns(context, v, u, s):
+    """S [AT_ONCE, 4, 6, LANES] = Aᵀ (Σ_c v_c u_c) of tiles of three channels, the products in registers.
 
-    Number (i, j) of the transformed tile is at v + (6 i + j) · ROW, its three channels next to each
-    other; u are `colour_filters`; Y is at y + i · y_stride + j · x_stride.
+    Number (i, j) of the first tile is at v + (6 i + j) · ROW, its three channels next to each other, those
+    of the next one TILE · 3 numbers further on; u are `colour_filters`.
     """
 
     def generate(context, builder, signature, arguments):
         emit = Emitter(builder, LANES)
-        v, u, y = (emit.pointer(address) for address in arguments[:3])
-        y_stride, x_stride = arguments[3:]
-        columns = []
+        v, u, s = (emit.pointer(address) for address in arguments)
         for j in range(SPAN):
-            products = [emit.constant(0.0)] * SPAN
+            products = [[emit.constant(0.0)] * SPAN for _ in range(AT_ONCE)]
             for i in range(SPAN):
                 for c in range(COLOURS):
-                    number = emit.broadcast(emit.at(v, (SPAN * i + j) * ROW + c))
                     filters = emit.load(emit.at(u, ((SPAN * j + i) * COLOURS + c) * LANES))
-                    products[i] = emit.multiply_add(number, filters, products[i])
-            columns.append([emit.combination(row, products) for row in AT])
-        for i in range(TILE):
-            values = [column[i] for column in columns]
-            for j, row in enumerate(AT):
-                pointer = emit.at(emit.at(y, y_stride, i), x_stride, j)
-                emit.store(emit.combination(row, values), pointer)
+                    for t in range(AT_ONCE):
+                        number = emit.broadcast(emit.at(v, (SPAN * i + j) * ROW + TILE * COLOURS * t + c))
+                        products[t][i] = emit.multiply_add(number, filters, products[t][i])
+            for t in range(AT_ONCE):
+                for i, row in enumerate(AT):
+                    emit.store(
+                        emit.combination(row, products[t]),
+                        emit.at(s, ((TILE * t + i) * SPAN + j) * LANES),
+                    )
         return context.get_dummy_value()
 
-    return types.void(ADDRESS, ADDRESS, ADDRESS, COUNT, COUNT), generate
+    return types.void(ADDRESS, ADDRESS, ADDRESS), generate

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ckncuda.layer import Layer, Shape
 
 TILE_BYTES = 2 << 20  # workspace of one tile: about the second-level cache of a core
+CACHE_LINE = 64  # bytes
 MAX_TILE_BYTES = 8 * TILE_BYTES  # above, an image is cut: cutting computes margins twice, only where it pays
 
 
@@ -93,3 +94,17 @@ class LayerPlan(abc.ABC):
 def filter_columns(layer: Layer) -> NDArray[np.float32]:
     """Anchor points as columns [k·k·c, filters]."""
     return np.ascontiguousarray(layer.anchors.reshape(layer.spec.filters, -1).T, dtype=np.float32)
+
+
+def aligned(numbers: int) -> NDArray[np.float32]:
+    """An array [numbers] that begins at a cache line: else each long vector would lie across two."""
+    whole = np.empty(numbers + CACHE_LINE // 4, np.float32)
+    start = -whole.ctypes.data % CACHE_LINE // 4
+    return whole[start : start + numbers]
+
+
+def aligned_copy(array: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The same array, contiguous, beginning at a cache line."""
+    result = aligned(array.size).reshape(array.shape)
+    result[...] = array
+    return result

@@ -31,3 +31,8 @@ def test_exponential_of_what_can_only_be_rounding_is_one():
 
 def test_exponential_of_what_is_far_below_is_tiny():
     assert 0 <= exponential(np.array([-1e6, -np.inf], np.float32)).max() < 1e-37
+
+
+def test_what_was_compiled_of_other_sources_is_not_used():
+    """Else an upgrade that changes them alone would go on with the old machine code, on new layouts."""
+    assert compiled.digest_of_inlined() == compiled.INLINED
