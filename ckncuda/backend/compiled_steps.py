@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from ckncuda.backend import compiled
 from ckncuda.backend.register_product import PANEL, packed
 from ckncuda.backend.register_winograd import COLOURS, ROW, colour_filters
-from ckncuda.backend.registers import LANES
 from ckncuda.backend.tiles import Band, Buffer, LayerPlan, filter_columns
 from ckncuda.backend.winograd import SPAN, TILE, transformed_filters
 from ckncuda.dot_product import Exponential
