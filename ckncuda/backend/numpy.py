@@ -33,7 +33,7 @@ Array = NDArray[np.floating[Any]]
 
 ROWS_PER_PRODUCT = 2048  # rows of a block in nearest_anchor
 DEFAULT_MEMORY = 2 << 30  # fixed, whatever is free: it bounds samples, and so what is learned
-MAX_BLOCK = 256  # images: enough to keep every thread busy, few enough for memory to be used again
+MAX_BLOCK = 512  # images: enough to keep every thread busy, few enough for memory to be used again
 
 
 def available_threads() -> int:
