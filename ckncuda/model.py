@@ -1,8 +1,6 @@
 """A whole model: preprocessing, network and classifier, fitted together and stored in one file."""
 
-import contextlib
 import os
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,21 +17,27 @@ from ckncuda.layer import LayerSpec, Shape
 from ckncuda.network import CKN, PATCHES, check_specs
 from ckncuda.preprocess import Preprocessor
 from ckncuda.progress import Progress
+from ckncuda.stopwatch import Stopwatch
 
 
 class _Preprocessed:
     """Images that are preprocessed as they are read."""
 
-    def __init__(self, images: Images, preprocessing: Sequence[Preprocessor]) -> None:
+    def __init__(
+        self, images: Images, preprocessing: Sequence[Preprocessor], stopwatch: Stopwatch | None = None
+    ) -> None:
         self.images = images
         self.preprocessing = preprocessing
+        self.stopwatch = stopwatch or Stopwatch()
         self.shape = images.shape
         self.dtype: np.dtype[Any] = np.dtype(np.float32)
 
     def read(self, start: int, stop: int) -> NDArray[np.float32]:
-        block = as_float(self.images.read(start, stop))
-        for preprocessor in self.preprocessing:
-            block = preprocessor.apply(block)
+        with self.stopwatch.stage("reading"):
+            block = as_float(self.images.read(start, stop))
+        with self.stopwatch.stage("preprocessing"):
+            for preprocessor in self.preprocessing:
+                block = preprocessor.apply(block)
         return block
 
 
@@ -80,8 +84,6 @@ class Model:
     image_type: str | None = None
     class_names: tuple[str, ...] | None = None
     report: dict[str, Any] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-    """Seconds that each stage of `fit` took; not stored, so that equal models are equal files."""
 
     @classmethod
     def of_network(cls, network: CKN) -> "Model":
@@ -102,6 +104,7 @@ class Model:
         seed: int = 0,
         backend: Backend | str = "auto",
         progress: Progress | None = None,
+        stopwatch: Stopwatch | None = None,
     ) -> "Model":
         """Fit preprocessing and network without labels, then the classifier on their features.
 
@@ -125,6 +128,8 @@ class Model:
             A backend or the name of one.
         progress : callable, optional
             Called as ``progress(stage, done, total)``.
+        stopwatch : Stopwatch, optional
+            Told of the stages reading, preprocessing, anchors, features and classifier.
 
         Raises
         ------
@@ -135,6 +140,7 @@ class Model:
         """
         images = as_images(images)
         backend = get_backend(backend) if isinstance(backend, str) else backend
+        stopwatch = stopwatch or Stopwatch()
         if classifier is not None:  # what can be found wrong is found before the long work
             classifier.check_options()
             if labels is None or len(labels) != images.shape[0]:
@@ -146,19 +152,19 @@ class Model:
         shape = images.shape[1:]
         check_specs(specs, shape)
         model = cls(CKN(specs), image_shape=shape, image_type=_type_name(images))
-        with model._timed("preprocessing"):
+        with stopwatch.stage("preprocessing"):
             for preprocessor in preprocessing:
-                so_far = _Preprocessed(images, model.preprocessing)
+                so_far = _Preprocessed(images, model.preprocessing, stopwatch)
                 model.preprocessing += (preprocessor.fit(so_far, progress),)
-        prepared = _Preprocessed(images, model.preprocessing)
-        with model._timed("anchors"):
+        prepared = _Preprocessed(images, model.preprocessing, stopwatch)
+        with stopwatch.stage("anchors"):
             model.network.fit(prepared, patches=patches, seed=seed, backend=backend, progress=progress)
         model.report = {"n_images": images.shape[0], "n_features": model.n_features, "seed": seed}
         if classifier is not None and labels is not None:
-            with model._timed("features"):
-                features = model.features(images, backend=backend, progress=progress)
-            with model._timed("classifier"):
-                model.classifier = classifier.fit(features, labels, progress=progress)
+            with stopwatch.stage("features"):
+                maps = model.network.transform(prepared, backend=backend, progress=progress)
+            with stopwatch.stage("classifier"):
+                model.classifier = classifier.fit(maps.reshape(len(maps), -1), labels, progress=progress)
             model.report |= {
                 "regularization": classifier.regularization_,
                 "validation_accuracy": classifier.validation_accuracy_,
@@ -197,12 +203,18 @@ class Model:
         *,
         backend: Backend | str = "auto",
         progress: Progress | None = None,
+        stopwatch: Stopwatch | None = None,
     ) -> Iterator[tuple[int, NDArray[np.floating[Any]]]]:
-        """Features of block after block: pairs (number of the first image, features [b, d])."""
+        """Features of block after block: pairs (number of the first image, features [b, d]).
+
+        The stopwatch is told of the stages reading, preprocessing and features.
+        """
         images = as_images(images)
         self.check_images(images)
-        prepared = _Preprocessed(images, self.preprocessing)
-        for start, maps in self.network.transform_blocks(prepared, backend=backend):
+        stopwatch = stopwatch or Stopwatch()
+        prepared = _Preprocessed(images, self.preprocessing, stopwatch)
+        blocks = self.network.transform_blocks(prepared, backend=backend)
+        for start, maps in stopwatch.each("features", blocks):
             yield start, maps.reshape(len(maps), -1)
             if progress:
                 progress("features", start + len(maps), images.shape[0])
@@ -213,16 +225,24 @@ class Model:
         *,
         backend: Backend | str = "auto",
         progress: Progress | None = None,
+        stopwatch: Stopwatch | None = None,
     ) -> NDArray[np.float32]:
-        """Scores [n, classes] of images; columns in the order of ``classifier.classes_``."""
+        """Scores [n, classes] of images; columns in the order of ``classifier.classes_``.
+
+        The stopwatch is told of the stages reading, preprocessing, features and classifier.
+        """
         if self.classifier is None:
             raise InvalidSpec(
                 "this model has no classifier: fit one with labels and --classifier ridge, for instance"
             )
         images = as_images(images)
+        stopwatch = stopwatch or Stopwatch()
         out = np.empty((images.shape[0], len(self.classifier.classes_)), np.float32)
-        for start, block in self.feature_blocks(images, backend=backend, progress=progress):
-            out[start : start + len(block)] = self.classifier.scores(block)
+        for start, block in self.feature_blocks(
+            images, backend=backend, progress=progress, stopwatch=stopwatch
+        ):
+            with stopwatch.stage("classifier"):
+                out[start : start + len(block)] = self.classifier.scores(block)
         return out
 
     def predict(
@@ -280,12 +300,6 @@ class Model:
         from ckncuda.model_file import save
 
         save(self, path)
-
-    @contextlib.contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[stage] = time.perf_counter() - start
 
 
 def _type_name(images: Images) -> str:

@@ -6,6 +6,7 @@ from ckncuda.backend import Backend
 from ckncuda.data import feature_writer
 from ckncuda.data.writers import check_features_path
 from ckncuda.model_file import load
+from ckncuda.stopwatch import Stopwatch
 
 from .options import (
     ImageOptions,
@@ -15,6 +16,8 @@ from .options import (
     json_option,
     opened,
     print_result,
+    report_seconds,
+    shown_seconds,
 )
 from .progress import ProgressBars
 
@@ -44,19 +47,24 @@ def extract(
     """
     check_features_path(output)
     check_outputs([output], [model, images])
-    loaded = load(model)
+    stopwatch = Stopwatch()
+    with stopwatch.stage("reading"):
+        loaded = load(model)
     with (
+        stopwatch.stage("reading"),
         opened(images, how, "Extracting features of", loaded.image_shape) as source,
         ProgressBars() as progress,
     ):
         loaded.check_images(source)
         height, width, filters = loaded.network.output_shape(source.shape[1:])
         n, d = len(source), height * width * filters
-        with feature_writer(output, n, d) as writer:
-            for _, block in loaded.feature_blocks(source, backend=engine, progress=progress):
+        blocks = loaded.feature_blocks(source, backend=engine, progress=progress, stopwatch=stopwatch)
+        with stopwatch.stage("writing"), feature_writer(output, n, d) as writer:
+            for _, block in blocks:
                 writer.write(block)
+    seconds = report_seconds(stopwatch)
     print_result(
-        {"features": output, "n_images": n, "n_features": d},
+        {"features": output, "n_images": n, "n_features": d, "seconds": seconds},
         as_json,
-        [f"wrote {output}: {n} images, {d} features each"],
+        [shown_seconds(seconds), f"wrote {output}: {n} images, {d} features each"],
     )

@@ -1,7 +1,6 @@
 """`ckn fit`: from images to a model file."""
 
 import contextlib
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from ckncuda.model import Model
 from ckncuda.network import PATCHES, check_specs
 from ckncuda.preprocess import suggested_preprocessing
 from ckncuda.presets import PRESETS
+from ckncuda.stopwatch import Stopwatch
 
 from .network_options import CLASSIFIERS, read_system
 from .options import (
@@ -27,6 +27,8 @@ from .options import (
     json_option,
     opened,
     print_result,
+    report_seconds,
+    shown_seconds,
 )
 from .progress import ProgressBars
 
@@ -113,9 +115,10 @@ def fit(
         ckn fit cifar-10-batches-bin --preprocess zca --classifier softmax -o cifar.ckn
         ckn fit photos/ --layer "filters=64,patch=3,subsampling=2,kernel=exp,sigma=0.6" -o photos.ckn
     """
-    started = time.perf_counter()
+    stopwatch = Stopwatch()
     check_outputs([output], [images, labels, config])
     with (
+        stopwatch.stage("reading"),
         opened(images, how._replace(split=how.split or "train"), "Fitting on") as source,
         ProgressBars() as progress,
     ):
@@ -133,12 +136,11 @@ def fit(
                 raise InvalidData(f"{images} holds no labels: give --labels, or --classifier none")
             click.echo("No labels: the model will extract features, but not predict.", err=True)
             learner = None
-        reading = time.perf_counter()
         cached = _in_memory(source, engine.memory_budget // 2, progress)
-        reading = time.perf_counter() - reading
         preprocessing = system.preprocessing
         if preprocessing is None:
-            preprocessing = suggested_preprocessing(as_images(cached))
+            with stopwatch.stage("preprocessing"):
+                preprocessing = suggested_preprocessing(as_images(cached))
             names = ", ".join(p.name for p in preprocessing) or "none"
             click.echo(f"Preprocessing: {names}", err=True)
         model = Model.fit(
@@ -151,13 +153,15 @@ def fit(
             seed=seed,
             backend=engine,
             progress=progress,
+            stopwatch=stopwatch,
         )
         model.class_names = source.class_names
-    model.save(output)
+    with stopwatch.stage("writing"):
+        model.save(output)
     result = {
         "model": output,
         **model.report,
-        "seconds": {"reading": reading, **model.seconds, "total": time.perf_counter() - started},
+        "seconds": report_seconds(stopwatch),
         "peak_memory": peak_memory(),
         "backend": engine.name,
     }
@@ -196,12 +200,10 @@ def peak_memory() -> int:
 
 
 def _lines(result: dict[str, Any], model: Model) -> list[str]:
-    seconds = result["seconds"]
-    stages = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items() if name != "total")
     lines = []
     if model.classifier is not None and result["validation_accuracy"] is not None:
         lines.append(f"validation accuracy {result['validation_accuracy']:.4f} ({result['validation']})")
     lines.append(f"{result['n_features']} features an image, {model.n_parameters:,} parameters")
-    lines.append(f"{seconds['total']:.1f} s ({stages}), peak memory {result['peak_memory'] / 2**20:.0f} MiB")
+    lines.append(f"{shown_seconds(result['seconds'])}, peak memory {result['peak_memory'] / 2**20:.0f} MiB")
     lines.append(f"wrote {result['model']}")
     return lines

@@ -16,9 +16,11 @@ from ckncuda.backend import get_backend
 from ckncuda.data import ImageSource, open_images
 from ckncuda.data.open import FORMATS, find_format
 from ckncuda.errors import InvalidData
+from ckncuda.stopwatch import Stopwatch
 
 Command = Callable[..., Any]
 
+_STAGES = ("reading", "preprocessing", "anchors", "features", "classifier", "writing")
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -155,6 +157,18 @@ def check_outputs(outputs: Iterable[str | None], inputs: Iterable[str | None]) -
             if os.path.realpath(output) == os.path.realpath(source):
                 raise InvalidData(f"{output} would be overwritten, but it is an input: give another output")
         check_writable(output)
+
+
+def report_seconds(stopwatch: Stopwatch) -> dict[str, float]:
+    """Seconds of each stage, in the order of the work, and in all."""
+    known = stopwatch.seconds
+    return {stage: known[stage] for stage in _STAGES if stage in known} | {"total": stopwatch.total}
+
+
+def shown_seconds(seconds: dict[str, float]) -> str:
+    """The total and, in brackets, the stages that it is made of."""
+    stages = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items() if name != "total")
+    return f"{seconds['total']:.1f} s ({stages})"
 
 
 def print_result(result: dict[str, Any], as_json: bool, lines: list[str]) -> None:

@@ -10,6 +10,7 @@ from ckncuda.atomic_file import atomic_file
 from ckncuda.backend import Backend
 from ckncuda.data import write_submission
 from ckncuda.model_file import load
+from ckncuda.stopwatch import Stopwatch
 
 from .options import (
     ImageOptions,
@@ -19,6 +20,8 @@ from .options import (
     json_option,
     opened,
     print_result,
+    report_seconds,
+    shown_seconds,
 )
 from .progress import ProgressBars
 
@@ -51,18 +54,26 @@ def predict(
     check_outputs([output, scores], [model, images])
     if scores and not scores.endswith(".npy"):
         raise click.UsageError(f"--scores writes an .npy file; {scores} does not end in .npy")
-    loaded = load(model)
+    stopwatch = Stopwatch()
+    with stopwatch.stage("reading"):
+        loaded = load(model)
     with (
+        stopwatch.stage("reading"),
         opened(images, how, "Predicting", loaded.image_shape) as source,
         ProgressBars() as progress,
     ):
-        table = loaded.scores(source, backend=engine, progress=progress)
+        table = loaded.scores(source, backend=engine, progress=progress, stopwatch=stopwatch)
     assert loaded.classifier is not None  # scores would have refused
-    with contextlib.ExitStack() as stack:  # both files or none
+    with stopwatch.stage("writing"), contextlib.ExitStack() as stack:  # both files or none
         if scores:
             file = stack.enter_context(atomic_file(scores))
             np.save(file, table)
             file.flush()
         write_submission(output, loaded.classifier.classes_[table.argmax(axis=1)])
-    result = {"submission": output, "n": len(table), "classes": loaded.classifier.classes_.tolist()}
-    print_result(result, as_json, [f"wrote {output}: {len(table)} predictions"])
+    seconds = report_seconds(stopwatch)
+    classes = loaded.classifier.classes_.tolist()
+    print_result(
+        {"submission": output, "n": len(table), "classes": classes, "seconds": seconds},
+        as_json,
+        [shown_seconds(seconds), f"wrote {output}: {len(table)} predictions"],
+    )

@@ -140,6 +140,18 @@ def refused(tmp_path):
     return run
 
 
+@pytest.fixture(scope="session")
+def adds_up():
+    """Check that the seconds of the stages make up the total, but for moments between them."""
+
+    def check(seconds):
+        *stages, total = seconds.values()
+        assert min(stages) >= 0
+        assert 0.9 * total - 0.1 < sum(stages) <= total
+
+    return check
+
+
 class Data(NamedTuple):
     """Where the tiny data lie: 40 images of 12x12x3 in four classes, whose brightness tells them apart."""
 

@@ -6,10 +6,13 @@ import pytest
 import ckncuda
 
 
-def test_extract_writes_the_features_of_the_library(works, data, model, tmp_path):
+def test_extract_writes_the_features_of_the_library(works, data, model, tmp_path, adds_up):
     shape = ("--image-shape", "12x12x3")
     result = json.loads(works("extract", model, data.csv, *shape, "-o", "f.npy", "--json").stdout)
+    seconds = result.pop("seconds")
     assert result == {"features": "f.npy", "n_images": 40, "n_features": 144}
+    assert list(seconds) == ["reading", "preprocessing", "features", "writing", "total"]
+    adds_up(seconds)
     features = np.load(tmp_path / "f.npy")
     assert features.dtype == np.float32
     np.testing.assert_array_equal(features, ckncuda.load(model).features(data.images))
@@ -17,7 +20,7 @@ def test_extract_writes_the_features_of_the_library(works, data, model, tmp_path
 
 def test_extract_writes_npz(works, data, model, tmp_path):
     done = works("extract", model, data.npy, "-o", "f.npz")
-    assert done.stdout == "wrote f.npz: 40 images, 144 features each\n"
+    assert done.stdout.splitlines()[-1] == "wrote f.npz: 40 images, 144 features each"
     with np.load(tmp_path / "f.npz") as archive:
         assert archive.files == ["features"]
         np.testing.assert_array_equal(archive["features"], ckncuda.load(model).features(data.images))

@@ -14,10 +14,14 @@ def predictions(path):
     return np.array(labels)
 
 
-def test_predict_writes_a_submission_and_scores(works, data, model, tmp_path):
+def test_predict_writes_a_submission_and_scores(works, data, model, tmp_path, adds_up):
     shape = ("--image-shape", "12x12x3")
     done = works("predict", model, data.csv, *shape, "-o", "s.csv", "--scores", "s.npy", "--json")
-    assert json.loads(done.stdout) == {"submission": "s.csv", "n": 40, "classes": [0, 1, 2, 3]}
+    result = json.loads(done.stdout)
+    seconds = result.pop("seconds")
+    assert result == {"submission": "s.csv", "n": 40, "classes": [0, 1, 2, 3]}
+    assert list(seconds) == ["reading", "preprocessing", "features", "classifier", "writing", "total"]
+    adds_up(seconds)
     labels = predictions(tmp_path / "s.csv")
     loaded = ckncuda.load(model)
     np.testing.assert_array_equal(labels, loaded.predict(data.images))
@@ -27,7 +31,9 @@ def test_predict_writes_a_submission_and_scores(works, data, model, tmp_path):
 
 
 def test_evaluate_agrees_with_predict(works, data, model, tmp_path):
-    assert works("predict", model, data.npy, "-o", "s.csv").stdout == "wrote s.csv: 40 predictions\n"
+    seconds, wrote = works("predict", model, data.npy, "-o", "s.csv").stdout.splitlines()
+    assert "s (reading " in seconds
+    assert wrote == "wrote s.csv: 40 predictions"
     labels = predictions(tmp_path / "s.csv")
     truth = np.where(np.arange(40) < 10, 3, data.labels)  # some wrong, so that the accuracy is not 1
     order = np.random.default_rng(0).permutation(40)
