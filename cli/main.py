@@ -15,6 +15,7 @@ from ckncuda.errors import CknError
 
 from .backends import backends
 from .baseline import baseline
+from .bench import bench
 from .demo import demo
 from .evaluate import evaluate
 from .extract import extract
@@ -38,7 +39,7 @@ def cli() -> None:
     """
 
 
-for command in (fit, extract, predict, evaluate, info, backends, demo, baseline):
+for command in (fit, extract, predict, evaluate, info, bench, backends, demo, baseline):
     cli.add_command(command)
 
 

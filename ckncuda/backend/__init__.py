@@ -23,6 +23,8 @@ class Backend(Protocol):
     """What every backend does, with arrays of its own and of its type (`dtype`)."""
 
     name: str
+    description: str
+    """How it computes, for people: library, type, threads."""
     dtype: Any
     memory_budget: int
     """Bytes that one call may use for its blocks of images."""
@@ -100,19 +102,13 @@ def get_backend(name: str = "auto", *, threads: int | None = None, memory: int |
 
 def backend_statuses() -> list[BackendStatus]:
     """What each backend can do on this machine."""
-    from ckncuda.backend.numpy import available_threads, has_numba
+    from ckncuda.backend.numpy import available_threads, describe, has_numba
+    from ckncuda.backend.reference import ReferenceBackend
 
-    loops = (
-        "with Numba's inner loops" if has_numba() else "pip install 'ckncuda[fast]' compiles its inner loops"
-    )
     return [
-        BackendStatus(
-            "numpy", True, f"NumPy {np.__version__}, float32, {available_threads()} threads; {loops}"
-        ),
+        BackendStatus("numpy", True, describe(available_threads(), has_numba())),
         _cupy_status(),
-        BackendStatus(
-            "reference", True, "float64, plain and slow: the definition that the others are tested with"
-        ),
+        BackendStatus("reference", True, ReferenceBackend.description),
     ]
 
 

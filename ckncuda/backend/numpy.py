@@ -46,6 +46,12 @@ def has_numba() -> bool:
     return importlib.util.find_spec("numba") is not None
 
 
+def describe(threads: int, compiled: bool) -> str:
+    """What computes, for people."""
+    loops = "with Numba's inner loops" if compiled else "pip install 'ckncuda[fast]' compiles its inner loops"
+    return f"NumPy {np.__version__}, float32, {threads} thread{'s' * (threads > 1)}; {loops}"
+
+
 def _steps(compiled: bool) -> ModuleType:
     """The module with the steps of a tile, imported when it is first needed."""
     return importlib.import_module(f"ckncuda.backend.{'compiled' if compiled else 'plain'}_steps")
@@ -101,8 +107,10 @@ class NumpyBackend:
     def __init__(
         self, threads: int | None = None, memory: int | None = None, compiled: bool | None = None
     ) -> None:
-        self._steps = _steps(has_numba() if compiled is None else compiled)
+        compiled = has_numba() if compiled is None else compiled
+        self._steps = _steps(compiled)
         self.threads = threads if threads is not None else available_threads()
+        self.description = describe(self.threads, compiled)
         self.memory_budget = memory if memory is not None else DEFAULT_MEMORY
         self._local = threading.local()
         self._pool: ThreadPoolExecutor | None = None

@@ -42,6 +42,7 @@ class ReferenceBackend:
     """Plain float64 on NumPy; see `ckncuda.backend.Backend`."""
 
     name = "reference"
+    description = "float64, plain and slow: the definition that the others are tested with"
     dtype = np.float64
 
     def __init__(self, memory: int | None = None) -> None:

@@ -17,6 +17,7 @@ NEWS = (
     "Extracting features of ",
     "Predicting ",
     "Evaluating ",
+    "Measuring with ",
     "No labels: ",
     "Preprocessing: ",
     "Compiling the inner loops with Numba: ",

@@ -23,7 +23,7 @@ def rewritten(path, target, change):
     target.write_bytes(safetensors.numpy.save(tensors, metadata))
 
 
-@pytest.mark.parametrize("command", ["info", "extract", "predict", "evaluate"])
+@pytest.mark.parametrize("command", ["info", "extract", "predict", "evaluate", "bench"])
 def test_every_command_refuses_a_model_that_is_missing(refused, data, command):
     output = {"extract": ("-o", "f.npy"), "predict": ("-o", "s.csv")}.get(command, ())
     images = () if command == "info" else (data.npz,)

@@ -6,7 +6,7 @@ import pytest
 
 from ckncuda.backend.cupy import why_unavailable
 
-COMMANDS = ("fit", "extract", "predict", "evaluate", "info", "backends", "demo", "baseline")
+COMMANDS = ("fit", "extract", "predict", "evaluate", "info", "bench", "backends", "demo", "baseline")
 
 
 def test_info_counts_the_parameters_of_the_seed_preset(works, tmp_path, rng):

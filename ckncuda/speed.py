@@ -1,0 +1,201 @@
+"""How fast a model is on this machine, stage by stage."""
+
+import functools
+import statistics
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ckncuda.backend import Backend
+from ckncuda.classifier import LinearClassifier
+from ckncuda.errors import InvalidData, InvalidSpec
+from ckncuda.images import Images, as_float, as_images
+from ckncuda.layer import Layer
+from ckncuda.model import Model
+from ckncuda.progress import Progress
+from ckncuda.stopwatch import Stopwatch
+
+Array = NDArray[np.floating[Any]]
+
+LONG_ENOUGH = 0.3  # seconds of a pass: dozens of turns of a scheduler
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What `measure_speed` found.
+
+    Attributes
+    ----------
+    n_images : int
+        In each pass.
+    seconds : dict
+        Of a pass, by stage: reading, each step of the preprocessing, each layer and the classifier.
+    total : float
+        Seconds of a whole pass, from images to scores or, without a classifier, to features.
+    """
+
+    n_images: int
+    seconds: dict[str, float]
+    total: float
+
+
+class RandomImages:
+    """Random images of the size and the type that a model was fitted on, as many as anyone reads.
+
+    All blocks are the same, so that reading them takes neither time nor memory.
+
+    Raises
+    ------
+    InvalidSpec
+        The model leaves the size open.
+    """
+
+    def __init__(self, model: Model, backend: Backend) -> None:
+        if model.image_shape is None:
+            raise InvalidSpec("this model is for images of any size: give IMAGES to measure it with")
+        size = backend.images_per_block(model.network.layers, model.image_shape)
+        rng = np.random.default_rng(0)
+        self._block: NDArray[Any] = (
+            rng.integers(0, 256, (size, *model.image_shape), np.uint8)
+            if model.image_type == "uint8"
+            else rng.standard_normal((size, *model.image_shape), np.float32)
+        )
+        self.shape = (1 << 30, *model.image_shape)
+        self.dtype = self._block.dtype
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Images of a block at most."""
+        return self._block[: stop - start]
+
+
+class _First:
+    """The first n images."""
+
+    def __init__(self, images: Images, n: int) -> None:
+        self.shape = (n, *images.shape[1:])
+        self.dtype = images.dtype
+        self.read = images.read
+
+
+def measure_speed(
+    model: Model,
+    images: Images | NDArray[Any],
+    backend: Backend,
+    *,
+    n: int | None = None,
+    repeats: int = 5,
+    progress: Progress | None = None,
+) -> Speed:
+    """Seconds of each stage and of the whole, each the median of several passes over the same images.
+
+    Passes that time each stage and passes that time the whole take turns, so that a machine whose
+    speed drifts treats them alike.  What happens only once, such as compilation, is over before.
+
+    Parameters
+    ----------
+    model : Model
+        With a classifier or without.
+    images : [n, h, w, c] or `Images`
+        The first n are taken.
+    backend : Backend
+        Where to compute.
+    n : int, optional
+        By default as many as take a third of a second or more, or all.
+    repeats : int
+        Passes of each kind.
+    progress : callable, optional
+        Called as ``progress("measuring", done, total)``.
+
+    Raises
+    ------
+    InvalidData
+        The images are fewer than n, or are not what the model was fitted on.
+
+    Examples
+    --------
+    >>> from ckncuda import Exponential, LayerSpec
+    >>> from ckncuda.backend import get_backend
+    >>> backend = get_backend("numpy")
+    >>> images = np.random.default_rng(0).normal(size=(20, 8, 8, 1)).astype(np.float32)
+    >>> spec = LayerSpec(filters=8, patch=3, subsampling=2, kernel=Exponential(sigma=0.6))
+    >>> model = Model.fit(images, None, [spec])
+    >>> speed = measure_speed(model, RandomImages(model, backend), backend, n=10)
+    >>> list(speed.seconds), speed.total > 0
+    (['reading', 'layer 1 (3x3, 8 filters)'], True)
+    """
+    images = as_images(images)
+    model.check_images(images)
+    available = images.shape[0]
+    if n is not None and n > available:
+        raise InvalidData(f"there are only {available} images, but {n} were asked for: ask for fewer")
+    if progress:
+        progress("measuring", 0, repeats)
+    warmed_up = _warm_up(model, images, backend, n or available)
+    images = _First(images, n or warmed_up)
+    stages: list[dict[str, float]] = []
+    totals: list[float] = []
+    for repeat in range(repeats):
+        stages.append(_seconds_of_stages(model, images, backend))
+        totals.append(_seconds(model, images, backend))
+        if progress:
+            progress("measuring", repeat + 1, repeats)
+    medians = {name: statistics.median(seconds[name] for seconds in stages) for name in stages[0]}
+    return Speed(images.shape[0], medians, statistics.median(totals))
+
+
+def _warm_up(model: Model, images: Images, backend: Backend, most: int) -> int:
+    """Compile, fill buffers, and return how many images take long enough to be measured."""
+    n = 1
+    while True:  # the first pass may compile, and another program may have disturbed one
+        quickest = min(_seconds(model, _First(images, n), backend) for _ in range(2))
+        if n == most or quickest > LONG_ENOUGH:
+            return n
+        n = min(2 * n, most)
+
+
+def _seconds(model: Model, images: Images, backend: Backend) -> float:
+    """Of a whole pass, block by block as `ckn predict` and `ckn extract` do it."""
+    stopwatch = Stopwatch()
+    if model.classifier is not None:
+        model.scores(images, backend=backend)
+    else:
+        for _ in model.feature_blocks(images, backend=backend):
+            pass
+    return stopwatch.total
+
+
+def _seconds_of_stages(model: Model, images: Images, backend: Backend) -> dict[str, float]:
+    """The same pass, one step after another; each step finds in the caches what it does find there."""
+    stopwatch = Stopwatch()
+    steps = list(_steps(model, backend))
+    n, size = images.shape[0], backend.images_per_block(model.network.layers, images.shape[1:])
+    for start in range(0, n, size):
+        with stopwatch.stage("reading"):
+            block: Array = as_float(images.read(start, min(start + size, n)))
+        for name, step in steps:
+            with stopwatch.stage(name):
+                block = step(block)
+    return stopwatch.seconds
+
+
+def _steps(model: Model, backend: Backend) -> Iterator[tuple[str, Callable[[Any], Array]]]:
+    """Names and functions of what is done to a block, in this order."""
+    for preprocessor in model.preprocessing:
+        yield preprocessor.name, preprocessor.apply
+    for number, layer in enumerate(model.network.layers, 1):
+        name = f"layer {number} ({layer.spec.patch}x{layer.spec.patch}, {layer.spec.filters:,} filters)"
+        yield name, functools.partial(_encode, backend, layer)
+    if model.classifier is not None:
+        name = f"classifier ({len(model.classifier.classes_)} classes)"
+        yield name, functools.partial(_scores, backend, model.classifier)
+
+
+def _encode(backend: Backend, layer: Layer, maps: Array) -> Array:
+    return backend.encode(backend.asarray(maps), layer)
+
+
+def _scores(backend: Backend, classifier: LinearClassifier, maps: Array) -> Array:
+    return classifier.scores(backend.to_host(maps).reshape(len(maps), -1))
