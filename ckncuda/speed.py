@@ -194,7 +194,7 @@ def _steps(model: Model, backend: Backend) -> Iterator[tuple[str, Callable[[Any]
 
 
 def _encode(backend: Backend, layer: Layer, maps: Array) -> Array:
-    return backend.encode(backend.asarray(maps), layer)
+    return backend.encode(backend.asarray(maps), [layer])
 
 
 def _scores(backend: Backend, classifier: LinearClassifier, maps: Array) -> Array:
