@@ -208,8 +208,7 @@ class CKN:
         backend = get_backend(backend) if isinstance(backend, str) else backend
         n = images.shape[0]
         out = np.empty((n, *self.output_shape(images.shape[1:])), backend.dtype)
-        for start, block in self.transform_blocks(images, backend=backend):
-            out[start : start + len(block)] = block
+        for start, block in _encode_blocks(self.layers, images, backend, out):
             if progress:
                 progress("features", start + len(block), n)
         return out
@@ -261,12 +260,16 @@ class CKN:
         return f"CKN([{', '.join(map(repr, self.specs))}])"
 
 
-def _encode_blocks(layers: Sequence[Layer], images: Images, backend: Backend) -> Iterator[tuple[int, Array]]:
+def _encode_blocks(
+    layers: Sequence[Layer], images: Images, backend: Backend, out: NDArray[Any] | None = None
+) -> Iterator[tuple[int, Array]]:
+    """The number of the first image of each block, and its maps, parts of ``out`` if that is given."""
     size = backend.images_per_block(layers, images.shape[1:])
     for start in range(0, images.shape[0], size):
         block = images.read(start, min(start + size, images.shape[0]))
         maps = backend.asarray(as_float(block) if block.dtype == np.uint8 else block)
-        yield start, backend.to_host(backend.encode(maps, layers))
+        part = None if out is None else out[start : start + len(block)]
+        yield start, backend.to_host(backend.encode(maps, layers, part))
 
 
 def _sample(

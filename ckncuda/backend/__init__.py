@@ -29,8 +29,11 @@ class Backend(Protocol):
     memory_budget: int
     """Bytes that one call may use for its blocks of images."""
 
-    def encode(self, maps: Array, layers: Sequence[Layer]) -> Array:
-        """Patch, norm, κ, pool and project, layer after layer: maps [n, h, w, c] to [n, h', w', filters]."""
+    def encode(self, maps: Array, layers: Sequence[Layer], out: NDArray[Any] | None = None) -> Array:
+        """Patch, norm, κ, pool and project, layer after layer: maps [n, h, w, c] to [n, h', w', filters].
+
+        With ``out``, an array of NumPy's, the result is written there and ``out`` returned.
+        """
         ...
 
     def nearest_anchor(self, patches: Array, anchors: Array) -> tuple[NDArray[np.intp], Array]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ckncuda.backend import compiled
 from ckncuda.backend.register_product import PANEL, packed
 from ckncuda.backend.register_winograd import COLOURS, ROW, colour_filters
-from ckncuda.backend.tiles import Band, Buffer, LayerPlan, filter_columns
+from ckncuda.backend.tiles import MAX_TILE_BYTES, Band, Buffer, LayerPlan, filter_columns
 from ckncuda.backend.winograd import SPAN, TILE, transformed_filters
 from ckncuda.dot_product import Exponential
 from ckncuda.layer import Layer, Shape
@@ -62,17 +62,17 @@ class Plan(LayerPlan):
         return transform(transformed)
 
     def bytes_per_row(self) -> int:
-        """The padded input, Winograd's tiles of it and of a panel of filters, the map of a panel."""
-        _, width, channels = self.shape
+        """The padded input, Winograd's tiles of it and of a panel of filters, its map, pooled maps."""
+        (_, width, channels), (_, columns, filters) = self.shape, self.output_shape
         numbers = channels + 2 * PANEL
         if self.algorithm == compiled.MANY:
             numbers += SPAN**2 * (channels + PANEL) // TILE**2
-        return 4 * width * numbers
+        return 4 * (width * numbers + 2 * -(-columns * filters // self.spec.subsampling))
 
     @property
     def images_per_tile(self) -> int:
-        """As many as keep the products large, unless images are."""
-        return IMAGES
+        """Enough to read the filters seldom, few enough for their maps to stay in the cache."""
+        return max(1, min(IMAGES, MAX_TILE_BYTES // (self.bytes_per_row() * self.map_shape[0])))
 
     def padded_shape(self, images: int, band: Band) -> tuple[int, int, int, int]:
         """Shape of the input of one band, in whole tiles, with its margins."""

@@ -32,6 +32,7 @@ from ckncuda.layer import Layer, Shape
 Array = NDArray[np.floating[Any]]
 
 ROWS_PER_PRODUCT = 2048  # rows of a block in nearest_anchor
+SHARES = 16  # at least, of images that are fewer than so many tiles
 DEFAULT_MEMORY = 2 << 30  # fixed, whatever is free: it bounds samples, and so what is learned
 MAX_BLOCK = 512  # images: enough to keep every thread busy, few enough for memory to be used again
 
@@ -117,36 +118,44 @@ class NumpyBackend:
         self._pool_process = 0
         self._plans: weakref.WeakKeyDictionary[Layer, dict[Shape, LayerPlan]] = weakref.WeakKeyDictionary()
 
-    def encode(self, maps: Array, layers: Sequence[Layer]) -> NDArray[np.float32]:
+    def encode(
+        self, maps: Array, layers: Sequence[Layer], out: NDArray[Any] | None = None
+    ) -> NDArray[np.float32]:
         """Encode maps [n, h, w, c] through all layers: a few images at a time, or one in bands of rows."""
         maps = np.asarray(maps, dtype=np.float32)
         plans = self._plans_of(layers, maps.shape[1:])
-        if any(plan.in_bands for plan in plans):
-            for plan in plans:
-                maps = self._encode_bands(maps, plan)
+        if not plans and out is None:
             return maps
+        shape = (len(maps), *(plans[-1].output_shape if plans else maps.shape[1:]))
+        result = np.empty(shape, np.float32) if out is None else out
         if not plans:
-            return maps
-        out = np.empty((len(maps), *plans[-1].output_shape), np.float32)
-        # Few images are shared out too.
-        size = min(max(plan.images_per_tile for plan in plans), -(-len(maps) // self.threads) or 1)
+            result[...] = maps
+        elif any(plan.in_bands for plan in plans):
+            for plan in plans[:-1]:
+                between = np.empty((len(maps), *plan.output_shape), np.float32)
+                self._encode_bands(maps, plan, between)
+                maps = between
+            self._encode_bands(maps, plans[-1], result)
+        else:
+            self._encode_images(maps, plans, result)
+        return result
+
+    def _encode_images(self, maps: Array, plans: list[LayerPlan], out: NDArray[np.float32]) -> None:
+        # Few images are shared out too; not by the number of threads, on which no bit may depend.
+        size = max(1, min(max(plan.images_per_tile for plan in plans), len(maps) // SHARES))
 
         def tile(start: int) -> None:
             images = slice(start, start + size)
             self._steps.encode_images(maps[images], plans, out[images], self._buffer)
 
         self._run(tile, ((start,) for start in range(0, len(maps), size)))
-        return out
 
-    def _encode_bands(self, maps: Array, plan: LayerPlan) -> NDArray[np.float32]:
-        out = np.empty((len(maps), *plan.output_shape), np.float32)
-
+    def _encode_bands(self, maps: Array, plan: LayerPlan, out: NDArray[np.float32]) -> None:
         def tile(image: int, band: Band) -> None:
             one = slice(image, image + 1)
             self._steps.encode_band(maps[one], plan, band, out[one, band.pooled], self._buffer)
 
         self._run(tile, itertools.product(range(len(maps)), plan.row_bands))
-        return out
 
     def nearest_anchor(self, patches: Array, anchors: Array) -> tuple[NDArray[np.intp], Array]:
         """Block by block of patches: product, argmax, maximum."""

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
-from ckncuda.backend.tiles import TILE_BYTES, Band, Buffer, LayerPlan, bands, filter_columns
+from ckncuda.backend.tiles import Band, Buffer, LayerPlan, bands, filter_columns
 from ckncuda.backend.winograd import INPUT, OUTPUT, SPAN, TILE, transformed_filters
 from ckncuda.dot_product import Exponential
 from ckncuda.layer import Layer, LayerSpec, Shape
@@ -14,7 +14,11 @@ from ckncuda.layer import Layer, LayerSpec, Shape
 Map = NDArray[np.float32]
 
 WINOGRAD_CHANNELS = 32  # with fewer, the transforms cost more than the products they save
+CACHE_BYTES = 2 << 20  # about the second-level cache of a core
 CACHED_ROWS, STREAMED_ROWS = 128, 256  # of Winograd's products: more where its filters exceed the cache
+# Workspace of a tile without Winograd: more than the cache holds, since the threads wait for each other
+# at the beginning of every NumPy function.
+TILE_BYTES = 5 << 20
 
 
 class Plan(LayerPlan):
@@ -29,7 +33,7 @@ class Plan(LayerPlan):
     def __init__(self, layer: Layer, shape: Shape) -> None:
         self.winograd = layer.spec.patch == 3 and shape[2] >= WINOGRAD_CHANNELS
         super().__init__(layer, shape)
-        self.filters = transformed_filters(layer.anchors) if self.winograd else filter_columns(layer)
+        self.filters = transformed_filters(layer.anchors) if self.winograd else _with_ones(layer)
         # A product with a whole pooling matrix would multiply zeros: its few taps stand on a diagonal.
         self.column_groups = bands(self.columns, 16)
         self.row_groups = {b.pooled.start: bands(b.weights, 4) for b in self.row_bands}
@@ -47,7 +51,7 @@ class Plan(LayerPlan):
         """What the cache holds, or what makes Winograd's products large enough."""
         height, width, _ = self.map_shape
         if self.winograd and not self.in_bands:
-            wanted = CACHED_ROWS if self.filters.nbytes <= TILE_BYTES else STREAMED_ROWS
+            wanted = CACHED_ROWS if self.filters.nbytes <= CACHE_BYTES else STREAMED_ROWS
             return -(-wanted // (-(-height // TILE) * -(-width // TILE)))
         return max(1, TILE_BYTES // (self.bytes_per_row() * height))
 
@@ -82,27 +86,38 @@ def unpooled(maps: Map, plan: Plan, band: Band, buffer: Buffer) -> Map:
     side = TILE if plan.winograd else 1
     height, breadth = -(-rows // side) * side, -(-width // side) * side
     padded = _pad(maps, spec, band.source, height + k - 1, breadth + k - 1, buffer)
-    norms = _norms(padded, k, rows, width)[..., None]
-    floored = np.maximum(norms, np.float32(spec.norm_floor))
+    norms = _norms(padded, k, rows, width)
+    floored: Map = np.maximum(norms, np.float32(spec.norm_floor))
     factor = norms if spec.scale == "norm" else floored
     exponential = isinstance(spec.kernel, Exponential)
     # exp(α (product / norm − 1)) as exp(scale · product − α): each pass over the map counts.
     alpha = np.float32(spec.kernel.alpha if isinstance(spec.kernel, Exponential) else 1)
+    scale: Map = alpha / floored
     y = buffer("map", (b, rows, width, p))
     if plan.winograd:
         products = _winograd_products(padded, plan, buffer)[:, :rows, :width]
-        np.multiply(products, alpha / floored, out=y)
+        np.multiply(products, scale[..., None], out=y)
         # Winograd's rounding is that of the brightest patch nearby: beside it a cosine may be anything.
         np.clip(y, -alpha, alpha, out=y)
+        if exponential:
+            y -= alpha
     else:
-        np.matmul(_patch_rows(padded, k, rows, width, buffer), plan.filters, out=y.reshape(-1, p))
-        y *= alpha / floored
+        # What can be done to the patches is done there, for they are smaller than the map; the logarithm
+        # of the factor stands among them, and its filter is a row of ones.
+        patches = _patches(padded, k, scale, exponential, buffer)
+        if exponential:
+            with np.errstate(divide="ignore"):
+                logarithms = np.log(factor.ravel())
+            # For log 0 what is finite, so that it is no NaN beside a zero, and of which exp is 0.
+            patches[:, -1] = np.maximum(logarithms, np.float32(-1000)) - alpha
+        np.matmul(patches, plan.filters[: patches.shape[1]], out=y.reshape(-1, p))
+        if exponential:
+            return np.exp(y, out=y)
     if exponential:
-        y -= alpha
         np.exp(y, out=y)
     else:
         spec.kernel.value(y, out=y)
-    y *= factor
+    y *= factor[..., None]
     return y
 
 
@@ -121,6 +136,11 @@ def pooled(y: Map, plan: Plan, band: Band, buffer: Buffer) -> Map:
     return out.reshape(b, height, columns, p)
 
 
+def _with_ones(layer: Layer) -> Map:
+    """Filters as columns, and below them a row of ones."""
+    return np.concatenate([filter_columns(layer), np.ones((1, layer.spec.filters), np.float32)])
+
+
 def _pad(maps: Map, spec: LayerSpec, rows: slice, height: int, width: int, buffer: Buffer) -> Map:
     """What rows of the map need of the input [b, h, w, c], with its margins of zeros.
 
@@ -136,16 +156,32 @@ def _pad(maps: Map, spec: LayerSpec, rows: slice, height: int, width: int, buffe
     return padded
 
 
-def _patch_rows(padded: Map, k: int, rows: int, width: int, buffer: Buffer) -> Map:
-    """Patches as rows of a matrix [b · rows · width, k·k·c]: k copies of runs of k·c numbers."""
-    b, _, _, channels = padded.shape
-    matrix = buffer("patches", (b, rows, width, k, k * channels))
+def _patches(padded: Map, k: int, scale: Map, further: bool, buffer: Buffer) -> Map:
+    """Patches of padded maps times a scale [b, rows, width]: a matrix [b · rows · width, k·k·c].
+
+    With one ``further`` column, of unknown content.
+    """
+    b, rows, width = scale.shape
+    channels = padded.shape[3]
+    size, run = k * k * channels, k * channels
+    if width > run:  # the longer the runs, the faster are copies: here those along the width
+        planes = buffer("planes", (channels, *padded.shape[:3]))
+        planes[...] = padded.transpose(3, 0, 1, 2)
+        columns = buffer("patches", (size + further, b, rows, width))
+        for i in range(k * k):
+            dy, dx = divmod(i, k)
+            part = columns[i * channels : (i + 1) * channels]
+            np.multiply(planes[:, :, dy : dy + rows, dx : dx + width], scale, out=part)
+        return columns.reshape(size + further, -1).T
+    matrix = buffer("patches", (b, rows, width, size + further))
     runs = as_strided(  # [b, padded rows, width, k · c]: overlapping runs, one a position
-        padded, (b, padded.shape[1], width, k * channels), padded.strides, writeable=False
+        padded, (b, padded.shape[1], width, run), padded.strides, writeable=False
     )
     for dy in range(k):
-        matrix[:, :, :, dy] = runs[:, dy : dy + rows]
-    return matrix.reshape(b * rows * width, -1)
+        matrix[..., dy * run : (dy + 1) * run] = runs[:, dy : dy + rows]
+    flat = matrix.reshape(-1, size + further)
+    flat *= scale.reshape(-1, 1)
+    return flat
 
 
 def _winograd_products(padded: Map, plan: Plan, buffer: Buffer) -> Map:

@@ -48,14 +48,17 @@ class ReferenceBackend:
     def __init__(self, memory: int | None = None) -> None:
         self.memory_budget = memory if memory is not None else 1 << 30
 
-    def encode(self, maps: Array, layers: Sequence[Layer]) -> Array:
+    def encode(self, maps: Array, layers: Sequence[Layer], out: NDArray[Any] | None = None) -> Array:
         """X' = W · (A y), layer after layer."""
         for layer in layers:
             rows, columns = layer.spec.pooling_matrices(maps.shape[1:])
             unpooled = unpooled_map(maps, layer)
             pooled = np.einsum("ih,jw,nhwp->nijp", rows, columns, unpooled, optimize=True)
             maps = pooled @ layer.projection.T
-        return maps
+        if out is None:
+            return maps
+        out[...] = maps
+        return out
 
     def nearest_anchor(self, patches: Array, anchors: Array) -> tuple[NDArray[np.intp], Array]:
         """argmax_j ⟨z_j, x⟩ and its value; the first of equal ones."""

@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 
 from ckncuda.layer import Layer, Shape
 
-TILE_BYTES = 2 << 20  # workspace of one tile: about the second-level cache of a core
 CACHE_LINE = 64  # bytes
-MAX_TILE_BYTES = 8 * TILE_BYTES  # above, an image is cut: cutting computes margins twice, only where it pays
+MAX_TILE_BYTES = 16 << 20  # above, an image is cut: that computes margins twice, so only where it pays
 
 
 class Buffer(Protocol):

@@ -136,7 +136,6 @@ def test_large_images_in_bands_of_rows(
     monkeypatch, backend, padding, alignment, channels, rng, relative_error
 ):
     """With a tiny tile every image is cut into bands; the seams must not show."""
-    monkeypatch.setattr(tiles, "TILE_BYTES", 1)
     monkeypatch.setattr(tiles, "MAX_TILE_BYTES", 1 << 16)
     layer = make_layer(channels, rng, padding=padding, alignment=alignment, subsampling=3)
     maps = rng.normal(size=(2, 40, 37, channels))
@@ -149,12 +148,24 @@ def test_no_images_at_all(backend, rng):
     assert backend.encode(np.empty((0, 12, 12, 3), np.float32), [layer]).shape == (0, 6, 6, 12)
 
 
+@pytest.mark.parametrize("n_layers", [0, 1, 2])
+def test_the_result_is_left_where_it_is_wanted(backend, n_layers, rng):
+    layers = [make_layer(3, rng), make_layer(12, rng)][:n_layers]
+    maps = rng.normal(size=(9, 12, 12, 3)).astype(np.float32)
+    for engine in (backend, get_backend("reference")):
+        expected = engine.to_host(engine.encode(engine.asarray(maps), layers))
+        out = np.full_like(expected, np.nan)
+        assert engine.encode(engine.asarray(maps), layers, out) is out
+        assert np.array_equal(out, expected)
+
+
 @pytest.mark.parametrize("name", TOLERANCE)
 @pytest.mark.parametrize("channels", CHANNELS)
-def test_features_do_not_depend_on_the_number_of_threads(name, channels, rng):
+@pytest.mark.parametrize("n", [1, 5, 70])
+def test_features_do_not_depend_on_the_number_of_threads(name, channels, n, rng):
     """Bytes, not tolerances."""
     layer = make_layer(channels, rng)
-    maps = rng.normal(size=(70, 12, 12, channels)).astype(np.float32)
+    maps = rng.normal(size=(n, 12, 12, channels)).astype(np.float32)
     whole = make_backend(name, threads=1).encode(maps, [layer])
     assert np.array_equal(make_backend(name, threads=3).encode(maps, [layer]), whole)
 
