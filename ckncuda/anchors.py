@@ -112,29 +112,24 @@ def spherical_kmeans(
             f"{MIN_NORM:g}) to learn them from: give more images or patches, or ask for fewer filters"
         )
     centres = patches[np.sort(rng.choice(len(patches), clusters, replace=False))]
+    sketch = backend.sketch(patches)
     previous = -np.inf
     if progress:
         progress("k-means", 0, max_iterations)
     for iteration in range(max_iterations):
-        nearest, cosine = backend.nearest_anchor(patches, centres)
+        nearest, cosine = backend.nearest_anchor(patches, centres, sketch)
         mean = float(np.mean(cosine, dtype=np.float64))
         if progress:
             progress("k-means", iteration + 1, max_iterations)
         if mean - previous <= TOLERANCE * abs(mean):
             return centres
         previous = mean
-        centres = _means(patches, nearest, cosine, clusters)
+        centres = _means(backend.sum_by_anchor(patches, nearest, clusters), patches, cosine)
     return centres
 
 
-def _means(patches: Array, nearest: NDArray[np.intp], cosine: Array, clusters: int) -> Array:
-    """Normalised means of the clusters; an empty one takes the patch that fits worst."""
-    import scipy.sparse  # slow to import: only a fit pays for it
-
-    m = len(patches)
-    ones = np.ones(m, patches.dtype)
-    membership = scipy.sparse.csr_array((ones, nearest, np.arange(m + 1)), shape=(m, clusters))
-    sums: Array = np.asarray(membership.T.tocsr() @ patches)
+def _means(sums: Array, patches: Array, cosine: Array) -> Array:
+    """Normalised means from the clusters' sums; an empty cluster takes the patch that fits worst."""
     norms = np.linalg.norm(sums, axis=1)
     # Opposite vectors may cancel: a cluster without a direction is as good as an empty one.
     empty = np.flatnonzero(norms < MIN_NORM)

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ckncuda.backend.sketch import Sketch
 from ckncuda.errors import BackendUnavailable, InvalidSpec
 from ckncuda.layer import Layer, Shape
 
@@ -36,8 +37,21 @@ class Backend(Protocol):
         """
         ...
 
-    def nearest_anchor(self, patches: Array, anchors: Array) -> tuple[NDArray[np.intp], Array]:
-        """The anchor [k, d] of largest cosine to each unit patch [n, d]: its number and the cosine [n]."""
+    def sketch(self, patches: Array) -> Sketch | None:
+        """What lets `nearest_anchor` leave out most products of these unit patches, if anything does."""
+        ...
+
+    def nearest_anchor(
+        self, patches: Array, anchors: Array, sketch: Sketch | None = None
+    ) -> tuple[NDArray[np.intp], Array]:
+        """The anchor [k, d] of largest cosine to each unit patch [n, d]: its number and the cosine [n].
+
+        The `sketch` of the patches changes nothing but the time.
+        """
+        ...
+
+    def sum_by_anchor(self, patches: Array, nearest: NDArray[np.intp], anchors: int) -> Array:
+        """Sums [anchors, d] of the patches [n, d] whose nearest anchor is each of so many."""
         ...
 
     def images_per_block(self, layers: Sequence[Layer], shape: Shape) -> int:

@@ -10,7 +10,6 @@ The transforms of Winograd's algorithm are written out here; `winograd` has the 
 # Numba's decorators are not typed, and its functions take what they are given.
 # mypy: disable-error-code="no-untyped-call,untyped-decorator,no-untyped-def,call-arg"
 
-import hashlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +19,7 @@ from numba import float32, int32, njit, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from ckncuda.backend.compilation import options
 from ckncuda.backend.register_product import PANEL, ROWS, product, weighted_sum
 from ckncuda.backend.register_winograd import (
     AT_ONCE,
@@ -32,25 +32,8 @@ from ckncuda.backend.register_winograd import (
 )
 from ckncuda.backend.registers import LANES
 
-# Numba keeps what it compiles for as long as this file stays as it is, and knows nothing of the files
-# whose intrinsics it inlines.  So their digest stands here; while it is another, nothing is kept.
-INLINED = "f2b6add42f7f4b62"
-
-
-def digest_of_inlined() -> str:
-    """What `INLINED` must be."""
-    digest = hashlib.sha256()
-    for name in ("registers", "register_product", "register_winograd", "winograd"):
-        digest.update(Path(__file__).with_name(f"{name}.py").read_bytes().replace(b"\r\n", b"\n"))
-    return digest.hexdigest()[:16]
-
-
-# Multiply-add may be fused, the order of sums stays: the result does not depend on vector lengths.
-_OPTIONS: dict[str, Any] = {
-    "nogil": True,
-    "cache": digest_of_inlined() == INLINED,
-    "fastmath": {"contract", "nsz"},
-}
+INLINED = "c85014c3b3196be7"  # see `compilation`
+_OPTIONS = options(INLINED)
 # A sum over channels has no other way to become vectors than in an order of their own.
 _REORDERED: dict[str, Any] = {**_OPTIONS, "fastmath": {"contract", "nsz", "reassoc"}}
 
@@ -225,7 +208,7 @@ def patch_norms(padded, layer, scale, factor):
 
 
 @njit(inline="always", **_OPTIONS)
-def _product_of_rows(a, a_stride, n, runs, run, run_stride, b, c, c_stride):
+def product_of_rows(a, a_stride, n, runs, run, run_stride, b, c, c_stride):
     """`product` for n rows, ROWS at a time: the last ones may compute some rows twice."""
     if n >= ROWS:
         for i in range(0, n, ROWS):
@@ -241,7 +224,7 @@ def direct_products(padded, k, filters, first, n, strip):
     """Products of the patches of n rows of a padded map with a panel of filters [1, k·k·c, PANEL]."""
     _, width, c = padded.shape
     for y in range(n):
-        _product_of_rows(
+        product_of_rows(
             padded[first + y].ctypes.data, c, strip.shape[1], k, k * c, width * c,
             filters.ctypes.data, strip[y].ctypes.data, PANEL,
         )  # fmt: skip
@@ -252,7 +235,7 @@ def winograd_products(v, filters, m):
     """The 36 products of transformed maps v [36, tiles, c] and a panel of filters [36, c, PANEL]."""
     _, allocated, c = v.shape
     for j in range(36):
-        _product_of_rows(
+        product_of_rows(
             v[j].ctypes.data, c, allocated - 1, 1, c, 0, filters[j].ctypes.data, m[j].ctypes.data, PANEL
         )
 
@@ -281,7 +264,7 @@ def project(pooled, projection, out, above, left, projected):
 def _positions_times(positions, n, p, projection, out):
     """Multiply n rows of p numbers with a packed projection, to n rows of p numbers at ``out``."""
     for panel in range(len(projection)):
-        _product_of_rows(
+        product_of_rows(
             positions, p, n, 1, projection.shape[1], 0,
             projection[panel].ctypes.data, out + 4 * PANEL * panel, p,
         )  # fmt: skip

@@ -26,12 +26,13 @@ import numpy as np
 import threadpoolctl
 from numpy.typing import NDArray
 
+from ckncuda.backend.sketch import Sketch, sketch
 from ckncuda.backend.tiles import Band, LayerPlan, aligned
 from ckncuda.layer import Layer, Shape
 
 Array = NDArray[np.floating[Any]]
 
-ROWS_PER_PRODUCT = 2048  # rows of a block in nearest_anchor
+SUMS = 8  # parts of a sum over patches
 SHARES = 16  # at least, of images that are fewer than so many tiles
 DEFAULT_MEMORY = 2 << 30  # fixed, whatever is free: it bounds samples, and so what is learned
 MAX_BLOCK = 512  # images: enough to keep every thread busy, few enough for memory to be used again
@@ -53,9 +54,11 @@ def describe(threads: int, compiled: bool) -> str:
     return f"NumPy {np.__version__}, float32, {threads} thread{'s' * (threads > 1)}; {loops}"
 
 
-def _steps(compiled: bool) -> ModuleType:
-    """The module with the steps of a tile, imported when it is first needed."""
-    return importlib.import_module(f"ckncuda.backend.{'compiled' if compiled else 'plain'}_steps")
+def _modules(compiled: bool) -> tuple[ModuleType, ModuleType]:
+    """The modules with the steps of a tile and those of k-means, imported when they are first needed."""
+    kind = "compiled" if compiled else "plain"
+    steps, search = (importlib.import_module(f"ckncuda.backend.{kind}_{n}") for n in ("steps", "search"))
+    return steps, search
 
 
 class _SingleThreadedBlas:
@@ -109,7 +112,7 @@ class NumpyBackend:
         self, threads: int | None = None, memory: int | None = None, compiled: bool | None = None
     ) -> None:
         compiled = has_numba() if compiled is None else compiled
-        self._steps = _steps(compiled)
+        self._steps, self._search = _modules(compiled)
         self.threads = threads if threads is not None else available_threads()
         self.description = describe(self.threads, compiled)
         self.memory_budget = memory if memory is not None else DEFAULT_MEMORY
@@ -157,22 +160,42 @@ class NumpyBackend:
 
         self._run(tile, itertools.product(range(len(maps)), plan.row_bands))
 
-    def nearest_anchor(self, patches: Array, anchors: Array) -> tuple[NDArray[np.intp], Array]:
-        """Block by block of patches: product, argmax, maximum."""
-        patches = np.asarray(patches, dtype=np.float32)
-        transposed = np.ascontiguousarray(np.asarray(anchors, dtype=np.float32).T)
+    def sketch(self, patches: Array) -> Sketch | None:
+        """What spares most products where the patches vary in few directions."""
+        return sketch(np.asarray(patches, dtype=np.float32))
+
+    def nearest_anchor(
+        self, patches: Array, anchors: Array, sketch: Sketch | None = None
+    ) -> tuple[NDArray[np.intp], Array]:
+        """Block by block of patches."""
+        patches = np.ascontiguousarray(patches, dtype=np.float32)
+        prepared = self._search.Anchors(np.asarray(anchors, dtype=np.float32), sketch)
         index = np.empty(len(patches), np.intp)
         cosine = np.empty(len(patches), np.float32)
 
         def block(start: int) -> None:
-            rows = slice(start, min(start + ROWS_PER_PRODUCT, len(patches)))
-            products = self._buffer("products", (rows.stop - rows.start, transposed.shape[1]))
-            np.matmul(patches[rows], transposed, out=products)
-            products.argmax(axis=1, out=index[rows])
-            cosine[rows] = np.take_along_axis(products, index[rows, None], axis=1)[:, 0]
+            rows = slice(start, min(start + self._search.ROWS, len(patches)))
+            prepared.nearest(patches, rows, index[rows], cosine[rows], self._buffer)
 
-        self._run(block, ((start,) for start in range(0, len(patches), ROWS_PER_PRODUCT)))
+        self._run(block, ((start,) for start in range(0, len(patches), self._search.ROWS)))
         return index, cosine
+
+    def sum_by_anchor(self, patches: Array, nearest: NDArray[np.intp], anchors: int) -> Array:
+        """In parts, as many for any number of threads, that are added in turn."""
+        patches = np.ascontiguousarray(patches, dtype=np.float32)
+        size = max(1, -(-len(patches) // SUMS))
+        starts = range(0, len(patches), size)
+        parts: list[Array] = [np.empty(0)] * len(starts)
+
+        def part(number: int, start: int) -> None:
+            rows = slice(start, start + size)
+            parts[number] = self._search.sums(patches[rows], nearest[rows], anchors)
+
+        self._run(part, enumerate(starts))
+        total = np.zeros((anchors, patches.shape[1]))
+        for one in parts:
+            total += one
+        return total.astype(np.float32)
 
     def images_per_block(self, layers: Sequence[Layer], shape: Shape) -> int:
         """As many as the memory holds beside the tiles' workspace, two consecutive maps an image."""

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from ckncuda.backend.sketch import Sketch
 from ckncuda.layer import Layer, LayerSpec, Shape
 
 Array = NDArray[np.floating[Any]]
@@ -60,10 +61,21 @@ class ReferenceBackend:
         out[...] = maps
         return out
 
-    def nearest_anchor(self, patches: Array, anchors: Array) -> tuple[NDArray[np.intp], Array]:
+    def sketch(self, patches: Array) -> None:
+        """All products are computed."""
+
+    def nearest_anchor(
+        self, patches: Array, anchors: Array, sketch: Sketch | None = None
+    ) -> tuple[NDArray[np.intp], Array]:
         """argmax_j ⟨z_j, x⟩ and its value; the first of equal ones."""
         cosines = np.asarray(patches, np.float64) @ np.asarray(anchors, np.float64).T
         return cosines.argmax(axis=1), cosines.max(axis=1)
+
+    def sum_by_anchor(self, patches: Array, nearest: NDArray[np.intp], anchors: int) -> Array:
+        """Σ of the x whose nearest anchor is z_j."""
+        sums = np.zeros((anchors, patches.shape[1]))
+        np.add.at(sums, nearest, patches)
+        return sums
 
     def images_per_block(self, layers: Sequence[Layer], shape: Shape) -> int:
         """Patches (twice: NumPy copies them) and the unpooled map (three times) dominate."""

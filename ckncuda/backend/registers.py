@@ -61,12 +61,16 @@ class Emitter:
         """Write a vector."""
         self.builder.store(value, self.builder.bitcast(pointer, self.vector.as_pointer()), align=4)
 
-    def broadcast(self, pointer: Any) -> Any:
-        """The vector that holds the number at a pointer everywhere."""
-        undefined = ir.Constant(self.vector, ir.Undefined)
-        first = self.builder.insert_element(undefined, self.builder.load(pointer), ir.IntType(32)(0))
+    def spread(self, number: Any) -> Any:
+        """The vector that holds a number everywhere."""
+        undefined = ir.Constant(ir.VectorType(number.type, self.width), ir.Undefined)
+        first = self.builder.insert_element(undefined, number, ir.IntType(32)(0))
         zeros = ir.Constant(ir.VectorType(ir.IntType(32), self.width), [0] * self.width)
         return self.builder.shuffle_vector(first, undefined, zeros)
+
+    def broadcast(self, pointer: Any) -> Any:
+        """The vector that holds the number at a pointer everywhere."""
+        return self.spread(self.builder.load(pointer))
 
     def multiply_add(self, x: Any, y: Any, z: Any) -> Any:
         """Of vectors, x · y + z, rounded once."""

@@ -5,7 +5,8 @@ import pytest
 
 pytest.importorskip("numba")
 
-from ckncuda.backend import compiled
+from ckncuda.backend import compiled, compiled_search
+from ckncuda.backend.compilation import digest_of_inlined
 from ckncuda.backend.register_product import PANEL
 
 
@@ -33,6 +34,7 @@ def test_exponential_of_what_is_far_below_is_tiny():
     assert 0 <= exponential(np.array([-1e6, -np.inf], np.float32)).max() < 1e-37
 
 
-def test_what_was_compiled_of_other_sources_is_not_used():
+@pytest.mark.parametrize("module", [compiled, compiled_search])
+def test_what_was_compiled_of_other_sources_is_not_used(module):
     """Else an upgrade that changes them alone would go on with the old machine code, on new layouts."""
-    assert compiled.digest_of_inlined() == compiled.INLINED
+    assert digest_of_inlined() == module.INLINED

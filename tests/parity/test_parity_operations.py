@@ -16,6 +16,7 @@ from ckncuda import (
     Series,
     conventions,
 )
+from ckncuda.anchors import spherical_kmeans
 from ckncuda.backend import get_backend, tiles
 from ckncuda.backend import numpy as numpy_backend
 from ckncuda.errors import InvalidSpec
@@ -215,17 +216,57 @@ def test_a_stack_of_layers_is_layer_after_layer(backend, rng):
         assert np.array_equal(backend.encode(maps, layers), expected)
 
 
-@pytest.mark.parametrize("n", [1, 2047, 2048, 5000])
-def test_nearest_anchor(backend, n, rng):
-    patches, anchors = rng.normal(size=(n, 27)), rng.normal(size=(50, 27))
-    patches /= np.linalg.norm(patches, axis=1, keepdims=True)
-    anchors /= np.linalg.norm(anchors, axis=1, keepdims=True)
+def unit_vectors(n, d, directions, rng):
+    """Vectors that vary mostly in so many directions."""
+    vectors = rng.normal(size=(n, directions)) @ rng.normal(size=(directions, d))
+    vectors += 0.3 * rng.normal(size=(n, d))
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("n", [1, 3, 33, 2047, 2048, 5000])
+@pytest.mark.parametrize(
+    ("d", "directions", "sketched"), [(27, 27, False), (200, 200, False), (256, 10, True)]
+)
+@pytest.mark.parametrize("clusters", [1, 50, 64, 130])
+def test_nearest_anchor(backend, n, d, directions, sketched, clusters, rng):
+    patches, anchors = unit_vectors(n, d, directions, rng), unit_vectors(clusters, d, directions, rng)
+    anchors[: clusters // 2] = patches[rng.integers(n, size=clusters // 2)]
     expected, cosines = get_backend("reference").nearest_anchor(patches, anchors)
-    index, cosine = backend.nearest_anchor(backend.asarray(patches), backend.asarray(anchors))
-    np.testing.assert_allclose(cosine, cosines, atol=1e-6)
-    # Where two anchors are equally near up to rounding, either may be taken.
-    np.testing.assert_allclose((patches * anchors[index]).sum(axis=1), cosines, atol=1e-6)
-    assert np.mean(index == expected) > 0.999
+    patches, anchors = backend.asarray(patches), backend.asarray(anchors)
+    sketch = backend.sketch(patches)
+    assert (sketch is not None) == sketched or n < 100
+    for known in (sketch, None):
+        index, cosine = backend.nearest_anchor(patches, anchors, known)
+        np.testing.assert_allclose(cosine, cosines, atol=1e-6)
+        # Where two anchors are equally near up to rounding, either may be taken.
+        np.testing.assert_allclose((patches * anchors[index]).sum(axis=1), cosines, atol=1e-6)
+        assert np.mean(index == expected) > 0.99 or clusters > n
+
+
+def test_nearest_anchor_is_the_first_of_equal_ones(backend, rng):
+    patches = backend.asarray(unit_vectors(100, 256, 10, rng))
+    anchors = np.concatenate([patches[:70], patches[:70]])
+    for sketch in (backend.sketch(patches), None):
+        assert backend.nearest_anchor(patches, anchors, sketch)[0][:70].tolist() == list(range(70))
+
+
+@pytest.mark.parametrize("n", [1, 7, 1000])
+def test_sum_by_anchor(backend, n, rng):
+    patches, nearest = rng.normal(size=(n, 45)), rng.integers(20, size=n)
+    expected = get_backend("reference").sum_by_anchor(patches, nearest, 20)
+    sums = backend.to_host(backend.sum_by_anchor(backend.asarray(patches), nearest, 20))
+    np.testing.assert_allclose(sums, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", TOLERANCE)
+def test_kmeans_does_not_depend_on_the_number_of_threads(name, rng):
+    """Bytes, not tolerances."""
+    patches = unit_vectors(6000, 256, 10, rng).astype(np.float32)
+    found = [
+        spherical_kmeans(patches, 70, make_backend(name, threads=threads), np.random.default_rng(0))
+        for threads in (1, 3)
+    ]
+    assert np.array_equal(*found)
 
 
 def test_blocks_fit_the_memory(backend, rng):

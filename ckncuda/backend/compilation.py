@@ -1,0 +1,27 @@
+"""How Numba compiles the inner loops, and keeps what it has compiled."""
+
+import functools
+import hashlib
+from pathlib import Path
+from typing import Any
+
+
+@functools.cache
+def digest_of_inlined() -> str:
+    """Digest of the files whose intrinsics the compiled functions inline."""
+    digest = hashlib.sha256()
+    for name in ("registers", "register_product", "register_search", "register_winograd", "winograd"):
+        digest.update(Path(__file__).with_name(f"{name}.py").read_bytes().replace(b"\r\n", b"\n"))
+    return digest.hexdigest()[:16]
+
+
+def options(inlined: str) -> dict[str, Any]:
+    """Arguments of ``numba.njit`` for the functions of a file, which holds this digest.
+
+    Numba keeps what it compiled for as long as the function's own file stays as it is, and knows nothing
+    of the files whose intrinsics it inlined.  So each such file holds the digest of those: when they
+    change, it must too.  While it does not, nothing is kept.
+
+    Multiply-add may be fused, the order of sums stays: results do not depend on the length of vectors.
+    """
+    return {"nogil": True, "cache": inlined == digest_of_inlined(), "fastmath": {"contract", "nsz"}}
