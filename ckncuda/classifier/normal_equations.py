@@ -9,6 +9,8 @@ an unpenalised intercept is
 and the residual of image i when it is left out is r_i / (1 − H_ii), r = Y − Z W.
 """
 
+import copy
+
 import numpy as np
 import numpy.typing as npt
 from scipy.linalg import blas, lapack
@@ -53,6 +55,15 @@ class DualSystem:
             if progress is not None:
                 progress("Gram matrix", columns.stop, width)
         self.gram = gram
+        self.centred = True
+        self._alphas: dict[float, Matrix] = {}  # of the λ tried: small beside the Gram matrix
+
+    def part(self, images: npt.NDArray[np.intp]) -> "DualSystem":
+        """The system of some of the images, on the same scale and with the same intercept."""
+        part = copy.copy(self)
+        part.targets, part.gram = self.targets[images], symmetric_part(self.gram, images)
+        part.centred, part._alphas = False, {}
+        return part
 
     def left_out_residuals(self, regularization: float) -> Matrix:
         """Return y_i minus the prediction without image i, float64 [n, K].
@@ -62,16 +73,19 @@ class DualSystem:
         """
         images = len(self.targets)
         factor = cholesky(self.gram, images, regularization)
-        alpha = lapack.dpotrs(factor, self.targets, lower=1)[0]
+        alpha = self._alphas[regularization] = lapack.dpotrs(factor, self.targets, lower=1)[0]
         inverse = lapack.dtrtri(factor, lower=1, overwrite_c=1)[0].T
         diagonal = np.einsum("ij,ij->i", inverse, inverse)
-        diagonal -= 1 / (images**2 * (regularization + 1))
+        if self.centred:
+            diagonal -= 1 / (images**2 * (regularization + 1))
         return np.asarray(alpha / diagonal[:, None])
 
     def weights(self, regularization: float) -> Matrix:
         """Return W = Zᵀα, float64 [d, K], on scaled features."""
         images, width = self.features.shape
-        alpha = lapack.dpotrs(cholesky(self.gram, images, regularization), self.targets, lower=1)[0]
+        alpha = self._alphas.get(regularization)
+        if alpha is None:
+            alpha = lapack.dpotrs(cholesky(self.gram, images, regularization), self.targets, lower=1)[0]
         weights = np.empty((width, alpha.shape[1]))
         for columns in blocks(width, images):
             weights[columns] = self.scaling.block(self.features, columns=columns).T @ alpha
@@ -128,6 +142,11 @@ class PrimalSystem:
         """Return W, float64 [d, K], on scaled features."""
         factor = cholesky(self.moment, len(self.features), regularization)
         return np.asarray(lapack.dpotrs(factor, self.cross, lower=1)[0])
+
+
+def symmetric_part(matrix: Matrix, rows: npt.NDArray[np.intp]) -> Matrix:
+    """The lower triangle of a symmetric matrix's rows and columns of these numbers, which ascend."""
+    return np.asfortranarray(matrix[np.ix_(rows, rows)])
 
 
 def add_product(total: Matrix, block: Matrix) -> None:

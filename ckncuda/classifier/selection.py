@@ -16,6 +16,10 @@ REFINEMENT = (10 ** (2 / 3), 10 ** (1 / 3), 10 ** (-1 / 3), 10 ** (-2 / 3))
 """Thirds of a decade on both sides of the best decade."""
 
 
+THIRDS = tuple(float(f"{decade * part:.1e}") for decade in DECADES for part in (1, *REFINEMENT[2:]))[:-2]
+"""1, 0.46, 0.22, 0.1, …, 1e-8."""
+
+
 def check_regularization(regularization: float | str) -> None:
     """Raise `InvalidSpec` unless λ is "auto" or a positive, finite number."""
     if isinstance(regularization, str):
@@ -91,6 +95,39 @@ def search_regularization(
     for factor in REFINEMENT:
         attempt(float(f"{best * factor:.1e}"))
     return best_regularization(search), search
+
+
+def climb_from(
+    start: float, accuracy_at: Callable[[float], float], progress: Progress | None
+) -> tuple[float, list[tuple[float, float]]]:
+    """Try λ by thirds of a decade from ``start`` on, in both directions for as long as the accuracy grows.
+
+    For where a good λ is known already, as from a search on part of the images.
+
+    Returns
+    -------
+    best : float
+        The λ of the highest accuracy; of equal ones the largest.
+    search : list of (λ, accuracy)
+        In the order tried.
+    """
+    search: dict[int, float] = {}
+
+    def attempt(place: int) -> float:
+        if place not in search:
+            search[place] = accuracy_at(THIRDS[place])
+            if progress is not None:
+                progress("choosing λ", len(search), max(len(search), 4))
+        return search[place]
+
+    first = min(range(len(THIRDS)), key=lambda place: abs(math.log(THIRDS[place] / start)))
+    attempt(first)
+    for step in (-1, 1):
+        place = first
+        while 0 <= place + step < len(THIRDS) and attempt(place + step) > search[place]:
+            place += step
+    tried = [(THIRDS[place], accuracy) for place, accuracy in search.items()]
+    return best_regularization(tried), tried
 
 
 def best_regularization(search: list[tuple[float, float]]) -> float:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ckncuda.classifier import LinearClassifier, Ridge, Softmax, SquaredHinge, TrainableClassifier
-from ckncuda.classifier.selection import DECADES, REFINEMENT, search_regularization
+from ckncuda.classifier.selection import DECADES, REFINEMENT, THIRDS, climb_from, search_regularization
 from ckncuda.errors import InvalidData, InvalidSpec
 
 KINDS = [Ridge, Softmax, SquaredHinge]
@@ -151,6 +151,26 @@ def test_the_search_tries_every_decade_while_accuracy_holds():
     _, search = search_regularization(lambda tried: 0.5, 100, None)
     assert [tried for tried, _ in search[: len(DECADES)]] == list(DECADES)
     assert len(search) == len(DECADES) + len(REFINEMENT)
+
+
+@pytest.mark.parametrize("start", [1.0, 3e-3, 1e-8])
+@pytest.mark.parametrize("peak", [1.0, 0.022, 1e-5, 1e-8])
+def test_the_climb_finds_the_top_of_a_hill_from_anywhere(start, peak):
+    accuracy = {tried: -abs(THIRDS.index(tried) - THIRDS.index(peak)) for tried in THIRDS}
+    best, search = climb_from(start, accuracy.__getitem__, None)
+    assert best == peak
+    assert (
+        len(search)
+        == len(dict(search))
+        <= abs(THIRDS.index(peak) - min(range(len(THIRDS)), key=lambda i: abs(np.log(THIRDS[i] / start)))) + 3
+    )
+    assert dict(search) == {tried: accuracy[tried] for tried, _ in search}
+
+
+def test_thirds_of_a_decade_are_those_of_the_refinement():
+    assert set(DECADES) <= set(THIRDS)
+    assert {float(f"{1e-3 * factor:.1e}") for factor in REFINEMENT} <= set(THIRDS)
+    assert list(THIRDS) == sorted(THIRDS, reverse=True)
 
 
 def spoiled(value):

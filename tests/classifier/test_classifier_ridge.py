@@ -97,6 +97,38 @@ def test_accuracy_is_leave_one_out_by_hand():
     assert ridge.validation_ == "leave-one-out over 38 images; λ = 0.001 was given"
 
 
+def test_a_search_that_begins_on_part_of_the_images_ends_where_the_whole_one_does(monkeypatch):
+    """Its accuracies are those of all images; only which λ are tried depends on the part."""
+    features, labels = problem(120, 150, seed=2)
+    whole = Ridge().fit(features, labels)
+    monkeypatch.setattr("ckncuda.classifier.ridge.SMALL", 60)
+    ridge = Ridge().fit(features, labels)
+    assert len(ridge.search_) < len(whole.search_)
+    for tried, accuracy in ridge.search_:
+        assert accuracy == Ridge(tried).fit(features, labels).validation_accuracy_
+    assert ridge.validation_accuracy_ >= whole.validation_accuracy_ - 0.02
+    again = Ridge(ridge.regularization_).fit(features, labels)
+    assert again.weights_.tobytes() == ridge.weights_.tobytes()
+
+
+def test_leave_one_out_of_part_of_the_images_is_that_of_a_kernel_with_a_constant():
+    features, labels = problem(40, 60, seed=3)
+    scaling = FeatureScaling.of(features)
+    signs = signed_targets(labels, int(labels.max()) + 1)
+    signs -= signs.mean(axis=0)
+    few = np.arange(0, 40, 3)
+    part = DualSystem(features, scaling, signs, None).part(few)
+    rows = scaling.block(features)[few]
+    gram = rows @ rows.T + 1
+    for i in range(len(few)):
+        others = np.arange(len(few)) != i
+        alpha = np.linalg.solve(
+            gram[np.ix_(others, others)] + len(few) * 1e-2 * np.eye(len(few) - 1), signs[few][others]
+        )
+        expected = signs[few][i] - gram[i, others] @ alpha
+        np.testing.assert_allclose(part.left_out_residuals(1e-2)[i], expected, atol=1e-9)
+
+
 def test_chosen_regularization_is_the_best_that_was_tried():
     features, labels = problem(60, 100, seed=2)
     ridge = Ridge().fit(features, labels)
