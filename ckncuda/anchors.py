@@ -15,6 +15,7 @@ Array = NDArray[np.floating[Any]]
 
 MIN_NORM = 1e-5  # patches below it have no direction
 MAX_ITERATIONS = 20
+ROWS_AT_ONCE = 1000
 TOLERANCE = 1e-6  # relative improvement of the mean cosine at which k-means stops
 
 
@@ -44,7 +45,7 @@ def patches_at(
 
 
 def normalized(patches: Array) -> Array:
-    """Patches of norm 1, in place; those of norm below 1e-5 are dropped.
+    """Patches of norm 1, in place; those of norm below 1e-5 are dropped, and the others close up.
 
     Raises
     ------
@@ -65,11 +66,13 @@ def normalized(patches: Array) -> Array:
             f"all {len(patches)} patches have a norm below {MIN_NORM:g}, as those of constant images once "
             "whitened: there is nothing to learn from; look at the images and at --preprocess"
         )
-    if keep.all():
-        patches /= norms[:, None]
-        return patches
-    kept: Array = patches[keep] / norms[keep, None]
-    return kept
+    end = 0
+    for start in range(0, len(patches), ROWS_AT_ONCE):  # what is in the cache need not be copied anew
+        rows = slice(start, start + ROWS_AT_ONCE)
+        kept = patches[rows][keep[rows]] / norms[rows][keep[rows], None]
+        patches[end : end + len(kept)] = kept
+        end += len(kept)
+    return patches[:end]
 
 
 def spherical_kmeans(

@@ -32,6 +32,15 @@ def test_normalized_drops_patches_without_direction(rng):
     np.testing.assert_allclose(np.linalg.norm(unit, axis=1), 1)
 
 
+def test_normalized_closes_up_over_many_blocks(rng):
+    patches = rng.normal(size=(5003, 7)).astype(np.float32)
+    patches[rng.random(5003) < 0.3] = 0
+    kept = patches[np.any(patches != 0, axis=1)]
+    unit = normalized(patches)
+    np.testing.assert_allclose(unit, kept / np.linalg.norm(kept, axis=1)[:, None], rtol=1e-6)
+    assert unit.base is patches  # no second array as large as the patches
+
+
 def test_patches_that_cannot_be_normalized():
     with pytest.raises(InvalidSpec, match="all 5 patches have a norm below 1e-05.*nothing to learn"):
         normalized(np.zeros((5, 4), np.float32))

@@ -169,7 +169,7 @@ class Ridge(TrainableClassifier):
             best = float(regularization)
             search = [(best, accuracy_at(best))]
         elif isinstance(system, DualSystem) and images >= 2 * SMALL:
-            few = np.arange(0, images, images // SMALL)
+            few = np.linspace(0, images - 1, SMALL).astype(np.intp)
             on_few = functools.partial(left_out_accuracy, system.part(few), targets[few])
             near, _ = search_regularization(on_few, len(few), progress)
             best, search = climb_from(near, accuracy_at, progress)
