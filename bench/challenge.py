@@ -34,7 +34,7 @@ BASELINE = "baseline: HOG and SVM"
 def run(*arguments, python=sys.executable):
     """A `ckn` command's JSON, its seconds and its peak memory in MiB."""
     environment = {k: v for k, v in os.environ.items() if k not in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")}
-    command = [python, "-m", "ckncuda.cli", *map(str, arguments), "--json"]
+    command = [python, "-P", "-m", "ckncuda.cli", *map(str, arguments), "--json"]
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment)
     out = process.stdout.read()

@@ -198,13 +198,17 @@ class NumpyBackend:
         return total.astype(np.float32)
 
     def images_per_block(self, layers: Sequence[Layer], shape: Shape) -> int:
-        """As many as the memory holds beside the tiles' workspace, two consecutive maps an image."""
+        """As many as the memory holds beside the tiles' workspace."""
+        plans = self._plans_of(layers, shape)
         # What is read, as float32, and what is padded, even where no layer is there yet.
-        per_image, workspace = 3 * 4 * math.prod(shape), 0
-        for plan in self._plans_of(layers, shape):
-            per_image = max(per_image, 4 * (math.prod(plan.shape) + 3 * math.prod(plan.output_shape)))
-            workspace = max(workspace, self.threads * plan.tile_bytes())
-        return max(1, min(MAX_BLOCK, (self.memory_budget - workspace) // max(per_image, 1)))
+        per_image = 3 * 4 * math.prod(shape)
+        workspace = self.threads * sum(plan.tile_bytes() for plan in plans)
+        if any(plan.in_bands for plan in plans):  # whole maps, two consecutive ones at a time
+            for plan in plans:
+                per_image = max(per_image, 4 * (math.prod(plan.shape) + 3 * math.prod(plan.output_shape)))
+        elif plans:
+            per_image += 2 * 4 * math.prod(plans[-1].output_shape)
+        return max(1, min(MAX_BLOCK, (self.memory_budget - workspace) // per_image))
 
     def asarray(self, array: NDArray[Any]) -> NDArray[np.float32]:
         """As float32."""

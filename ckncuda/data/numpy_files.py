@@ -6,6 +6,7 @@ scattered over the whole array).
 """
 
 import math
+import mmap
 import zipfile
 from collections.abc import Collection, Mapping
 from typing import IO, Any, NamedTuple
@@ -50,7 +51,21 @@ def open_npy(path: StrPath) -> ArraySource:
     >>> open_npy(path).description
     'NumPy file x.npy, 5 images of 8x8x3'
     """
-    return ArraySource(map_npy(path), kind="NumPy file", path=path)
+    return _MappedImages(map_npy(path), kind="NumPy file", path=path)
+
+
+class _MappedImages(ArraySource):
+    """Images in a memory map, of which no page stays once its images have been copied."""
+
+    def __init__(self, images: NDArray[Any], *, kind: str, path: StrPath) -> None:
+        super().__init__(images, kind=kind, path=path)
+        self._map = getattr(images, "_mmap", None)
+
+    def _read(self, start: int, stop: int) -> NDArray[Any]:
+        block = np.array(super()._read(start, stop))
+        if self._map is not None and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+            self._map.madvise(mmap.MADV_DONTNEED)
+        return block
 
 
 def map_npy(path: StrPath) -> NDArray[Any]:

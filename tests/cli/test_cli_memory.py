@@ -30,7 +30,7 @@ def peak(arguments, folder, environment):
 
 
 def test_memory_of_extract_does_not_grow_with_the_images(command, environment, works, tmp_path, rng):
-    images = rng.integers(0, 256, (4000, 32, 32, 3), np.uint8)
+    images = rng.normal(size=(4000, 32, 32, 3)).astype(np.float32)  # 49 MB, which are mapped into memory
     np.save(tmp_path / "many.npy", images)
     np.save(tmp_path / "few.npy", images[:400])
     layer = "filters=16,patch=3,subsampling=2,kernel=exp,sigma=0.6"  # 65 MB of features for many
@@ -44,7 +44,7 @@ def test_memory_of_extract_does_not_grow_with_the_images(command, environment, w
         for name in ("few", "many")
     )
     assert np.load(tmp_path / "many-features.npy", mmap_mode="r").shape == (4000, 16 * 16 * 16)
-    assert many - few < max(0.15 * few, 30e6)
+    assert many < 1.1 * few
 
 
 def test_fit_of_large_images_keeps_to_its_memory(command, environment, tmp_path, rng):
