@@ -8,6 +8,7 @@ and writes a table as Markdown.  Validation accuracies are those that the comman
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import platform
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -107,9 +109,10 @@ def machine():
             line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line
         ]
         model = names[0] if names else model
+    numba = f"Numba {version('numba')}" if importlib.util.find_spec("numba") else "no Numba"
     return (
         f"{len(os.sched_getaffinity(0))} cores ({model}), Python {platform.python_version()}, "
-        f"NumPy {np.__version__}, SciPy {scipy.__version__}"
+        f"NumPy {np.__version__}, SciPy {scipy.__version__}, {numba}"
     )
 
 

@@ -251,7 +251,7 @@ def project(pooled, projection, out, above, left, projected):
         _positions_times(pooled.ctypes.data, b * height * width, p, projection, projected.ctypes.data)
         for i in range(b):
             _place(projected[i].reshape(height, -1), p, above, left, out[i])
-    elif out.shape[1] == height and out.shape[2] == width:
+    elif above == 0 and left == 0 and out.shape[1] == height and out.shape[2] == width:
         _positions_times(pooled.ctypes.data, b * height * width, p, projection, out.ctypes.data)
     else:
         for i in range(b):

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from ckncuda.backend.sketch import Sketch, sketch
 from ckncuda.backend.tiles import Band, LayerPlan, aligned
+from ckncuda.errors import InvalidData
 from ckncuda.layer import Layer, Shape
 
 Array = NDArray[np.floating[Any]]
@@ -130,7 +131,10 @@ class NumpyBackend:
         if not plans and out is None:
             return maps
         shape = (len(maps), *(plans[-1].output_shape if plans else maps.shape[1:]))
-        result = np.empty(shape, np.float32) if out is None else out
+        if out is None or out.dtype != np.float32 or not out.flags.c_contiguous:
+            result = np.empty(shape, np.float32)
+        else:
+            result = out
         if not plans:
             result[...] = maps
         elif any(plan.in_bands for plan in plans):
@@ -141,7 +145,11 @@ class NumpyBackend:
             self._encode_bands(maps, plans[-1], result)
         else:
             self._encode_images(maps, plans, result)
-        return result
+        if out is None:
+            return result
+        if out is not result:
+            out[...] = result
+        return out
 
     def _encode_images(self, maps: Array, plans: list[LayerPlan], out: NDArray[np.float32]) -> None:
         # Few images are shared out too; not by the number of threads, on which no bit may depend.
@@ -226,6 +234,10 @@ class NumpyBackend:
         return plans
 
     def _plan(self, layer: Layer, shape: Shape) -> LayerPlan:
+        if layer.anchors.shape[3] != shape[2]:
+            raise InvalidData(
+                f"maps have {shape[2]} channels; the layer was learned on {layer.anchors.shape[3]}"
+            )
         plans = self._plans.setdefault(layer, {})
         if shape not in plans:
             plans[shape] = self._steps.Plan(layer, shape)

@@ -180,7 +180,7 @@ def _patches(padded: Map, k: int, scale: Map, further: bool, buffer: Buffer) -> 
     for dy in range(k):
         matrix[..., dy * run : (dy + 1) * run] = runs[:, dy : dy + rows]
     flat = matrix.reshape(-1, size + further)
-    flat *= scale.reshape(-1, 1)
+    flat[:, :size] *= scale.reshape(-1, 1)
     return flat
 
 

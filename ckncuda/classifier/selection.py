@@ -16,8 +16,10 @@ REFINEMENT = (10 ** (2 / 3), 10 ** (1 / 3), 10 ** (-1 / 3), 10 ** (-2 / 3))
 """Thirds of a decade on both sides of the best decade."""
 
 
-THIRDS = tuple(float(f"{decade * part:.1e}") for decade in DECADES for part in (1, *REFINEMENT[2:]))[:-2]
-"""1, 0.46, 0.22, 0.1, …, 1e-8."""
+THIRDS = tuple(float(f"{decade * part:.1e}") for decade in DECADES for part in (*REFINEMENT[:2], 1))
+"""4.6, 2.2, 1, 0.46, …, 1e-8: what a search by decades and thirds may come to."""
+
+LEVEL = 3  # λ of equal accuracy in a row, at which a climb ends
 
 
 def check_regularization(regularization: float | str) -> None:
@@ -100,7 +102,9 @@ def search_regularization(
 def climb_from(
     start: float, accuracy_at: Callable[[float], float], progress: Progress | None
 ) -> tuple[float, list[tuple[float, float]]]:
-    """Try λ by thirds of a decade from ``start`` on, in both directions for as long as the accuracy grows.
+    """Try λ by thirds of a decade from ``start`` on, in both directions until the accuracy falls.
+
+    It is level for a while where few images decide: it ends after three λ of equal accuracy too.
 
     For where a good λ is known already, as from a search on part of the images.
 
@@ -123,8 +127,9 @@ def climb_from(
     first = min(range(len(THIRDS)), key=lambda place: abs(math.log(THIRDS[place] / start)))
     attempt(first)
     for step in (-1, 1):
-        place = first
-        while 0 <= place + step < len(THIRDS) and attempt(place + step) > search[place]:
+        place, level = first, 0
+        while 0 <= place + step < len(THIRDS) and level < LEVEL and attempt(place + step) >= search[place]:
+            level = level + 1 if search[place + step] == search[place] else 0
             place += step
     tried = [(THIRDS[place], accuracy) for place, accuracy in search.items()]
     return best_regularization(tried), tried

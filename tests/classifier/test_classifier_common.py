@@ -167,6 +167,14 @@ def test_the_climb_finds_the_top_of_a_hill_from_anywhere(start, peak):
     assert dict(search) == {tried: accuracy[tried] for tried, _ in search}
 
 
+def test_the_climb_crosses_a_level_stretch_but_no_plain():
+    start = THIRDS.index(1e-3)
+    heights = {tried: 0.5 for tried in THIRDS} | {THIRDS[start + 2]: 0.6}
+    assert climb_from(1e-3, heights.__getitem__, None)[0] == THIRDS[start + 2]
+    _, search = climb_from(1e-3, lambda tried: 0.5, None)
+    assert len(search) == 7
+
+
 def test_thirds_of_a_decade_are_those_of_the_refinement():
     assert set(DECADES) <= set(THIRDS)
     assert {float(f"{1e-3 * factor:.1e}") for factor in REFINEMENT} <= set(THIRDS)

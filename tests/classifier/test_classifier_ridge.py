@@ -111,6 +111,15 @@ def test_a_search_that_begins_on_part_of_the_images_ends_where_the_whole_one_doe
     assert again.weights_.tobytes() == ridge.weights_.tobytes()
 
 
+def test_the_part_holds_all_classes_though_they_stand_in_turn(monkeypatch):
+    rng = np.random.default_rng(0)
+    labels = np.tile([0, 1], 450)  # every second image would be of one class
+    features = (rng.normal(size=(900, 950)) + 0.2 * labels[:, None] * np.ones(950)).astype(np.float32)
+    whole = Ridge().fit(features, labels)
+    monkeypatch.setattr("ckncuda.classifier.ridge.SMALL", 360)
+    assert Ridge().fit(features, labels).validation_accuracy_ >= whole.validation_accuracy_ - 0.01
+
+
 def test_leave_one_out_of_part_of_the_images_is_that_of_a_kernel_with_a_constant():
     features, labels = problem(40, 60, seed=3)
     scaling = FeatureScaling.of(features)

@@ -19,7 +19,7 @@ from ckncuda import (
 from ckncuda.anchors import spherical_kmeans
 from ckncuda.backend import get_backend, tiles
 from ckncuda.backend import numpy as numpy_backend
-from ckncuda.errors import InvalidSpec
+from ckncuda.errors import InvalidData, InvalidSpec
 
 # Norm of the difference over the norm of the reference, by backend.
 TOLERANCE = {"numpy, plain": 1e-5, "numpy, compiled": 1e-5}
@@ -137,7 +137,7 @@ def test_large_images_in_bands_of_rows(
     monkeypatch, backend, padding, alignment, channels, rng, relative_error
 ):
     """With a tiny tile every image is cut into bands; the seams must not show."""
-    monkeypatch.setattr(tiles, "MAX_TILE_BYTES", 1 << 16)
+    monkeypatch.setattr(tiles, "MAX_TILE_BYTES", 1 << 14)
     layer = make_layer(channels, rng, padding=padding, alignment=alignment, subsampling=3)
     maps = rng.normal(size=(2, 40, 37, channels))
     assert len(backend._plan(layer, maps.shape[1:]).row_bands) > 2
@@ -147,6 +147,39 @@ def test_large_images_in_bands_of_rows(
 def test_no_images_at_all(backend, rng):
     layer = make_layer(3, rng)
     assert backend.encode(np.empty((0, 12, 12, 3), np.float32), [layer]).shape == (0, 6, 6, 12)
+
+
+@pytest.mark.parametrize(
+    ("size", "subsampling", "alignment"), [(6, 2, "valid"), (10, 4, "centered"), (9, 3, "valid")]
+)
+def test_a_layer_whose_pooling_begins_below_the_first_row(
+    backend, size, subsampling, alignment, rng, relative_error
+):
+    """What the layer before writes for it begins above its first row, though the sizes may be the same."""
+    layers = [
+        make_layer(3, rng, filters=64, patch=1, subsampling=1),
+        make_layer(
+            64, rng, filters=8, padding="valid", subsampling=subsampling,
+            pooling="strided", alignment=alignment,
+        ),
+    ]  # fmt: skip
+    maps = rng.normal(size=(2, size, size, 3))
+    expected = get_backend("reference").encode(maps, layers)
+    assert relative_error(backend.encode(backend.asarray(maps), layers), expected) <= 1e-5
+
+
+def test_what_cannot_be_written_to_in_place_is_written_to_all_the_same(backend, rng):
+    layer = make_layer(3, rng, filters=64)
+    maps = rng.normal(size=(3, 12, 12, 3)).astype(np.float32)
+    expected = backend.encode(maps, [layer])
+    for out in (np.empty(expected.shape), np.empty((*expected.shape, 2), np.float32)[..., 0]):
+        assert backend.encode(maps, [layer], out) is out
+        assert np.array_equal(out, expected)
+
+
+def test_maps_of_other_channels_are_refused(backend, rng):
+    with pytest.raises(InvalidData, match="maps have 5 channels; the layer was learned on 3"):
+        backend.encode(np.zeros((1, 12, 12, 5), np.float32), [make_layer(3, rng)])
 
 
 @pytest.mark.parametrize("n_layers", [0, 1, 2])
