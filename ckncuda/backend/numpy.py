@@ -1,10 +1,11 @@
 """The NumPy backend: float32, tiles that stay in the cache, one Python thread a core.
 
-A tile is a few whole images, or, where one image is too large, a band of its pooled rows.  Each
-thread takes tiles in turn and carries one through all steps in buffers of its own, with BLAS held to
-one thread: for matrices this small that is faster than a threaded BLAS, and the result does not
-depend on the number of threads.  The steps are those of `plain_steps`, or, where Numba is installed
-(the extra ``fast``), of `compiled_steps`.
+A tile is a few whole images, which go through all layers at once, or, where one image is too large, a
+band of its pooled rows in one layer.  Each thread takes tiles in turn and carries one through all
+steps in buffers of its own, with BLAS held to one thread: for matrices this small that is faster than
+a threaded BLAS, and the result does not depend on the number of threads.  The steps are those of
+`plain_steps`, or, where Numba is installed (the extra ``fast``), of `compiled_steps`; those of k-means
+are in `plain_search` and `compiled_search`.
 """
 
 import collections
