@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -25,3 +26,19 @@ def options(inlined: str) -> dict[str, Any]:
     Multiply-add may be fused, the order of sums stays: results do not depend on the length of vectors.
     """
     return {"nogil": True, "cache": inlined == digest_of_inlined(), "fastmath": {"contract", "nsz"}}
+
+
+@functools.cache
+def announce(function: Any) -> None:
+    """Say that something will take longer, once, if Numba is about to compile this function."""
+    folder, python = function.stats.cache_path, function.py_func
+    kept = f"{python.__module__.rpartition('.')[2]}.{python.__name__}-*.nbi"
+    if folder is None or not any(Path(folder).glob(kept)):
+        _announce_compilation()
+
+
+@functools.cache
+def _announce_compilation() -> None:
+    logging.getLogger("ckncuda").info(
+        "Compiling the inner loops with Numba: ten seconds or so, at the first use after an installation"
+    )

@@ -3,14 +3,11 @@
 One panel of filters at a time goes from the products through κ to the pooled map, a few rows of the
 map at a time, so that nothing larger than a pooled map leaves the caches.  Every product is a loop over
 `register_product.product`.  The functions release the GIL and work on one thread's tile.
-
-The transforms of Winograd's algorithm are written out here; `winograd` has the matrices.
 """
 
 # Numba's decorators are not typed, and its functions take what they are given.
 # mypy: disable-error-code="no-untyped-call,untyped-decorator,no-untyped-def,call-arg"
 
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,8 +55,7 @@ class Constants(NamedTuple):
     filters: Array
     projection: Array  # [panels, filters, PANEL]
     columns: Taps
-    coefficient: float  # scale = coefficient / floored norm
-    shift: float  # exp(α (t − 1)) = 2^(scale · product − shift)
+    slope: float  # scale = slope / floored norm; exp(α (t − 1)) = 2^(scale · product − slope)
     norm_floor: float
     floored_factor: bool  # whether κ is multiplied with the floored norm
 
@@ -78,12 +74,6 @@ class Workspace(NamedTuple):
     half: Array  # [rows, pooled columns, PANEL]
     pooled: Array  # [b, pooled rows, pooled columns, panels · PANEL]
     projected: Array  # the same, or empty where panels · PANEL is the number of filters
-
-
-def needs_compilation() -> bool:
-    """Whether the first call will compile: these functions are kept on disk once they have been."""
-    folder = encode.stats.cache_path
-    return folder is None or not any(Path(folder).glob("compiled.encode-*.nbi"))
 
 
 @njit(**_OPTIONS)
@@ -115,7 +105,7 @@ def encode(rows, work, layer, out, above, left, kernel):
                     direct_products(work.padded[i], layer.patch, layer.filters[panel], y, n, work.strip)
                 scale, factor = work.scale[i, y : y + n], work.factor[i, y : y + n]
                 if kernel is None:
-                    exponential(work.strip, scale, factor, layer.shift)
+                    exponential(work.strip, scale, factor, layer.slope)
                 else:
                     kernel(work.strip[:n, : scale.shape[1]], scale, factor)
                 pool_columns(work.strip, n, layer.columns, work.half[y : y + n])
@@ -180,7 +170,7 @@ def _squared_norms(padded, squares):
 
 @njit(**_OPTIONS)
 def patch_norms(padded, layer, scale, factor):
-    """Of the k×k patches of a padded map: coefficient over floored norm, and norm, each [h, w]."""
+    """Of the k×k patches of a padded map: slope over floored norm, and norm, each [h, w]."""
     (h, w), k, width = scale.shape, layer.patch, padded.shape[1]
     squares = np.empty(padded.shape[0] * width, np.float32)
     _squared_norms(padded, squares)
@@ -197,13 +187,13 @@ def patch_norms(padded, layer, scale, factor):
         part = high[dx : dx + n]
         for i in range(n):
             box[i] += part[i]
-    floor, coefficient = float32(layer.norm_floor), float32(layer.coefficient)
+    floor, slope = float32(layer.norm_floor), float32(layer.slope)
     for y in range(h):
         line, over, row = box[y * width : y * width + w], scale[y], factor[y]
         for x in range(w):
             norm = np.sqrt(line[x])
             floored = max(norm, floor)
-            over[x] = coefficient / floored
+            over[x] = slope / floored
             row[x] = floored if layer.floored_factor else norm
 
 

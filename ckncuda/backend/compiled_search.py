@@ -9,7 +9,7 @@ import numpy as np
 from numba import float32, njit
 from numpy.typing import NDArray
 
-from ckncuda.backend.compilation import options
+from ckncuda.backend.compilation import announce, options
 from ckncuda.backend.compiled import product_of_rows
 from ckncuda.backend.register_product import PANEL, packed
 from ckncuda.backend.register_search import first_maximum, raise_bounds
@@ -44,6 +44,7 @@ class Anchors:
 
     def nearest(self, patches: Vectors, rows: slice, index: Index, cosine: Vectors, buffer: Buffer) -> None:
         """Write the numbers and the cosines of the nearest anchors of some rows of the patches."""
+        announce(_nearest)
         bounds = buffer("bounds", (STEP, len(self.panels) * PANEL))
         if self.sketch is None:
             heads, tails = patches[rows], NO_TAILS

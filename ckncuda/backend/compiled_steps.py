@@ -1,7 +1,5 @@
 """The steps of a tile with Numba's inner loops: what they need of a layer, and the workspace they get."""
 
-import functools
-import logging
 import math
 import threading
 from collections.abc import Callable, Sequence
@@ -10,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckncuda.backend import compiled
+from ckncuda.backend.compilation import announce
 from ckncuda.backend.register_product import PANEL, packed
 from ckncuda.backend.register_winograd import COLOURS, ROW, colour_filters
 from ckncuda.backend.tiles import MAX_TILE_BYTES, Band, Buffer, LayerPlan, filter_columns
@@ -20,9 +19,7 @@ from ckncuda.layer import Layer, Shape
 Map = NDArray[np.float32]
 
 MANY_CHANNELS = 16  # with fewer, Winograd's products are too small to leave the registers in between
-IMAGES = (
-    8  # of a tile: enough for the filters to be read seldom, few enough for their maps to stay in the cache
-)
+IMAGES = 8  # of a tile
 
 
 class Plan(LayerPlan):
@@ -38,16 +35,15 @@ class Plan(LayerPlan):
         self.side = 1 if self.algorithm == compiled.DIRECT else TILE
         super().__init__(layer, shape)
         self.exponential = isinstance(spec.kernel, Exponential)
-        # exp(α (product / norm − 1)) is 2^(scale · product − shift).
-        shift = spec.kernel.alpha * math.log2(math.e) if isinstance(spec.kernel, Exponential) else 1.0
+        # exp(α (product / norm − 1)) is 2^(scale · product − slope).
+        slope = spec.kernel.alpha * math.log2(math.e) if isinstance(spec.kernel, Exponential) else 1.0
         self.constants = compiled.Constants(
             patch=spec.patch,
             algorithm=self.algorithm,
             filters=self._filters(layer),
             projection=packed(self.projection),
             columns=_taps(self.columns.astype(np.float32)),
-            coefficient=shift,
-            shift=shift,
+            slope=slope,
             norm_floor=float(spec.norm_floor),
             floored_factor=spec.scale == "floored_norm",
         )
@@ -106,7 +102,7 @@ def encode_band(maps: Map, plan: Plan, band: Band, out: Map, buffer: Buffer) -> 
 
 
 def _padded(maps: Map, plan: Plan, band: Band, buffer: Buffer) -> Map:
-    _announce_compilation()
+    announce(compiled.encode)
     padded = buffer("padded 0", plan.padded_shape(len(maps), band))
     # One type of array, or Numba would compile anew: contiguous, writeable.
     compiled.pad(np.require(maps, np.float32, ["C", "W"]), *plan.place(band), padded)
@@ -164,15 +160,6 @@ def _kernel(plan: Plan) -> Callable[[Map, Map, Map], None]:
         strip *= factor[..., None]
 
     return apply
-
-
-@functools.cache
-def _announce_compilation() -> None:
-    """Say, once and only when it is about to happen, that the first tile will take longer."""
-    if compiled.needs_compilation():
-        logging.getLogger("ckncuda").info(
-            "Compiling the inner loops with Numba: ten seconds or so, at the first use after an installation"
-        )
 
 
 def _taps(matrix: NDArray[np.float32]) -> compiled.Taps:

@@ -139,11 +139,15 @@ class NumpyBackend:
         if not plans:
             result[...] = maps
         elif any(plan.in_bands for plan in plans):
-            for plan in plans[:-1]:
-                between = np.empty((len(maps), *plan.output_shape), np.float32)
-                self._encode_bands(maps, plan, between)
-                maps = between
-            self._encode_bands(maps, plans[-1], result)
+            for number, plan in enumerate(plans, 1):
+                encoded = (
+                    result if number == len(plans) else np.empty((len(maps), *plan.output_shape), np.float32)
+                )
+                if plan.in_bands:
+                    self._encode_bands(maps, plan, encoded)
+                else:
+                    self._encode_images(maps, [plan], encoded)
+                maps = encoded
         else:
             self._encode_images(maps, plans, result)
         if out is None:

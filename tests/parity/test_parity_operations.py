@@ -144,6 +144,15 @@ def test_large_images_in_bands_of_rows(
     check(backend, layer, maps, relative_error)
 
 
+def test_a_stack_of_which_some_layers_are_cut_into_bands(monkeypatch, backend, rng, relative_error):
+    monkeypatch.setattr(tiles, "MAX_TILE_BYTES", 1 << 19)
+    layers = [make_layer(3, rng, filters=64, subsampling=6), make_layer(64, rng)]
+    maps = rng.normal(size=(5, 90, 90, 3)).astype(np.float32)
+    assert [plan.in_bands for plan in backend._plans_of(layers, maps.shape[1:])] == [True, False]
+    expected = get_backend("reference").encode(maps, layers)
+    assert relative_error(backend.encode(maps, layers), expected) <= 1e-5
+
+
 def test_no_images_at_all(backend, rng):
     layer = make_layer(3, rng)
     assert backend.encode(np.empty((0, 12, 12, 3), np.float32), [layer]).shape == (0, 6, 6, 12)
