@@ -1,6 +1,7 @@
 """Centring and scaling of features, undone in the weights once a classifier is fitted."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -48,12 +49,23 @@ class FeatureScaling:
         return cls(mean, norm)
 
     def block(
-        self, features: npt.NDArray[np.float32], rows: slice = slice(None), columns: slice = slice(None)
-    ) -> npt.NDArray[np.float64]:
-        """Return one block of the scaled features in float64."""
-        scaled = features[rows, columns].astype(np.float64)
-        scaled -= self.mean[columns]
-        scaled /= self.norm
+        self,
+        features: npt.NDArray[np.float32],
+        rows: slice | npt.NDArray[np.intp] = slice(None),
+        columns: slice = slice(None),
+        dtype: npt.DTypeLike = np.float64,
+    ) -> npt.NDArray[Any]:
+        """Return one block of the scaled features, in float64 or float32.
+
+        In float32 the mean is subtracted in two parts, of which the second is the rounding of the first,
+        so that the result is as good as a float64 one that is rounded in the end.
+        """
+        scaled = features[rows, columns].astype(dtype, copy=isinstance(rows, slice))
+        mean = self.mean[columns].astype(dtype)
+        scaled -= mean
+        if scaled.dtype == np.float32:
+            scaled -= (self.mean[columns] - mean).astype(dtype)
+        scaled /= np.asarray(self.norm, dtype)
         return scaled
 
     def scaled(

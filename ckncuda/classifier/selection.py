@@ -53,7 +53,10 @@ def check_seed(seed: int) -> None:
 
 
 def search_regularization(
-    accuracy_at: Callable[[float], float], images: int, progress: Progress | None
+    accuracy_at: Callable[[float], float],
+    images: int,
+    progress: Progress | None,
+    refinement: tuple[float, ...] = REFINEMENT,
 ) -> tuple[float, list[tuple[float, float]]]:
     """Try λ by decades from strong to weak, then by thirds of a decade around the best.
 
@@ -67,6 +70,8 @@ def search_regularization(
     images : int
         How many images an accuracy is the mean of.
     progress : callable or None
+    refinement : floats
+        Multiples of the best decade that are tried in the end.
 
     Returns
     -------
@@ -77,7 +82,7 @@ def search_regularization(
         In the order tried.
     """
     search: list[tuple[float, float]] = []
-    total = len(DECADES) + len(REFINEMENT)
+    total = len(DECADES) + len(refinement)
 
     def attempt(regularization: float) -> float:
         accuracy = accuracy_at(regularization)
@@ -90,11 +95,11 @@ def search_regularization(
     for decade in DECADES:
         accuracy = attempt(decade)
         if accuracy < highest - math.sqrt(highest * (1 - highest) / images):
-            total = len(search) + len(REFINEMENT)
+            total = len(search) + len(refinement)
             break
         highest = max(highest, accuracy)
     best = best_regularization(search)
-    for factor in REFINEMENT:
+    for factor in refinement:
         attempt(float(f"{best * factor:.1e}"))
     return best_regularization(search), search
 
@@ -102,11 +107,10 @@ def search_regularization(
 def climb_from(
     start: float, accuracy_at: Callable[[float], float], progress: Progress | None
 ) -> tuple[float, list[tuple[float, float]]]:
-    """Try λ by thirds of a decade from ``start`` on, in both directions until the accuracy falls.
+    """Try λ by thirds of a decade from ``start`` on, until the accuracy falls.
 
-    It is level for a while where few images decide: it ends after three λ of equal accuracy too.
-
-    For where a good λ is known already, as from a search on part of the images.
+    It is level for a while where few images decide: a climb ends after three λ of equal accuracy too.
+    Stronger λ than ``start`` are tried only if no weaker one is better.
 
     Returns
     -------
@@ -126,11 +130,13 @@ def climb_from(
 
     first = min(range(len(THIRDS)), key=lambda place: abs(math.log(THIRDS[place] / start)))
     attempt(first)
-    for step in (-1, 1):
+    for step in (1, -1):
         place, level = first, 0
         while 0 <= place + step < len(THIRDS) and level < LEVEL and attempt(place + step) >= search[place]:
             level = level + 1 if search[place + step] == search[place] else 0
             place += step
+        if search[place] > search[first]:
+            break
     tried = [(THIRDS[place], accuracy) for place, accuracy in search.items()]
     return best_regularization(tried), tried
 

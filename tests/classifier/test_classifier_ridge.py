@@ -57,7 +57,31 @@ def test_left_out_residuals_are_those_of_refits(system, images, width, regulariz
         weights, intercept = textbook(rows[others], signs[others], images * regularization)
         expected[i] = signs[i] - (rows[i] @ weights + intercept)
     solver = system(features, FeatureScaling.of(features), signs - signs.mean(axis=0), None)
+    if isinstance(solver, DualSystem):
+        expected = expected[solver.order]
+        last = solver.solution(regularization).left_out_residuals(images // 3)
+        np.testing.assert_allclose(last, expected[-(images // 3) :], rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(solver.left_out_residuals(regularization), expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("regularization", "precision"), [(1e-2, np.float32), (1e-5, np.float32), (1e-7, np.float64)]
+)
+def test_single_precision_of_many_images_is_as_good_as_double(monkeypatch, regularization, precision):
+    features, labels = problem(300, 500)
+    features += 50  # a mean far above the spread
+    signs = signed_targets(labels, 3)
+    arguments = features, FeatureScaling.of(features), signs - signs.mean(axis=0), None
+    double = DualSystem(*arguments)
+    monkeypatch.setattr("ckncuda.classifier.normal_equations.MANY", 300)
+    single = DualSystem(*arguments)
+    assert single.gram.dtype == np.float32
+    assert single.solution(regularization).factor.dtype == precision
+    for found, expected in (
+        (single.left_out_residuals(regularization), double.left_out_residuals(regularization)),
+        (single.weights(regularization), double.weights(regularization)),
+    ):
+        assert np.abs(found - expected).max() <= 2e-3 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize(("images", "width"), SHAPES)
@@ -97,27 +121,47 @@ def test_accuracy_is_leave_one_out_by_hand():
     assert ridge.validation_ == "leave-one-out over 38 images; λ = 0.001 was given"
 
 
-def test_a_search_that_begins_on_part_of_the_images_ends_where_the_whole_one_does(monkeypatch):
-    """Its accuracies are those of all images; only which λ are tried depends on the part."""
-    features, labels = problem(120, 150, seed=2)
+@pytest.fixture
+def many(monkeypatch):
+    """Searches that begin on part of the images from 120 of them on."""
+    monkeypatch.setattr("ckncuda.classifier.normal_equations.MANY", 120)
+    monkeypatch.setattr("ckncuda.classifier.ridge.FEW", 30)
+
+
+def test_a_search_that_begins_on_part_of_the_images_ends_where_the_whole_one_does(many):
+    features, labels = problem(119, 150, seed=2)
     whole = Ridge().fit(features, labels)
-    monkeypatch.setattr("ckncuda.classifier.ridge.SMALL", 60)
-    ridge = Ridge().fit(features, labels)
+    more, more_labels = problem(120, 150, seed=2)
+    ridge = Ridge().fit(more, more_labels)
     assert len(ridge.search_) < len(whole.search_)
-    for tried, accuracy in ridge.search_:
-        assert accuracy == Ridge(tried).fit(features, labels).validation_accuracy_
-    assert ridge.validation_accuracy_ >= whole.validation_accuracy_ - 0.02
-    again = Ridge(ridge.regularization_).fit(features, labels)
+    assert ridge.validation_accuracy_ >= whole.validation_accuracy_ - 0.03
+    assert ridge.regularization_ == max(ridge.search_, key=lambda tried: (tried[1], tried[0]))[0]
+    again = Ridge(ridge.regularization_).fit(more, more_labels)
+    assert again.validation_accuracy_ == ridge.validation_accuracy_
     assert again.weights_.tobytes() == ridge.weights_.tobytes()
 
 
-def test_the_part_holds_all_classes_though_they_stand_in_turn(monkeypatch):
+def test_accuracies_of_a_search_from_few_are_those_of_the_last_half(many):
+    features, labels = problem(120, 150, seed=2)
+    ridge = Ridge().fit(features, labels)
+    signs = signed_targets(labels, 3)
+    mean = signs.mean(axis=0)
+    system = DualSystem(features, FeatureScaling.of(features), signs - mean, None)
+    half = system.order[60:]
+    for tried, accuracy in ridge.search_:
+        predictions = signs[half] - system.left_out_residuals(tried)[60:]
+        assert accuracy == np.mean(predictions.argmax(axis=1) == labels[half])
+    predictions = signs[system.order] - system.left_out_residuals(ridge.regularization_)
+    assert ridge.validation_accuracy_ == np.mean(predictions.argmax(axis=1) == labels[system.order])
+
+
+def test_the_parts_hold_all_classes_though_they_stand_in_turn(monkeypatch, many):
     rng = np.random.default_rng(0)
-    labels = np.tile([0, 1], 450)  # every second image would be of one class
+    labels = np.repeat([0, 1], 450)  # the last images of the file would be of one class
     features = (rng.normal(size=(900, 950)) + 0.2 * labels[:, None] * np.ones(950)).astype(np.float32)
-    whole = Ridge().fit(features, labels)
-    monkeypatch.setattr("ckncuda.classifier.ridge.SMALL", 360)
-    assert Ridge().fit(features, labels).validation_accuracy_ >= whole.validation_accuracy_ - 0.01
+    ridge = Ridge().fit(features, labels)
+    monkeypatch.setattr("ckncuda.classifier.normal_equations.MANY", 10_000)
+    assert ridge.validation_accuracy_ >= Ridge().fit(features, labels).validation_accuracy_ - 0.01
 
 
 def test_leave_one_out_of_part_of_the_images_is_that_of_a_kernel_with_a_constant():
@@ -125,8 +169,9 @@ def test_leave_one_out_of_part_of_the_images_is_that_of_a_kernel_with_a_constant
     scaling = FeatureScaling.of(features)
     signs = signed_targets(labels, int(labels.max()) + 1)
     signs -= signs.mean(axis=0)
-    few = np.arange(0, 40, 3)
-    part = DualSystem(features, scaling, signs, None).part(few)
+    system = DualSystem(features, scaling, signs, None)
+    few = system.order[-13:]
+    residuals = system.solution(1e-2, last=13).left_out_residuals()
     rows = scaling.block(features)[few]
     gram = rows @ rows.T + 1
     for i in range(len(few)):
@@ -135,7 +180,7 @@ def test_leave_one_out_of_part_of_the_images_is_that_of_a_kernel_with_a_constant
             gram[np.ix_(others, others)] + len(few) * 1e-2 * np.eye(len(few) - 1), signs[few][others]
         )
         expected = signs[few][i] - gram[i, others] @ alpha
-        np.testing.assert_allclose(part.left_out_residuals(1e-2)[i], expected, atol=1e-9)
+        np.testing.assert_allclose(residuals[i], expected, atol=1e-9)
 
 
 def test_chosen_regularization_is_the_best_that_was_tried():
