@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from ckncuda.backend import Backend
@@ -39,9 +38,10 @@ def patches_at(
     """
     before, after = spec.margins
     padded = np.pad(maps, ((0, 0), (before, after), (before, after), (0, 0)))
-    windows = sliding_window_view(padded, (spec.patch, spec.patch), axis=(1, 2))
-    patches: Array = windows[image, y, x].transpose(0, 2, 3, 1).reshape(len(image), -1)
-    return patches
+    image, y, x = (np.asarray(index, like=maps)[:, None, None] for index in (image, y, x))
+    across = np.arange(spec.patch, like=maps)
+    patches: Array = padded[image, y + across[:, None], x + across]
+    return patches.reshape(len(image), -1)
 
 
 def normalized(patches: Array) -> Array:
@@ -114,7 +114,7 @@ def spherical_kmeans(
             f"{clusters} filters were asked for, but there are only {len(patches)} patches (of norm above "
             f"{MIN_NORM:g}) to learn them from: give more images or patches, or ask for fewer filters"
         )
-    centres = patches[np.sort(rng.choice(len(patches), clusters, replace=False))]
+    centres = patches[np.asarray(np.sort(rng.choice(len(patches), clusters, replace=False)), like=patches)]
     sketch = backend.sketch(patches)
     previous = -np.inf
     if progress:

@@ -22,6 +22,12 @@ class DotProductKernel(abc.ABC):
     """A function κ of the cosine between a normalised patch and an anchor point."""
 
     name: ClassVar[str]
+    cuda_name: ClassVar[str | None] = None
+    """Of its class in ``kernels/dot_product.cuh``; None: the CUDA backend takes `value` on whole maps."""
+
+    def cuda_parameters(self) -> tuple[float, ...]:
+        """What that class finds in its ``parameters``."""
+        return ()
 
     def value(self, t: Array, out: Array | None = None) -> Array:
         """κ(t), elementwise, for floating-point t of any shape; in place when ``out`` is ``t``."""
@@ -69,6 +75,7 @@ class Exponential(DotProductKernel):
     sigma: float | None = None
     quantile: float | None = None
     name = "exp"
+    cuda_name = "Exponential"
 
     def __post_init__(self) -> None:
         if (self.sigma is None) == (self.quantile is None):
@@ -88,6 +95,10 @@ class Exponential(DotProductKernel):
                 "sigma is to be chosen from data: fit the network first, or give sigma instead of quantile"
             )
         return 1.0 / self.sigma**2
+
+    def cuda_parameters(self) -> tuple[float, ...]:
+        """α log₂ e: the device's exponential is of base 2."""
+        return (self.alpha / math.log(2),)
 
     def _write(self, t: Array, out: Array) -> None:
         np.subtract(t, 1, out=out)
@@ -110,7 +121,8 @@ class Exponential(DotProductKernel):
         distances = np.empty(len(first))
         for i in range(0, len(first), 1000):  # a thousand pairs at a time: patches may be long
             pair = slice(i, i + 1000)
-            distances[pair] = np.linalg.norm(patches[first[pair]] - patches[second[pair]], axis=1)
+            these, others = (patches[np.asarray(index[pair], like=patches)] for index in (first, second))
+            distances[pair] = np.linalg.norm(these - others, axis=1).tolist()
         sigma = float(np.quantile(distances, self.quantile))
         if sigma == 0:
             raise InvalidSpec(
@@ -135,12 +147,17 @@ class Polynomial(DotProductKernel):
     degree: int
     offset: float = 0.0
     name = "poly"
+    cuda_name = "Polynomial"
 
     def __post_init__(self) -> None:
         if not _is_number(self.degree) or self.degree != int(self.degree) or self.degree < 1:
             raise InvalidSpec(f"degree is {self.degree}; it must be a whole number of at least 1")
         if not (_is_number(self.offset) and self.offset >= 0):
             raise InvalidSpec(f"offset is {self.offset}; it must be a number that is not negative")
+
+    def cuda_parameters(self) -> tuple[float, ...]:
+        """d, c and 1/(1 + c)."""
+        return float(self.degree), self.offset, 1 / (1 + self.offset)
 
     def _write(self, t: Array, out: Array) -> None:
         np.add(t, self.offset, out=out)
@@ -159,6 +176,7 @@ class InversePolynomial(DotProductKernel):
     """κ(t) = 1/(2 − t)."""
 
     name = "inverse_polynomial"
+    cuda_name = "InversePolynomial"
 
     def _write(self, t: Array, out: Array) -> None:
         np.subtract(2, t, out=out)
@@ -194,6 +212,11 @@ class ArcCosine(DotProductKernel):
         """``arccos0`` or ``arccos1``."""
         return f"arccos{self.degree}"
 
+    @property
+    def cuda_name(self) -> str:  # type: ignore[override]
+        """``ArcCosine0`` or ``ArcCosine1``."""
+        return f"ArcCosine{self.degree}"
+
     def to_dict(self) -> dict[str, Any]:
         """The name, which holds the degree."""
         return {"kernel": self.name}
@@ -220,6 +243,7 @@ class Linear(DotProductKernel):
     """κ(t) = t: the layer is a linear convolution."""
 
     name = "linear"
+    cuda_name = "Linear"
 
     def _write(self, t: Array, out: Array) -> None:
         np.positive(t, out=out)
@@ -241,6 +265,7 @@ class Series(DotProductKernel):
 
     coefficients: tuple[float, ...]
     name = "series"
+    cuda_name = "Series"
 
     def __post_init__(self) -> None:
         given = self.coefficients
@@ -257,6 +282,10 @@ class Series(DotProductKernel):
                 f"coefficients sum to {total:g}; they must sum to 1, so that κ(1) = 1: divide them by it"
             )
         object.__setattr__(self, "coefficients", coefficients)
+
+    def cuda_parameters(self) -> tuple[float, ...]:
+        """M, a_0, …, a_M."""
+        return len(self.coefficients) - 1, *self.coefficients
 
     def _write(self, t: Array, out: Array) -> None:
         np.positive(_horner(self.coefficients, t), out=out)

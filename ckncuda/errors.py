@@ -23,3 +23,7 @@ class InvalidModelFile(CknError, ValueError):
 
 class BackendUnavailable(CknError, RuntimeError):
     """A backend that was asked for and cannot run here."""
+
+
+class OutOfMemory(CknError, MemoryError):
+    """A GPU whose memory does not hold one image on its way through the network."""

@@ -175,7 +175,7 @@ class CKN:
             channels = sample.shape[1] // spec.patch**2
             kernel = spec.kernel.resolved(sample, rng)
             centres = spherical_kmeans(sample, spec.filters, backend, rng, max_iterations, report)
-            anchors = centres.reshape(spec.filters, spec.patch, spec.patch, channels)
+            anchors = backend.to_host(centres).reshape(spec.filters, spec.patch, spec.patch, channels)
             layers.append(Layer.from_anchors(dataclasses.replace(spec, kernel=kernel), anchors))
         self.layers_ = tuple(layers)
         return self
@@ -264,12 +264,18 @@ def _encode_blocks(
     layers: Sequence[Layer], images: Images, backend: Backend, out: NDArray[Any] | None = None
 ) -> Iterator[tuple[int, Array]]:
     """The number of the first image of each block, and its maps, parts of ``out`` if that is given."""
-    size = backend.images_per_block(layers, images.shape[1:])
-    for start in range(0, images.shape[0], size):
-        block = images.read(start, min(start + size, images.shape[0]))
-        maps = backend.asarray(as_float(block) if block.dtype == np.uint8 else block)
-        part = None if out is None else out[start : start + len(block)]
-        yield start, backend.to_host(backend.encode(maps, layers, part))
+    starts, blocks = _read_blocks(layers, images, backend)
+    yield from zip(starts, backend.encode_blocks(blocks, layers, out), strict=True)
+
+
+def _read_blocks(
+    layers: Sequence[Layer], images: Images, backend: Backend
+) -> tuple[range, Iterator[NDArray[Any]]]:
+    """The number of the first image of each block, and the blocks."""
+    n, size = images.shape[0], backend.images_per_block(layers, images.shape[1:])
+    starts = range(0, n, size)
+    blocks = (images.read(start, min(start + size, n)) for start in starts)
+    return starts, (as_float(block) if block.dtype == np.uint8 else block for block in blocks)
 
 
 def _sample(
@@ -301,10 +307,11 @@ def _sample(
         )
     chosen = np.sort(rng.choice(n * height * width, m, replace=False))
     image, position = np.divmod(chosen, height * width)
-    sample = np.empty((m, size), backend.dtype)
+    sample = backend.asarray(np.empty((m, size), backend.dtype))
     if progress:
         progress("sampling", 0, n)
-    for start, maps in _encode_blocks(layers, images, backend):
+    for start, block in zip(*_read_blocks(layers, images, backend), strict=True):
+        maps = backend.encode(backend.asarray(block), layers)
         first, last = np.searchsorted(image, [start, start + len(maps)])
         y, x = np.divmod(position[first:last], width)
         sample[first:last] = patches_at(maps, spec, image[first:last] - start, y, x)

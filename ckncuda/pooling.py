@@ -24,6 +24,27 @@ def pooled_size(size: int, subsampling: int, pooling: Pooling, alignment: Alignm
     return math.ceil(size / subsampling)
 
 
+def pooling_filter(
+    size: int, subsampling: int, pooling: Pooling, alignment: Alignment
+) -> tuple[int, NDArray[np.float64]]:
+    """The same weights as one filter: the position of the first pooled position's first tap, and the taps.
+
+    Every pooled position has the same taps, ``subsampling`` further on each; those outside the map, where
+    the first may lie, count as zero.
+
+    Examples
+    --------
+    >>> first, taps = pooling_filter(32, 2, "gaussian", "corner")
+    >>> first, len(taps)
+    (-2, 5)
+    """
+    if subsampling == 1:
+        return 0, np.ones(1)
+    out = pooled_size(size, subsampling, pooling, alignment)
+    first, offsets, weights = _filter(size, out, subsampling, pooling, alignment)
+    return first + int(offsets[0]), weights
+
+
 @functools.lru_cache(maxsize=128)
 def pooling_matrix(
     size: int, subsampling: int, pooling: Pooling, alignment: Alignment

@@ -6,7 +6,7 @@ knows where an array lives.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,10 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckncuda.backend.sketch import Sketch
-from ckncuda.errors import BackendUnavailable, InvalidSpec
+from ckncuda.errors import InvalidSpec
 from ckncuda.layer import Layer, Shape
 
 Array = NDArray[np.floating[Any]]
+
+NAMES = ("numpy", "cupy", "reference")
 
 
 class Backend(Protocol):
@@ -34,6 +36,16 @@ class Backend(Protocol):
         """Patch, norm, κ, pool and project, layer after layer: maps [n, h, w, c] to [n, h', w', filters].
 
         With ``out``, an array of NumPy's, the result is written there and ``out`` returned.
+        """
+        ...
+
+    def encode_blocks(
+        self, blocks: Iterable[NDArray[Any]], layers: Sequence[Layer], out: NDArray[Any] | None = None
+    ) -> Iterator[NDArray[Any]]:
+        """`encode` block after block [b, h, w, c], from NumPy arrays to NumPy arrays.
+
+        With ``out`` [n, h', w', filters], a NumPy array, the results are written there, one after the
+        other, and what is yielded are its parts.
         """
         ...
 
@@ -76,7 +88,13 @@ class BackendStatus:
     detail: str
 
 
-def get_backend(name: str = "auto", *, threads: int | None = None, memory: int | None = None) -> Backend:
+def get_backend(
+    name: str = "auto",
+    *,
+    threads: int | None = None,
+    memory: int | None = None,
+    precision: str = "float32",
+) -> Backend:
     """Select a backend.
 
     Parameters
@@ -89,6 +107,8 @@ def get_backend(name: str = "auto", *, threads: int | None = None, memory: int |
     memory : int, optional
         Bytes that a computation may use for its blocks of images, and half of it for a sample of
         patches; by default 2 GiB.
+    precision : {"float32", "tf32", "bfloat16"}
+        Of the products of patches and anchors on a GPU; a CPU computes in float32.
 
     Raises
     ------
@@ -111,10 +131,15 @@ def get_backend(name: str = "auto", *, threads: int | None = None, memory: int |
         raise InvalidSpec(f"memory is {memory} bytes; it must be at least 64 MiB")
     if name == "auto":
         name = "cupy" if _cupy_status().works else "numpy"
-    if name not in _CONSTRUCTORS:
-        known = ", ".join(_CONSTRUCTORS)
-        raise InvalidSpec(f"there is no backend {name!r}{origin}; the backends are auto, {known}")
-    return _CONSTRUCTORS[name](threads, memory)
+    if name not in NAMES:
+        raise InvalidSpec(f"there is no backend {name!r}{origin}; the backends are auto, {', '.join(NAMES)}")
+    if name == "cupy":
+        return _cupy(memory, precision)
+    if precision != "float32":
+        raise InvalidSpec(
+            f"the backend {name} has no precision {precision!r}; use --backend cupy, or float32"
+        )
+    return _numpy(threads, memory) if name == "numpy" else _reference(memory)
 
 
 def backend_statuses() -> list[BackendStatus]:
@@ -130,10 +155,13 @@ def backend_statuses() -> list[BackendStatus]:
 
 
 def _cupy_status() -> BackendStatus:
-    from ckncuda.backend.cupy import why_unavailable
+    from ckncuda.backend.cupy import describe, why_unavailable
 
     reason = why_unavailable()
-    return BackendStatus("cupy", reason is None, reason or "ready")
+    return BackendStatus("cupy", reason is None, describe() if reason is None else reason)
+
+
+# Imported on demand: nobody pays for a backend that is not used.
 
 
 def _numpy(threads: int | None, memory: int | None) -> Backend:
@@ -142,19 +170,13 @@ def _numpy(threads: int | None, memory: int | None) -> Backend:
     return NumpyBackend(threads=threads, memory=memory)
 
 
-def _cupy(threads: int | None, memory: int | None) -> Backend:
-    raise BackendUnavailable(f"the backend cupy cannot run here: {_cupy_status().detail}")
+def _cupy(memory: int | None, precision: str) -> Backend:
+    from ckncuda.backend.cupy import CupyBackend
+
+    return CupyBackend(memory, precision)
 
 
-def _reference(threads: int | None, memory: int | None) -> Backend:
+def _reference(memory: int | None) -> Backend:
     from ckncuda.backend.reference import ReferenceBackend
 
     return ReferenceBackend(memory=memory)
-
-
-# Imported on demand: nobody pays for a backend that is not used.
-_CONSTRUCTORS: dict[str, Callable[[int | None, int | None], Backend]] = {
-    "numpy": _numpy,
-    "cupy": _cupy,
-    "reference": _reference,
-}

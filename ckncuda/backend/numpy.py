@@ -18,7 +18,7 @@ import math
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 from typing import Any
@@ -27,6 +27,7 @@ import numpy as np
 import threadpoolctl
 from numpy.typing import NDArray
 
+from ckncuda.backend.host_blocks import encode_blocks
 from ckncuda.backend.sketch import Sketch, sketch
 from ckncuda.backend.tiles import Band, LayerPlan, aligned
 from ckncuda.errors import InvalidData
@@ -172,6 +173,12 @@ class NumpyBackend:
             self._steps.encode_band(maps[one], plan, band, out[one, band.pooled], self._buffer)
 
         self._run(tile, itertools.product(range(len(maps)), plan.row_bands))
+
+    def encode_blocks(
+        self, blocks: Iterable[NDArray[Any]], layers: Sequence[Layer], out: NDArray[Any] | None = None
+    ) -> Iterator[NDArray[Any]]:
+        """One after the other."""
+        return encode_blocks(self.encode, blocks, layers, out)
 
     def sketch(self, patches: Array) -> Sketch | None:
         """What spares most products where the patches vary in few directions."""

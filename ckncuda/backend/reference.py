@@ -5,13 +5,14 @@ its norm n(u), cosine t_j(u) with the anchor z_j, kernel κ, pooling A, projecti
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from ckncuda.backend.host_blocks import encode_blocks
 from ckncuda.backend.sketch import Sketch
 from ckncuda.layer import Layer, LayerSpec, Shape
 
@@ -51,6 +52,7 @@ class ReferenceBackend:
 
     def encode(self, maps: Array, layers: Sequence[Layer], out: NDArray[Any] | None = None) -> Array:
         """X' = W · (A y), layer after layer."""
+        maps = self.asarray(maps)
         for layer in layers:
             rows, columns = layer.spec.pooling_matrices(maps.shape[1:])
             unpooled = unpooled_map(maps, layer)
@@ -60,6 +62,12 @@ class ReferenceBackend:
             return maps
         out[...] = maps
         return out
+
+    def encode_blocks(
+        self, blocks: Iterable[NDArray[Any]], layers: Sequence[Layer], out: NDArray[Any] | None = None
+    ) -> Iterator[NDArray[Any]]:
+        """One after the other."""
+        return encode_blocks(self.encode, blocks, layers, out)
 
     def sketch(self, patches: Array) -> None:
         """All products are computed."""

@@ -1,0 +1,96 @@
+"""Blocks of images through the GPU: while one is computed, the next is copied there and the last one back.
+
+Each of two slots has a stream of its own and memory of the host that does not move (pinned), which the
+device reads and writes by itself.  A slot's memory is used again only once its stream has come to an end.
+"""
+
+import collections
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+SLOTS = 2
+
+
+class _Slot:
+    """One block under way."""
+
+    def __init__(self, cupy: Any) -> None:
+        self._cupy = cupy
+        self._stream = cupy.cuda.Stream(non_blocking=True)
+        self._pinned: dict[str, Any] = {}
+        self._device: tuple[Any, ...] = ()
+        self._result: NDArray[Any] = np.empty(0, np.float32)
+
+    def begin(self, block: NDArray[Any], encode: Callable[[Any], Any]) -> None:
+        """Queue the copy there, the computation and the copy back."""
+        images = self._host_memory("images", block.shape)
+        images[...] = block
+        with self._stream:
+            maps = self._cupy.empty(block.shape, np.float32)
+            maps.set(images, stream=self._stream)
+            encoded = encode(maps)
+            self._result = self._host_memory("features", encoded.shape)
+            encoded.get(out=self._result, stream=self._stream, blocking=False)
+        self._device = maps, encoded
+
+    def end(self) -> NDArray[Any]:
+        """Wait, and return the features in memory that the next `begin` uses again."""
+        self._stream.synchronize()
+        self._device = ()
+        return self._result
+
+    def _host_memory(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        count = int(np.prod(shape))
+        memory = self._pinned.get(name)
+        if memory is None or memory.mem.size < 4 * count:
+            memory = self._pinned[name] = self._cupy.cuda.alloc_pinned_memory(max(4, 4 * count))
+        return np.frombuffer(memory, np.float32, count).reshape(shape)
+
+
+def encode_blocks(
+    cupy: Any,
+    blocks: Iterable[NDArray[Any]],
+    encode: Callable[[Any], Any],
+    out: NDArray[Any] | None = None,
+) -> Iterator[NDArray[Any]]:
+    """Feature maps of block after block, in host memory.
+
+    Parameters
+    ----------
+    cupy : module
+    blocks : iterable of arrays [b, h, w, c]
+        In host memory.
+    encode : callable
+        From maps to feature maps, both on the device, on the current stream.
+    out : array [n, h', w', filters], optional
+        Where the results go, one after the other; what is yielded are its parts.
+    """
+    slots = [_Slot(cupy) for _ in range(SLOTS)]
+    under_way: collections.deque[_Slot] = collections.deque()
+    done = 0
+
+    def finished() -> NDArray[Any]:
+        nonlocal done
+        result = under_way.popleft().end()
+        if out is None:
+            return result.copy()
+        part = out[done : done + len(result)]
+        part[...] = result
+        done += len(result)
+        return part
+
+    try:
+        for number, block in enumerate(blocks):
+            if len(under_way) == SLOTS:
+                yield finished()
+            slot = slots[number % SLOTS]
+            slot.begin(block, encode)
+            under_way.append(slot)
+        while under_way:
+            yield finished()
+    finally:  # after an exception too, nothing may be written to memory that is given back
+        for slot in slots:
+            slot.end()

@@ -1,0 +1,191 @@
+// One layer of a convolutional kernel network, from the input map to the pooled map, before the projection:
+// patches P x(u), norms n(u), cosines t_j(u) with the anchors, n(u) κ(t_j(u)), Gaussian pooling, in one pass.
+//
+// Tile. A block has one image, one slab of 64 anchors and `tile_rows` × `tile_columns` pooled positions (the whole
+// map where it is at most 128 wide and there are blocks enough), and walks down the rows of the map before
+// pooling, `rows` of them at a time: a chunk of at most 128 positions, whose products with the anchors are one
+// matrix product (product.cuh). Rows that two tiles need are computed by both: the halo of the pooling, 2s+1 taps at
+// distances of s.
+//
+// Registers: the chunk's products, 32 a thread.
+// Shared memory: the piece of the input map under the chunk, `part` channels at a time (one copy, read by all
+// k·k patches that hold it); the anchors of 32 terms, twice, since the next ones arrive while these are used; then,
+// in the place of the input, the chunk of the unpooled map; the sums of the pooled rows that are not complete, a ring.
+// Global memory: the input once a slab, the anchors once a chunk (from L2), the pooled map once. The map before
+// pooling, s² times larger, never leaves the multiprocessor.
+//
+// Arithmetic: 2 k²c FLOP a position and anchor, times the halo. Floor: the larger of that at the rate of the
+// precision and of the input and output at the rate of memory; three products a term in float32 (Tf32x3).
+#include "dot_product.cuh"
+#include "product.cuh"
+
+constexpr int MAP_STRIDE = ANCHORS + 4;  // of a position of the unpooled chunk
+
+// A piece of shared memory of `count` elements; advances the pointer past it, 16-byte aligned.
+template <class T>
+__device__ inline T* take(unsigned char*& shared, int count) {
+    T* piece = reinterpret_cast<T*>(shared);
+    shared += (count * sizeof(T) + 15) / 16 * 16;
+    return piece;
+}
+
+// Rounds down, also below zero.
+__device__ inline int floor_divide(int a, int b) { return a >= 0 ? a / b : -((b - 1 - a) / b); }
+
+template <class Precision, class Kernel>
+__global__ void __launch_bounds__(THREADS, 2) encode(
+    const float* __restrict__ maps,        // [images, height, width, channels]
+    float* __restrict__ pooled,            // [images, pooled_height, pooled_width, filters]
+    const uint32_t* __restrict__ anchors,  // [slabs, parts · stages, Precision::words, ANCHORS]
+    const int* __restrict__ offsets,       // [stages · TERMS]: where a patch's terms lie in the piece of input
+    const float* __restrict__ parameters,  // of the kernel
+    const float* __restrict__ weights,     // [taps_y + taps_x] of the pooling
+    int height, int width, int channels, int filters, int patch,
+    int before,                            // zeros above and left of the map
+    int map_height, int map_width,         // before pooling
+    int pooled_height, int pooled_width,
+    int subsampling, int taps_y, int taps_x,
+    int origin_y, int origin_x,            // of the first pooled position's taps
+    int part, int channel_stride,          // channels at a time; distance of two positions in shared memory
+    int parts, int stages,                 // stages a part
+    int rows, int columns,                 // of a chunk
+    int tile_columns,                      // pooled ones
+    int ring,                              // pooled rows that are open at once
+    int tile_rows,                         // pooled ones
+    float norm_floor, int scale_is_floored) {
+    int slab_width = columns + patch - 1, cells = (rows + patch - 1) * slab_width;
+    unsigned char* shared = dynamic_shared();
+    float* slab = take<float>(shared, max(cells * channel_stride, PATCHES * MAP_STRIDE));
+    float* unpooled = slab;
+    float* squares = take<float>(shared, cells);
+    uint32_t* stage_anchors = take<uint32_t>(shared, 2 * Precision::words * STRIDE);
+    int* at = take<int>(shared, PATCHES);
+    int* offset = take<int>(shared, stages * TERMS);
+    float* inverse = take<float>(shared, PATCHES);
+    float* scale = take<float>(shared, PATCHES);
+    float* weight_y = take<float>(shared, taps_y);
+    float* weight_x = take<float>(shared, taps_x);
+    float* open = take<float>(shared, ring * tile_columns * ANCHORS);
+
+    int slabs = (filters + ANCHORS - 1) / ANCHORS;
+    int tiles_y = (pooled_height + tile_rows - 1) / tile_rows;
+    int tiles_x = (pooled_width + tile_columns - 1) / tile_columns;
+    int block = blockIdx.x;  // the slabs of one image run side by side: its input is read from L2
+    int anchor_slab = block % slabs;
+    block /= slabs;
+    int first_column = block % tiles_x * tile_columns;
+    block /= tiles_x;
+    int first_row = block % tiles_y * tile_rows;
+    size_t image = block / tiles_y;
+    int last_row = min(first_row + tile_rows, pooled_height);
+    int last_column = min(first_column + tile_columns, pooled_width);
+    // The part of the map before pooling that the tile's taps reach.
+    int top = max(0, origin_y + first_row * subsampling);
+    int bottom = min(map_height, origin_y + (last_row - 1) * subsampling + taps_y);
+    int left = max(0, origin_x + first_column * subsampling);
+    int right = min(map_width, origin_x + (last_column - 1) * subsampling + taps_x);
+
+    for (int p = threadIdx.x; p < PATCHES; p += THREADS)  // what is beyond the chunk computes its first patch
+        at[p] = p < rows * columns ? (p / columns * slab_width + p % columns) * channel_stride : 0;
+    for (int i = threadIdx.x; i < stages * TERMS; i += THREADS) offset[i] = offsets[i];
+    for (int i = threadIdx.x; i < taps_y; i += THREADS) weight_y[i] = weights[i];
+    for (int i = threadIdx.x; i < taps_x; i += THREADS) weight_x[i] = weights[taps_y + i];
+    for (int i = threadIdx.x; i < ring * tile_columns * ANCHORS; i += THREADS) open[i] = 0;
+
+    const float* input = maps + image * height * width * channels;
+    const uint32_t* slab_anchors =
+        anchors + static_cast<size_t>(anchor_slab) * parts * stages * Precision::words * ANCHORS;
+    auto fetch_anchors = [&](int number, int buffer) {
+        const float* from =
+            reinterpret_cast<const float*>(slab_anchors + static_cast<size_t>(number) * Precision::words * ANCHORS);
+        float* to = reinterpret_cast<float*>(stage_anchors + buffer * Precision::words * STRIDE);
+        for (int i = threadIdx.x * 4; i < Precision::words * ANCHORS; i += THREADS * 4)
+            copy_async_16(to + i / ANCHORS * STRIDE + i % ANCHORS, from + i, true);
+    };
+    // The input under the chunk that begins in row u, channels [first, first + part); zeros outside the map.
+    auto fetch_input = [&](int u, int first) {
+        bool by_four = channels % 4 == 0;  // then `part` is a multiple of four too
+        int step = by_four ? 4 : 1, pieces = part / step;
+        for (int i = threadIdx.x; i < cells * pieces; i += THREADS) {
+            int cell = i / pieces, channel = i % pieces * step;
+            int y = u - before + cell / slab_width, x = left - before + cell % slab_width;
+            bool inside = y >= 0 && y < height && x >= 0 && x < width && first + channel < channels;
+            const float* from =
+                inside ? input + (static_cast<size_t>(y) * width + x) * channels + first + channel : input;
+            if (by_four)
+                copy_async_16(slab + cell * channel_stride + channel, from, inside);
+            else
+                copy_async_4(slab + cell * channel_stride + channel, from, inside);
+        }
+    };
+
+    Product<Precision> product;
+    for (int u = top; u < bottom; u += rows) {
+        product.clear();
+        for (int number = 0; number < parts; ++number) {
+            __syncthreads();  // all are done with what stood in the place of the input
+            fetch_input(u, number * part);
+            fetch_anchors(number * stages, 0);
+            copy_commit();
+            for (int stage = 0; stage < stages; ++stage) {
+                if (stage + 1 < stages) fetch_anchors(number * stages + stage + 1, (stage + 1) % 2);
+                copy_commit();
+                copy_wait<1>();  // the anchors of this stage and what came before them
+                __syncthreads();
+                if (stage == 0)
+                    for (int cell = threadIdx.x; cell < cells; cell += THREADS) {
+                        float sum = number == 0 ? 0 : squares[cell];
+                        for (int channel = 0; channel < part; ++channel) {
+                            float x = slab[cell * channel_stride + channel];
+                            sum = fmaf(x, x, sum);
+                        }
+                        squares[cell] = sum;
+                    }
+                product.add(slab, at, offset + stage * TERMS, stage_anchors + stage % 2 * Precision::words * STRIDE);
+                __syncthreads();  // the buffer may be filled again
+            }
+        }
+        for (int p = threadIdx.x; p < rows * columns; p += THREADS) {
+            const float* corner = squares + p / columns * slab_width + p % columns;
+            float square = 0;
+            for (int dy = 0; dy < patch; ++dy)
+                for (int dx = 0; dx < patch; ++dx) square += corner[dy * slab_width + dx];
+            float norm = sqrtf(square), floored = fmaxf(norm, norm_floor);
+            inverse[p] = 1 / floored;
+            scale[p] = scale_is_floored ? floored : norm;
+        }
+        __syncthreads();
+        product.each([&](int p, int anchor, float value) {
+            if (p < rows * columns)
+                unpooled[p * MAP_STRIDE + anchor] = scale[p] * Kernel::value(value * inverse[p], parameters);
+        });
+        __syncthreads();
+        // A thread has one anchor and some pooled columns: nobody else touches their sums.
+        int anchor = threadIdx.x % ANCHORS, filter = anchor_slab * ANCHORS + anchor;
+        for (int j = threadIdx.x / ANCHORS; j < last_column - first_column; j += THREADS / ANCHORS) {
+            int start = origin_x + (first_column + j) * subsampling;  // of this column's taps
+            int first_tap = max(0, left - start), last_tap = min(taps_x, right - start);
+            int next = max(first_row, floor_divide(u - origin_y - taps_y, subsampling) + 1);
+            for (int y = u; y < min(u + rows, bottom); ++y) {
+                int position = (y - u) * columns + start - left;  // of tap 0 in the chunk
+                float sum = 0;
+                for (int tap = first_tap; tap < last_tap; ++tap)
+                    sum = fmaf(weight_x[tap], unpooled[(position + tap) * MAP_STRIDE + anchor], sum);
+                // Pooled rows `next` … are open; those whose taps begin below y do not count yet.
+                for (int i = next; i < last_row && origin_y + i * subsampling <= y; ++i) {
+                    float& total = open[(i % ring * tile_columns + j) * ANCHORS + anchor];
+                    total = fmaf(weight_y[y - origin_y - i * subsampling], sum, total);
+                }
+                for (; next < last_row &&
+                       (y == bottom - 1 || origin_y + next * subsampling + taps_y - 1 <= y);
+                     ++next) {  // complete
+                    float& total = open[(next % ring * tile_columns + j) * ANCHORS + anchor];
+                    if (filter < filters)
+                        pooled[((image * pooled_height + next) * pooled_width + first_column + j) * filters + filter] =
+                            total;
+                    total = 0;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,210 @@
+// The product of a tile of patches with a slab of anchors, shared by `encode` and `nearest_anchor`.
+//
+// A block of 256 threads computes 128 × 64 inner products: patches (rows) with anchors (columns). Both operands
+// lie in shared memory, a part of the k·k·c terms at a time. The patches are never laid out as a matrix: term k of
+// patch p is slab[at[p] + offset[k]], where the slab is a piece of the input map, so that the k·k patches that hold
+// a position read one copy of it.
+//
+// Registers: 32 sums a thread. Shared memory: what the caller lays out. Arithmetic: 2 · 128 · 64 FLOP a term.
+// Per term and warp 18/8 shared loads feed 8/8 (TF32) tensor-core instructions of 2,048 FLOP: the tensor cores wait
+// for shared memory unless they do three products a term, as in float32.
+#pragma once
+#include "primitives.cuh"
+
+constexpr int THREADS = 256;
+constexpr int PATCHES = 128;        // of a tile
+constexpr int ANCHORS = 64;         // of a slab
+constexpr int TERMS = 32;           // of a stage: what is copied to shared memory at once
+constexpr int STRIDE = ANCHORS + 8; // of a row of anchors in shared memory: 4 rows × 8 columns meet 32 banks
+
+// How the products are computed. `words` rows of 32-bit words hold the anchors' part of a stage.
+struct Fma {  // plain float32 arithmetic, for any GPU
+    static constexpr int words = TERMS;
+};
+struct Tf32x3 {  // float32 by three products of TF32 halves: a = big + small, a b ≈ big big' + big small' + small big'
+    static constexpr int words = TERMS;
+};
+struct Tf32 {  // operands rounded to 10 bits of mantissa
+    static constexpr int words = TERMS;
+};
+struct Bf16 {  // operands rounded to 7 bits of mantissa; two terms a word
+    static constexpr int words = TERMS / 2;
+};
+
+template <class Precision>
+class Product {
+    // Warps stand 4 × 2: each has 32 patches and 32 anchors, as 2 × 4 tiles of 16 × 8.
+    float sums[2][4][4];
+    int lane, first_patch, first_anchor;
+
+public:
+    __device__ Product() {
+        int warp = threadIdx.x / 32;
+        lane = threadIdx.x % 32;
+        first_patch = warp / 2 * 32;
+        first_anchor = warp % 2 * 32;
+        clear();
+    }
+
+    __device__ void clear() {
+        for (auto& row : sums)
+            for (auto& tile : row)
+                for (float& sum : tile) sum = 0;
+    }
+
+    // Add a stage: `at` [PATCHES] and `offset` [TERMS] are positions in the slab, `anchors` [words][STRIDE].
+    __device__ void add(const float* slab, const int* at, const int* offset, const uint32_t* anchors);
+
+    // Call visit(patch, anchor, product) for each of this thread's products.
+    template <class Visit>
+    __device__ void each(Visit visit) const {
+        int row = lane / 4, column = lane % 4 * 2;
+#pragma unroll
+        for (int i = 0; i < 2; ++i)
+#pragma unroll
+            for (int j = 0; j < 4; ++j)
+#pragma unroll
+                for (int r = 0; r < 4; ++r)
+                    visit(first_patch + 16 * i + row + r / 2 * 8, first_anchor + 8 * j + column + r % 2, sums[i][j][r]);
+    }
+};
+
+template <>
+__device__ inline void Product<Tf32>::add(
+    const float* slab, const int* at, const int* offset, const uint32_t* anchors) {
+    int g = lane / 4, t = lane % 4;
+#pragma unroll
+    for (int k = 0; k < TERMS; k += 8) {
+        uint32_t a[2][4], b[4][2];
+        int near = offset[k + t], far = offset[k + t + 4];
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+            int upper = at[first_patch + 16 * i + g], lower = at[first_patch + 16 * i + g + 8];
+            a[i][0] = to_tf32(slab[upper + near]);
+            a[i][1] = to_tf32(slab[lower + near]);
+            a[i][2] = to_tf32(slab[upper + far]);
+            a[i][3] = to_tf32(slab[lower + far]);
+        }
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {  // the host has rounded the anchors
+            const uint32_t* column = anchors + first_anchor + 8 * j + g;
+            b[j][0] = column[(k + t) * STRIDE];
+            b[j][1] = column[(k + t + 4) * STRIDE];
+        }
+#pragma unroll
+        for (int i = 0; i < 2; ++i)
+#pragma unroll
+            for (int j = 0; j < 4; ++j) mma_tf32(sums[i][j], a[i], b[j]);
+    }
+}
+
+// A float as two TF32 numbers, whose sum has 21 of its 24 bits or more.
+__device__ inline void split(float x, uint32_t& big, uint32_t& small) {
+    big = to_tf32(x);
+    small = to_tf32(x - __uint_as_float(big));
+}
+
+template <>
+__device__ inline void Product<Tf32x3>::add(
+    const float* slab, const int* at, const int* offset, const uint32_t* anchors) {
+    int g = lane / 4, t = lane % 4;
+#pragma unroll
+    for (int k = 0; k < TERMS; k += 8) {
+        uint32_t a[2][4], a_small[2][4];
+        int near = offset[k + t], far = offset[k + t + 4];
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+            int upper = at[first_patch + 16 * i + g], lower = at[first_patch + 16 * i + g + 8];
+            split(slab[upper + near], a[i][0], a_small[i][0]);
+            split(slab[lower + near], a[i][1], a_small[i][1]);
+            split(slab[upper + far], a[i][2], a_small[i][2]);
+            split(slab[lower + far], a[i][3], a_small[i][3]);
+        }
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+            uint32_t b[2], b_small[2];
+            const uint32_t* column = anchors + first_anchor + 8 * j + g;
+            split(__uint_as_float(column[(k + t) * STRIDE]), b[0], b_small[0]);
+            split(__uint_as_float(column[(k + t + 4) * STRIDE]), b[1], b_small[1]);
+#pragma unroll
+            for (int i = 0; i < 2; ++i) {  // the small products first
+                mma_tf32(sums[i][j], a_small[i], b);
+                mma_tf32(sums[i][j], a[i], b_small);
+                mma_tf32(sums[i][j], a[i], b);
+            }
+        }
+    }
+}
+
+template <>
+__device__ inline void Product<Bf16>::add(
+    const float* slab, const int* at, const int* offset, const uint32_t* anchors) {
+    int g = lane / 4, t = lane % 4;
+#pragma unroll
+    for (int k = 0; k < TERMS; k += 16) {
+        uint32_t a[2][4], b[4][2];
+        int near = k + 2 * t, far = near + 8;
+        int offsets[4] = {offset[near], offset[near + 1], offset[far], offset[far + 1]};
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+            int upper = at[first_patch + 16 * i + g], lower = at[first_patch + 16 * i + g + 8];
+            a[i][0] = to_bf16_pair(slab[upper + offsets[0]], slab[upper + offsets[1]]);
+            a[i][1] = to_bf16_pair(slab[lower + offsets[0]], slab[lower + offsets[1]]);
+            a[i][2] = to_bf16_pair(slab[upper + offsets[2]], slab[upper + offsets[3]]);
+            a[i][3] = to_bf16_pair(slab[lower + offsets[2]], slab[lower + offsets[3]]);
+        }
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {  // pairs of terms, made by the host
+            const uint32_t* column = anchors + first_anchor + 8 * j + g;
+            b[j][0] = column[(k / 2 + t) * STRIDE];
+            b[j][1] = column[(k / 2 + t + 4) * STRIDE];
+        }
+#pragma unroll
+        for (int i = 0; i < 2; ++i)
+#pragma unroll
+            for (int j = 0; j < 4; ++j) mma_bf16(sums[i][j], a[i], b[j]);
+    }
+}
+
+// Without tensor cores: a thread has 8 patches and 4 anchors.
+template <>
+class Product<Fma> {
+    float sums[8][4];
+    int first_patch, first_anchor;
+
+public:
+    __device__ Product() : first_patch(threadIdx.x / 16 * 8), first_anchor(threadIdx.x % 16 * 4) { clear(); }
+
+    __device__ void clear() {
+        for (auto& row : sums)
+            for (float& sum : row) sum = 0;
+    }
+
+    __device__ void add(const float* slab, const int* at, const int* offset, const uint32_t* anchors) {
+        int patch[8];
+#pragma unroll
+        for (int i = 0; i < 8; ++i) patch[i] = at[first_patch + i];
+#pragma unroll 8
+        for (int k = 0; k < TERMS; ++k) {
+            int term = offset[k];
+            const uint32_t* row = anchors + k * STRIDE + first_anchor;
+            float b[4];
+#pragma unroll
+            for (int j = 0; j < 4; ++j) b[j] = __uint_as_float(row[j]);
+#pragma unroll
+            for (int i = 0; i < 8; ++i) {
+                float a = slab[patch[i] + term];
+#pragma unroll
+                for (int j = 0; j < 4; ++j) sums[i][j] = fmaf(a, b[j], sums[i][j]);
+            }
+        }
+    }
+
+    template <class Visit>
+    __device__ void each(Visit visit) const {
+#pragma unroll
+        for (int i = 0; i < 8; ++i)
+#pragma unroll
+            for (int j = 0; j < 4; ++j) visit(first_patch + i, first_anchor + j, sums[i][j]);
+    }
+};

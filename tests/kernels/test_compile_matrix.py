@@ -1,0 +1,111 @@
+"""Every instantiation of every kernel, compiled for every supported architecture, within a budget.
+
+The budget is ``budget.json``: registers a thread, and shared memory of a block for the networks that the
+benchmarks measure. Nothing may spill, and nothing may take static shared memory.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ckncuda import Exponential, LayerSpec
+from ckncuda.backend.cuda_layer import THREADS, WORDS, Tiling, tiling
+from ckncuda.dot_product import DotProductKernel
+from ckncuda.kernels import source
+
+import nvrtc
+
+BUDGET = json.loads(Path(__file__).with_name("budget.json").read_text())
+SHARED_LIMITS = {"sm_75": 64 << 10, "sm_80": 163 << 10, "sm_90a": 227 << 10, "sm_100": 227 << 10}
+REGISTERS = 65536  # of a multiprocessor
+
+
+def precisions(architecture):
+    """Those that the backend takes on such a device."""
+    return ["Fma"] if architecture == "sm_75" else ["Fma", "Tf32x3", "Tf32", "Bf16"]
+
+
+def kernels(base=DotProductKernel):
+    """C++ names of all κ."""
+    names = set()
+    for kind in base.__subclasses__():
+        name = kind.cuda_name
+        names |= kernels(kind) | ({"ArcCosine0", "ArcCosine1"} if isinstance(name, property) else {name})
+    return names - {None}
+
+
+MATRIX = [
+    (architecture, operation, precision)
+    for architecture in SHARED_LIMITS
+    for operation in ("encode", "nearest_anchor")
+    for precision in precisions(architecture)
+] + [(architecture, "sum_by_anchor", None) for architecture in SHARED_LIMITS]
+
+
+@pytest.fixture(scope="module")
+def compiler():
+    library = nvrtc.library()
+    if library is None:
+        pytest.skip("NVRTC, the package nvidia-cuda-nvrtc, is not installed")
+    return library
+
+
+@pytest.mark.parametrize(("architecture", "operation", "precision"), MATRIX)
+def test_kernels_compile_within_the_budget(compiler, architecture, operation, precision):
+    names = {
+        "encode": [f"encode<{precision}, {kernel}>" for kernel in sorted(kernels())],
+        "nearest_anchor": [f"nearest_anchor<{precision}>"],
+        "sum_by_anchor": ["sum_by_anchor"],
+    }[operation]
+    found, cubin = nvrtc.compile_for(compiler, source(operation), names, architecture)
+    assert cubin[:4] == b"\x7fELF"
+    for name, resources in found.items():
+        assert 0 < resources.registers <= BUDGET["registers"][operation], f"{name}: {resources}"
+        assert resources.spilled_bytes == 0, f"{name}: {resources}"
+        assert resources.static_shared_bytes <= 1024, f"{name}: {resources}"  # the system's own
+    assert BUDGET["registers"][operation] * THREADS * BUDGET["blocks"][operation] <= REGISTERS
+
+
+def test_a_kernel_beyond_the_budget_is_seen(compiler):
+    """The report is read, not assumed: a kernel that must spill does."""
+    hungry = "__global__ void __launch_bounds__(1024) hungry(float* x) { float a[96];\n"
+    hungry += "#pragma unroll\nfor (int i = 0; i < 96; ++i) a[i] = x[i * threadIdx.x];\n__syncthreads();\n"
+    hungry += "#pragma unroll\nfor (int i = 0; i < 96; ++i) x[i] = a[95 - i] * a[i]; }"
+    found, _ = nvrtc.compile_for(compiler, hungry, ["hungry"], "sm_80")
+    assert found["hungry"].registers == 64
+    assert found["hungry"].spilled_bytes > 0
+
+
+def test_a_source_that_does_not_compile_shows_the_compilers_words(compiler):
+    broken = source("encode").replace("product.clear();", "product.clean();", 1)
+    with pytest.raises(RuntimeError, match=r"kernels/encode.cu\(\d+\): error.*clean"):
+        nvrtc.compile_for(compiler, broken, ["encode<Fma, Linear>"], "sm_80")
+
+
+def spec(filters, subsampling):
+    return LayerSpec(filters=filters, patch=3, subsampling=subsampling, kernel=Exponential(sigma=0.6))
+
+
+LAYERS = {
+    "S1": (spec(64, 2), (32, 32, 3)),
+    "S2": (spec(64, 2), (16, 16, 64)),
+    "S3": (spec(128, 2), (8, 8, 64)),
+    "L1": (spec(256, 2), (32, 32, 3)),
+    "L2": (spec(1024, 6), (16, 16, 256)),
+    "224": (spec(64, 4), (224, 224, 3)),
+}
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("architecture", SHARED_LIMITS)
+def test_shared_memory_of_measured_layers_is_within_the_budget(architecture, layer):
+    assert BUDGET["shared_bytes"].keys() == LAYERS.keys()
+    for precision in precisions(architecture):
+        laid_out = tiling(*LAYERS[layer], precision, SHARED_LIMITS[architecture])
+        assert isinstance(laid_out, Tiling), laid_out
+        assert laid_out.shared_bytes(precision) <= BUDGET["shared_bytes"][layer]
+
+
+def test_every_precision_is_known_to_the_host():
+    assert set(WORDS) == set(precisions("sm_90a"))

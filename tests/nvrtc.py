@@ -1,0 +1,94 @@
+"""NVRTC through ctypes: compiles kernels for any architecture without a GPU or a driver."""
+
+import ctypes
+import importlib.util
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one kernel takes, as the assembler reports it."""
+
+    registers: int
+    spilled_bytes: int
+    static_shared_bytes: int
+    stack_bytes: int
+
+
+def library() -> ctypes.CDLL | None:
+    """The library of the package nvidia-cuda-nvrtc, or None where it is not installed."""
+    spec = importlib.util.find_spec("nvidia")
+    for folder in spec.submodule_search_locations or [] if spec else []:
+        for path in sorted(Path(folder).glob("*/lib/libnvrtc.so.*")):
+            for builtins in path.parent.glob("libnvrtc-builtins.so.*"):
+                ctypes.CDLL(str(builtins))  # NVRTC opens it by its name, which finds what is loaded already
+            return ctypes.CDLL(str(path))
+    return None
+
+
+def compile_for(
+    nvrtc: ctypes.CDLL, source: str, names: list[str], architecture: str
+) -> tuple[dict[str, Resources], bytes]:
+    """Compile the instantiations ``names`` for an architecture such as ``"sm_90a"``: resources, cubin.
+
+    Raises
+    ------
+    RuntimeError
+        The compiler refuses the source; the message is its log.
+    """
+    program = ctypes.c_void_p()
+    _check(nvrtc.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"kernel.cu", 0, None, None))
+    try:
+        for name in names:
+            _check(nvrtc.nvrtcAddNameExpression(program, name.encode()))
+        options = [f"--gpu-architecture={architecture}", "--std=c++17", "-ftz=true", "--ptxas-options=-v"]
+        array = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
+        status = nvrtc.nvrtcCompileProgram(program, len(options), array)
+        log = _bytes(nvrtc, "ProgramLog", program).decode()
+        if status:
+            raise RuntimeError(log)
+        resources = {}
+        for name in names:
+            lowered = ctypes.c_char_p()
+            _check(nvrtc.nvrtcGetLoweredName(program, name.encode(), ctypes.byref(lowered)))
+            assert lowered.value is not None
+            resources[name] = _resources(log, lowered.value.decode())
+        return resources, _bytes(nvrtc, "CUBIN", program)
+    finally:
+        nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
+
+
+def _check(status: int) -> None:
+    if status:
+        raise RuntimeError(f"NVRTC answers {status}")
+
+
+def _bytes(nvrtc: ctypes.CDLL, what: str, program: ctypes.c_void_p) -> bytes:
+    size = ctypes.c_size_t()
+    _check(getattr(nvrtc, f"nvrtcGet{what}Size")(program, ctypes.byref(size)))
+    buffer = ctypes.create_string_buffer(size.value)
+    _check(getattr(nvrtc, f"nvrtcGet{what}")(program, buffer))
+    return buffer.raw[: size.value].rstrip(b"\0") if what == "ProgramLog" else buffer.raw
+
+
+def _resources(log: str, kernel: str) -> Resources:
+    """Read ptxas's lines on one kernel."""
+    match = re.search(
+        rf"Compiling entry function '{re.escape(kernel)}'.*?(?=Compiling entry|\Z)", log, re.DOTALL
+    )
+    if match is None:
+        raise RuntimeError(f"the log does not speak of {kernel}:\n{log}")
+    part = match[0]
+
+    def number(pattern: str) -> int:
+        found = re.search(pattern, part)
+        return int(found[1]) if found else 0
+
+    return Resources(
+        registers=number(r"Used (\d+) registers"),
+        spilled_bytes=number(r"(\d+) bytes spill stores") + number(r"(\d+) bytes spill loads"),
+        static_shared_bytes=number(r"(\d+) bytes smem"),
+        stack_bytes=number(r"(\d+) bytes stack frame"),
+    )
