@@ -1,11 +1,14 @@
 """Images as the library reads them: in blocks, from an array or from wherever a reader finds them."""
 
+import sys
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ckncuda.errors import InvalidData
+
+DLPACK_CPU = 1  # the standard's number of a device that is the host
 
 
 class Images(Protocol):
@@ -45,9 +48,38 @@ class ArrayImages:
         return block
 
 
-def as_images(images: Images | NDArray[Any]) -> Images:
-    """Wrap an array [n, h, w, c]; anything else is `Images` already."""
-    return ArrayImages(images) if isinstance(images, np.ndarray) else images
+class DeviceImages:
+    """An array on a GPU, of CuPy or any library that speaks DLPack, as `Images`, read without copies."""
+
+    def __init__(self, array: Any) -> None:
+        if len(array.shape) != 4:
+            raise InvalidData(
+                f"images are of shape {list(array.shape)}; expected [n, height, width, channels]"
+            )
+        self.array = array
+        n, height, width, channels = map(int, array.shape)
+        self.shape: tuple[int, int, int, int] = (n, height, width, channels)
+        self.dtype: np.dtype[Any] = np.dtype(np.uint8 if str(array.dtype).endswith("uint8") else np.float32)
+
+    def read(self, start: int, stop: int) -> Any:
+        """A view of the images, where they are."""
+        return self.array[start:stop]
+
+    def returned(self, result: Any) -> Any:
+        """An array of CuPy as one of the library that the images came from, where it takes DLPack."""
+        library = sys.modules[type(self.array).__module__.partition(".")[0]]
+        return library.from_dlpack(result) if hasattr(library, "from_dlpack") else result
+
+
+def as_images(images: Any) -> Images:
+    """Wrap an array [n, h, w, c], in host memory or on a GPU; anything else is `Images` already."""
+    if isinstance(images, np.ndarray):
+        return ArrayImages(images)
+    if hasattr(images, "__dlpack_device__"):
+        on_cpu = images.__dlpack_device__()[0] == DLPACK_CPU
+        return ArrayImages(np.from_dlpack(images)) if on_cpu else DeviceImages(images)
+    source: Images = images
+    return source
 
 
 def as_float(images: NDArray[Any]) -> NDArray[np.float32]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ckncuda.anchors import MAX_ITERATIONS, normalized, patches_at, spherical_kmeans
 from ckncuda.backend import Backend, get_backend
 from ckncuda.errors import InvalidData, InvalidSpec
-from ckncuda.images import Images, as_float, as_images
+from ckncuda.images import DeviceImages, Images, as_images
 from ckncuda.layer import Layer, LayerSpec, Shape
 from ckncuda.progress import Progress
 
@@ -202,16 +202,30 @@ class CKN:
         -------
         [n, h', w', filters]
             float32, or float64 from the backend ``reference``.  `transform_blocks` gives the same
-            without holding all of it in memory.
+            without holding all of it in memory.  Of images on a GPU, an array there, of the same library.
         """
         images = as_images(images)
         backend = get_backend(backend) if isinstance(backend, str) else backend
+        if isinstance(images, DeviceImages):
+            return self._transform_on_device(images, backend, progress)
         n = images.shape[0]
         out = np.empty((n, *self.output_shape(images.shape[1:])), backend.dtype)
         for start, block in _encode_blocks(self.layers, images, backend, out):
             if progress:
                 progress("features", start + len(block), n)
         return out
+
+    def _transform_on_device(
+        self, images: DeviceImages, backend: Backend, progress: Progress | None
+    ) -> Array:
+        self.output_shape(images.shape[1:])
+        parts = []
+        for start, block in zip(*_read_blocks(self.layers, images, backend), strict=True):
+            parts.append(backend.encode(backend.asarray(block), self.layers))
+            if progress:
+                progress("features", start + len(parts[-1]), images.shape[0])
+        result: Array = images.returned(np.concatenate(parts))
+        return result
 
     def transform_blocks(
         self, images: Images | NDArray[Any], *, backend: Backend | str = "auto"
@@ -274,8 +288,7 @@ def _read_blocks(
     """The number of the first image of each block, and the blocks."""
     n, size = images.shape[0], backend.images_per_block(layers, images.shape[1:])
     starts = range(0, n, size)
-    blocks = (images.read(start, min(start + size, n)) for start in starts)
-    return starts, (as_float(block) if block.dtype == np.uint8 else block for block in blocks)
+    return starts, (images.read(start, min(start + size, n)) for start in starts)
 
 
 def _sample(

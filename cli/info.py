@@ -5,9 +5,9 @@ from typing import Any
 
 import click
 
+from ckncuda.backend.cuda_layer import unfused_reason
 from ckncuda.model import Model
 from ckncuda.model_file import load
-from ckncuda.network import check_specs
 
 from .options import json_option, print_result
 
@@ -30,15 +30,17 @@ def info(model: str, as_json: bool) -> None:
 def describe(model: Model) -> dict[str, Any]:
     """Everything about a model but its arrays."""
     layers = []
-    shapes = None if model.image_shape is None else check_specs(model.network.specs, model.image_shape)
-    for i, layer in enumerate(model.network.layers):
-        layers.append(
-            layer.spec.to_dict()
-            | {
-                "n_parameters": layer.n_parameters,
-                "output_shape": None if shapes is None else list(shapes[i]),
+    shape = model.image_shape
+    for layer in model.network.layers:
+        size: dict[str, Any] = {"output_shape": None, "on_a_gpu": None}
+        if shape is not None:
+            reason = unfused_reason(layer.spec, shape)
+            shape = layer.spec.output_shape(shape)
+            size = {
+                "output_shape": list(shape),
+                "on_a_gpu": "one fused kernel" if reason is None else f"array operations: {reason}",
             }
-        )
+        layers.append(layer.spec.to_dict() | {"n_parameters": layer.n_parameters} | size)
     classifier = None
     if model.classifier is not None:
         d, k = model.classifier.weights_.shape
@@ -66,11 +68,13 @@ def _lines(result: dict[str, Any]) -> list[str]:
         "preprocessing  " + (", ".join(_options(p, "name") for p in result["preprocessing"]) or "none"),
     ]
     for number, layer in enumerate(result["layers"], 1):
-        shown = {k: v for k, v in layer.items() if k not in ("n_parameters", "output_shape")}
+        shown = {k: v for k, v in layer.items() if k not in ("n_parameters", "output_shape", "on_a_gpu")}
         head = f"{layer['n_parameters']:,} parameters"
         if layer["output_shape"] is not None:
             head = f"output {_times(layer['output_shape'])}, {head}"
         lines += [f"layer {number}        {head}", "               " + _options(shown)]
+        if layer["on_a_gpu"] is not None:
+            lines.append(f"               on a GPU: {layer['on_a_gpu']}")
     if result["classifier"] is None:
         lines.append("classifier     none")
     else:

@@ -12,7 +12,7 @@ import click
 import threadpoolctl
 
 from ckncuda.atomic_file import check_writable
-from ckncuda.backend import get_backend
+from ckncuda.backend import NAMES, get_backend
 from ckncuda.data import ImageSource, open_images
 from ckncuda.data.open import FORMATS, find_format
 from ckncuda.errors import InvalidData
@@ -102,10 +102,13 @@ def backend_options(command: Command) -> Command:
     """Options of where and with how much to compute; the command takes the `Backend` as ``engine``."""
 
     @functools.wraps(command)
-    def with_engine(*args: Any, backend: str, memory: int | None, threads: int | None, **options: Any) -> Any:
+    def with_engine(
+        *args: Any, backend: str, memory: int | None, threads: int | None, precision: str, **options: Any
+    ) -> Any:
         if threads is not None:
             threadpoolctl.threadpool_limits(threads)  # of the whole process: classifiers too
-        return command(*args, engine=get_backend(backend, threads=threads, memory=memory), **options)
+        engine = get_backend(backend, threads=threads, memory=memory, precision=precision)
+        return command(*args, engine=engine, **options)
 
     return _with_options(
         with_engine,
@@ -113,8 +116,15 @@ def backend_options(command: Command) -> Command:
             "--backend",
             default="auto",
             show_default=True,
-            type=click.Choice(["auto", "numpy", "cupy", "reference"]),
+            type=click.Choice(["auto", *NAMES]),
             help="Where to compute; see ckn backends.",
+        ),
+        click.option(
+            "--precision",
+            default="float32",
+            show_default=True,
+            type=click.Choice(["float32", "tf32", "bfloat16"]),
+            help="Of the products with the anchors on a GPU: the latter two are faster and less exact.",
         ),
         click.option(
             "--memory", type=Memory(), help="Memory for blocks of images, such as 2GiB. [default: 2GiB]"

@@ -5,7 +5,7 @@
 // map where it is at most 128 wide and there are blocks enough), and walks down the rows of the map before
 // pooling, `rows` of them at a time: a chunk of at most 128 positions, whose products with the anchors are one
 // matrix product (product.cuh). Rows that two tiles need are computed by both: the halo of the pooling, 2s+1 taps at
-// distances of s.
+// distances of s. Of maps so small that a chunk would not be full, a block has a group of images at once.
 //
 // Registers: the chunk's products, 32 a thread.
 // Shared memory: the piece of the input map under the chunk, `part` channels at a time (one copy, read by all
@@ -51,9 +51,12 @@ __global__ void __launch_bounds__(THREADS, 2) encode(
     int rows, int columns,                 // of a chunk
     int tile_columns,                      // pooled ones
     int ring,                              // pooled rows that are open at once
+    int group,                             // images of a block
     int tile_rows,                         // pooled ones
+    int images,
     float norm_floor, int scale_is_floored) {
-    int slab_width = columns + patch - 1, cells = (rows + patch - 1) * slab_width;
+    int slab_width = columns + patch - 1, piece = (rows + patch - 1) * slab_width, cells = group * piece;
+    int positions = rows * columns;  // of one image in a chunk
     unsigned char* shared = dynamic_shared();
     float* slab = take<float>(shared, max(cells * channel_stride, PATCHES * MAP_STRIDE));
     float* unpooled = slab;
@@ -65,7 +68,7 @@ __global__ void __launch_bounds__(THREADS, 2) encode(
     float* scale = take<float>(shared, PATCHES);
     float* weight_y = take<float>(shared, taps_y);
     float* weight_x = take<float>(shared, taps_x);
-    float* open = take<float>(shared, ring * tile_columns * ANCHORS);
+    float* open = take<float>(shared, group * ring * tile_columns * ANCHORS);
 
     int slabs = (filters + ANCHORS - 1) / ANCHORS;
     int tiles_y = (pooled_height + tile_rows - 1) / tile_rows;
@@ -76,7 +79,7 @@ __global__ void __launch_bounds__(THREADS, 2) encode(
     int first_column = block % tiles_x * tile_columns;
     block /= tiles_x;
     int first_row = block % tiles_y * tile_rows;
-    size_t image = block / tiles_y;
+    int first_image = block / tiles_y * group;
     int last_row = min(first_row + tile_rows, pooled_height);
     int last_column = min(first_column + tile_columns, pooled_width);
     // The part of the map before pooling that the tile's taps reach.
@@ -86,13 +89,14 @@ __global__ void __launch_bounds__(THREADS, 2) encode(
     int right = min(map_width, origin_x + (last_column - 1) * subsampling + taps_x);
 
     for (int p = threadIdx.x; p < PATCHES; p += THREADS)  // what is beyond the chunk computes its first patch
-        at[p] = p < rows * columns ? (p / columns * slab_width + p % columns) * channel_stride : 0;
+        at[p] = p < group * positions
+            ? (p / positions * piece + p % positions / columns * slab_width + p % columns) * channel_stride
+            : 0;
     for (int i = threadIdx.x; i < stages * TERMS; i += THREADS) offset[i] = offsets[i];
     for (int i = threadIdx.x; i < taps_y; i += THREADS) weight_y[i] = weights[i];
     for (int i = threadIdx.x; i < taps_x; i += THREADS) weight_x[i] = weights[taps_y + i];
-    for (int i = threadIdx.x; i < ring * tile_columns * ANCHORS; i += THREADS) open[i] = 0;
+    for (int i = threadIdx.x; i < group * ring * tile_columns * ANCHORS; i += THREADS) open[i] = 0;
 
-    const float* input = maps + image * height * width * channels;
     const uint32_t* slab_anchors =
         anchors + static_cast<size_t>(anchor_slab) * parts * stages * Precision::words * ANCHORS;
     auto fetch_anchors = [&](int number, int buffer) {
@@ -108,10 +112,12 @@ __global__ void __launch_bounds__(THREADS, 2) encode(
         int step = by_four ? 4 : 1, pieces = part / step;
         for (int i = threadIdx.x; i < cells * pieces; i += THREADS) {
             int cell = i / pieces, channel = i % pieces * step;
-            int y = u - before + cell / slab_width, x = left - before + cell % slab_width;
-            bool inside = y >= 0 && y < height && x >= 0 && x < width && first + channel < channels;
-            const float* from =
-                inside ? input + (static_cast<size_t>(y) * width + x) * channels + first + channel : input;
+            int image = first_image + cell / piece;
+            int y = u - before + cell % piece / slab_width, x = left - before + cell % slab_width;
+            bool inside =
+                image < images && y >= 0 && y < height && x >= 0 && x < width && first + channel < channels;
+            size_t pixel = (static_cast<size_t>(image) * height + y) * width + x;
+            const float* from = inside ? maps + pixel * channels + first + channel : maps;
             if (by_four)
                 copy_async_16(slab + cell * channel_stride + channel, from, inside);
             else
@@ -145,8 +151,9 @@ __global__ void __launch_bounds__(THREADS, 2) encode(
                 __syncthreads();  // the buffer may be filled again
             }
         }
-        for (int p = threadIdx.x; p < rows * columns; p += THREADS) {
-            const float* corner = squares + p / columns * slab_width + p % columns;
+        for (int p = threadIdx.x; p < group * positions; p += THREADS) {
+            const float* corner =
+                squares + p / positions * piece + p % positions / columns * slab_width + p % columns;
             float square = 0;
             for (int dy = 0; dy < patch; ++dy)
                 for (int dx = 0; dx < patch; ++dx) square += corner[dy * slab_width + dx];
@@ -156,31 +163,34 @@ __global__ void __launch_bounds__(THREADS, 2) encode(
         }
         __syncthreads();
         product.each([&](int p, int anchor, float value) {
-            if (p < rows * columns)
+            if (p < group * positions)
                 unpooled[p * MAP_STRIDE + anchor] = scale[p] * Kernel::value(value * inverse[p], parameters);
         });
         __syncthreads();
-        // A thread has one anchor and some pooled columns: nobody else touches their sums.
+        // A thread has one anchor and some pooled columns of some images: nobody else touches their sums.
         int anchor = threadIdx.x % ANCHORS, filter = anchor_slab * ANCHORS + anchor;
-        for (int j = threadIdx.x / ANCHORS; j < last_column - first_column; j += THREADS / ANCHORS) {
+        int across = last_column - first_column;
+        for (int task = threadIdx.x / ANCHORS; task < group * across; task += THREADS / ANCHORS) {
+            int member = task / across, j = task % across;
+            size_t image = first_image + member;
             int start = origin_x + (first_column + j) * subsampling;  // of this column's taps
             int first_tap = max(0, left - start), last_tap = min(taps_x, right - start);
             int next = max(first_row, floor_divide(u - origin_y - taps_y, subsampling) + 1);
             for (int y = u; y < min(u + rows, bottom); ++y) {
-                int position = (y - u) * columns + start - left;  // of tap 0 in the chunk
+                int position = member * positions + (y - u) * columns + start - left;  // of tap 0 in the chunk
                 float sum = 0;
                 for (int tap = first_tap; tap < last_tap; ++tap)
                     sum = fmaf(weight_x[tap], unpooled[(position + tap) * MAP_STRIDE + anchor], sum);
                 // Pooled rows `next` … are open; those whose taps begin below y do not count yet.
                 for (int i = next; i < last_row && origin_y + i * subsampling <= y; ++i) {
-                    float& total = open[(i % ring * tile_columns + j) * ANCHORS + anchor];
+                    float& total = open[((member * ring + i % ring) * tile_columns + j) * ANCHORS + anchor];
                     total = fmaf(weight_y[y - origin_y - i * subsampling], sum, total);
                 }
                 for (; next < last_row &&
                        (y == bottom - 1 || origin_y + next * subsampling + taps_y - 1 <= y);
                      ++next) {  // complete
-                    float& total = open[(next % ring * tile_columns + j) * ANCHORS + anchor];
-                    if (filter < filters)
+                    float& total = open[((member * ring + next % ring) * tile_columns + j) * ANCHORS + anchor];
+                    if (filter < filters && image < images)
                         pooled[((image * pooled_height + next) * pooled_width + first_column + j) * filters + filter] =
                             total;
                     total = 0;

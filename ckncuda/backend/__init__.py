@@ -71,7 +71,7 @@ class Backend(Protocol):
         ...
 
     def asarray(self, array: NDArray[Any]) -> Array:
-        """Bring a NumPy array to where the backend computes."""
+        """Bring an array to where the backend computes, as floating point; bytes 0…255 become 0…1."""
         ...
 
     def to_host(self, array: Array) -> Array:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from numpy.typing import NDArray
 
 SLOTS = 2
@@ -26,13 +27,14 @@ class _Slot:
 
     def begin(self, block: NDArray[Any], encode: Callable[[Any], Any]) -> None:
         """Queue the copy there, the computation and the copy back."""
-        images = self._host_memory("images", block.shape)
+        dtype = np.uint8 if block.dtype == np.uint8 else np.float32  # bytes travel as bytes
+        images = self._host_memory("images", block.shape, dtype)
         images[...] = block
         with self._stream:
-            maps = self._cupy.empty(block.shape, np.float32)
+            maps = self._cupy.empty(images.shape, images.dtype)
             maps.set(images, stream=self._stream)
             encoded = encode(maps)
-            self._result = self._host_memory("features", encoded.shape)
+            self._result = self._host_memory("features", encoded.shape, np.float32)
             encoded.get(out=self._result, stream=self._stream, blocking=False)
         self._device = maps, encoded
 
@@ -42,12 +44,12 @@ class _Slot:
         self._device = ()
         return self._result
 
-    def _host_memory(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    def _host_memory(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> NDArray[Any]:
         count = int(np.prod(shape))
-        memory = self._pinned.get(name)
-        if memory is None or memory.mem.size < 4 * count:
-            memory = self._pinned[name] = self._cupy.cuda.alloc_pinned_memory(max(4, 4 * count))
-        return np.frombuffer(memory, np.float32, count).reshape(shape)
+        size = max(1, count * np.dtype(dtype).itemsize)
+        if name not in self._pinned or self._pinned[name].mem.size < size:
+            self._pinned[name] = self._cupy.cuda.alloc_pinned_memory(size)
+        return np.frombuffer(self._pinned[name], dtype, count).reshape(shape)
 
 
 def encode_blocks(

@@ -22,6 +22,8 @@ TERMS = 32  # of a stage
 STRIDE = ANCHORS + 8
 MAP_STRIDE = ANCHORS + 4
 
+LEAST_SHARED = 64 << 10  # bytes that a block may have on compute capability 7.5, the oldest
+
 WORDS = {"Fma": TERMS, "Tf32x3": TERMS, "Tf32": TERMS, "Bf16": TERMS // 2}
 """Rows of 32-bit words that hold the anchors' part of a stage, by the C++ name of the precision."""
 
@@ -56,6 +58,7 @@ class Tiling:
     columns: int
     tile_columns: int
     ring: int
+    group: int
 
     @property
     def slabs(self) -> int:
@@ -64,7 +67,7 @@ class Tiling:
 
     def shared_bytes(self, precision: str) -> int:
         """Shared memory of a block: the pieces that ``encode`` takes, in its order."""
-        cells = (self.rows + self.patch - 1) * (self.columns + self.patch - 1)
+        cells = self.group * (self.rows + self.patch - 1) * (self.columns + self.patch - 1)
         pieces = (
             max(cells * self.channel_stride, PATCHES * MAP_STRIDE),
             cells,
@@ -75,7 +78,7 @@ class Tiling:
             PATCHES,
             self.taps_y,
             self.taps_x,
-            self.ring * self.tile_columns * ANCHORS,
+            self.group * self.ring * self.tile_columns * ANCHORS,
         )
         return sum(-(-4 * count // 16) * 16 for count in pieces)
 
@@ -85,7 +88,7 @@ class Tiling:
         Each tile computes the halo of its pooling anew, so that none has fewer than 4 rows where there are
         as many.
         """
-        blocks = images * self.slabs * -(-self.pooled_width // self.tile_columns)
+        blocks = -(-images // self.group) * self.slabs * -(-self.pooled_width // self.tile_columns)
         wanted = -(-4 * multiprocessors // blocks)
         tiles = max(1, min(wanted, self.pooled_height // 4))
         return -(-self.pooled_height // tiles)
@@ -93,11 +96,11 @@ class Tiling:
     def blocks(self, images: int, tile_rows: int) -> int:
         """Blocks of a launch."""
         tiles = -(-self.pooled_height // tile_rows) * -(-self.pooled_width // self.tile_columns)
-        return images * tiles * self.slabs
+        return -(-images // self.group) * tiles * self.slabs
 
-    def arguments(self, tile_rows: int) -> tuple[np.int32, ...]:
+    def arguments(self, tile_rows: int, images: int) -> tuple[np.int32, ...]:
         """The kernel's whole numbers, in the order of its parameters."""
-        return tuple(np.int32(value) for value in (*dataclasses.astuple(self), tile_rows))
+        return tuple(np.int32(value) for value in (*dataclasses.astuple(self), tile_rows, images))
 
     def offsets(self) -> NDArray[np.int32]:
         """Where each term of a patch lies in the piece of input [stages · TERMS]: (dy, dx, channel) order."""
@@ -129,8 +132,8 @@ def tiling(spec: LayerSpec, shape: Shape, precision: str, shared_limit: int) -> 
     origin_x, taps_x = pooling_filter(map_width, spec.subsampling, spec.pooling, spec.alignment)
     if len(taps_x) > PATCHES:
         return f"its pooling takes {len(taps_x)} positions of a row; the fused kernel takes up to {PATCHES}"
-    best: tuple[int, Tiling] | None = None
-    for part, rows, columns, tile_columns in _candidates(
+    best: tuple[float, Tiling] | None = None
+    for part, rows, columns, tile_columns, group in _candidates(
         shape[2], map_height, map_width, pooled_width, spec.subsampling, len(taps_x)
     ):
         candidate = Tiling(
@@ -140,13 +143,13 @@ def tiling(spec: LayerSpec, shape: Shape, precision: str, shared_limit: int) -> 
             part, channel_stride(part), parts=-(-shape[2] // part),
             stages=-(-(spec.patch**2 * part) // TERMS),
             rows=rows, columns=columns, tile_columns=tile_columns,
-            ring=-(-len(taps_y) // spec.subsampling),
+            ring=-(-len(taps_y) // spec.subsampling), group=group,
         )  # fmt: skip
         if candidate.shared_bytes(precision) > shared_limit:
             continue
         tiles = -(-pooled_width // tile_columns)
         terms = candidate.parts * candidate.stages
-        cost = tiles * -(-map_height // rows) * terms  # products of 128 × 64 × 32
+        cost = tiles * -(-map_height // rows) * terms / group  # products of 128 × 64 × 32
         if best is None or cost < best[0]:
             best = cost, candidate
     if best is None:
@@ -157,10 +160,19 @@ def tiling(spec: LayerSpec, shape: Shape, precision: str, shared_limit: int) -> 
     return best[1]
 
 
+def unfused_reason(spec: LayerSpec, shape: Shape) -> str | None:
+    """Why a layer takes array operations on a GPU, for an input (height, width, channels); None: it is fused.
+
+    Any GPU has shared memory for what is called fused here; what is not may still be on a large one.
+    """
+    laid_out = tiling(spec, shape, "Tf32x3", LEAST_SHARED)
+    return laid_out if isinstance(laid_out, str) else None
+
+
 def _candidates(
     channels: int, map_height: int, map_width: int, pooled_width: int, subsampling: int, taps: int
-) -> Iterator[tuple[int, int, int, int]]:
-    """Channels at a time, rows and columns of a chunk, and pooled columns of a tile: from large to small."""
+) -> Iterator[tuple[int, int, int, int, int]]:
+    """Channels at a time, rows and columns of a chunk, pooled columns of a tile and images of a block."""
     for most in (32, 16, 8, 4):
         parts = -(-channels // most)
         part = -(-channels // parts)
@@ -172,9 +184,11 @@ def _candidates(
             if columns > PATCHES:
                 continue
             rows = min(map_height, PATCHES // columns)
-            yield part, rows, columns, tile_columns
+            if rows == map_height:
+                yield part, rows, columns, tile_columns, PATCHES // (rows * columns)
+            yield part, rows, columns, tile_columns, 1
             if rows > 1:
-                yield part, rows // 2, columns, tile_columns
+                yield part, rows // 2, columns, tile_columns, 1
             if tile_columns == 1:
                 break
 
@@ -205,12 +219,13 @@ def packed_terms(terms: NDArray[np.float32], precision: str) -> NDArray[np.uint3
     stages = -(-count // TERMS)
     terms = np.pad(terms, ((0, 0), (0, stages * TERMS - count), (0, 0)))
     staged = terms.reshape(parts, stages, TERMS, width // ANCHORS, ANCHORS).transpose(3, 0, 1, 2, 4)
-    bits = np.ascontiguousarray(staged).view(np.uint32)
+    bits = staged.copy().view(np.uint32)  # in the order of its axes
     if precision == "Tf32":  # to nearest, ties away from zero, as the device rounds
         return (bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000)
     if precision == "Bf16":  # to nearest, ties to even; two terms a word, the first in the lower half
         rounded = (bits + np.uint32(0x7FFF) + (bits >> 16 & np.uint32(1))) >> 16
-        return np.ascontiguousarray(rounded[..., 0::2, :] | rounded[..., 1::2, :] << 16)
+        pairs: NDArray[np.uint32] = rounded[..., 0::2, :] | rounded[..., 1::2, :] << 16
+        return pairs.copy()
     return bits
 
 

@@ -214,7 +214,7 @@ class CupyBackend:
             maps,
             pooled,
             *prepared.arrays,
-            *laid_out.arguments(tile_rows),
+            *laid_out.arguments(tile_rows, images),
             np.float32(spec.norm_floor),
             np.int32(spec.scale == "floored_norm"),
         )
@@ -295,7 +295,10 @@ class CupyBackend:
         cupy = self._cupy
         if not isinstance(array, np.ndarray | cupy.ndarray) and hasattr(array, "__dlpack__"):
             array = cupy.from_dlpack(array)
-        return cupy.ascontiguousarray(cupy.asarray(array, dtype=np.float32))
+        array = cupy.asarray(array)
+        if array.dtype == np.uint8:
+            return array.astype(np.float32) / np.float32(255)
+        return cupy.ascontiguousarray(array, dtype=np.float32)
 
     def to_host(self, array: Array) -> NDArray[Any]:
         """As a NumPy array; waits for what is queued."""

@@ -31,6 +31,7 @@ from ckncuda.backend.host_blocks import encode_blocks
 from ckncuda.backend.sketch import Sketch, sketch
 from ckncuda.backend.tiles import Band, LayerPlan, aligned
 from ckncuda.errors import InvalidData
+from ckncuda.images import as_float
 from ckncuda.layer import Layer, Shape
 
 Array = NDArray[np.floating[Any]]
@@ -128,7 +129,7 @@ class NumpyBackend:
         self, maps: Array, layers: Sequence[Layer], out: NDArray[Any] | None = None
     ) -> NDArray[np.float32]:
         """Encode maps [n, h, w, c] through all layers: a few images at a time, or one in bands of rows."""
-        maps = np.asarray(maps, dtype=np.float32)
+        maps = self.asarray(maps)
         plans = self._plans_of(layers, maps.shape[1:])
         if not plans and out is None:
             return maps
@@ -232,7 +233,7 @@ class NumpyBackend:
 
     def asarray(self, array: NDArray[Any]) -> NDArray[np.float32]:
         """As float32."""
-        return np.asarray(array, dtype=np.float32)
+        return as_float(np.asarray(array))
 
     def to_host(self, array: Array) -> Array:
         """Nothing to do."""

@@ -96,7 +96,7 @@ class ReferenceBackend:
 
     def asarray(self, array: NDArray[Any]) -> Array:
         """As float64."""
-        return np.asarray(array, dtype=np.float64)
+        return np.asarray(array / 255 if array.dtype == np.uint8 else array, dtype=np.float64)
 
     def to_host(self, array: Array) -> Array:
         """Nothing to do."""

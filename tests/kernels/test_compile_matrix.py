@@ -7,14 +7,13 @@ benchmarks measure. Nothing may spill, and nothing may take static shared memory
 import json
 from pathlib import Path
 
+import nvrtc
 import pytest
 
 from ckncuda import Exponential, LayerSpec
 from ckncuda.backend.cuda_layer import THREADS, WORDS, Tiling, tiling
 from ckncuda.dot_product import DotProductKernel
 from ckncuda.kernels import source
-
-import nvrtc
 
 BUDGET = json.loads(Path(__file__).with_name("budget.json").read_text())
 SHARED_LIMITS = {"sm_75": 64 << 10, "sm_80": 163 << 10, "sm_90a": 227 << 10, "sm_100": 227 << 10}
