@@ -21,7 +21,7 @@ class _Slot:
     def __init__(self, cupy: Any) -> None:
         self._cupy = cupy
         self._stream = cupy.cuda.Stream(non_blocking=True)
-        self._pinned: dict[str, Any] = {}
+        self._pinned: dict[str, NDArray[np.uint8]] = {}
         self._device: tuple[Any, ...] = ()
         self._result: NDArray[Any] = np.empty(0, np.float32)
 
@@ -47,9 +47,9 @@ class _Slot:
     def _host_memory(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> NDArray[Any]:
         count = int(np.prod(shape))
         size = max(1, count * np.dtype(dtype).itemsize)
-        if name not in self._pinned or self._pinned[name].mem.size < size:
-            self._pinned[name] = self._cupy.cuda.alloc_pinned_memory(size)
-        return np.frombuffer(self._pinned[name], dtype, count).reshape(shape)
+        if name not in self._pinned or self._pinned[name].size < size:
+            self._pinned[name] = np.frombuffer(self._cupy.cuda.alloc_pinned_memory(size), np.uint8, size)
+        return self._pinned[name][: count * np.dtype(dtype).itemsize].view(dtype).reshape(shape)
 
 
 def encode_blocks(

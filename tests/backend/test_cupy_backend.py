@@ -1,0 +1,343 @@
+"""What the CUDA backend does around its kernels: tiles, blocks, streams, memory, arrays of others."""
+
+import dataclasses
+import logging
+import subprocess
+import sys
+
+import gpu
+import numpy as np
+import pytest
+
+from ckncuda import CKN, Exponential, Layer, LayerSpec, Linear, load
+from ckncuda.backend import cuda_layer, get_backend
+from ckncuda.backend.cuda_layer import Tiling, tiling
+from ckncuda.backend.cupy import CupyBackend
+from ckncuda.dot_product import DotProductKernel
+from ckncuda.errors import BackendUnavailable, InvalidSpec, OutOfMemory
+
+LIMIT = 227 << 10
+TOLERANCE = 2e-5
+
+
+def make_layer(channels, rng, **options):
+    spec = LayerSpec(
+        **{"filters": 12, "patch": 3, "subsampling": 2, "kernel": Exponential(sigma=0.6)} | options
+    )
+    anchors = rng.normal(size=(spec.filters, spec.patch, spec.patch, channels))
+    anchors /= np.linalg.norm(anchors.reshape(spec.filters, -1), axis=1)[:, None, None, None]
+    return Layer.from_anchors(spec, anchors)
+
+
+@pytest.fixture
+def device():
+    with gpu.a_gpu():
+        yield CupyBackend()
+
+
+def check(backend, maps, layers, relative_error, tolerance=TOLERANCE):
+    expected = get_backend("reference").encode(maps, layers)
+    actual = backend.to_host(backend.encode(backend.asarray(maps), layers))
+    assert relative_error(actual, expected) <= tolerance
+
+
+@pytest.mark.parametrize("subsampling", [1, 2, 3, 5])
+@pytest.mark.parametrize("alignment", ["corner", "centered", "valid"])
+def test_few_images_are_cut_into_tiles_of_rows(
+    device, monkeypatch, subsampling, alignment, rng, relative_error
+):
+    """The seams must not show."""
+    layer = make_layer(3, rng, subsampling=subsampling, alignment=alignment)
+    laid_out = tiling(layer.spec, (66, 20, 3), device._precision, LIMIT)
+    monkeypatch.setattr(device, "_multiprocessors", 1000)
+    assert laid_out.tile_rows(2, 1000) < laid_out.pooled_height
+    check(device, rng.normal(size=(2, 66, 20, 3)), [layer], relative_error)
+
+
+@pytest.mark.parametrize("subsampling", [1, 2, 4])
+def test_wide_images_are_cut_into_tiles_of_columns(device, subsampling, rng, relative_error):
+    layer = make_layer(3, rng, subsampling=subsampling)
+    laid_out = tiling(layer.spec, (9, 300, 3), device._precision, LIMIT)
+    assert laid_out.tile_columns < laid_out.pooled_width
+    check(device, rng.normal(size=(1, 9, 300, 3)), [layer], relative_error)
+
+
+@pytest.mark.parametrize("images", [1, 2, 3, 7])
+@pytest.mark.parametrize("size", [3, 5, 8])
+def test_small_maps_share_a_block(device, images, size, rng, relative_error):
+    layer = make_layer(5, rng, filters=70)
+    assert tiling(layer.spec, (size, size, 5), device._precision, LIMIT).group >= 2
+    check(device, rng.normal(size=(images, size, size, 5)), [layer], relative_error)
+
+
+@pytest.mark.parametrize("channels", [31, 32, 33, 34, 68, 100])
+def test_many_channels_come_in_parts(device, channels, rng, relative_error):
+    check(device, rng.normal(size=(2, 6, 7, channels)), [make_layer(channels, rng)], relative_error)
+
+
+@pytest.mark.parametrize("channels", [40, 64])
+def test_little_shared_memory_means_smaller_tiles(device, monkeypatch, channels, rng, relative_error):
+    layer = make_layer(channels, rng, patch=7, subsampling=3)
+    shape = (24, 24, channels)
+    large, small = (tiling(layer.spec, shape, device._precision, kib << 10) for kib in (227, 64))
+    assert isinstance(small, Tiling)
+    assert small.shared_bytes(device._precision) <= 64 << 10
+    assert small != large
+    monkeypatch.setattr(device, "_shared_limit", 64 << 10)
+    check(device, rng.normal(size=(2, *shape)), [layer], relative_error)
+
+
+class Cosine(DotProductKernel):
+    """A kernel of a user's own, of which CUDA knows nothing."""
+
+    name = "own"
+
+    def _write(self, t, out):
+        np.multiply(t, t, out=out)
+
+    def derivative(self, t):
+        return 2 * t
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"kernel": Cosine()}, "the kernel own has no CUDA form"),
+        ({"subsampling": 70}, "its pooling takes 141 positions of a row"),
+    ],
+)
+@pytest.mark.parametrize("scale", ["norm", "floored_norm"])
+def test_what_has_no_fused_form_takes_array_operations_and_says_so(
+    device, options, reason, scale, rng, relative_error, caplog
+):
+    layer = make_layer(2, rng, scale=scale, **options)
+    maps = rng.normal(size=(3, 71, 72, 2))
+    assert reason in str(cuda_layer.unfused_reason(layer.spec, (71, 72, 2)))
+    with caplog.at_level(logging.INFO, "ckncuda"):
+        check(device, maps, [layer], relative_error)
+    assert f"A layer takes array operations: {reason}" in caplog.text
+
+
+def test_array_operations_take_some_images_at_a_time(device, monkeypatch, rng, relative_error):
+    monkeypatch.setattr("ckncuda.backend.whole_maps.AT_ONCE", 100_000)
+    layer = make_layer(2, rng, kernel=Cosine())
+    check(device, rng.normal(size=(7, 12, 13, 2)), [layer], relative_error)
+
+
+def network_and_images(rng, n=23):
+    layers = [make_layer(3, rng), make_layer(12, rng, filters=8)]
+    return CKN.from_layers(layers), rng.normal(size=(n, 12, 10, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize("block", [1, 4, 5, 100])
+def test_blocks_are_copied_while_others_are_computed(device, monkeypatch, block, rng, relative_error):
+    """Blocks of unequal size, more than there are slots: no memory may be used before it is free."""
+    network, images = network_and_images(rng)
+    monkeypatch.setattr(device, "images_per_block", lambda layers, shape: block)
+    expected = network.transform(images, backend="reference")
+    assert relative_error(network.transform(images, backend=device), expected) <= TOLERANCE
+    parts = [maps for _, maps in network.transform_blocks(images, backend=device)]
+    assert relative_error(np.concatenate(parts), expected) <= TOLERANCE
+
+
+def test_bytes_are_scaled_on_the_device(device, rng, relative_error):
+    network, images = network_and_images(rng)
+    images = np.clip(100 + 50 * images, 0, 255).astype(np.uint8)
+    expected = network.transform(images, backend="reference")
+    assert relative_error(network.transform(images, backend=device), expected) <= TOLERANCE
+
+
+def test_an_interrupted_stream_leaves_nothing_under_way(device, monkeypatch, rng):
+    network, images = network_and_images(rng)
+    monkeypatch.setattr(device, "images_per_block", lambda layers, shape: 5)
+
+    class Broken:
+        shape, dtype = images.shape, images.dtype
+
+        def read(self, start, stop):
+            if start >= 10:
+                raise KeyboardInterrupt
+            return images[start:stop]
+
+    with pytest.raises(KeyboardInterrupt):
+        network.transform(Broken(), backend=device)
+    assert network.transform(images, backend=device).shape == (23, 3, 3, 8)
+
+
+def test_images_on_the_device_stay_there(device, rng, relative_error):
+    network, images = network_and_images(rng)
+    on_device = device.asarray(images)
+    features = network.transform(on_device, backend=device)
+    assert type(features) is type(on_device)
+    expected = network.transform(images, backend="reference")
+    assert relative_error(device.to_host(features), expected) <= TOLERANCE
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_a_view_that_is_not_aligned_is_taken(device, channels, rng, relative_error):
+    """Parts of another library's array may begin anywhere; copies of 16 bytes may not."""
+    maps = rng.normal(size=(4, 7, 7, channels)).astype(np.float32)
+    padded = device.asarray(np.concatenate([np.zeros(1, np.float32), maps.ravel()]))
+    view = padded[1:].reshape(maps.shape)
+    layer = make_layer(channels, rng)
+    expected = get_backend("reference").encode(maps, [layer])
+    assert relative_error(device.to_host(device.encode(view, [layer])), expected) <= TOLERANCE
+    patches = device.asarray(np.concatenate([np.zeros(1, np.float32), maps.ravel()]))[1:].reshape(-1, 28)
+    nearest, _ = device.nearest_anchor(patches, patches[:5])
+    assert device.to_host(nearest)[:5].shape == (5,)
+
+
+def test_torch_tensors_are_taken_through_dlpack(device):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    if not torch.cuda.is_available():
+        pytest.skip("PyTorch sees no GPU")
+    rng = np.random.default_rng(0)
+    network, images = network_and_images(rng)
+    tensor = torch.from_numpy(images).cuda()
+    features = network.transform(tensor, backend=device)
+    assert features.is_cuda
+    np.testing.assert_allclose(
+        features.cpu().numpy(), network.transform(images, backend="numpy"), rtol=1e-3, atol=1e-4
+    )
+
+
+def out_of_memory_above(device, monkeypatch, images):
+    """Let a layer fail for more images than this, as a device does whose memory is full."""
+    import cupy
+
+    whole = device._encode_layer
+
+    def limited(maps, layer):
+        if len(maps) > images:
+            raise cupy.cuda.memory.OutOfMemoryError(1, 2, 3)
+        return whole(maps, layer)
+
+    monkeypatch.setattr(device, "_encode_layer", limited)
+
+
+def test_out_of_memory_halves_the_block_and_goes_on(device, monkeypatch, rng, relative_error):
+    network, images = network_and_images(rng)
+    out_of_memory_above(device, monkeypatch, 3)
+    check(device, images, network.layers, relative_error)
+    assert device.images_per_block(network.layers, (12, 10, 3)) <= 3
+
+
+def test_an_image_that_does_not_fit_is_said(device, monkeypatch, rng):
+    network, images = network_and_images(rng)
+    out_of_memory_above(device, monkeypatch, 0)
+    with pytest.raises(OutOfMemory, match="one image of 12x10x3 does not fit the GPU's memory"):
+        device.encode(device.asarray(images), network.layers)
+
+
+def test_blocks_are_smaller_where_there_is_less_memory(device):
+    rng = np.random.default_rng(0)
+    layers = [make_layer(3, rng, filters=64)]
+    small, large = (CupyBackend(memory) for memory in (64 << 20, 1 << 30))
+    assert 1 <= small.images_per_block(layers, (224, 224, 3)) < large.images_per_block(layers, (224, 224, 3))
+
+
+def test_precisions(device):
+    with pytest.raises(InvalidSpec, match="there is no precision 'half'; the precisions are float32, tf32"):
+        CupyBackend(precision="half")
+    with pytest.raises(InvalidSpec, match="the backend numpy has no precision 'tf32'"):
+        get_backend("numpy", precision="tf32")
+    assert get_backend("cupy", precision="tf32").precision == "tf32"
+    assert get_backend("auto").name == "cupy"
+
+
+def test_an_old_gpu_computes_without_tensor_cores(device, monkeypatch, rng, relative_error):
+    import cupy
+
+    monkeypatch.setattr(cupy.cuda.Device, "compute_capability", "75")
+    old = CupyBackend()
+    assert old._precision == "Fma"
+    check(old, rng.normal(size=(2, 9, 9, 3)), [make_layer(3, rng)], relative_error)
+    with pytest.raises(BackendUnavailable, match=r"the precision tf32 needs compute capability 8.0 .* 7.5"):
+        CupyBackend(precision="tf32")
+
+
+def test_the_first_use_of_a_kernel_says_that_it_compiles(device, monkeypatch, tmp_path, rng, caplog):
+    from ckncuda.backend.cupy import _compiled
+
+    monkeypatch.setenv("CUPY_CACHE_DIR", str(tmp_path / "new"))
+    for expected in (1, 0):
+        _compiled.cache_clear()
+        caplog.clear()
+        with caplog.at_level(logging.INFO, "ckncuda"):
+            device.encode(device.asarray(rng.normal(size=(1, 8, 8, 1))), [make_layer(1, rng)])
+        assert caplog.text.count("Compiling CUDA kernels") == expected
+
+
+def test_a_network_learned_on_the_device_serves_on_the_cpu_and_the_reverse(
+    device, rng, relative_error, tmp_path
+):
+    images = rng.normal(size=(30, 12, 12, 3)).astype(np.float32)
+    specs = [make_layer(3, rng).spec, make_layer(12, rng).spec]
+    for learned_on, used_on in ((device, "numpy"), ("numpy", device)):
+        network = CKN(specs).fit(images, patches=2000, backend=learned_on)
+        network.save(tmp_path / "net.ckn")
+        found = load(tmp_path / "net.ckn").network.transform(images, backend=used_on)
+        assert relative_error(found, network.transform(images, backend="reference")) <= TOLERANCE
+
+
+def test_both_backends_learn_the_same_anchors(device, rng):
+    """The same patches are drawn; assignments differ only where two anchors are equally near."""
+    images = rng.normal(size=(40, 12, 12, 3)).astype(np.float32)
+    networks = [
+        CKN([make_layer(3, rng).spec]).fit(images, patches=3000, backend=backend)
+        for backend in (device, "numpy")
+    ]
+    on_device, on_host = (network.layers[0].anchors for network in networks)
+    assert isinstance(on_device, np.ndarray)
+    assert np.abs(on_device - on_host).max() < 1e-3
+
+
+def test_learning_on_the_device_is_reproducible(device, rng):
+    images = rng.normal(size=(20, 12, 12, 3)).astype(np.float32)
+    first, second = (
+        CKN([make_layer(3, rng).spec]).fit(images, patches=2000, backend=device).layers[0].anchors
+        for _ in range(2)
+    )
+    assert first.tobytes() == second.tobytes()
+
+
+def test_quantiles_of_distances_are_taken_on_the_device(device, rng):
+    images = rng.normal(size=(20, 12, 12, 3)).astype(np.float32)
+    spec = dataclasses.replace(make_layer(3, rng).spec, kernel=Exponential(quantile=0.1))
+    sigmas = [
+        CKN([spec]).fit(images, patches=2000, backend=backend).layers[0].spec.kernel.sigma
+        for backend in (device, "numpy")
+    ]
+    assert sigmas[0] == pytest.approx(sigmas[1], rel=1e-5)
+
+
+def test_constants_of_the_host_are_those_of_the_kernels():
+    from ckncuda.kernels import source
+
+    text = source("encode") + source("nearest_anchor")
+    for name in ("THREADS", "PATCHES", "ANCHORS", "TERMS"):
+        assert f"constexpr int {name} = {getattr(cuda_layer, name)};" in text
+    assert "constexpr int STRIDE = ANCHORS + 8;" in text
+    assert cuda_layer.STRIDE == cuda_layer.ANCHORS + 8
+    assert "constexpr int MAP_STRIDE = ANCHORS + 4;" in text
+    assert cuda_layer.MAP_STRIDE == cuda_layer.ANCHORS + 4
+
+
+@pytest.mark.parametrize("precision", cuda_layer.WORDS)
+def test_anchors_are_packed_without_loss_of_place(precision, rng):
+    layer = make_layer(6, rng, filters=70, kernel=Linear())
+    laid_out = tiling(layer.spec, (9, 9, 6), precision, LIMIT)
+    packed = cuda_layer.packed_anchors(layer, laid_out, precision)
+    assert packed.shape == (2, laid_out.parts, laid_out.stages, cuda_layer.WORDS[precision], 64)
+    if precision == "Bf16":
+        terms = np.stack([packed << 16, packed & np.uint32(0xFFFF0000)], axis=4).reshape(2, -1, 64)
+    else:
+        terms = packed.reshape(2, -1, 64)
+    flat = terms.transpose(0, 2, 1).reshape(128, -1)[:70, : 9 * 6].copy().view(np.float32)
+    error = np.abs(flat - layer.anchors.reshape(70, -1).astype(np.float32)).max()
+    assert error <= {"Tf32": 2.0**-11, "Bf16": 2.0**-8}.get(precision, 0)
+
+
+def test_importing_the_backend_needs_no_cupy():
+    code = "import sys, ckncuda.backend.cupy; assert 'cupy' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

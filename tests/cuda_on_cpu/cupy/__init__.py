@@ -1,0 +1,87 @@
+"""A stand-in for CuPy 14 on a machine without a GPU: arrays of the "device" lie in the host's memory.
+
+It has what the backend of this project uses, is as strict as CuPy or stricter, and runs kernels through
+the harness of the folder above.  See README.md there.
+"""
+
+from typing import Any
+
+import numpy as _numpy
+
+from . import cuda
+from ._array import ndarray
+from ._functions import (
+    array,
+    asarray,
+    ascontiguousarray,
+    asfortranarray,
+    asnumpy,
+    empty,
+    empty_like,
+    from_dlpack,
+    full,
+    full_like,
+    fuse,
+    linalg,
+    of_numpy,
+    ones,
+    ones_like,
+    zeros,
+    zeros_like,
+)
+from ._module import KernelFault, RawKernel, RawModule
+
+__version__ = "14.0.0"
+asanyarray = asarray
+
+__all__ = [
+    "KernelFault",
+    "RawKernel",
+    "RawModule",
+    "array",
+    "asanyarray",
+    "asarray",
+    "ascontiguousarray",
+    "asfortranarray",
+    "asnumpy",
+    "cuda",
+    "empty",
+    "empty_like",
+    "from_dlpack",
+    "full",
+    "full_like",
+    "fuse",
+    "get_array_module",
+    "get_default_memory_pool",
+    "get_default_pinned_memory_pool",
+    "is_available",
+    "linalg",
+    "ndarray",
+    "ones",
+    "ones_like",
+    "zeros",
+    "zeros_like",
+]
+
+
+def get_array_module(*args: Any) -> Any:
+    """This module, if an array of the device is among the arguments; else NumPy."""
+    import cupy
+
+    return cupy if any(isinstance(argument, ndarray) for argument in args) else _numpy
+
+
+def get_default_memory_pool() -> Any:
+    return cuda.memory_pool
+
+
+def get_default_pinned_memory_pool() -> Any:
+    return cuda.pinned_memory_pool
+
+
+def is_available() -> bool:
+    return True
+
+
+def __getattr__(name: str) -> Any:
+    return of_numpy(_numpy, name)

@@ -1,0 +1,1 @@
+"""A little of CuPy's `cupyx.scipy`."""

@@ -1,0 +1,63 @@
+"""Put the stand-in for CuPy, and a stub of NVIDIA's driver, where the project looks for them.
+
+`install` does it for this process, `installed` for a while, `environment` for a process to be started.
+"""
+
+import _ctypes
+import contextlib
+import ctypes
+import importlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from . import compiler
+
+HERE = Path(__file__).resolve().parent
+
+
+def why_unavailable() -> str | None:
+    """Why kernels cannot run on this machine's CPU; None where they can."""
+    return None if compiler.compiler() else "there is no C++ compiler (g++) to compile the kernels with"
+
+
+def environment() -> dict[str, str]:
+    """The variables of this process and those with which a child finds CuPy's stand-in and a driver."""
+    driver = str(compiler.stub_driver().parent)
+    added = {"PYTHONPATH": str(HERE), "LD_LIBRARY_PATH": driver}
+    joined = {
+        name: os.pathsep.join([value, os.environ[name]] if os.environ.get(name) else [value])
+        for name, value in added.items()
+    }
+    return {**os.environ, **joined}
+
+
+def install() -> None:
+    """Let this process import the stand-in as ``cupy``, and find a driver.
+
+    The stub is loaded under its own name; whoever asks for ``libcuda.so.1`` after that gets it.
+    """
+    _install()
+
+
+@contextlib.contextmanager
+def installed() -> Iterator[None]:
+    """The same for a while: after it, this process has no CuPy and no driver again."""
+    driver = _install()
+    try:
+        yield
+    finally:
+        _ctypes.dlclose(driver._handle)
+        sys.path.remove(str(HERE))
+        for name in [name for name in sys.modules if name.partition(".")[0] in ("cupy", "cupyx")]:
+            del sys.modules[name]
+
+
+def _install() -> ctypes.CDLL:
+    if "cupy" in sys.modules and Path(str(sys.modules["cupy"].__file__)).parents[1] != HERE:
+        raise RuntimeError("another CuPy is imported already")
+    if str(HERE) not in sys.path:
+        sys.path.insert(0, str(HERE))
+    importlib.invalidate_caches()
+    return ctypes.CDLL(str(compiler.stub_driver()), mode=ctypes.RTLD_GLOBAL)

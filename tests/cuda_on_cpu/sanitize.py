@@ -1,0 +1,140 @@
+"""Repeat recorded launches under the compilers' sanitizers.
+
+Record with the variable `CKNCUDA_CPU_RECORD` (or `recorded_to`), then `replay` the folder with
+
+- ``address``: writing and reading beyond arrays and shared memory, to the byte; undefined behaviour, such
+  as a misaligned ``float4``, an overflow of a signed number or a shift too far;
+- ``thread``: races.  Each CUDA thread is a thread to the sanitizer; what orders them is `__syncthreads`,
+  `__syncwarp`, the beginning and the end of a launch, and nothing else.  Blocks are not ordered at all.
+
+The sanitizers' runtimes do not live well inside of Python, so each module becomes a program.
+"""
+
+import contextlib
+import functools
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from . import compiler
+
+Sanitizer = Literal["address", "thread"]
+
+_FLAGS: dict[str, list[str]] = {
+    "address": ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"],
+    # Loops of the harness must not become calls that the sanitizer watches.
+    "thread": ["-fsanitize=thread", "-fno-tree-loop-distribute-patterns"],
+}
+_ALWAYS = ["-O1", "-g", "-fno-omit-frame-pointer", "-DCKN_REPLAY"]
+_OPTIONS = {
+    "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=0:exitcode=66",
+    "UBSAN_OPTIONS": "print_stacktrace=1:exitcode=66",
+    "TSAN_OPTIONS": "exitcode=66:halt_on_error=0:report_signal_unsafe=0:history_size=1",
+}
+
+
+@dataclass(frozen=True)
+class Replay:
+    """How it ended: 0 when nothing was found, and all that was said."""
+
+    returncode: int
+    report: str
+    launches: int
+
+
+@contextlib.contextmanager
+def recorded_to(folder: Path) -> Iterator[Path]:
+    """While every launch of this process, and of its children, is recorded."""
+    before = os.environ.get("CKNCUDA_CPU_RECORD")
+    os.environ["CKNCUDA_CPU_RECORD"] = str(folder)
+    try:
+        yield folder
+    finally:
+        if before is None:
+            del os.environ["CKNCUDA_CPU_RECORD"]
+        else:
+            os.environ["CKNCUDA_CPU_RECORD"] = before
+
+
+def replay(folder: Path, sanitizer: Sanitizer, *, timeout: float = 600) -> Replay:
+    """Repeat all launches of a recording; the return code is not 0 where a sanitizer found something."""
+    launches: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted(folder.glob("*.json")):
+        launch = json.loads(path.read_text())
+        launches.setdefault(launch["module"], []).append(launch)
+    code, reports = 0, []
+    for module, of_module in launches.items():
+        done = _replay_module(folder, module, of_module, sanitizer, timeout)
+        code = code or done.returncode
+        reports.append(done.stdout + done.stderr)
+    return Replay(code, "".join(reports), sum(map(len, launches.values())))
+
+
+def _replay_module(
+    folder: Path, module: str, launches: list[dict[str, Any]], sanitizer: Sanitizer, timeout: float
+) -> "subprocess.CompletedProcess[str]":
+    contents = json.loads((folder / "modules" / f"{module}.json").read_text())
+    names = sorted({launch["kernel"] for launch in launches})
+    program = compiler.build(
+        contents["source"], names, contents["options"], extra=[*_ALWAYS, *_FLAGS[sanitizer]]
+    )
+    with tempfile.TemporaryDirectory() as temporary:
+        script = Path(temporary) / "script"
+        script.write_text("".join(_script(launch, names) for launch in launches))
+        return _run([str(program), str(script)], sanitizer, timeout)
+
+
+def _script(launch: dict[str, Any], names: list[str]) -> str:
+    grid, block, shared = launch["sizes"]
+    numbers = [
+        names.index(launch["kernel"]),
+        *grid,
+        *block,
+        shared,
+        len(launch["buffers"]),
+        len(launch["arguments"]),
+    ]
+    return "\n".join(["launch " + " ".join(map(str, numbers)), *launch["buffers"], *launch["arguments"], ""])
+
+
+def _run(command: list[str], sanitizer: Sanitizer, timeout: float) -> "subprocess.CompletedProcess[str]":
+    prefix = without_randomisation() if sanitizer == "thread" else []
+    environment = {**os.environ, **_OPTIONS}
+    return subprocess.run(
+        [*prefix, *command], capture_output=True, text=True, env=environment, timeout=timeout
+    )
+
+
+@functools.cache
+def without_randomisation() -> list[str]:
+    """A prefix to commands: the thread sanitizer wants memory where it expects it, and newer kernels differ."""
+    program = shutil.which("setarch")
+    if program is None:
+        return []
+    prefix = [program, os.uname().machine, "-R"]
+    works = subprocess.run([*prefix, "true"], capture_output=True).returncode == 0
+    return prefix if works else []
+
+
+@functools.cache
+def why_unavailable(sanitizer: Sanitizer) -> str | None:
+    """Why this sanitizer cannot be used on this machine; None where it can: a program that does nothing tells."""
+    program = compiler.compiler()
+    if program is None:
+        return "there is no C++ compiler"
+    with tempfile.TemporaryDirectory() as temporary:
+        built = Path(temporary) / "nothing"
+        flags = [*_FLAGS[sanitizer], "-x", "c++", "-", "-o", str(built)]
+        done = subprocess.run([program, *flags], input="int main() {}", capture_output=True, text=True)
+        if done.returncode:
+            return f"the compiler has no {sanitizer} sanitizer: {done.stderr.strip()[:200]}"
+        done = _run([str(built)], sanitizer, 60)
+        return (
+            f"the {sanitizer} sanitizer does not run here: {done.stderr[:200]}" if done.returncode else None
+        )
