@@ -112,7 +112,7 @@ def build(
     replay = "-DCKN_REPLAY" in flags
     built = cache_folder() / digest / ("replay" if replay else "module.so")
     if not built.exists():
-        kind = [] if replay else ["-shared", "-fPIC"]
+        kind = [] if replay else ["-shared", "-fPIC", "-Wl,-Bsymbolic"]  # its own names first
         with _locked(built.parent):
             if not built.exists():
                 _compile([program, *flags, *kind, f"-I{HERE}"], text, built)

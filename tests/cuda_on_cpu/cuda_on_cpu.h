@@ -8,6 +8,8 @@
 // blocks and threads is chosen by the environment variable CKNCUDA_CPU_ORDER (forward, backward, shuffled:SEED).
 // Under the compilers' sanitizers, fibers are announced as threads that only CUDA's own barriers order.
 //
+// A process may hold many modules, each with a state of its own: hence the hidden visibility of the namespace.
+//
 //   headers/language.h      qualifiers, vector types, mathematical functions
 //   headers/sanitizers.h    what is told to the address and thread sanitizers
 //   headers/fiber.h         a stack and the switch between two
@@ -15,6 +17,7 @@
 //   headers/warp.h          shuffles and votes
 //   headers/memory.h        shared memory, asynchronous copies, atomic operations
 //   headers/tensor_core.h   TF32, bfloat16 and the products of a warp's tiles
+//   headers/faults.h        what the processor itself refuses
 //   headers/launch.h        the grid, and what a caller may ask of a compiled module
 #pragma once
 
@@ -25,6 +28,7 @@
 #include "headers/warp.h"
 #include "headers/memory.h"
 #include "headers/tensor_core.h"
+#include "headers/faults.h"
 #include "headers/launch.h"
 #ifdef CKN_REPLAY
 #include "headers/replay.h"

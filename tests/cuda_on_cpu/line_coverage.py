@@ -34,7 +34,7 @@ def variables(folder: Path) -> dict[str, str]:
 
 
 def remember(library: ctypes.CDLL) -> None:
-    """Note a module of this process, whose counts are in memory until the process ends or `lines` is called."""
+    """Note a module of this process: its counts are in memory until `lines` is called, or the end."""
     if hasattr(library, "ckn_write_coverage"):
         _libraries.append(library)
 

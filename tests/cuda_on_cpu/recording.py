@@ -27,6 +27,7 @@ def wanted() -> bool:
 def record(
     source: str,
     options: Sequence[str],
+    names: Sequence[str],
     name: str,
     sizes: tuple[tuple[int, ...], tuple[int, ...], int],
     arguments: Sequence[NDArray[Any] | bytes | None],
@@ -35,13 +36,13 @@ def record(
 
     Parameters
     ----------
-    source, options : of the module
+    source, options, names : of the module
     name : the kernel's expression
     sizes : grid, block and bytes of shared memory
     arguments : arrays that the kernel may read and write, or the bytes of a scalar, or None: a null pointer
     """
     folder = Path(os.environ["CKNCUDA_CPU_RECORD"])
-    module = json.dumps({"source": source, "options": list(options)})
+    module = json.dumps({"source": source, "options": list(options), "names": list(names)})
     digest = hashlib.sha256(module.encode()).hexdigest()[:16]
     (folder / "modules").mkdir(parents=True, exist_ok=True)
     _write(folder / "modules" / f"{digest}.json", module.encode())

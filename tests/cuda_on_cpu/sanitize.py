@@ -80,7 +80,7 @@ def _replay_module(
     folder: Path, module: str, launches: list[dict[str, Any]], sanitizer: Sanitizer, timeout: float
 ) -> "subprocess.CompletedProcess[str]":
     contents = json.loads((folder / "modules" / f"{module}.json").read_text())
-    names = sorted({launch["kernel"] for launch in launches})
+    names = contents["names"]  # all of them, so that the program is kept for other launches
     program = compiler.build(
         contents["source"], names, contents["options"], extra=[*_ALWAYS, *_FLAGS[sanitizer]]
     )
@@ -113,7 +113,7 @@ def _run(command: list[str], sanitizer: Sanitizer, timeout: float) -> "subproces
 
 @functools.cache
 def without_randomisation() -> list[str]:
-    """A prefix to commands: the thread sanitizer wants memory where it expects it, and newer kernels differ."""
+    """A prefix to commands: the thread sanitizer wants memory where it expects it."""
     program = shutil.which("setarch")
     if program is None:
         return []
@@ -124,7 +124,7 @@ def without_randomisation() -> list[str]:
 
 @functools.cache
 def why_unavailable(sanitizer: Sanitizer) -> str | None:
-    """Why this sanitizer cannot be used on this machine; None where it can: a program that does nothing tells."""
+    """Why this sanitizer cannot be used here; None where it can, as a program of one line tells."""
     program = compiler.compiler()
     if program is None:
         return "there is no C++ compiler"

@@ -155,7 +155,7 @@ class ndarray:  # noqa: N801 (CuPy's name)
         out: NDArray[Any] | None = None,
         blocking: bool = True,
     ) -> NDArray[Any]:
-        """A copy on the host, for which the host need not wait: not `blocking`, and pinned memory as `out`."""
+        """A copy on the host, for which nobody waits if not `blocking` and `out` is pinned memory."""
         stream = stream or get_current_stream()
         fresh = out is None
         if out is None:
@@ -281,7 +281,7 @@ class ndarray:  # noqa: N801 (CuPy's name)
         return call(getattr(ufunc, method), *inputs, **kwargs)
 
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        """Take the function of this package that stands where NumPy's does: its `asarray` takes host arrays."""
+        """Call this package's function of that name: its `asarray` takes arrays of the host."""
         module = functools.reduce(getattr, function.__module__.split(".")[1:], sys.modules[__package__])
         return getattr(module, function.__name__)(*args, **kwargs)
 

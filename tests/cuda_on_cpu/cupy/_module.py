@@ -246,7 +246,12 @@ class RawKernel:
         if recording.wanted():
             sizes = (tuple(shape.grid), tuple(shape.block), int(shape.shared))
             recording.record(
-                self._module.code, self._module.options, self.name, sizes, list(map(_recorded, values))
+                self._module.code,
+                self._module.options,
+                self._names,
+                self.name,
+                sizes,
+                list(map(_recorded, values)),
             )
         error = ctypes.create_string_buffer(2048)
         failed = self._library.ckn_launch(self._number, ctypes.byref(shape), pointers, error, len(error))

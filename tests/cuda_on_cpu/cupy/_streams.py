@@ -23,7 +23,7 @@ class Stream:
 
     null: "Stream"
     ptds: "Stream"
-    _all: "ClassVar[weakref.WeakSet[Stream]]" = weakref.WeakSet()
+    _all: ClassVar["weakref.WeakSet[Stream]"] = weakref.WeakSet()
 
     def __init__(
         self, null: bool = False, non_blocking: bool = False, ptds: bool = False, priority: Any = None

@@ -4,7 +4,7 @@
 // barrier best.  Within this, warps and lanes are taken in the order chosen, by their "rank" in it.
 #pragma once
 
-namespace ckn {
+namespace [[gnu::visibility("hidden")]] ckn {
 
 constexpr int lanes = 32, most_threads = 1024, most_warps = most_threads / lanes;
 

@@ -39,7 +39,7 @@ ckn_switch:
 extern "C" __attribute__((visibility("hidden"))) void ckn_switch(void** save, void* to);
 #endif
 
-namespace ckn {
+namespace [[gnu::visibility("hidden")]] ckn {
 
 #ifdef CKN_TSAN
 constexpr size_t stack_bytes = 64 << 10;  // all of it is made new for each thread

@@ -61,7 +61,7 @@ struct dim3 {
 
 static constexpr int warpSize = 32;
 
-namespace ckn {
+namespace [[gnu::visibility("hidden")]] ckn {
 
 // The same bits as another type.
 template <class To, class From>

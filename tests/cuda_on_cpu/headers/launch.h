@@ -8,7 +8,7 @@
 #include <xmmintrin.h>
 #endif
 
-namespace ckn {
+namespace [[gnu::visibility("hidden")]] ckn {
 
 enum class Order { forward, backward, shuffled };
 
@@ -189,6 +189,7 @@ inline int run_grid(const Shape& shape, void (*run)(const void*), const void* ar
     set_up_launch(shape, run, arguments);
     {
         FlushToZero flush;
+        [[maybe_unused]] CatchFaults faults;
         run_blocks(order.data(), order.size(), choice);
     }
     if (block.failed) std::snprintf(error, room, "%s", block.error);
@@ -279,15 +280,18 @@ std::vector<Kernel>& kernels();  // the table of this module
         return all;                                                \
     }
 
-extern "C" int ckn_launch(unsigned kernel, const ckn::Shape* shape, void* const* arguments, char* error, size_t room) {
+#define CKN_ASKED_FROM_OUTSIDE extern "C" __attribute__((visibility("default")))
+
+CKN_ASKED_FROM_OUTSIDE int ckn_launch(unsigned kernel, const ckn::Shape* shape, void* const* arguments, char* error,
+                                      size_t room) {
     return ckn::kernels()[kernel].launch(*shape, arguments, error, room);
 }
-extern "C" const char* ckn_signature(unsigned kernel) { return ckn::kernels()[kernel].signature.data(); }
+CKN_ASKED_FROM_OUTSIDE const char* ckn_signature(unsigned kernel) { return ckn::kernels()[kernel].signature.data(); }
 
 #ifdef CKN_COVERAGE
 extern "C" void __gcov_dump();
 extern "C" void __gcov_reset();
-extern "C" void ckn_write_coverage() {
+CKN_ASKED_FROM_OUTSIDE void ckn_write_coverage() {
     __gcov_dump();
     __gcov_reset();
 }

@@ -5,7 +5,7 @@
 // too early, sees it.
 #pragma once
 
-namespace ckn {
+namespace [[gnu::visibility("hidden")]] ckn {
 
 CKN_HARNESS void check_copy(Site site, const float* to, const float* from, unsigned bytes) {
     auto* target = reinterpret_cast<const unsigned char*>(to);
@@ -108,7 +108,7 @@ inline T atomicExch(T* address, T value) {
     return old;
 }
 
-namespace ckn {
+namespace [[gnu::visibility("hidden")]] ckn {
 
 // Replace a number by what `change` makes of it; the old one.
 template <class T, class F>

@@ -7,7 +7,7 @@
 //     pointer BUFFER OFFSET   or   null   or   bytes HEXADECIMAL
 #pragma once
 
-namespace ckn {
+namespace [[gnu::visibility("hidden")]] ckn {
 
 struct Buffer {
     char* memory;

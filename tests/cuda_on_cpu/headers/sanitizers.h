@@ -35,7 +35,7 @@ void AnnotateIgnoreWritesEnd(const char* file, int line);
 #define CKN_NOT_WATCHED __attribute__((no_sanitize("thread")))
 #define CKN_HARNESS CKN_NOT_WATCHED inline
 
-namespace ckn {
+namespace [[gnu::visibility("hidden")]] ckn {
 
 // Everything done before order_release(x) happens before what follows order_acquire(x).
 CKN_HARNESS void order_release([[maybe_unused]] void* object) {

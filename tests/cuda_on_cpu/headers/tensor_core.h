@@ -21,7 +21,7 @@ static inline uint32_t to_bf16_pair(float low, float high) {
     return rounded(low) | rounded(high) << 16;
 }
 
-namespace ckn {
+namespace [[gnu::visibility("hidden")]] ckn {
 
 struct Product {
     float* d;

@@ -6,7 +6,7 @@
 
 #define CKN_HERE const char *file = __builtin_FILE(), int line = __builtin_LINE()
 
-namespace ckn {
+namespace [[gnu::visibility("hidden")]] ckn {
 
 struct Shuffle {
     uint64_t value, result;

@@ -1,0 +1,256 @@
+"""The kernels in every order of their threads, under sanitizers, with faults planted, line by line.
+
+Where there is no GPU they run on the CPU; what is shown here does not depend on one.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import gpu
+import numpy as np
+import pytest
+from cuda_on_cpu import environment, line_coverage, sanitize
+
+from ckncuda import (
+    ArcCosine,
+    Exponential,
+    InversePolynomial,
+    Layer,
+    LayerSpec,
+    Linear,
+    Polynomial,
+    Series,
+)
+from ckncuda.backend import cupy as cupy_backend
+from ckncuda.backend import get_backend
+from ckncuda.kernels import source
+
+if environment.why_unavailable() is not None:
+    pytest.skip(str(environment.why_unavailable()), allow_module_level=True)
+
+ORDERS = ["forward", "backward", "shuffled:1", "shuffled:2"]
+
+
+def make_layer(channels, **options):
+    rng = np.random.default_rng(1)
+    spec = LayerSpec(
+        **{"filters": 10, "patch": 3, "subsampling": 2, "kernel": Exponential(sigma=0.6)} | options
+    )
+    anchors = rng.normal(size=(spec.filters, spec.patch, spec.patch, channels))
+    anchors /= np.linalg.norm(anchors.reshape(spec.filters, -1), axis=1)[:, None, None, None]
+    return Layer.from_anchors(spec, anchors)
+
+
+# Input shapes and layers that reach every branch of `encode` in little time.
+CASES = {
+    "colour": ((3, 7, 6, 3), make_layer(3)),
+    "two parts of channels, two slabs of anchors": ((1, 5, 5, 36), make_layer(36, filters=66)),
+    "tiles of rows and columns": ((1, 26, 140, 1), make_layer(1, patch=2, subsampling=3)),
+    "average, centred, no margins": (
+        (2, 9, 8, 2),
+        make_layer(2, pooling="average", alignment="centered", padding="valid", scale="floored_norm"),
+    ),
+    "no pooling": ((2, 4, 5, 4), make_layer(4, subsampling=1, patch=1)),
+}
+OTHER_KERNELS = [
+    Polynomial(3, offset=0.5),
+    InversePolynomial(),
+    ArcCosine(0),
+    ArcCosine(1),
+    Linear(),
+    Series([0.2, 0.3, 0.5]),
+]
+
+
+@pytest.fixture
+def on_a_cpu(monkeypatch):
+    """Execution on the CPU, on a machine with a GPU too."""
+    if cupy_backend.why_unavailable() is None:
+        pytest.skip("there is a GPU here: its own tools look at the kernels (make gpu)")
+    with gpu.a_gpu():
+        yield
+
+
+def run_encode(backend, case, many_multiprocessors=True):
+    """Feature maps and their reference of one case."""
+    shape, layer = CASES[case]
+    maps = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    if many_multiprocessors:
+        backend._multiprocessors = 1000  # tiles of rows, though there are few
+    actual = backend.to_host(backend.encode(backend.asarray(maps), [layer]))
+    return actual, get_backend("reference").encode(maps, [layer])
+
+
+def run_kmeans(backend, n=130, d=37, clusters=66):
+    """Assignments, cosines and sums of random patches, and those of the reference."""
+    rng = np.random.default_rng(0)
+    patches = rng.normal(size=(n, d))
+    patches /= np.linalg.norm(patches, axis=1)[:, None]
+    patches = patches.astype(np.float32)
+    results = []
+    for engine in (backend, get_backend("reference")):
+        on_engine = engine.asarray(patches)
+        nearest, cosine = engine.nearest_anchor(on_engine, on_engine[:clusters])
+        sums = engine.sum_by_anchor(on_engine, nearest, clusters)
+        results.append([engine.to_host(array) for array in (nearest, cosine, sums)])
+    return results
+
+
+def error(actual, expected):
+    return np.linalg.norm(actual - expected) / np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("precision", gpu.PRECISIONS)
+def test_the_order_of_blocks_and_threads_changes_no_bit(on_a_cpu, monkeypatch, precision):
+    found = []
+    for order in ORDERS:
+        monkeypatch.setenv("CKNCUDA_CPU_ORDER", order)
+        backend = gpu.cupy_backend(precision)
+        found.append([run_encode(backend, case)[0] for case in CASES] + run_kmeans(backend)[0])
+    for other in found[1:]:
+        for first, second in zip(found[0], other, strict=True):
+            assert first.tobytes() == second.tobytes()
+
+
+@pytest.mark.parametrize("sanitizer", ["address", "thread"])
+@pytest.mark.parametrize("precision", gpu.PRECISIONS)
+def test_sanitizers_find_nothing(on_a_cpu, tmp_path, sanitizer, precision):
+    if reason := sanitize.why_unavailable(sanitizer):
+        pytest.skip(reason)
+    cases = (
+        list(CASES) if sanitizer == "address" else ["colour", "two parts of channels, two slabs of anchors"]
+    )
+    with sanitize.recorded_to(tmp_path):
+        backend = gpu.cupy_backend(precision)
+        for case in cases:
+            run_encode(backend, case)
+        run_kmeans(
+            backend, clusters=66 if sanitizer == "address" else 3
+        )  # a block each: threads are slow there
+    done = sanitize.replay(tmp_path, sanitizer)
+    assert done.launches == len(cases) + 2
+    assert done.returncode == 0, done.report
+
+
+# Faults planted in a copy: what stands in the source, what is put in its place.
+FAULTS = {
+    "out of bounds": (
+        "sum_by_anchor",
+        "if (warp == 0 && column < size) {",
+        "if (warp == 0) {",
+    ),
+    "missing barrier": (
+        "encode",
+        "__syncthreads();  // the buffer may be filled again",
+        "",
+    ),
+    "wrong halo": (
+        "encode",
+        "int bottom = min(map_height, origin_y + (last_row - 1) * subsampling + taps_y);",
+        "int bottom = min(map_height, origin_y + (last_row - 1) * subsampling + taps_y - 1);",
+    ),
+}
+
+
+@pytest.fixture
+def planted(on_a_cpu, monkeypatch, request):
+    """A copy of the sources with one fault, which the backend takes for its own."""
+    operation, right, wrong = FAULTS[request.param]
+    assert source(operation).count(right) == 1
+
+    def with_fault(name):
+        return source(name).replace(right, wrong) if name == operation else source(name)
+
+    monkeypatch.setattr(cupy_backend, "source", with_fault)
+    cupy_backend._compiled.cache_clear()
+    yield request.param
+    cupy_backend._compiled.cache_clear()
+
+
+@pytest.mark.parametrize("planted", ["out of bounds"], indirect=True)
+def test_an_access_out_of_bounds_is_caught(planted, tmp_path):
+    import cupy
+
+    with sanitize.recorded_to(tmp_path), pytest.raises(cupy.KernelFault, match="sum_by_anchor"):
+        run_kmeans(gpu.cupy_backend("cupy, float32"))
+    if reason := sanitize.why_unavailable("address"):
+        pytest.skip(reason)
+    done = sanitize.replay(tmp_path, "address")
+    assert done.returncode != 0
+    assert "heap-buffer-overflow" in done.report
+    assert "sum_by_anchor.cu" in done.report
+
+
+@pytest.mark.parametrize("planted", ["missing barrier"], indirect=True)
+def test_a_missing_barrier_is_caught(planted, tmp_path, monkeypatch):
+    """By the sanitizer as a race; and by the parity suite, in one order of the threads or another."""
+    case = "two parts of channels, two slabs of anchors"
+    errors = []
+    for order in ORDERS:
+        monkeypatch.setenv("CKNCUDA_CPU_ORDER", order)
+        actual, expected = run_encode(gpu.cupy_backend("cupy, float32"), case)
+        errors.append(error(actual, expected))
+    assert not max(errors) <= 2e-5  # NaN too
+    if reason := sanitize.why_unavailable("thread"):
+        pytest.skip(reason)
+    with sanitize.recorded_to(tmp_path):
+        run_encode(gpu.cupy_backend("cupy, float32"), case)
+    done = sanitize.replay(tmp_path, "thread")
+    assert done.returncode != 0
+    assert "data race" in done.report
+    assert "encode.cu" in done.report
+
+
+@pytest.mark.parametrize("planted", ["wrong halo"], indirect=True)
+def test_a_wrong_halo_is_caught(planted):
+    """Only where an image is cut into tiles: in the rows at their seams."""
+    backend = gpu.cupy_backend("cupy, float32")
+    actual, expected = run_encode(backend, "tiles of rows and columns")
+    assert error(actual, expected) > 1e-3
+    whole, _ = run_encode(gpu.cupy_backend("cupy, float32"), "colour", many_multiprocessors=False)
+    assert whole.shape == (3, 4, 3, 10)
+
+
+def run_everything():
+    """What the coverage is taken of: all cases, precisions and κ."""
+    with gpu.a_gpu():
+        for precision in gpu.PRECISIONS:
+            backend = gpu.cupy_backend(precision)
+            for case in CASES:
+                run_encode(backend, case)
+            for size in (36, 37):
+                run_kmeans(backend, d=size)
+        for kernel in OTHER_KERNELS:
+            backend.encode(backend.asarray(np.ones((1, 4, 4, 1))), [make_layer(1, kernel=kernel)])
+
+
+def test_all_lines_of_the_kernels_are_executed(tmp_path, request):
+    if reason := line_coverage.why_unavailable():
+        pytest.skip(reason)
+    if cupy_backend.why_unavailable() is None:
+        pytest.skip("there is a GPU here, which does not count lines")
+    here = Path(__file__)
+    program = (
+        f"import sys; sys.path[:0] = {[str(here.parent), str(here.parents[1])]!r}\n"
+        "import test_kernels_proven; test_kernels_proven.run_everything()"
+    )
+    variables = os.environ | line_coverage.variables(tmp_path)
+    subprocess.run([sys.executable, "-c", program], env=variables, check=True, timeout=300)
+    counted = line_coverage.lines(tmp_path)
+    report = {name: f"{lines.covered} of {lines.executable}" for name, lines in counted.items()}
+    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        print(f"\nlines of kernels executed: {json.dumps(report)}")
+    assert set(counted) == {
+        f"kernels/{name}"
+        for name in (
+            "dot_product.cuh",
+            "encode.cu",
+            "nearest_anchor.cu",
+            "product.cuh",
+            "sum_by_anchor.cu",
+        )
+    }
+    assert {name: lines.missed for name, lines in counted.items() if lines.missed} == {}
