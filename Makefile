@@ -2,13 +2,14 @@
 #   make demo     the main job on handwritten digits
 #   make test     all tests
 #   make lint     style and types
+#   make gpu      parity, sanitizers and measurements on a GPU, with the Python that is there (no network)
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test lint gpu clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -23,6 +24,10 @@ lint: $(VENV)/.with-lint
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+gpu:
+	$(PYTHON) -m pip install --quiet --no-deps --no-build-isolation --editable .
+	$(PYTHON) bench/gpu_suite.py
 
 clean:
 	rm -rf $(VENV) ckn-demo build dist *.egg-info

@@ -51,27 +51,22 @@ __device__ __forceinline__ void copy_wait() {
 #endif
 }
 
+// What follows needs sm_80: on older devices the library takes plain arithmetic, and never comes here.
+
 // The number rounded to TF32 (10 bits of mantissa, to nearest, ties away from zero), as the bits of a float.
 __device__ __forceinline__ uint32_t to_tf32(float x) {
-    uint32_t bits;
+    uint32_t bits = 0;
 #if __CUDA_ARCH__ >= 800
     asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
-#else
-    bits = (__float_as_uint(x) + 0x1000u) & 0xffffe000u;
 #endif
     return bits;
 }
 
 // Two numbers rounded to bfloat16 (to nearest, ties to even), the first in the lower half.
 __device__ __forceinline__ uint32_t to_bf16_pair(float low, float high) {
-    uint32_t bits;
+    uint32_t bits = 0;
 #if __CUDA_ARCH__ >= 800
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
-#else
-    uint32_t l = __float_as_uint(low), h = __float_as_uint(high);
-    l += 0x7fffu + ((l >> 16) & 1u);
-    h += 0x7fffu + ((h >> 16) & 1u);
-    bits = (l >> 16) | (h & 0xffff0000u);
 #endif
     return bits;
 }

@@ -7,62 +7,21 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import gpu
+import kernel_cases
 import numpy as np
 import pytest
 from cuda_on_cpu import environment, line_coverage, sanitize
+from kernel_cases import CASES, run_encode, run_kmeans
 
-from ckncuda import (
-    ArcCosine,
-    Exponential,
-    InversePolynomial,
-    Layer,
-    LayerSpec,
-    Linear,
-    Polynomial,
-    Series,
-)
 from ckncuda.backend import cupy as cupy_backend
-from ckncuda.backend import get_backend
 from ckncuda.kernels import source
 
 if environment.why_unavailable() is not None:
     pytest.skip(str(environment.why_unavailable()), allow_module_level=True)
 
 ORDERS = ["forward", "backward", "shuffled:1", "shuffled:2"]
-
-
-def make_layer(channels, **options):
-    rng = np.random.default_rng(1)
-    spec = LayerSpec(
-        **{"filters": 10, "patch": 3, "subsampling": 2, "kernel": Exponential(sigma=0.6)} | options
-    )
-    anchors = rng.normal(size=(spec.filters, spec.patch, spec.patch, channels))
-    anchors /= np.linalg.norm(anchors.reshape(spec.filters, -1), axis=1)[:, None, None, None]
-    return Layer.from_anchors(spec, anchors)
-
-
-# Input shapes and layers that reach every branch of `encode` in little time.
-CASES = {
-    "colour": ((3, 7, 6, 3), make_layer(3)),
-    "two parts of channels, two slabs of anchors": ((1, 5, 5, 36), make_layer(36, filters=66)),
-    "tiles of rows and columns": ((1, 26, 140, 1), make_layer(1, patch=2, subsampling=3)),
-    "average, centred, no margins": (
-        (2, 9, 8, 2),
-        make_layer(2, pooling="average", alignment="centered", padding="valid", scale="floored_norm"),
-    ),
-    "no pooling": ((2, 4, 5, 4), make_layer(4, subsampling=1, patch=1)),
-}
-OTHER_KERNELS = [
-    Polynomial(3, offset=0.5),
-    InversePolynomial(),
-    ArcCosine(0),
-    ArcCosine(1),
-    Linear(),
-    Series([0.2, 0.3, 0.5]),
-]
 
 
 @pytest.fixture
@@ -72,31 +31,6 @@ def on_a_cpu(monkeypatch):
         pytest.skip("there is a GPU here: its own tools look at the kernels (make gpu)")
     with gpu.a_gpu():
         yield
-
-
-def run_encode(backend, case, many_multiprocessors=True):
-    """Feature maps and their reference of one case."""
-    shape, layer = CASES[case]
-    maps = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-    if many_multiprocessors:
-        backend._multiprocessors = 1000  # tiles of rows, though there are few
-    actual = backend.to_host(backend.encode(backend.asarray(maps), [layer]))
-    return actual, get_backend("reference").encode(maps, [layer])
-
-
-def run_kmeans(backend, n=130, d=37, clusters=66):
-    """Assignments, cosines and sums of random patches, and those of the reference."""
-    rng = np.random.default_rng(0)
-    patches = rng.normal(size=(n, d))
-    patches /= np.linalg.norm(patches, axis=1)[:, None]
-    patches = patches.astype(np.float32)
-    results = []
-    for engine in (backend, get_backend("reference")):
-        on_engine = engine.asarray(patches)
-        nearest, cosine = engine.nearest_anchor(on_engine, on_engine[:clusters])
-        sums = engine.sum_by_anchor(on_engine, nearest, clusters)
-        results.append([engine.to_host(array) for array in (nearest, cosine, sums)])
-    return results
 
 
 def error(actual, expected):
@@ -214,31 +148,13 @@ def test_a_wrong_halo_is_caught(planted):
     assert whole.shape == (3, 4, 3, 10)
 
 
-def run_everything():
-    """What the coverage is taken of: all cases, precisions and κ."""
-    with gpu.a_gpu():
-        for precision in gpu.PRECISIONS:
-            backend = gpu.cupy_backend(precision)
-            for case in CASES:
-                run_encode(backend, case)
-            for size in (36, 37):
-                run_kmeans(backend, d=size)
-        for kernel in OTHER_KERNELS:
-            backend.encode(backend.asarray(np.ones((1, 4, 4, 1))), [make_layer(1, kernel=kernel)])
-
-
 def test_all_lines_of_the_kernels_are_executed(tmp_path, request):
     if reason := line_coverage.why_unavailable():
         pytest.skip(reason)
     if cupy_backend.why_unavailable() is None:
         pytest.skip("there is a GPU here, which does not count lines")
-    here = Path(__file__)
-    program = (
-        f"import sys; sys.path[:0] = {[str(here.parent), str(here.parents[1])]!r}\n"
-        "import test_kernels_proven; test_kernels_proven.run_everything()"
-    )
     variables = os.environ | line_coverage.variables(tmp_path)
-    subprocess.run([sys.executable, "-c", program], env=variables, check=True, timeout=300)
+    subprocess.run([sys.executable, kernel_cases.__file__], env=variables, check=True, timeout=300)
     counted = line_coverage.lines(tmp_path)
     report = {name: f"{lines.covered} of {lines.executable}" for name, lines in counted.items()}
     with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():

@@ -1,0 +1,89 @@
+"""Small shapes that reach every line of the kernels in little time; as a program, all of them once."""
+
+import gpu
+import numpy as np
+
+from ckncuda import (
+    ArcCosine,
+    Exponential,
+    InversePolynomial,
+    Layer,
+    LayerSpec,
+    Linear,
+    Polynomial,
+    Series,
+)
+from ckncuda.backend import get_backend
+
+
+def make_layer(channels, **options):
+    rng = np.random.default_rng(1)
+    spec = LayerSpec(
+        **{"filters": 10, "patch": 3, "subsampling": 2, "kernel": Exponential(sigma=0.6)} | options
+    )
+    anchors = rng.normal(size=(spec.filters, spec.patch, spec.patch, channels))
+    anchors /= np.linalg.norm(anchors.reshape(spec.filters, -1), axis=1)[:, None, None, None]
+    return Layer.from_anchors(spec, anchors)
+
+
+# Input shapes and layers that reach every branch of `encode` in little time.
+CASES = {
+    "colour": ((3, 7, 6, 3), make_layer(3)),
+    "two parts of channels, two slabs of anchors": ((1, 5, 5, 36), make_layer(36, filters=66)),
+    "tiles of rows and columns": ((1, 26, 140, 1), make_layer(1, patch=2, subsampling=3)),
+    "average, centred, no margins": (
+        (2, 9, 8, 2),
+        make_layer(2, pooling="average", alignment="centered", padding="valid", scale="floored_norm"),
+    ),
+    "no pooling": ((2, 4, 5, 4), make_layer(4, subsampling=1, patch=1)),
+}
+OTHER_KERNELS = [
+    Polynomial(3, offset=0.5),
+    InversePolynomial(),
+    ArcCosine(0),
+    ArcCosine(1),
+    Linear(),
+    Series([0.2, 0.3, 0.5]),
+]
+
+
+def run_encode(backend, case, many_multiprocessors=True):
+    """Feature maps and their reference of one case."""
+    shape, layer = CASES[case]
+    maps = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    if many_multiprocessors:
+        backend._multiprocessors = 1000  # tiles of rows, though there are few
+    actual = backend.to_host(backend.encode(backend.asarray(maps), [layer]))
+    return actual, get_backend("reference").encode(maps, [layer])
+
+
+def run_kmeans(backend, n=130, d=37, clusters=66):
+    """Assignments, cosines and sums of random patches, and those of the reference."""
+    rng = np.random.default_rng(0)
+    patches = rng.normal(size=(n, d))
+    patches /= np.linalg.norm(patches, axis=1)[:, None]
+    patches = patches.astype(np.float32)
+    results = []
+    for engine in (backend, get_backend("reference")):
+        on_engine = engine.asarray(patches)
+        nearest, cosine = engine.nearest_anchor(on_engine, on_engine[:clusters])
+        sums = engine.sum_by_anchor(on_engine, nearest, clusters)
+        results.append([engine.to_host(array) for array in (nearest, cosine, sums)])
+    return results
+
+
+def run_everything():
+    """All cases, precisions and κ."""
+    with gpu.a_gpu():
+        for precision in gpu.PRECISIONS:
+            backend = gpu.cupy_backend(precision)
+            for case in CASES:
+                run_encode(backend, case)
+            for size in (36, 37):
+                run_kmeans(backend, d=size)
+        for kernel in OTHER_KERNELS:
+            backend.encode(backend.asarray(np.ones((1, 4, 4, 1))), [make_layer(1, kernel=kernel)])
+
+
+if __name__ == "__main__":
+    run_everything()
