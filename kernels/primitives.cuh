@@ -7,7 +7,6 @@
 #ifndef CKN_ON_CPU
 
 typedef unsigned int uint32_t;
-typedef unsigned long long uint64_t;
 
 // The block's dynamic shared memory, 16-byte aligned; all shared memory of these kernels comes from here.
 __device__ __forceinline__ unsigned char* dynamic_shared() {

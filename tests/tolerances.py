@@ -17,7 +17,7 @@ default, where anchors are nearly dependent.
 COSINE = {
     "numpy, plain": 1e-6,
     "numpy, compiled": 1e-6,
-    "cupy, float32": 1e-6,
+    "cupy, float32": 5e-6,  # tensor cores cut sums off where others round
     "cupy, float32 without tensor cores": 1e-6,
     "cupy, tf32": 1e-3,  # both vectors are rounded: 2 units of rounding
     "cupy, bfloat16": 8e-3,

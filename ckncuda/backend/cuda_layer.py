@@ -224,7 +224,7 @@ def packed_terms(terms: NDArray[np.float32], precision: str) -> NDArray[np.uint3
         return (bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000)
     if precision == "Bf16":  # to nearest, ties to even; two terms a word, the first in the lower half
         rounded = (bits + np.uint32(0x7FFF) + (bits >> 16 & np.uint32(1))) >> 16
-        pairs: NDArray[np.uint32] = rounded[..., 0::2, :] | rounded[..., 1::2, :] << 16
+        pairs: NDArray[Any] = rounded[..., 0::2, :] | rounded[..., 1::2, :] << 16
         return pairs.copy()
     return bits
 
