@@ -58,6 +58,7 @@ class Stopwatch:
                 except StopIteration:
                     return
             yield item
+            del item  # while the next one is made, this one need not be there
 
     def _switch(self) -> None:
         now = time.perf_counter()

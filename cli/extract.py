@@ -62,6 +62,7 @@ def extract(
         with stopwatch.stage("writing"), feature_writer(output, n, d) as writer:
             for _, block in blocks:
                 writer.write(block)
+                del block  # while the next one is made, this one need not be there
     seconds = report_seconds(stopwatch)
     print_result(
         {"features": output, "n_images": n, "n_features": d, "seconds": seconds},

@@ -1,17 +1,23 @@
 // The dot-product kernels κ of a cosine t: the device's side of ckncuda/dot_product.py.
 //
-// Each takes `parameters`, a few floats of global memory, the same for all threads.
+// Each is made from `parameters`, a few floats of global memory, the same for all threads.
 #pragma once
 
 struct Exponential {  // exp(α (t − 1)); parameters: α log₂ e
-    __device__ static float value(float t, const float* parameters) { return exp2f(parameters[0] * (t - 1)); }
+    float rate;
+    __device__ explicit Exponential(const float* parameters) : rate(parameters[0]) {}
+    __device__ float operator()(float t) const { return exp2f(rate * (t - 1)); }
 };
 
 struct Polynomial {  // ((t + c) / (1 + c))^d; parameters: d, c, 1 / (1 + c)
-    __device__ static float value(float t, const float* parameters) {
-        float base = (t + parameters[1]) * parameters[2], power = 1;
-        for (int degree = static_cast<int>(parameters[0]); degree > 0; degree /= 2) {  // by squaring
-            if (degree % 2) power *= base;
+    int degree;
+    float offset, factor;
+    __device__ explicit Polynomial(const float* parameters)
+        : degree(static_cast<int>(parameters[0])), offset(parameters[1]), factor(parameters[2]) {}
+    __device__ float operator()(float t) const {
+        float base = (t + offset) * factor, power = 1;
+        for (int left = degree; left > 0; left /= 2) {  // by squaring
+            if (left % 2) power *= base;
             base *= base;
         }
         return power;
@@ -19,29 +25,35 @@ struct Polynomial {  // ((t + c) / (1 + c))^d; parameters: d, c, 1 / (1 + c)
 };
 
 struct InversePolynomial {  // 1 / (2 − t)
-    __device__ static float value(float t, const float*) { return 1 / (2 - t); }
+    __device__ explicit InversePolynomial(const float*) {}
+    __device__ float operator()(float t) const { return 1 / (2 - t); }
 };
 
 // π − arccos(t), with t held in [−1, 1], which rounding may leave.
 __device__ inline float angle_from_opposite(float t) { return 3.14159265f - acosf(fminf(fmaxf(t, -1.0f), 1.0f)); }
 
 struct ArcCosine0 {  // 1 − arccos(t) / π
-    __device__ static float value(float t, const float*) { return angle_from_opposite(t) * 0.318309886f; }
+    __device__ explicit ArcCosine0(const float*) {}
+    __device__ float operator()(float t) const { return angle_from_opposite(t) * 0.318309886f; }
 };
 
 struct ArcCosine1 {  // (√(1 − t²) + t (π − arccos t)) / π
-    __device__ static float value(float t, const float*) {
+    __device__ explicit ArcCosine1(const float*) {}
+    __device__ float operator()(float t) const {
         t = fminf(fmaxf(t, -1.0f), 1.0f);
         return (sqrtf((1 - t) * (1 + t)) + t * angle_from_opposite(t)) * 0.318309886f;
     }
 };
 
 struct Linear {  // t
-    __device__ static float value(float t, const float*) { return t; }
+    __device__ explicit Linear(const float*) {}
+    __device__ float operator()(float t) const { return t; }
 };
 
 struct Series {  // Σ a_m t^m, m = 0 … M; parameters: M, a_0, …, a_M
-    __device__ static float value(float t, const float* parameters) {
+    const float* parameters;
+    __device__ explicit Series(const float* parameters) : parameters(parameters) {}
+    __device__ float operator()(float t) const {
         int m = static_cast<int>(parameters[0]);
         float sum = parameters[m + 1];
         while (m-- > 0) sum = sum * t + parameters[m + 1];

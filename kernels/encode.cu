@@ -57,6 +57,7 @@ __global__ void __launch_bounds__(THREADS, 2) encode(
     float norm_floor, int scale_is_floored) {
     int slab_width = columns + patch - 1, piece = (rows + patch - 1) * slab_width, cells = group * piece;
     int positions = rows * columns;  // of one image in a chunk
+    Divisor by_piece(piece), by_slab_width(slab_width), by_positions(positions), by_columns(columns);
     unsigned char* shared = dynamic_shared();
     float* slab = take<float>(shared, max(cells * channel_stride, PATCHES * MAP_STRIDE));
     float* unpooled = slab;
@@ -88,11 +89,14 @@ __global__ void __launch_bounds__(THREADS, 2) encode(
     int left = max(0, origin_x + first_column * subsampling);
     int right = min(map_width, origin_x + (last_column - 1) * subsampling + taps_x);
 
+    // The cell of the piece of input in which the patch of a chunk's position p begins.
+    auto corner_cell = [&](int p) {
+        int member = by_positions.quotient(p), rest = by_positions.remainder(p);
+        return member * piece + by_columns.quotient(rest) * slab_width + by_columns.remainder(rest);
+    };
     for (int p = threadIdx.x; p < PATCHES; p += THREADS)  // what is beyond the chunk computes its first patch
-        at[p] = p < group * positions
-            ? (p / positions * piece + p % positions / columns * slab_width + p % columns) * channel_stride
-            : 0;
-    for (int i = threadIdx.x; i < stages * TERMS; i += THREADS) offset[i] = offsets[i];
+        at[p] = p < group * positions ? corner_cell(p) * channel_stride * sizeof(float) : 0;
+    for (int i = threadIdx.x; i < stages * TERMS; i += THREADS) offset[i] = offsets[i] * sizeof(float);
     for (int i = threadIdx.x; i < taps_y; i += THREADS) weight_y[i] = weights[i];
     for (int i = threadIdx.x; i < taps_x; i += THREADS) weight_x[i] = weights[taps_y + i];
     for (int i = threadIdx.x; i < group * ring * tile_columns * ANCHORS; i += THREADS) open[i] = 0;
@@ -109,11 +113,12 @@ __global__ void __launch_bounds__(THREADS, 2) encode(
     // The input under the chunk that begins in row u, channels [first, first + part); zeros outside the map.
     auto fetch_input = [&](int u, int first) {
         bool by_four = channels % 4 == 0;  // then `part` is a multiple of four too
-        int step = by_four ? 4 : 1, pieces = part / step;
-        for (int i = threadIdx.x; i < cells * pieces; i += THREADS) {
-            int cell = i / pieces, channel = i % pieces * step;
-            int image = first_image + cell / piece;
-            int y = u - before + cell % piece / slab_width, x = left - before + cell % slab_width;
+        int step = by_four ? 4 : 1, copies = part / step;
+        Divisor by_copies(copies);
+        for (int i = threadIdx.x; i < cells * copies; i += THREADS) {
+            int cell = by_copies.quotient(i), channel = by_copies.remainder(i) * step;
+            int image = first_image + by_piece.quotient(cell), place = by_piece.remainder(cell);
+            int y = u - before + by_slab_width.quotient(place), x = left - before + by_slab_width.remainder(place);
             bool inside =
                 image < images && y >= 0 && y < height && x >= 0 && x < width && first + channel < channels;
             size_t pixel = (static_cast<size_t>(image) * height + y) * width + x;
@@ -126,6 +131,7 @@ __global__ void __launch_bounds__(THREADS, 2) encode(
     };
 
     Product<Precision> product;
+    Kernel kernel(parameters);
     for (int u = top; u < bottom; u += rows) {
         product.clear();
         for (int number = 0; number < parts; ++number) {
@@ -152,8 +158,7 @@ __global__ void __launch_bounds__(THREADS, 2) encode(
             }
         }
         for (int p = threadIdx.x; p < group * positions; p += THREADS) {
-            const float* corner =
-                squares + p / positions * piece + p % positions / columns * slab_width + p % columns;
+            const float* corner = squares + corner_cell(p);
             float square = 0;
             for (int dy = 0; dy < patch; ++dy)
                 for (int dx = 0; dx < patch; ++dx) square += corner[dy * slab_width + dx];
@@ -162,20 +167,24 @@ __global__ void __launch_bounds__(THREADS, 2) encode(
             scale[p] = scale_is_floored ? floored : norm;
         }
         __syncthreads();
-        product.each([&](int p, int anchor, float value) {
-            if (p < group * positions)
-                unpooled[p * MAP_STRIDE + anchor] = scale[p] * Kernel::value(value * inverse[p], parameters);
+        product.each([&](int p) {
+            bool used = p < group * positions;
+            float factor = used ? inverse[p] : 0, norm = used ? scale[p] : 0;
+            float* row = unpooled + p * MAP_STRIDE;
+            return [=](int anchor, float value) { row[anchor] = norm * kernel(value * factor); };
         });
         __syncthreads();
         // A thread has one anchor and some pooled columns of some images: nobody else touches their sums.
         int anchor = threadIdx.x % ANCHORS, filter = anchor_slab * ANCHORS + anchor;
         int across = last_column - first_column;
+        Divisor by_across(across), by_ring(ring);
         for (int task = threadIdx.x / ANCHORS; task < group * across; task += THREADS / ANCHORS) {
-            int member = task / across, j = task % across;
+            int member = by_across.quotient(task), j = by_across.remainder(task);
             size_t image = first_image + member;
             int start = origin_x + (first_column + j) * subsampling;  // of this column's taps
             int first_tap = max(0, left - start), last_tap = min(taps_x, right - start);
             int next = max(first_row, floor_divide(u - origin_y - taps_y, subsampling) + 1);
+            float* column = open + (member * ring * tile_columns + j) * ANCHORS + anchor;
             for (int y = u; y < min(u + rows, bottom); ++y) {
                 int position = member * positions + (y - u) * columns + start - left;  // of tap 0 in the chunk
                 float sum = 0;
@@ -183,13 +192,13 @@ __global__ void __launch_bounds__(THREADS, 2) encode(
                     sum = fmaf(weight_x[tap], unpooled[(position + tap) * MAP_STRIDE + anchor], sum);
                 // Pooled rows `next` … are open; those whose taps begin below y do not count yet.
                 for (int i = next; i < last_row && origin_y + i * subsampling <= y; ++i) {
-                    float& total = open[((member * ring + i % ring) * tile_columns + j) * ANCHORS + anchor];
+                    float& total = column[by_ring.remainder(i) * tile_columns * ANCHORS];
                     total = fmaf(weight_y[y - origin_y - i * subsampling], sum, total);
                 }
                 for (; next < last_row &&
                        (y == bottom - 1 || origin_y + next * subsampling + taps_y - 1 <= y);
                      ++next) {  // complete
-                    float& total = open[((member * ring + next % ring) * tile_columns + j) * ANCHORS + anchor];
+                    float& total = column[by_ring.remainder(next) * tile_columns * ANCHORS];
                     if (filter < filters && image < images)
                         pooled[((image * pooled_height + next) * pooled_width + first_column + j) * filters + filter] =
                             total;

@@ -28,8 +28,8 @@ __global__ void __launch_bounds__(THREADS, 2) nearest_anchor(
     float* cosines = reinterpret_cast<float*>(stage_anchors + 2 * words);             // [PATCHES][COSINE_STRIDE]
     int* at = reinterpret_cast<int*>(cosines + PATCHES * COSINE_STRIDE);              // [PATCHES]
     int* offset = at + PATCHES;                                                       // [TERMS]
-    for (int p = threadIdx.x; p < PATCHES; p += THREADS) at[p] = p * PATCH_STRIDE;
-    for (int i = threadIdx.x; i < TERMS; i += THREADS) offset[i] = i;
+    for (int p = threadIdx.x; p < PATCHES; p += THREADS) at[p] = p * PATCH_STRIDE * sizeof(float);
+    for (int i = threadIdx.x; i < TERMS; i += THREADS) offset[i] = i * sizeof(float);
 
     long long first = static_cast<long long>(blockIdx.x) * PATCHES;
     int stages = (size + TERMS - 1) / TERMS, slabs = (clusters + ANCHORS - 1) / ANCHORS;
@@ -68,7 +68,10 @@ __global__ void __launch_bounds__(THREADS, 2) nearest_anchor(
         __syncthreads();
         product.add(stage_patches + number % 2 * tile, at, offset, stage_anchors + number % 2 * words);
         if ((number + 1) % stages == 0) {  // all terms of a slab of anchors
-            product.each([&](int p, int anchor, float value) { cosines[p * COSINE_STRIDE + anchor] = value; });
+            product.each([&](int p) {
+                float* row = cosines + p * COSINE_STRIDE;
+                return [=](int anchor, float value) { row[anchor] = value; };
+            });
             product.clear();
             __syncthreads();
             int slab = number / stages * ANCHORS;

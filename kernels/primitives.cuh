@@ -52,15 +52,6 @@ __device__ __forceinline__ void copy_wait() {
 
 // What follows needs sm_80: on older devices the library takes plain arithmetic, and never comes here.
 
-// The number rounded to TF32 (10 bits of mantissa, to nearest, ties away from zero), as the bits of a float.
-__device__ __forceinline__ uint32_t to_tf32(float x) {
-    uint32_t bits = 0;
-#if __CUDA_ARCH__ >= 800
-    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
-#endif
-    return bits;
-}
-
 // Two numbers rounded to bfloat16 (to nearest, ties to even), the first in the lower half.
 __device__ __forceinline__ uint32_t to_bf16_pair(float low, float high) {
     uint32_t bits = 0;
@@ -70,7 +61,8 @@ __device__ __forceinline__ uint32_t to_bf16_pair(float low, float high) {
     return bits;
 }
 
-// D += A B on the warp's tensor cores, A 16×8 (row), B 8×8 (column), D 16×8, A and B in TF32, D in float32.
+// D += A B on the warp's tensor cores, A 16×8 (row), B 8×8 (column), D 16×8, A and B in TF32, D in float32. Of a
+// TF32 operand, given as the bits of a float, the lowest 13 bits count for nothing.
 // With g = lane / 4 and t = lane % 4, a lane holds
 //   a[0] = A[g][t]  a[1] = A[g + 8][t]  a[2] = A[g][t + 4]  a[3] = A[g + 8][t + 4]
 //   b[0] = B[t][g]  b[1] = B[t + 4][g]

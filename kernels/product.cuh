@@ -2,14 +2,26 @@
 //
 // A block of 256 threads computes 128 × 64 inner products: patches (rows) with anchors (columns). Both operands
 // lie in shared memory, a part of the k·k·c terms at a time. The patches are never laid out as a matrix: term k of
-// patch p is slab[at[p] + offset[k]], where the slab is a piece of the input map, so that the k·k patches that hold
-// a position read one copy of it.
+// patch p lies at[p] + offset[k] bytes into the slab, a piece of the input map, so that the k·k patches that hold a
+// position read one copy of it.
 //
 // Registers: 32 sums a thread. Shared memory: what the caller lays out. Arithmetic: 2 · 128 · 64 FLOP a term.
 // Per term and warp 18/8 shared loads feed 8/8 (TF32) tensor-core instructions of 2,048 FLOP: the tensor cores wait
 // for shared memory unless they do three products a term, as in float32.
 #pragma once
 #include "primitives.cuh"
+
+// Division of whole numbers from 0 to 2^20 by one that stays the same: a GPU has no instruction for it, and this takes
+// three. n + ½ over d is 1/(2d) or more from any whole number, far more than floats err there.
+class Divisor {
+    int d;
+    float inverse;
+
+public:
+    __device__ explicit Divisor(int d) : d(d), inverse(1.0f / d) {}
+    __device__ int quotient(int n) const { return static_cast<int>((n + 0.5f) * inverse); }
+    __device__ int remainder(int n) const { return n - quotient(n) * d; }
+};
 
 constexpr int THREADS = 256;
 constexpr int PATCHES = 128;        // of a tile
@@ -30,6 +42,11 @@ struct Tf32 {  // operands rounded to 10 bits of mantissa
 struct Bf16 {  // operands rounded to 7 bits of mantissa; two terms a word
     static constexpr int words = TERMS / 2;
 };
+
+// What stands so many bytes into the slab.
+__device__ inline float read(const float* slab, int bytes) {
+    return *reinterpret_cast<const float*>(reinterpret_cast<const char*>(slab) + bytes);
+}
 
 template <class Precision>
 class Product {
@@ -52,22 +69,26 @@ public:
                 for (float& sum : tile) sum = 0;
     }
 
-    // Add a stage: `at` [PATCHES] and `offset` [TERMS] are positions in the slab, `anchors` [words][STRIDE].
+    // Add a stage: `at` [PATCHES] and `offset` [TERMS] are bytes into the slab, `anchors` [words][STRIDE].
     __device__ void add(const float* slab, const int* at, const int* offset, const uint32_t* anchors);
 
-    // Call visit(patch, anchor, product) for each of this thread's products.
-    template <class Visit>
-    __device__ void each(Visit visit) const {
+    // For each patch of which this thread has products, call of_patch(patch), and what that returns with
+    // (anchor, product) for each of these.
+    template <class OfPatch>
+    __device__ void each(OfPatch of_patch) const {
         int row = lane / 4, column = lane % 4 * 2;
 #pragma unroll
-        for (int i = 0; i < 2; ++i)
+        for (int i = 0; i < 4; ++i) {
+            auto visit = of_patch(first_patch + 8 * i + row);
 #pragma unroll
-            for (int j = 0; j < 4; ++j)
-#pragma unroll
-                for (int r = 0; r < 4; ++r)
-                    visit(first_patch + 16 * i + row + r / 2 * 8, first_anchor + 8 * j + column + r % 2, sums[i][j][r]);
+            for (int j = 0; j < 8; ++j)
+                visit(first_anchor + j / 2 * 8 + column + j % 2, sums[i / 2][j / 2][i % 2 * 2 + j % 2]);
+        }
     }
 };
+
+// The bits of a float, of which a TF32 operand keeps those of the nearest number.
+__device__ inline uint32_t rounded(float x) { return __float_as_uint(x) + 0x1000u; }
 
 template <>
 __device__ inline void Product<Tf32>::add(
@@ -80,10 +101,10 @@ __device__ inline void Product<Tf32>::add(
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
             int upper = at[first_patch + 16 * i + g], lower = at[first_patch + 16 * i + g + 8];
-            a[i][0] = to_tf32(slab[upper + near]);
-            a[i][1] = to_tf32(slab[lower + near]);
-            a[i][2] = to_tf32(slab[upper + far]);
-            a[i][3] = to_tf32(slab[lower + far]);
+            a[i][0] = rounded(read(slab, upper + near));
+            a[i][1] = rounded(read(slab, lower + near));
+            a[i][2] = rounded(read(slab, upper + far));
+            a[i][3] = rounded(read(slab, lower + far));
         }
 #pragma unroll
         for (int j = 0; j < 4; ++j) {  // the host has rounded the anchors
@@ -98,10 +119,11 @@ __device__ inline void Product<Tf32>::add(
     }
 }
 
-// A float as two TF32 numbers, whose sum has 21 of its 24 bits or more.
+// A float as two TF32 numbers: its upper 11 bits, and the nearest to the rest, which has 13. Rounding the former would
+// take one bit less of the latter, and twice as many instructions.
 __device__ inline void split(float x, uint32_t& big, uint32_t& small) {
-    big = to_tf32(x);
-    small = to_tf32(x - __uint_as_float(big));
+    big = __float_as_uint(x) & 0xffffe000u;
+    small = rounded(x - __uint_as_float(big));
 }
 
 template <>
@@ -115,10 +137,10 @@ __device__ inline void Product<Tf32x3>::add(
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
             int upper = at[first_patch + 16 * i + g], lower = at[first_patch + 16 * i + g + 8];
-            split(slab[upper + near], a[i][0], a_small[i][0]);
-            split(slab[lower + near], a[i][1], a_small[i][1]);
-            split(slab[upper + far], a[i][2], a_small[i][2]);
-            split(slab[lower + far], a[i][3], a_small[i][3]);
+            split(read(slab, upper + near), a[i][0], a_small[i][0]);
+            split(read(slab, lower + near), a[i][1], a_small[i][1]);
+            split(read(slab, upper + far), a[i][2], a_small[i][2]);
+            split(read(slab, lower + far), a[i][3], a_small[i][3]);
         }
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
@@ -148,10 +170,10 @@ __device__ inline void Product<Bf16>::add(
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
             int upper = at[first_patch + 16 * i + g], lower = at[first_patch + 16 * i + g + 8];
-            a[i][0] = to_bf16_pair(slab[upper + offsets[0]], slab[upper + offsets[1]]);
-            a[i][1] = to_bf16_pair(slab[lower + offsets[0]], slab[lower + offsets[1]]);
-            a[i][2] = to_bf16_pair(slab[upper + offsets[2]], slab[upper + offsets[3]]);
-            a[i][3] = to_bf16_pair(slab[lower + offsets[2]], slab[lower + offsets[3]]);
+            a[i][0] = to_bf16_pair(read(slab, upper + offsets[0]), read(slab, upper + offsets[1]));
+            a[i][1] = to_bf16_pair(read(slab, lower + offsets[0]), read(slab, lower + offsets[1]));
+            a[i][2] = to_bf16_pair(read(slab, upper + offsets[2]), read(slab, upper + offsets[3]));
+            a[i][3] = to_bf16_pair(read(slab, lower + offsets[2]), read(slab, lower + offsets[3]));
         }
 #pragma unroll
         for (int j = 0; j < 4; ++j) {  // pairs of terms, made by the host
@@ -193,18 +215,20 @@ public:
             for (int j = 0; j < 4; ++j) b[j] = __uint_as_float(row[j]);
 #pragma unroll
             for (int i = 0; i < 8; ++i) {
-                float a = slab[patch[i] + term];
+                float a = read(slab, patch[i] + term);
 #pragma unroll
                 for (int j = 0; j < 4; ++j) sums[i][j] = fmaf(a, b[j], sums[i][j]);
             }
         }
     }
 
-    template <class Visit>
-    __device__ void each(Visit visit) const {
+    template <class OfPatch>
+    __device__ void each(OfPatch of_patch) const {
 #pragma unroll
-        for (int i = 0; i < 8; ++i)
+        for (int i = 0; i < 8; ++i) {
+            auto visit = of_patch(first_patch + i);
 #pragma unroll
-            for (int j = 0; j < 4; ++j) visit(first_patch + i, first_anchor + j, sums[i][j]);
+            for (int j = 0; j < 4; ++j) visit(first_anchor + j, sums[i][j]);
+        }
     }
 };
