@@ -148,7 +148,7 @@ def test_a_wrong_halo_is_caught(planted):
     assert whole.shape == (3, 4, 3, 10)
 
 
-def test_all_lines_of_the_kernels_are_executed(tmp_path, request):
+def test_all_lines_of_the_kernels_are_executed(tmp_path, record_property):
     if reason := line_coverage.why_unavailable():
         pytest.skip(reason)
     if cupy_backend.why_unavailable() is None:
@@ -157,8 +157,7 @@ def test_all_lines_of_the_kernels_are_executed(tmp_path, request):
     subprocess.run([sys.executable, kernel_cases.__file__], env=variables, check=True, timeout=300)
     counted = line_coverage.lines(tmp_path)
     report = {name: f"{lines.covered} of {lines.executable}" for name, lines in counted.items()}
-    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
-        print(f"\nlines of kernels executed: {json.dumps(report)}")
+    record_property("lines of kernels executed", json.dumps(report))
     assert set(counted) == {
         f"kernels/{name}"
         for name in (

@@ -4,13 +4,6 @@
 // rounded once to float32: at least as exact as the hardware, whose own rounding NVIDIA does not document.
 #pragma once
 
-// TF32 has 10 bits of mantissa: to nearest, ties away from zero.
-static inline uint32_t to_tf32(float x) {
-    uint32_t bits = __float_as_uint(x);
-    if ((bits & 0x7f800000u) == 0x7f800000u) return bits & 0x7fffffu ? 0x7fffffffu : bits;  // NaN, infinity
-    return (bits + 0x1000u) & 0xffffe000u;
-}
-
 // To nearest, ties to even; the first number in the lower half.
 static inline uint32_t to_bf16_pair(float low, float high) {
     auto rounded = [](float x) -> uint32_t {
