@@ -1,7 +1,8 @@
 """A whole model: preprocessing, network and classifier, fitted together and stored in one file."""
 
+import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,21 +22,34 @@ from ckncuda.stopwatch import Stopwatch
 
 
 class _Preprocessed:
-    """Images that are preprocessed as they are read."""
+    """Images that are preprocessed as they are read, where the backend computes.
+
+    Without preprocessing they stay where and what they are, bytes as bytes, unless ``brought`` to the
+    backend: the network copies one block there while it computes another.
+    """
 
     def __init__(
-        self, images: Images, preprocessing: Sequence[Preprocessor], stopwatch: Stopwatch | None = None
+        self,
+        images: Images,
+        preprocessing: Sequence[Preprocessor],
+        backend: Backend,
+        stopwatch: Stopwatch | None = None,
+        brought: bool = False,
     ) -> None:
         self.images = images
         self.preprocessing = preprocessing
+        self.backend = backend
         self.stopwatch = stopwatch or Stopwatch()
+        self.brought = brought or bool(preprocessing)
         self.shape = images.shape
-        self.dtype: np.dtype[Any] = np.dtype(np.float32)
+        self.dtype: np.dtype[Any] = np.dtype(np.float32) if self.brought else images.dtype
 
-    def read(self, start: int, stop: int) -> NDArray[np.float32]:
+    def read(self, start: int, stop: int) -> NDArray[Any]:
         with self.stopwatch.stage("reading"):
-            block = as_float(self.images.read(start, stop))
+            block = self.images.read(start, stop)
         with self.stopwatch.stage("preprocessing"):
+            if self.brought:
+                block = as_float(self.backend.asarray(block))
             for preprocessor in self.preprocessing:
                 block = preprocessor.apply(block)
         return block
@@ -125,7 +139,8 @@ class Model:
         seed : int
             The same seed, images and machine give the same model file, byte for byte.
         backend : Backend or str
-            A backend or the name of one.
+            A backend or the name of one.  On a GPU preprocessing, network and classifier are all computed
+            there, and features stay there in between if they take at most half of its free memory.
         progress : callable, optional
             Called as ``progress(stage, done, total)``.
         stopwatch : Stopwatch, optional
@@ -154,17 +169,18 @@ class Model:
         model = cls(CKN(specs), image_shape=shape, image_type=_type_name(images))
         with stopwatch.stage("preprocessing"):
             for preprocessor in preprocessing:
-                so_far = _Preprocessed(images, model.preprocessing, stopwatch)
+                so_far = _Preprocessed(images, model.preprocessing, backend, stopwatch, brought=True)
                 model.preprocessing += (preprocessor.fit(so_far, progress),)
-        prepared = _Preprocessed(images, model.preprocessing, stopwatch)
+        prepared = _Preprocessed(images, model.preprocessing, backend, stopwatch)
         with stopwatch.stage("anchors"):
             model.network.fit(prepared, patches=patches, seed=seed, backend=backend, progress=progress)
         model.report = {"n_images": images.shape[0], "n_features": model.n_features, "seed": seed}
         if classifier is not None and labels is not None:
             with stopwatch.stage("features"):
-                maps = model.network.transform(prepared, backend=backend, progress=progress)
+                out = backend.empty((images.shape[0], *model.network.output_shape(shape)))
+                maps = model.network.transform(prepared, backend=backend, progress=progress, out=out)
             with stopwatch.stage("classifier"):
-                model.classifier = classifier.fit(maps.reshape(len(maps), -1), labels, progress=progress)
+                model.classifier = _fitted(classifier, _flat(maps), labels, backend, progress)
             model.report |= {
                 "regularization": classifier.regularization_,
                 "validation_accuracy": classifier.validation_accuracy_,
@@ -182,8 +198,9 @@ class Model:
         """Feature maps [n, h', w', filters] of images: preprocessing, then the network."""
         images = as_images(images)
         self.check_images(images)
+        backend = get_backend(backend) if isinstance(backend, str) else backend
         return self.network.transform(
-            _Preprocessed(images, self.preprocessing), backend=backend, progress=progress
+            _Preprocessed(images, self.preprocessing, backend), backend=backend, progress=progress
         )
 
     def features(
@@ -209,15 +226,29 @@ class Model:
 
         The stopwatch is told of the stages reading, preprocessing and features.
         """
+        return self._blocks(images, _flat, backend, progress, stopwatch)
+
+    def _blocks(
+        self,
+        images: Images | NDArray[Any],
+        then: Callable[[NDArray[Any]], NDArray[Any]],
+        backend: Backend | str,
+        progress: Progress | None,
+        stopwatch: Stopwatch | None,
+    ) -> Iterator[tuple[int, NDArray[Any]]]:
+        """What ``then`` makes of the feature maps of block after block, where the backend computes."""
         images = as_images(images)
         self.check_images(images)
+        backend = get_backend(backend) if isinstance(backend, str) else backend
         stopwatch = stopwatch or Stopwatch()
-        prepared = _Preprocessed(images, self.preprocessing, stopwatch)
-        blocks = self.network.transform_blocks(prepared, backend=backend)
-        for start, maps in stopwatch.each("features", blocks):
-            yield start, maps.reshape(len(maps), -1)
+        prepared = _Preprocessed(images, self.preprocessing, backend, stopwatch)
+        blocks = self.network.transform_blocks(prepared, backend=backend, then=then)
+        for start, block in stopwatch.each("features", blocks):
+            done = start + len(block)
+            yield start, block
+            del block  # while the next one is made, this one need not be there
             if progress:
-                progress("features", start + len(maps), images.shape[0])
+                progress("features", done, images.shape[0])
 
     def scores(
         self,
@@ -229,20 +260,30 @@ class Model:
     ) -> NDArray[np.float32]:
         """Scores [n, classes] of images; columns in the order of ``classifier.classes_``.
 
-        The stopwatch is told of the stages reading, preprocessing, features and classifier.
+        They are computed where the backend computes, block by block.  The stopwatch is told of the stages
+        reading, preprocessing, features and classifier; waiting for the scores of a GPU counts as features.
         """
-        if self.classifier is None:
+        classifier = self.classifier
+        if classifier is None:
             raise InvalidSpec(
                 "this model has no classifier: fit one with labels and --classifier ridge, for instance"
             )
         images = as_images(images)
-        stopwatch = stopwatch or Stopwatch()
-        out = np.empty((images.shape[0], len(self.classifier.classes_)), np.float32)
-        for start, block in self.feature_blocks(
-            images, backend=backend, progress=progress, stopwatch=stopwatch
-        ):
-            with stopwatch.stage("classifier"):
-                out[start : start + len(block)] = self.classifier.scores(block)
+        watch = stopwatch or Stopwatch()
+
+        def scores(maps: NDArray[Any]) -> NDArray[np.float32]:
+            with watch.stage("classifier"):
+                return classifier.unchecked_scores(_flat(maps))
+
+        out = np.empty((images.shape[0], len(classifier.classes_)), np.float32)
+        for start, block in self._blocks(images, scores, backend, progress, watch):
+            if not np.isfinite(block).all():
+                image = start + int(np.flatnonzero(~np.isfinite(block).all(axis=1))[0])
+                raise InvalidData(
+                    f"features of image {image} (counting from 0) hold NaN or infinity: "
+                    "look for a broken image or an overflow in the layers"
+                )
+            out[start : start + len(block)] = block
         return out
 
     def predict(
@@ -300,6 +341,31 @@ class Model:
         from ckncuda.model_file import save
 
         save(self, path)
+
+
+def _flat(maps: NDArray[Any]) -> NDArray[Any]:
+    """Features [n, d] from feature maps [n, h, w, filters]."""
+    return maps.reshape(len(maps), -1)
+
+
+def _fitted(
+    classifier: TrainableClassifier,
+    features: NDArray[np.floating[Any]],
+    labels: NDArray[np.int64],
+    backend: Backend,
+    progress: Progress | None,
+) -> TrainableClassifier:
+    """The classifier, fitted where the features are or, if the memory there does not suffice, on the host."""
+    try:
+        return classifier.fit(features, labels, progress=progress)
+    except MemoryError:
+        on_host = backend.to_host(features)
+        if on_host is features:
+            raise
+        logging.getLogger("ckncuda").info(
+            "The classifier is fitted on the CPU: the GPU's memory is too small"
+        )
+    return classifier.fit(on_host, labels, progress=progress)
 
 
 def _type_name(images: Images) -> str:

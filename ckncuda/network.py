@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -186,6 +186,7 @@ class CKN:
         *,
         backend: Backend | str = "auto",
         progress: Progress | None = None,
+        out: Array | None = None,
     ) -> Array:
         """Feature maps of images.
 
@@ -197,6 +198,8 @@ class CKN:
             A backend or the name of one.
         progress : callable, optional
             Called as ``progress("features", done, total)``.
+        out : array [n, h', w', filters], optional
+            Where the result is written: NumPy's, or of the backend's ``empty``.
 
         Returns
         -------
@@ -206,10 +209,11 @@ class CKN:
         """
         images = as_images(images)
         backend = get_backend(backend) if isinstance(backend, str) else backend
-        if isinstance(images, DeviceImages):
+        if isinstance(images, DeviceImages) and out is None:
             return self._transform_on_device(images, backend, progress)
         n = images.shape[0]
-        out = np.empty((n, *self.output_shape(images.shape[1:])), backend.dtype)
+        shape = (n, *self.output_shape(images.shape[1:]))
+        out = np.empty(shape, backend.dtype) if out is None else out
         for start, block in _encode_blocks(self.layers, images, backend, out):
             if progress:
                 progress("features", start + len(block), n)
@@ -228,13 +232,20 @@ class CKN:
         return result
 
     def transform_blocks(
-        self, images: Images | NDArray[Any], *, backend: Backend | str = "auto"
+        self,
+        images: Images | NDArray[Any],
+        *,
+        backend: Backend | str = "auto",
+        then: Callable[[Array], Array] | None = None,
     ) -> Iterator[tuple[int, Array]]:
-        """Feature maps of block after block: pairs (number of the first image, maps [b, h', w', filters])."""
+        """Feature maps of block after block: pairs (number of the first image, maps [b, h', w', filters]).
+
+        With ``then``, what that makes of the maps, where the backend computes, is in their place.
+        """
         images = as_images(images)
         backend = get_backend(backend) if isinstance(backend, str) else backend
         self.output_shape(images.shape[1:])
-        yield from _encode_blocks(self.layers, images, backend)
+        yield from _encode_blocks(self.layers, images, backend, then=then)
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -275,11 +286,17 @@ class CKN:
 
 
 def _encode_blocks(
-    layers: Sequence[Layer], images: Images, backend: Backend, out: NDArray[Any] | None = None
+    layers: Sequence[Layer],
+    images: Images,
+    backend: Backend,
+    out: NDArray[Any] | None = None,
+    then: Callable[[Array], Array] | None = None,
 ) -> Iterator[tuple[int, Array]]:
     """The number of the first image of each block, and its maps, parts of ``out`` if that is given."""
     starts, blocks = _read_blocks(layers, images, backend)
-    yield from zip(starts, backend.encode_blocks(blocks, layers, out), strict=True)
+    encoded = backend.encode_blocks(blocks, layers, out, then)
+    for start in starts:
+        yield start, next(encoded)  # zip would keep each block until the next one is there
 
 
 def _read_blocks(

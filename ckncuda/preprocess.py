@@ -14,6 +14,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from ckncuda.backend.linear_algebra import to_host
 from ckncuda.errors import InvalidSpec
 from ckncuda.images import Images, as_float
 from ckncuda.progress import Progress
@@ -31,7 +32,7 @@ RAW_CORRELATION = 0.5  # of neighbouring pixels: photographs have about 0.9, the
 
 
 class Preprocessor(abc.ABC):
-    """A map from images to images of the same shape."""
+    """A map from images to images of the same shape, computed where they are: on the host or on a GPU."""
 
     name: ClassVar[str]
 
@@ -105,8 +106,8 @@ class LocalWhitening(Preprocessor):
         k = self.patch
         if k > min(h, w):
             raise InvalidSpec(f"local_whitening: patches of {k}x{k} are larger than the images of {h}x{w}")
-        out = np.zeros((n, h, w, c), np.float32)
-        count = np.zeros((h, w, 1), np.float32)
+        out = np.zeros((n, h, w, c), np.float32, like=images)
+        count = np.zeros((h, w, 1), np.float32, like=images)
         rows, columns = h - k + 1, w - k + 1
         for dy in range(k):
             for dx in range(k):
@@ -126,7 +127,9 @@ class LocalWhitening(Preprocessor):
         windows = sliding_window_view(images, (self.patch, self.patch), axis=(1, 2))  # [n, h', w', c, k, k]
         centred = windows - windows.mean(axis=(4, 5), keepdims=True)
         patches = centred.transpose(0, 1, 2, 4, 5, 3).reshape(n, -1, self.patch**2 * c)
-        covariance = np.matmul(patches.transpose(0, 2, 1), patches, dtype=np.float64) / patches.shape[1]
+        exact = patches.astype(np.float64)  # matmul's dtype is that of the result alone in CuPy
+        covariance = np.matmul(exact.transpose(0, 2, 1), exact) / patches.shape[1]
+        del exact
         eigenvalues, vectors = np.linalg.eigh(covariance)
         # Centring takes away one direction a channel: what is left there is rounding, not signal.
         largest = np.maximum(eigenvalues[:, -1:], np.finfo(np.float32).tiny)
@@ -181,10 +184,11 @@ class ZCA(Preprocessor):
                 f"zca: images of {'x'.join(map(str, shape))} have {size} numbers, more than {ZCA_MAX_SIZE}; "
                 "use local_whitening for large images"
             )
-        total = np.zeros(size)
-        products = np.zeros((size, size))
         for start in range(0, n, BLOCK):
             block = self._normalize(as_float(images.read(start, min(start + BLOCK, n)))).astype(np.float64)
+            if start == 0:  # where the images are
+                total = np.zeros(size, like=block)
+                products = np.zeros((size, size), like=block)
             total += block.sum(axis=0)
             products += block.T @ block
             if progress:
@@ -195,17 +199,19 @@ class ZCA(Preprocessor):
         eigenvalues, vectors = np.linalg.eigh(products)
         scaled = np.maximum(eigenvalues, 0) / max(float(eigenvalues.mean()), np.finfo(np.float64).tiny)
         whitening = (vectors / np.sqrt(scaled + self.epsilon)) @ vectors.T
-        return self.with_arrays({"mean": mean.astype(np.float32), "whitening": whitening.astype(np.float32)})
+        learned = {"mean": mean.astype(np.float32), "whitening": whitening.astype(np.float32)}
+        return self.with_arrays({name: to_host(array) for name, array in learned.items()})
 
     def apply(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Preprocess images [n, h, w, c] into a new array of that shape."""
         if not len(self.mean_):
             raise InvalidSpec("zca has learned nothing yet: call fit first")
+        mean, whitening = (np.asarray(array, like=images) for array in (self.mean_, self.whitening_))
         out = np.empty_like(images)
         for i in range(0, len(images), BLOCK):
             block = self._normalize(images[i : i + BLOCK])
-            block -= self.mean_
-            out[i : i + BLOCK] = (block @ self.whitening_).reshape(-1, *images.shape[1:])
+            block -= mean
+            out[i : i + BLOCK] = (block @ whitening).reshape(-1, *images.shape[1:])
         return out
 
     def arrays(self) -> dict[str, NDArray[Any]]:

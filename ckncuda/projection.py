@@ -41,6 +41,8 @@ def inverse_square_root(
     array([[0.5, 0. ],
            [0. , 1. ]])
     """
+    # On the host whatever the backend: p is a few thousand at most, this is done once a layer, and equal
+    # anchor points have the same projection, bit for bit, with whatever backend they were learned.
     eigenvalues, vectors = np.linalg.eigh(np.asarray(gram, dtype=np.float64))
     eigenvalues = np.maximum(eigenvalues, 0)
     if epsilon == 0 and eigenvalues[0] <= len(gram) * np.finfo(np.float64).eps * eigenvalues[-1]:

@@ -6,7 +6,7 @@ knows where an array lives.
 """
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -40,12 +40,17 @@ class Backend(Protocol):
         ...
 
     def encode_blocks(
-        self, blocks: Iterable[NDArray[Any]], layers: Sequence[Layer], out: NDArray[Any] | None = None
+        self,
+        blocks: Iterable[NDArray[Any]],
+        layers: Sequence[Layer],
+        out: NDArray[Any] | None = None,
+        then: Callable[[Array], NDArray[Any]] | None = None,
     ) -> Iterator[NDArray[Any]]:
-        """`encode` block after block [b, h, w, c], from NumPy arrays to NumPy arrays.
+        """`encode` block after block [b, h, w, c], NumPy's or the backend's, to NumPy arrays.
 
-        With ``out`` [n, h', w', filters], a NumPy array, the results are written there, one after the
-        other, and what is yielded are its parts.
+        With ``out`` [n, h', w', filters], NumPy's or the backend's, the results are written there, one
+        after the other, and what is yielded are its parts.  With ``then``, a function
+        of feature maps that is called where they are, what is yielded are its results.
         """
         ...
 
@@ -68,6 +73,10 @@ class Backend(Protocol):
 
     def images_per_block(self, layers: Sequence[Layer], shape: Shape) -> int:
         """How many images of this shape to carry through these layers, or none, within `memory_budget`."""
+        ...
+
+    def empty(self, shape: tuple[int, ...]) -> Array:
+        """An array for results: where the backend computes if there is room to go on, else NumPy's."""
         ...
 
     def asarray(self, array: NDArray[Any]) -> Array:

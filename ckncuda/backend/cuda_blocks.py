@@ -2,6 +2,7 @@
 
 Each of two slots has a stream of its own and memory of the host that does not move (pinned), which the
 device reads and writes by itself.  A slot's memory is used again only once its stream has come to an end.
+Blocks that are on the device already, and results that stay there, are not copied.
 """
 
 import collections
@@ -25,21 +26,30 @@ class _Slot:
         self._device: tuple[Any, ...] = ()
         self._result: NDArray[Any] = np.empty(0, np.float32)
 
-    def begin(self, block: NDArray[Any], encode: Callable[[Any], Any]) -> None:
-        """Queue the copy there, the computation and the copy back."""
-        dtype = np.uint8 if block.dtype == np.uint8 else np.float32  # bytes travel as bytes
-        images = self._host_memory("images", block.shape, dtype)
-        images[...] = block
+    def begin(self, block: Any, encode: Callable[[Any], Any], part: Any = None) -> None:
+        """Queue the copy there, the computation and the copy back, or that into a part of a larger array."""
+        # What is queued on the current stream may compute the block, or may still use the part's memory.
+        before = self._cupy.cuda.get_current_stream().record()
+        if isinstance(block, np.ndarray):
+            dtype = np.uint8 if block.dtype == np.uint8 else np.float32  # bytes travel as bytes
+            images = self._host_memory("images", block.shape, dtype)
+            images[...] = block
         with self._stream:
-            maps = self._cupy.empty(images.shape, images.dtype)
-            maps.set(images, stream=self._stream)
-            encoded = encode(maps)
-            self._result = self._host_memory("features", encoded.shape, np.float32)
-            encoded.get(out=self._result, stream=self._stream, blocking=False)
-        self._device = maps, encoded
+            self._stream.wait_event(before)
+            if isinstance(block, np.ndarray):
+                block = self._cupy.empty(images.shape, images.dtype)
+                block.set(images, stream=self._stream)
+            encoded = encode(block)
+            if part is None:
+                self._result = self._host_memory("features", encoded.shape, np.float32)
+                encoded.get(out=self._result, stream=self._stream, blocking=False)
+            else:
+                part[...] = encoded
+                self._result = part
+        self._device = block, encoded
 
     def end(self) -> NDArray[Any]:
-        """Wait, and return the features in memory that the next `begin` uses again."""
+        """Wait, and return the part, or the features in memory that the next `begin` uses again."""
         self._stream.synchronize()
         self._device = ()
         return self._result
@@ -56,29 +66,32 @@ def encode_blocks(
     cupy: Any,
     blocks: Iterable[NDArray[Any]],
     encode: Callable[[Any], Any],
-    out: NDArray[Any] | None = None,
+    out: Any = None,
 ) -> Iterator[NDArray[Any]]:
-    """Feature maps of block after block, in host memory.
+    """Feature maps of block after block, in host memory unless ``out`` is on the device.
 
     Parameters
     ----------
     cupy : module
     blocks : iterable of arrays [b, h, w, c]
-        In host memory.
+        In host memory, or on the device, computed on the current stream.
     encode : callable
         From maps to feature maps, both on the device, on the current stream.
     out : array [n, h', w', filters], optional
-        Where the results go, one after the other; what is yielded are its parts.
+        In host memory or on the device: where the results go, one after the other; what is yielded are
+        its parts.
     """
     slots = [_Slot(cupy) for _ in range(SLOTS)]
     under_way: collections.deque[_Slot] = collections.deque()
-    done = 0
+    begun = done = 0
 
     def finished() -> NDArray[Any]:
         nonlocal done
         result = under_way.popleft().end()
         if out is None:
             return result.copy()
+        if not isinstance(out, np.ndarray):
+            return result
         part = out[done : done + len(result)]
         part[...] = result
         done += len(result)
@@ -89,7 +102,9 @@ def encode_blocks(
             if len(under_way) == SLOTS:
                 yield finished()
             slot = slots[number % SLOTS]
-            slot.begin(block, encode)
+            stays = out is not None and not isinstance(out, np.ndarray)
+            slot.begin(block, encode, out[begun : begun + len(block)] if stays else None)
+            begun += len(block)
             under_way.append(slot)
         while under_way:
             yield finished()

@@ -10,7 +10,7 @@ import importlib.util
 import logging
 import os
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -220,10 +220,19 @@ class CupyBackend:
         )
 
     def encode_blocks(
-        self, blocks: Iterable[NDArray[Any]], layers: Sequence[Layer], out: NDArray[Any] | None = None
+        self,
+        blocks: Iterable[NDArray[Any]],
+        layers: Sequence[Layer],
+        out: NDArray[Any] | None = None,
+        then: Callable[[Array], Array] | None = None,
     ) -> Iterator[NDArray[Any]]:
         """Two blocks under way: one is copied while the other is computed; see `cuda_blocks`."""
-        yield from encode_blocks(self._cupy, blocks, lambda maps: self.encode(maps, layers), out)
+
+        def encode(maps: Array) -> Array:
+            encoded = self.encode(maps, layers)
+            return encoded if then is None else then(encoded)
+
+        yield from encode_blocks(self._cupy, blocks, encode, out)
 
     def sketch(self, patches: Array) -> None:
         """All products are computed: the tensor cores are faster than a choice."""
@@ -286,9 +295,17 @@ class CupyBackend:
         for layer in layers:
             per_image = max(per_image, cuda_layer.bytes_per_image(layer.spec, shape))
             shape = layer.spec.output_shape(shape)
-        free = self._cupy.cuda.Device().mem_info[0] + self._cupy.get_default_memory_pool().free_bytes()
-        block: int = min(self.memory_budget, free // 2) // 2 // per_image
+        block: int = min(self.memory_budget, self._free_bytes() // 2) // 2 // per_image
         return max(1, min(MAX_BLOCK, block, self._most_images or MAX_BLOCK))
+
+    def empty(self, shape: tuple[int, ...]) -> Array:
+        """On the device, unless it would take more than half of what is free there."""
+        on_device = 2 * 4 * int(np.prod(shape)) <= self._free_bytes()
+        return (self._cupy if on_device else np).empty(shape, np.float32)
+
+    def _free_bytes(self) -> int:
+        pool = self._cupy.get_default_memory_pool()
+        return int(self._cupy.cuda.Device().mem_info[0] + pool.free_bytes())
 
     def asarray(self, array: Any) -> Array:
         """As float32 on the device; what is there, CuPy's or any library's with DLPack, is not copied."""

@@ -11,10 +11,17 @@ Encode = Callable[[NDArray[Any], Sequence[Layer], NDArray[Any] | None], NDArray[
 
 
 def encode_blocks(
-    encode: Encode, blocks: Iterable[NDArray[Any]], layers: Sequence[Layer], out: NDArray[Any] | None
+    encode: Encode,
+    blocks: Iterable[NDArray[Any]],
+    layers: Sequence[Layer],
+    out: NDArray[Any] | None,
+    then: Callable[[NDArray[Any]], NDArray[Any]] | None = None,
 ) -> Iterator[NDArray[Any]]:
     """See `ckncuda.backend.Backend.encode_blocks`."""
     done = 0
     for block in blocks:
-        yield encode(block, layers, None if out is None else out[done : done + len(block)])
+        encoded = encode(block, layers, None if out is None else out[done : done + len(block)])
         done += len(block)
+        del block  # while the next one is read, this one need not be there
+        yield encoded if then is None else then(encoded)
+        del encoded

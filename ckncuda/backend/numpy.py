@@ -176,10 +176,14 @@ class NumpyBackend:
         self._run(tile, itertools.product(range(len(maps)), plan.row_bands))
 
     def encode_blocks(
-        self, blocks: Iterable[NDArray[Any]], layers: Sequence[Layer], out: NDArray[Any] | None = None
+        self,
+        blocks: Iterable[NDArray[Any]],
+        layers: Sequence[Layer],
+        out: NDArray[Any] | None = None,
+        then: Callable[[Array], NDArray[Any]] | None = None,
     ) -> Iterator[NDArray[Any]]:
         """One after the other."""
-        return encode_blocks(self.encode, blocks, layers, out)
+        return encode_blocks(self.encode, blocks, layers, out, then)
 
     def sketch(self, patches: Array) -> Sketch | None:
         """What spares most products where the patches vary in few directions."""
@@ -230,6 +234,10 @@ class NumpyBackend:
         elif plans:
             per_image += 2 * 4 * math.prod(plans[-1].output_shape)
         return max(1, min(MAX_BLOCK, (self.memory_budget - workspace) // per_image))
+
+    def empty(self, shape: tuple[int, ...]) -> Array:
+        """In the host's memory."""
+        return np.empty(shape, self.dtype)
 
     def asarray(self, array: NDArray[Any]) -> NDArray[np.float32]:
         """As float32."""

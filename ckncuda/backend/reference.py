@@ -5,7 +5,7 @@ its norm n(u), cosine t_j(u) with the anchor z_j, kernel κ, pooling A, projecti
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,10 +64,14 @@ class ReferenceBackend:
         return out
 
     def encode_blocks(
-        self, blocks: Iterable[NDArray[Any]], layers: Sequence[Layer], out: NDArray[Any] | None = None
+        self,
+        blocks: Iterable[NDArray[Any]],
+        layers: Sequence[Layer],
+        out: NDArray[Any] | None = None,
+        then: Callable[[Array], NDArray[Any]] | None = None,
     ) -> Iterator[NDArray[Any]]:
         """One after the other."""
-        return encode_blocks(self.encode, blocks, layers, out)
+        return encode_blocks(self.encode, blocks, layers, out, then)
 
     def sketch(self, patches: Array) -> None:
         """All products are computed."""
@@ -93,6 +97,10 @@ class ReferenceBackend:
             per_image = max(per_image, 8 * h * w * (2 * layer.spec.patch**2 * shape[2] + 3 * p))
             shape = layer.spec.output_shape(shape)
         return max(1, min(64, self.memory_budget // per_image))
+
+    def empty(self, shape: tuple[int, ...]) -> Array:
+        """In the host's memory."""
+        return np.empty(shape, self.dtype)
 
     def asarray(self, array: NDArray[Any]) -> Array:
         """As float64."""

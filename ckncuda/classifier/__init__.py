@@ -13,7 +13,8 @@ class             loss, with s = Wᵀ x + b [K]            how it is minimised; 
 ================  =====================================  =========================================
 
 `LinearClassifier` is what each of them is once fitted: weights, an intercept and class labels;
-`TrainableClassifier` is their common interface for fitting.
+`TrainableClassifier` is their common interface for fitting. Features on a GPU are computed with there; labels
+and what is learned are on the host.
 
 The files: `linear` predicts, `training_data` checks, `scaling` centres and scales, `selection` chooses λ,
 `spaces` reduces and preconditions, `objective` and `lbfgs` and `sgd` minimise, `iterative` puts these

@@ -83,7 +83,8 @@ class IterativeClassifier(TrainableClassifier):
         order = np.concatenate([kept, held_out])
         scaling = FeatureScaling.of(checked)
         prepared = self._prepare(scaling.scaled(checked, order), progress)
-        problem = _Problem(self, prepared, targets[order], len(classes), len(kept))
+        there = np.asarray(targets[order], like=checked)
+        problem = _Problem(self, prepared, there, len(classes), len(kept))
         best, search = problem.choose(progress)
         weights, intercept = problem.fit_all(best, progress)
 

@@ -2,11 +2,12 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from ckncuda.backend.linear_algebra import to_host
 from ckncuda.classifier.training_data import blocks, check_features, check_labels
 from ckncuda.errors import InvalidData, InvalidSpec
 
@@ -91,10 +92,11 @@ class LinearClassifier:
         Parameters
         ----------
         features : float32 [n, d]
+            Of features on a GPU the scores are computed there.
 
         Returns
         -------
-        scores : float32 [n, K]
+        scores : float32 [n, K], on the host
 
         Raises
         ------
@@ -106,16 +108,25 @@ class LinearClassifier:
         if not hasattr(self, "weights_"):
             raise InvalidSpec(f"this {type(self).__name__} is not fitted; call fit(features, labels) first")
         checked = check_features(features)
-        width, classes = self.weights_.shape
+        width = len(self.weights_)
         if checked.shape[1] != width:
             raise InvalidData(
                 f"features have {checked.shape[1]} columns; this classifier was fitted on {width}: "
                 "encode the images with the network that it was fitted behind"
             )
-        weights = self.weights_.astype(np.float64)
-        scores = np.empty((len(checked), classes), dtype=np.float32)
-        for rows in blocks(*checked.shape):
-            scores[rows] = checked[rows].astype(np.float64) @ weights + self.intercept_
+        return to_host(self.unchecked_scores(checked))
+
+    def unchecked_scores(self, features: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
+        """`scores` where the features are, of any floating-point type; nothing is looked for in them.
+
+        Scores of features that are not finite are not finite either.
+        """
+        weights = np.asarray(self.weights_.astype(np.float64), like=features)
+        intercept = np.asarray(self.intercept_, like=features)
+        scores = np.empty((len(features), weights.shape[1]), dtype=np.float32, like=features)
+        with np.errstate(invalid="ignore", over="ignore"):
+            for rows in blocks(*features.shape):
+                scores[rows] = features[rows].astype(np.float64) @ weights + intercept
         return scores
 
     def predict(self, features: npt.ArrayLike) -> npt.NDArray[np.int64]:

@@ -7,15 +7,18 @@ an unpenalised intercept is
     H = 11ᵀ/n + Z (ZᵀZ + nλI)⁻¹ Zᵀ = 11ᵀ/n + ZZᵀ (ZZᵀ + nλI)⁻¹,
 
 and the residual of image i when it is left out is r_i / (1 − H_ii), r = Y − Z W.
+
+Everything is where the features are, on the host or on a GPU.
 """
 
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import blas, get_blas_funcs, get_lapack_funcs
 
+from ckncuda.backend import linear_algebra
+from ckncuda.backend.linear_algebra import add_product
 from ckncuda.classifier.linear import Progress
 from ckncuda.classifier.scaling import FeatureScaling
 from ckncuda.classifier.training_data import blocks
@@ -70,11 +73,12 @@ class DualSystem:
     ) -> None:
         self.features, self.scaling = features, scaling
         images, width = features.shape
-        self.order = np.random.default_rng(0).permutation(images)
+        self.order = np.asarray(np.random.default_rng(0).permutation(images), like=features)
         self.targets = targets[self.order]
         # LAPACK works in place on column-major matrices; only the lower triangle is ever filled.
-        self.gram = np.zeros((images, images), np.float32 if images >= MANY else np.float64, order="F")
-        add_product(self.gram, np.ones((1, images), self.gram.dtype))
+        dtype = np.float32 if images >= MANY else np.float64
+        self.gram = np.zeros((images, images), dtype, order="F", like=features)
+        add_product(self.gram, np.ones_like(self.gram[:1]))
         for columns in blocks(width, images):
             block = scaling.block(features, self.order, columns, self.gram.dtype)
             add_product(self.gram, block.T)
@@ -109,7 +113,7 @@ class DualSystem:
         if alpha is None:
             alpha = self.solution(regularization).alpha
         images, width = self.features.shape
-        weights = np.empty((width, alpha.shape[1]))
+        weights = np.empty((width, alpha.shape[1]), like=alpha)
         for columns in blocks(width, images):
             block = self.scaling.block(self.features, self.order, columns, self.gram.dtype)
             weights[columns] = block.T @ alpha.astype(block.dtype)
@@ -141,9 +145,9 @@ class DualSolution:
         square matrix: nothing more can be asked of this solution.
         """
         block = self.factor if last is None else self.factor[-last:, -last:].copy(order="F")
-        inverse = lapack_for(block, "trtri")(block, lower=1, overwrite_c=1)[0].T
-        diagonal = np.einsum("ij,ij->i", inverse, inverse)[:, None]
-        return np.asarray(self.alpha[-len(diagonal) :] / (diagonal - self.constant))
+        diagonal = linear_algebra.inverse_diagonal(block)[:, None]
+        residuals: Matrix = self.alpha[-len(diagonal) :] / (diagonal - self.constant)
+        return residuals
 
 
 class PrimalSystem:
@@ -166,8 +170,8 @@ class PrimalSystem:
     ) -> None:
         self.features, self.scaling, self.targets = features, scaling, targets
         images, width = features.shape
-        self.moment = np.zeros((width, width), order="F")
-        self.cross = np.zeros((width, targets.shape[1]))
+        self.moment = np.zeros((width, width), order="F", like=features)
+        self.cross = np.zeros((width, targets.shape[1]), like=features)
         for rows in blocks(images, width):
             block = scaling.block(features, rows)
             add_product(self.moment, block)
@@ -187,7 +191,7 @@ class PrimalSystem:
         for rows in blocks(images, width):
             block = self.scaling.block(self.features, rows)
             residuals[rows] = self.targets[rows] - block @ weights
-            solved = blas.dtrsm(1.0, factor, block.T, lower=1, overwrite_b=1)
+            solved = linear_algebra.solve_lower(factor, block.T)
             leverage = 1 / images + np.einsum("ij,ij->i", solved.T, solved.T)
             residuals[rows] /= (1 - leverage)[:, None]
         return residuals
@@ -198,35 +202,21 @@ class PrimalSystem:
         return solve(factor, self.cross)
 
 
-def add_product(total: AnyMatrix, block: AnyMatrix) -> None:
-    """Add blockᵀ block to the lower triangle of a column-major matrix of the same type, in place."""
-    syrk: Any = get_blas_funcs("syrk", (total,))
-    if block.flags.c_contiguous:  # BLAS sees it as its transpose, column-major, without a copy
-        syrk(1.0, block.T, beta=1.0, c=total, lower=1, overwrite_c=1)
-    else:
-        syrk(1.0, block, beta=1.0, c=total, trans=1, lower=1, overwrite_c=1)
-
-
 def cholesky(matrix: M, images: int, regularization: float, curvature: float = 1.0) -> M:
     """Return the lower Cholesky factor of matrix + (nλ/c) I; the upper triangle stays that of the matrix."""
     shifted = matrix.copy(order="F")
-    shifted[np.diag_indices(len(matrix))] += images * regularization / curvature
-    factor, failed = lapack_for(shifted, "potrf")(shifted, lower=1, clean=0, overwrite_a=1)
-    if failed:
+    shifted.T.reshape(-1)[:: len(matrix) + 1] += images * regularization / curvature  # the diagonal
+    try:
+        factor: M = linear_algebra.cholesky(shifted)
+    except np.linalg.LinAlgError as error:
         raise InvalidSpec(
             f"regularization {regularization:g} is too small for these features: their Gram matrix is "
             f'singular in {matrix.dtype}; give a larger one, 1e-8 or more, or "auto"'
-        )
-    result: M = factor
-    return result
+        ) from error
+    return factor
 
 
 def solve(factor: AnyMatrix, targets: Matrix) -> Matrix:
     """Return (LLᵀ)⁻¹ targets, float64, for the lower Cholesky factor L."""
-    solution = lapack_for(factor, "potrs")(factor, targets.astype(factor.dtype), lower=1)[0]
-    return np.asarray(solution, dtype=np.float64)
-
-
-def lapack_for(matrix: AnyMatrix, name: str) -> Any:
-    """LAPACK's routine of this name for matrices of this type."""
-    return get_lapack_funcs(name, (matrix,))
+    solution: Matrix = linear_algebra.solve(factor, targets.astype(factor.dtype))
+    return solution.astype(np.float64, copy=False)

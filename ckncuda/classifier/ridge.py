@@ -76,6 +76,9 @@ class Ridge(TrainableClassifier):
     its factorisation for λ of 1e-6 and more (left-out residuals then err by 0.5 % at most, typically by
     0.05 %). At most two square matrices of the size min(n, d) are held.
 
+    Of features on a GPU everything is computed there, with three such matrices at most; labels and what is
+    learned are on the host.
+
     References
     ----------
     T. Hastie, R. Tibshirani, J. Friedman, *The Elements of Statistical Learning*, sections 3.4 and 7.10.
@@ -132,8 +135,9 @@ class Ridge(TrainableClassifier):
             self.validation_ = f"leave-one-out over {images} images; {self._choice('the same accuracies')}"
             return self
         kept, held_out = held_out_split(targets, self.validation, self.seed)
-        self._solve(checked[kept], classes, targets[kept], self.regularization, progress)
-        accuracy = float(np.mean(self.predict(checked[held_out]) == classes[targets[held_out]]))
+        self._solve(_rows(checked, kept), classes, targets[kept], self.regularization, progress)
+        predicted = self.predict(_rows(checked, held_out))
+        accuracy = float(np.mean(predicted == classes[targets[held_out]]))
         search = self.search_
         self._solve(checked, classes, targets, self.regularization_, progress)
         self.search_, self.validation_accuracy_ = search, accuracy
@@ -160,7 +164,7 @@ class Ridge(TrainableClassifier):
         from ckncuda.classifier.normal_equations import MANY, DualSystem, PrimalSystem
 
         scaling = FeatureScaling.of(checked)
-        signs = signed_targets(targets, len(classes))
+        signs = signed_targets(np.asarray(targets, like=checked), len(classes))
         intercept = signs.mean(axis=0)
         signs -= intercept
         images, width = checked.shape
@@ -186,6 +190,12 @@ class Ridge(TrainableClassifier):
         self.weights_, self.intercept_ = scaling.fold(system.weights(best), intercept)
         self.classes_ = classes
         self.regularization_, self.search_, self.validation_accuracy_ = best, search, right
+
+
+def _rows(features: npt.NDArray[np.float32], images: npt.NDArray[np.intp]) -> npt.NDArray[np.float32]:
+    """The features of these images, where they are."""
+    rows: npt.NDArray[np.float32] = features[np.asarray(images, like=features)]
+    return rows
 
 
 def _search_from_few(

@@ -55,7 +55,7 @@ def minimize_sgd(
     for epoch in range(EPOCHS):
         step = STEP if epoch < LATE_EPOCH else LATE_STEP
         velocity = np.zeros_like(parameters)
-        order = random.permutation(images)
+        order = np.asarray(random.permutation(images), like=targets)
         for first in range(0, images, BATCH):
             batch = order[first : first + BATCH]
             gradient = Point.of(space.on(batch), loss, targets[batch], parameters).gradient()

@@ -31,7 +31,7 @@ def cross_entropy(
     loss : float
     derivative : float64 [n, K]
     """
-    images = np.arange(len(targets))
+    images = np.arange(len(targets), like=targets)
     shifted = scores - scores.max(axis=1, keepdims=True)
     exponentials = np.exp(shifted)
     totals = exponentials.sum(axis=1)

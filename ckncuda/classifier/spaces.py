@@ -17,17 +17,18 @@ As Z has columns of mean zero, ZZᵀ is blind to a constant in α, which would d
 feature of 1 more in the dual: the Gram matrix is ZZᵀ + 11ᵀ. At the minimum its weight 1ᵀα is zero, for the
 intercept does the same without a penalty.
 
-Every array of parameters here has one last row more: the intercept. Its curvature is c.
+Every array of parameters here has one last row more: the intercept. Its curvature is c. All of them are
+where the features are, on the host or on a GPU.
 """
 
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import lapack
 
+from ckncuda.backend.linear_algebra import add_product, solve
 from ckncuda.classifier.linear import Progress
-from ckncuda.classifier.normal_equations import add_product, cholesky
+from ckncuda.classifier.normal_equations import cholesky
 from ckncuda.classifier.objective import Array
 from ckncuda.classifier.training_data import blocks
 
@@ -76,7 +77,8 @@ class PrimalSpace:
 
     def scores(self, x: Array, paired: Array) -> Array:
         """Return Z W + b, the product in float32."""
-        return np.asarray((self.features @ x[:-1].astype(np.float32)).astype(np.float64) + x[-1])
+        scores: Array = (self.features @ x[:-1].astype(np.float32)).astype(np.float64) + x[-1]
+        return scores
 
     def gradient(self, x: Array, derivative: Array) -> Array:
         """Return Zᵀ derivative + λW, the product in float32, and the sum of the derivative."""
@@ -92,7 +94,7 @@ class PrimalSpace:
         if self.factor is None:
             x[:-1] = gradient[:-1] / (self.curvature + self.regularization)
         else:
-            x[:-1] = lapack.dpotrs(self.factor, x[:-1], lower=1)[0]
+            x[:-1] = solve(self.factor, x[:-1])
             x[:-1] *= self.images
         return x, x
 
@@ -110,7 +112,8 @@ class DualSpace:
 
     def scores(self, x: Array, paired: Array) -> Array:
         """Return ZZᵀα + b."""
-        return np.asarray(paired[:-1] + paired[-1])
+        scores: Array = paired[:-1] + paired[-1]
+        return scores
 
     def gradient(self, x: Array, derivative: Array) -> Array:
         """Return derivative + λα, and the sum of the derivative."""
@@ -123,7 +126,7 @@ class DualSpace:
         ratio = len(self.gram) / self.curvature
         x = gradient / self.curvature
         paired = x.copy()
-        x[:-1] = ratio * lapack.dpotrs(self.factor, gradient[:-1], lower=1)[0]
+        x[:-1] = ratio * solve(self.factor, gradient[:-1])
         paired[:-1] = ratio * (gradient[:-1] - self.regularization * x[:-1])
         return x, paired
 
@@ -155,7 +158,7 @@ class PrimalFeatures:
     ) -> None:
         self.features, self.curvature = features, curvature
         images, width = features.shape
-        self.moment = np.zeros((width, width), order="F")
+        self.moment = np.zeros((width, width), order="F", like=features)
         for rows in blocks(images, width):
             add_product(self.moment, features[rows].astype(np.float64))
             if progress is not None:
@@ -163,7 +166,7 @@ class PrimalFeatures:
 
     def zero(self, classes: int) -> Array:
         """Return parameters that are all zero."""
-        return np.zeros((self.features.shape[1] + 1, classes))
+        return np.zeros((self.features.shape[1] + 1, classes), like=self.features)
 
     def space(self, images: int, regularization: float) -> PrimalSpace:
         """Return the space of fits to the first images; the moments of all precondition these too."""
@@ -173,7 +176,8 @@ class PrimalFeatures:
 
     def scores_after(self, images: int, x: Array) -> Array:
         """Return the scores of the images that follow the first ones."""
-        return np.asarray(self.features[images:] @ x[:-1].astype(np.float32) + x[-1])
+        scores: Array = self.features[images:] @ x[:-1].astype(np.float32) + x[-1]
+        return scores
 
     def start(self, images: int, x: Array) -> Array:
         """Return a solution on fewer images as one on the first ``images``."""
@@ -203,7 +207,8 @@ class DualFeatures:
     ) -> None:
         self.features, self.curvature = features, curvature
         images, width = features.shape
-        self.gram = np.ones((images, images), order="F")
+        self.gram = np.empty((images, images), order="F", like=features)
+        self.gram.fill(1)
         for columns in blocks(width, images):
             add_product(self.gram, features[:, columns].T.astype(np.float64))
             if progress is not None:
@@ -215,7 +220,7 @@ class DualFeatures:
 
     def zero(self, classes: int) -> Array:
         """Return parameters that are all zero, for no images."""
-        return np.zeros((1, classes))
+        return np.zeros((1, classes), like=self.gram)
 
     def space(self, images: int, regularization: float) -> DualSpace:
         """Return the space of fits to the first images."""
@@ -223,18 +228,19 @@ class DualFeatures:
 
     def scores_after(self, images: int, x: Array) -> Array:
         """Return the scores of the images that follow the first ones."""
-        return np.asarray(self.gram[images:, :images] @ x[:-1] + x[-1])
+        scores: Array = self.gram[images:, :images] @ x[:-1] + x[-1]
+        return scores
 
     def start(self, images: int, x: Array) -> Array:
         """Return a solution on fewer images as one on the first ``images``: the others have α = 0."""
-        start = np.zeros((images + 1, x.shape[1]))
+        start = np.zeros((images + 1, x.shape[1]), like=x)
         start[: len(x) - 1], start[-1] = x[:-1], x[-1]
         return start
 
     def weights(self, x: Array) -> tuple[Array, Array]:
         """Return W = Zᵀα [d, K], and b [K] with the weight 1ᵀα of the constant feature."""
         images, width = self.features.shape
-        weights = np.empty((width, x.shape[1]))
+        weights = np.empty((width, x.shape[1]), like=x)
         for columns in blocks(width, images):
             weights[columns] = self.features[:, columns].T.astype(np.float64) @ x[:-1]
         return weights, x[-1] + x[:-1].sum(axis=0)

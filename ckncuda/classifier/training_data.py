@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
+from ckncuda.backend.linear_algebra import as_array
 from ckncuda.errors import InvalidData
 
 BLOCK_BYTES = 32 * 2**20
@@ -19,10 +20,13 @@ def blocks(length: int, width: int) -> Iterator[slice]:
 
 
 def check_features(features: npt.ArrayLike) -> npt.NDArray[np.float32]:
-    """Return the features as float32 [n, d], or raise `InvalidData`; float32 arrays are not copied."""
+    """Return the features as float32 [n, d], or raise `InvalidData`; float32 arrays are not copied.
+
+    Features on a GPU stay there.
+    """
     try:
         with np.errstate(over="ignore"):  # what does not fit float32 becomes inf and is reported below
-            array = np.asarray(features, dtype=np.float32)
+            array = as_array(features, np.float32)
     except (TypeError, ValueError) as error:
         raise InvalidData(f"features must be numbers [images, features]; NumPy says: {error}") from error
     if array.ndim != 2 or 0 in array.shape:
@@ -65,11 +69,13 @@ def check_training_data(
     Parameters
     ----------
     features : array [n, d]
+        On the host or on a GPU.
     labels : integers [n], not negative
 
     Returns
     -------
     features : float32 [n, d]
+        Where they were given.
     classes : int64 [K]
         The labels that occur, sorted.
     targets : integers [n]
@@ -108,6 +114,7 @@ def check_classes(labels: npt.ArrayLike) -> tuple[npt.NDArray[np.int64], npt.NDA
 
 def signed_targets(targets: npt.NDArray[np.intp], classes: int) -> npt.NDArray[np.float64]:
     """Return y float64 [n, classes]: +1 in the column of the image's class, −1 elsewhere."""
-    signs = np.full((len(targets), classes), -1.0)
-    signs[np.arange(len(targets)), targets] = 1.0
+    signs = np.empty((len(targets), classes), like=targets)
+    signs.fill(-1)
+    signs[np.arange(len(targets), like=targets), targets] = 1.0
     return signs

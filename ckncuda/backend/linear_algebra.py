@@ -1,0 +1,138 @@
+"""Dense linear algebra where SciPy and CuPy do not go by the same names, and arrays where they are.
+
+Each function looks at its arguments: for NumPy's arrays it asks SciPy's BLAS and LAPACK, which work in place
+on column-major matrices; for arrays on a GPU it asks CuPy's libraries, and the result stays there. All else
+that a classifier needs are NumPy's functions, which CuPy's arrays answer.
+
+SciPy's linear algebra, a third of the library's start-up, and CuPy are imported at the first use.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from ckncuda.images import DLPACK_CPU
+
+Array = NDArray[Any]
+
+AT_ONCE = 4096
+"""Rows or columns of a square matrix that a GPU computes at a time: so what lies beyond the diagonal is left
+out, and intermediate results are no further square matrices."""
+
+
+def as_array(array: ArrayLike, dtype: DTypeLike) -> Array:
+    """As an array of this type where it is: CuPy's on a GPU, of CuPy or by DLPack; else NumPy's."""
+    where: Any = getattr(array, "__dlpack_device__", None)
+    if isinstance(array, np.ndarray) or where is None or where()[0] == DLPACK_CPU:
+        return np.asarray(array, dtype)
+    import cupy
+
+    on_device: Array = array if isinstance(array, cupy.ndarray) else cupy.from_dlpack(array)
+    return on_device.astype(dtype, copy=False)
+
+
+def to_host(array: Array) -> Array:
+    """As a NumPy array; waits for what is queued."""
+    if isinstance(array, np.ndarray):
+        return array
+    host: Array = array.get()
+    return host
+
+
+def add_product(total: Array, block: Array) -> None:
+    """Add blockᵀ block to the lower triangle of a column-major matrix of the same type, in place."""
+    if isinstance(total, np.ndarray):
+        syrk = _blas("syrk", total)
+        if block.flags.c_contiguous:  # BLAS sees it as its transpose, column-major, without a copy
+            syrk(1.0, block.T, beta=1.0, c=total, lower=1, overwrite_c=1)
+        else:
+            syrk(1.0, block, beta=1.0, c=total, trans=1, lower=1, overwrite_c=1)
+        return
+    for start in range(0, len(total), AT_ONCE):
+        stop = min(start + AT_ONCE, len(total))
+        total[start:stop, :stop] += block[:, start:stop].T @ block[:, :stop]
+
+
+def cholesky(matrix: Array) -> Array:
+    """Return the lower Cholesky factor L of the symmetric matrix whose lower triangle this is.
+
+    On the host the matrix, column-major, is overwritten, and the upper triangle stays what it was.
+
+    Raises
+    ------
+    numpy.linalg.LinAlgError
+        The matrix is not positive definite, up to rounding.
+    """
+    if isinstance(matrix, np.ndarray):
+        host, failed = _lapack("potrf", matrix)(matrix, lower=1, clean=0, overwrite_a=1)
+        if failed:
+            raise np.linalg.LinAlgError(f"the leading minor of order {failed} is not positive definite")
+        factor: Array = host
+        return factor
+    import cupy
+    import cupyx
+
+    with cupyx.errstate(linalg="raise"):  # by default nobody is told, and what is returned is undefined
+        factor = cupy.linalg.cholesky(matrix)
+    if not np.isfinite(factor.diagonal()).all():
+        raise np.linalg.LinAlgError("the matrix is not positive definite")
+    return factor
+
+
+def solve(factor: Array, right: Array) -> Array:
+    """Return (LLᵀ)⁻¹ right, for the lower Cholesky factor L and an array [n, K] of its type."""
+    if isinstance(factor, np.ndarray):
+        host: Array = _lapack("potrs", factor)(factor, right, lower=1)[0]
+        return host
+    return _on_device(factor, _on_device(factor, right, transposed=False), transposed=True)
+
+
+def solve_lower(factor: Array, right: Array) -> Array:
+    """Return L⁻¹ right, for the lower Cholesky factor L and an array [n, m] of its type, overwritten."""
+    if isinstance(factor, np.ndarray):
+        host: Array = _blas("trsm", factor)(1.0, factor, right, lower=1, overwrite_b=1)
+        return host
+    return _on_device(factor, right, transposed=False)
+
+
+def inverse_diagonal(factor: Array) -> Array:
+    """Return the diagonal of (LLᵀ)⁻¹, for the lower Cholesky factor L, which is overwritten on the host."""
+    if isinstance(factor, np.ndarray):
+        inverse: Array = _lapack("trtri", factor)(factor, lower=1, overwrite_c=1)[0].T
+        host: Array = np.einsum("ij,ij->i", inverse, inverse)
+        return host
+    import cupy
+
+    size = len(factor)
+    diagonal = np.empty(size, factor.dtype, like=factor)
+    for start in range(
+        0, size, AT_ONCE
+    ):  # columns of L⁻¹, which are zero above their own part of the diagonal
+        count = min(AT_ONCE, size - start)
+        unit = cupy.eye(size - start, count, dtype=factor.dtype)
+        columns = _on_device(factor[start:, start:], unit, transposed=False)
+        diagonal[start : start + count] = np.square(columns).sum(axis=0)
+    return diagonal
+
+
+def _on_device(factor: Array, right: Array, transposed: bool) -> Array:
+    """L⁻¹ right or L⁻ᵀ right by CuPy; of L, row-major as CuPy leaves it, its Lᵀ is taken without a copy."""
+    from cupyx.scipy.linalg import solve_triangular
+
+    solution: Array = solve_triangular(factor.T, right, trans="N" if transposed else "T", lower=False)
+    return solution
+
+
+def _blas(name: str, matrix: Array) -> Any:
+    """BLAS's routine of this name for matrices of this type."""
+    from scipy.linalg import get_blas_funcs
+
+    return get_blas_funcs(name, (matrix,))
+
+
+def _lapack(name: str, matrix: Array) -> Any:
+    """LAPACK's routine of this name for matrices of this type."""
+    from scipy.linalg import get_lapack_funcs
+
+    return get_lapack_funcs(name, (matrix,))
