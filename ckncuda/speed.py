@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ckncuda.backend import Backend
 from ckncuda.classifier import LinearClassifier
 from ckncuda.errors import InvalidData, InvalidSpec
-from ckncuda.images import Images, as_float, as_images
+from ckncuda.images import Images, as_images
 from ckncuda.layer import Layer
 from ckncuda.model import Model
 from ckncuda.progress import Progress
@@ -174,10 +174,12 @@ def _seconds_of_stages(model: Model, images: Images, backend: Backend) -> dict[s
     n, size = images.shape[0], backend.images_per_block(model.network.layers, images.shape[1:])
     for start in range(0, n, size):
         with stopwatch.stage("reading"):
-            block: Array = as_float(images.read(start, min(start + size, n)))
+            block: Array = backend.asarray(images.read(start, min(start + size, n)))
+            backend.wait()
         for name, step in steps:
             with stopwatch.stage(name):
                 block = step(block)
+                backend.wait()
     return stopwatch.seconds
 
 
@@ -190,12 +192,12 @@ def _steps(model: Model, backend: Backend) -> Iterator[tuple[str, Callable[[Any]
         yield name, functools.partial(_encode, backend, layer)
     if model.classifier is not None:
         name = f"classifier ({len(model.classifier.classes_)} classes)"
-        yield name, functools.partial(_scores, backend, model.classifier)
+        yield name, functools.partial(_scores, model.classifier)
 
 
 def _encode(backend: Backend, layer: Layer, maps: Array) -> Array:
-    return backend.encode(backend.asarray(maps), [layer])
+    return backend.encode(maps, [layer])
 
 
-def _scores(backend: Backend, classifier: LinearClassifier, maps: Array) -> Array:
-    return classifier.scores(backend.to_host(maps).reshape(len(maps), -1))
+def _scores(classifier: LinearClassifier, maps: Array) -> Array:
+    return classifier.scores(maps.reshape(len(maps), -1))

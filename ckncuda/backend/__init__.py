@@ -83,6 +83,10 @@ class Backend(Protocol):
         """Bring an array to where the backend computes, as floating point; bytes 0…255 become 0…1."""
         ...
 
+    def wait(self) -> None:
+        """Return when all that was asked for has been computed."""
+        ...
+
     def to_host(self, array: Array) -> Array:
         """Bring an array of the backend back as a NumPy array."""
         ...

@@ -74,6 +74,13 @@ def describe(precision: str = "float32") -> str:
     return f"CuPy {cupy.__version__}, {precision}, {name} with {memory:.0f} GiB"
 
 
+def compute_capability() -> int:
+    """Of the current device: 75 for 7.5."""
+    import cupy
+
+    return int(cupy.cuda.Device().compute_capability)
+
+
 @dataclass(frozen=True)
 class _PreparedLayer:
     """A layer's numbers on the device, laid out for inputs of one shape."""
@@ -117,7 +124,7 @@ class CupyBackend:
 
         self._cupy = cupy
         device = cupy.cuda.Device()
-        capability = int(device.compute_capability)
+        capability = compute_capability()
         self._precision = PRECISIONS[precision]
         if capability < TENSOR_CORES:
             if precision != "float32":
@@ -317,6 +324,10 @@ class CupyBackend:
             return array.astype(np.float32) / np.float32(255)
         return cupy.ascontiguousarray(array, dtype=np.float32)
 
+    def wait(self) -> None:
+        """Until the device has nothing left to do."""
+        self._cupy.cuda.Device().synchronize()
+
     def to_host(self, array: Array) -> NDArray[Any]:
         """As a NumPy array; waits for what is queued."""
         host: NDArray[Any] = self._cupy.asnumpy(array)
@@ -362,7 +373,7 @@ def _compiled(operation: str, instantiation: str) -> Any:
     import cupy
 
     code = source(operation)
-    _announce(f"{cupy.__version__} {cupy.cuda.Device().compute_capability} {instantiation} {code}")
+    _announce(f"{cupy.__version__} {compute_capability()} {instantiation} {code}")
     module = cupy.RawModule(code=code, options=("--std=c++17",), name_expressions=(instantiation,))
     return module.get_function(instantiation)
 

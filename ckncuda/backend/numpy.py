@@ -243,6 +243,9 @@ class NumpyBackend:
         """As float32."""
         return as_float(np.asarray(array))
 
+    def wait(self) -> None:
+        """Nothing is ever left to do."""
+
     def to_host(self, array: Array) -> Array:
         """Nothing to do."""
         return array

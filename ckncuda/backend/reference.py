@@ -106,6 +106,9 @@ class ReferenceBackend:
         """As float64."""
         return np.asarray(array / 255 if array.dtype == np.uint8 else array, dtype=np.float64)
 
+    def wait(self) -> None:
+        """Nothing is ever left to do."""
+
     def to_host(self, array: Array) -> Array:
         """Nothing to do."""
         return array

@@ -246,9 +246,7 @@ def test_precisions(device):
 
 
 def test_an_old_gpu_computes_without_tensor_cores(device, monkeypatch, rng, relative_error):
-    import cupy
-
-    monkeypatch.setattr(cupy.cuda.Device, "compute_capability", "75")
+    monkeypatch.setattr("ckncuda.backend.cupy.compute_capability", lambda: 75)
     old = CupyBackend()
     assert old._precision == "Fma"
     check(old, rng.normal(size=(2, 9, 9, 3)), [make_layer(3, rng)], relative_error)

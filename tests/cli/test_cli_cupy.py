@@ -51,6 +51,12 @@ def test_learned_on_a_cpu_used_on_a_gpu(works, data, tiny, tmp_path, gpu):
         assert least <= error <= most
 
 
+def test_bench_measures_every_step(works, data, tiny, gpu):
+    works("fit", data.npz, "-o", "m.ckn", *tiny, "--backend", "cupy", env=gpu)
+    done = works("bench", "m.ckn", "-n", "8", "--repeats", "1", "--backend", "cupy", "--json", env=gpu)
+    assert "layer 1 (3x3, 4 filters)" in done.stdout
+
+
 def test_backends_says_what_computes(works, gpu):
     status = json.loads(works("backends", "--json", env=gpu).stdout)["cupy"]
     assert status["works"]
