@@ -26,7 +26,7 @@ struct Polynomial {  // ((t + c) / (1 + c))^d; parameters: d, c, 1 / (1 + c)
 
 struct InversePolynomial {  // 1 / (2 − t)
     __device__ explicit InversePolynomial(const float*) {}
-    __device__ float operator()(float t) const { return 1 / (2 - t); }
+    __device__ float operator()(float t) const { return __fdividef(1, 2 - t); }  // from 1/3 to 1
 };
 
 // π − arccos(t), with t held in [−1, 1], which rounding may leave.

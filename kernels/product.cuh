@@ -164,7 +164,7 @@ __device__ inline void Product<Bf16>::add(
     int g = lane / 4, t = lane % 4;
 #pragma unroll
     for (int k = 0; k < TERMS; k += 16) {
-        uint32_t a[2][4], b[4][2];
+        uint32_t a[2][4];
         int near = k + 2 * t, far = near + 8;
         int offsets[4] = {offset[near], offset[near + 1], offset[far], offset[far + 1]};
 #pragma unroll
@@ -178,13 +178,10 @@ __device__ inline void Product<Bf16>::add(
 #pragma unroll
         for (int j = 0; j < 4; ++j) {  // pairs of terms, made by the host
             const uint32_t* column = anchors + first_anchor + 8 * j + g;
-            b[j][0] = column[(k / 2 + t) * STRIDE];
-            b[j][1] = column[(k / 2 + t + 4) * STRIDE];
+            uint32_t b[2] = {column[(k / 2 + t) * STRIDE], column[(k / 2 + t + 4) * STRIDE]};
+#pragma unroll
+            for (int i = 0; i < 2; ++i) mma_bf16(sums[i][j], a[i], b);
         }
-#pragma unroll
-        for (int i = 0; i < 2; ++i)
-#pragma unroll
-            for (int j = 0; j < 4; ++j) mma_bf16(sums[i][j], a[i], b[j]);
     }
 }
 
