@@ -56,10 +56,13 @@ class DeviceImages:
             raise InvalidData(
                 f"images are of shape {list(array.shape)}; expected [n, height, width, channels]"
             )
+        kind = str(array.dtype).rpartition(".")[2]  # torch.float32, float32
+        if kind != "uint8" and "float" not in kind:
+            raise InvalidData(f"images are of type {kind}; give uint8 (0...255) or floating-point numbers")
         self.array = array
         n, height, width, channels = map(int, array.shape)
         self.shape: tuple[int, int, int, int] = (n, height, width, channels)
-        self.dtype: np.dtype[Any] = np.dtype(np.uint8 if str(array.dtype).endswith("uint8") else np.float32)
+        self.dtype: np.dtype[Any] = np.dtype(np.uint8 if kind == "uint8" else np.float32)
 
     def read(self, start: int, stop: int) -> Any:
         """A view of the images, where they are."""
@@ -80,6 +83,16 @@ def as_images(images: Any) -> Images:
         return ArrayImages(np.from_dlpack(images)) if on_cpu else DeviceImages(images)
     source: Images = images
     return source
+
+
+def on_host(images: Any) -> NDArray[Any]:
+    """What is in host memory, as a NumPy array; raises `InvalidData` for what is on a GPU."""
+    where = None if isinstance(images, np.ndarray) else getattr(images, "__dlpack_device__", None)
+    if where is not None and where()[0] != DLPACK_CPU:
+        raise InvalidData(
+            "the images are on a GPU, the backend computes in host memory: use the backend cupy, or copy them"
+        )
+    return np.asarray(images)
 
 
 def as_float(images: NDArray[Any]) -> NDArray[np.float32]:

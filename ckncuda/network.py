@@ -222,13 +222,16 @@ class CKN:
     def _transform_on_device(
         self, images: DeviceImages, backend: Backend, progress: Progress | None
     ) -> Array:
-        self.output_shape(images.shape[1:])
-        parts = []
+        shape = (images.shape[0], *self.output_shape(images.shape[1:]))
+        features = np.empty_like(backend.asarray(images.read(0, 0)), shape=shape)
         for start, block in zip(*_read_blocks(self.layers, images, backend), strict=True):
-            parts.append(backend.encode(backend.asarray(block), self.layers))
+            maps = backend.asarray(block)
+            if not bool(np.isfinite(maps).all()):
+                raise InvalidData(f"images {start} to {start + len(maps) - 1} hold NaN or infinite values")
+            features[start : start + len(maps)] = backend.encode(maps, self.layers)
             if progress:
-                progress("features", start + len(parts[-1]), images.shape[0])
-        result: Array = images.returned(np.concatenate(parts))
+                progress("features", start + len(maps), images.shape[0])
+        result: Array = images.returned(features)
         return result
 
     def transform_blocks(
@@ -293,10 +296,13 @@ def _encode_blocks(
     then: Callable[[Array], Array] | None = None,
 ) -> Iterator[tuple[int, Array]]:
     """The number of the first image of each block, and its maps, parts of ``out`` if that is given."""
-    starts, blocks = _read_blocks(layers, images, backend)
-    encoded = backend.encode_blocks(blocks, layers, out, then)
-    for start in starts:
-        yield start, next(encoded)  # zip would keep each block until the next one is there
+    _, blocks = _read_blocks(layers, images, backend)
+    start = 0
+    for encoded in backend.encode_blocks(blocks, layers, out, then):
+        done = start + len(encoded)
+        yield start, encoded
+        start = done
+        del encoded  # while the next one is made, this one need not be there
 
 
 def _read_blocks(

@@ -65,7 +65,8 @@ def main() -> NoReturn:
     except CknError as error:
         status = _fail(str(error))
     except MemoryError as error:
-        status = _fail(f"not enough memory: {error}. Give fewer images or filters, or a smaller --memory")
+        words = str(error).rstrip(".")
+        status = _fail(f"not enough memory: {words}. Give fewer images or filters, or a smaller --memory")
     except BrokenPipeError:
         sys.stderr.close()  # whoever read our output has gone: nobody is left to tell
         status = 1

@@ -34,4 +34,5 @@ def source(name: str) -> str:
 
         return f'#line 1 "kernels/{file}"\n' + _INCLUDE.sub(include, text)
 
-    return inlined(f"{name}.cu")
+    # CuPy writes sources in the encoding of the locale, which may not know the letters of comments.
+    return inlined(f"{name}.cu").encode("ascii", "replace").decode()

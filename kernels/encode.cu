@@ -11,8 +11,9 @@
 // Shared memory: the piece of the input map under the chunk, `part` channels at a time (one copy, read by all
 // k·k patches that hold it); the anchors of 32 terms, twice, since the next ones arrive while these are used; then,
 // in the place of the input, the chunk of the unpooled map; the sums of the pooled rows that are not complete, a ring.
-// Global memory: the input once a slab, the anchors once a chunk (from L2), the pooled map once. The map before
-// pooling, s² times larger, never leaves the multiprocessor.
+// Global memory: the input once a slab and the rows and columns that patches of two chunks share once more, the
+// anchors once a chunk (from L2), the pooled map once. The map before pooling, s² times larger, never leaves the
+// multiprocessor.
 //
 // Arithmetic: 2 k²c FLOP a position and anchor, times the halo. Floor: the larger of that at the rate of the
 // precision and of the input and output at the rate of memory; three products a term in float32 (Tf32x3).
@@ -153,6 +154,7 @@ __global__ void __launch_bounds__(THREADS, 2) encode(
                         }
                         squares[cell] = sum;
                     }
+                __syncwarp();  // the products are those of whole warps
                 product.add(slab, at, offset + stage * TERMS, stage_anchors + stage % 2 * Precision::words * STRIDE);
                 __syncthreads();  // the buffer may be filled again
             }
@@ -162,7 +164,7 @@ __global__ void __launch_bounds__(THREADS, 2) encode(
             float square = 0;
             for (int dy = 0; dy < patch; ++dy)
                 for (int dx = 0; dx < patch; ++dx) square += corner[dy * slab_width + dx];
-            float norm = sqrtf(square), floored = fmaxf(norm, norm_floor);
+            float norm = sqrtf(square), floored = norm < norm_floor ? norm_floor : norm;  // NaN stays
             inverse[p] = 1 / floored;
             scale[p] = scale_is_floored ? floored : norm;
         }

@@ -87,8 +87,8 @@ public:
     }
 };
 
-// The bits of a float, of which a TF32 operand keeps those of the nearest number.
-__device__ inline uint32_t rounded(float x) { return __float_as_uint(x) + 0x1000u; }
+// The bits of a float, of which a TF32 operand keeps those of the nearest number; NaN stays what it is.
+__device__ inline uint32_t rounded(float x) { return __float_as_uint(x) + (x == x ? 0x1000u : 0u); }
 
 template <>
 __device__ inline void Product<Tf32>::add(
@@ -123,38 +123,42 @@ __device__ inline void Product<Tf32>::add(
 // take one bit less of the latter, and twice as many instructions.
 __device__ inline void split(float x, uint32_t& big, uint32_t& small) {
     big = __float_as_uint(x) & 0xffffe000u;
-    small = rounded(x - __uint_as_float(big));
+    small = __float_as_uint(x - __uint_as_float(big)) + 0x1000u;  // of NaN, `big` stays
 }
 
+// Tensor cores cut a sum off where ordinary additions round it, always towards zero: over thousands of terms that
+// adds up. The sums of a stage are therefore made apart, 32 terms of one half of the patches, and added as others are.
 template <>
 __device__ inline void Product<Tf32x3>::add(
     const float* slab, const int* at, const int* offset, const uint32_t* anchors) {
     int g = lane / 4, t = lane % 4;
 #pragma unroll
-    for (int k = 0; k < TERMS; k += 8) {
-        uint32_t a[2][4], a_small[2][4];
-        int near = offset[k + t], far = offset[k + t + 4];
+    for (int i = 0; i < 2; ++i) {
+        int upper = at[first_patch + 16 * i + g], lower = at[first_patch + 16 * i + g + 8];
+        float part[4][4] = {};
+#pragma unroll 2  // by 4, registers would not suffice
+        for (int k = 0; k < TERMS; k += 8) {
+            uint32_t a[4], a_small[4];
+            int near = offset[k + t], far = offset[k + t + 4];
+            split(read(slab, upper + near), a[0], a_small[0]);
+            split(read(slab, lower + near), a[1], a_small[1]);
+            split(read(slab, upper + far), a[2], a_small[2]);
+            split(read(slab, lower + far), a[3], a_small[3]);
 #pragma unroll
-        for (int i = 0; i < 2; ++i) {
-            int upper = at[first_patch + 16 * i + g], lower = at[first_patch + 16 * i + g + 8];
-            split(read(slab, upper + near), a[i][0], a_small[i][0]);
-            split(read(slab, lower + near), a[i][1], a_small[i][1]);
-            split(read(slab, upper + far), a[i][2], a_small[i][2]);
-            split(read(slab, lower + far), a[i][3], a_small[i][3]);
-        }
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-            uint32_t b[2], b_small[2];
-            const uint32_t* column = anchors + first_anchor + 8 * j + g;
-            split(__uint_as_float(column[(k + t) * STRIDE]), b[0], b_small[0]);
-            split(__uint_as_float(column[(k + t + 4) * STRIDE]), b[1], b_small[1]);
-#pragma unroll
-            for (int i = 0; i < 2; ++i) {  // the small products first
-                mma_tf32(sums[i][j], a_small[i], b);
-                mma_tf32(sums[i][j], a[i], b_small);
-                mma_tf32(sums[i][j], a[i], b);
+            for (int j = 0; j < 4; ++j) {
+                uint32_t b[2], b_small[2];
+                const uint32_t* column = anchors + first_anchor + 8 * j + g;
+                split(__uint_as_float(column[(k + t) * STRIDE]), b[0], b_small[0]);
+                split(__uint_as_float(column[(k + t + 4) * STRIDE]), b[1], b_small[1]);
+                mma_tf32(part[j], a_small, b);  // the small products first
+                mma_tf32(part[j], a, b_small);
+                mma_tf32(part[j], a, b);
             }
         }
+#pragma unroll
+        for (int j = 0; j < 4; ++j)
+#pragma unroll
+            for (int r = 0; r < 4; ++r) sums[i][j][r] += part[j][r];
     }
 }
 

@@ -42,6 +42,14 @@ def a_gpu() -> Iterator[None]:
         why_unavailable.cache_clear()
 
 
+def device_name() -> str:
+    """Of the device that tests use, within `a_gpu`."""
+    import cupy
+
+    name: bytes = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["name"]
+    return name.decode()
+
+
 def cupy_backend(name: str, memory: int | None = None) -> CupyBackend:
     """A backend of `PRECISIONS`."""
     precision, products = PRECISIONS[name]

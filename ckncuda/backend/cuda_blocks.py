@@ -6,12 +6,17 @@ Blocks that are on the device already, and results that stay there, are not copi
 """
 
 import collections
+import contextlib
+import functools
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from numpy.typing import NDArray
+
+from ckncuda.errors import OutOfMemory
 
 SLOTS = 2
 
@@ -58,7 +63,14 @@ class _Slot:
         count = int(np.prod(shape))
         size = max(1, count * np.dtype(dtype).itemsize)
         if name not in self._pinned or self._pinned[name].size < size:
-            self._pinned[name] = np.frombuffer(self._cupy.cuda.alloc_pinned_memory(size), np.uint8, size)
+            try:
+                memory = self._cupy.cuda.alloc_pinned_memory(size)
+            except self._cupy.cuda.runtime.CUDARuntimeError as error:
+                raise OutOfMemory(
+                    f"the host gives the GPU no {size >> 20} MiB that stay in their place: {error}; "
+                    "use a smaller --memory"
+                ) from error
+            self._pinned[name] = np.frombuffer(memory, np.uint8, size)
         return self._pinned[name][: count * np.dtype(dtype).itemsize].view(dtype).reshape(shape)
 
 
@@ -69,6 +81,8 @@ def encode_blocks(
     out: Any = None,
 ) -> Iterator[NDArray[Any]]:
     """Feature maps of block after block, in host memory unless ``out`` is on the device.
+
+    A block for which the device has no memory comes in halves.
 
     Parameters
     ----------
@@ -97,17 +111,50 @@ def encode_blocks(
         done += len(result)
         return part
 
+    source, waiting = iter(blocks), collections.deque[Any]()
     try:
-        for number, block in enumerate(blocks):
+        while True:
+            if not waiting:
+                waiting.extend(itertools.islice(source, 1))
+            if not waiting:
+                break
+            block = waiting.popleft()
             if len(under_way) == SLOTS:
                 yield finished()
-            slot = slots[number % SLOTS]
+            slot = next(slot for slot in slots if slot not in under_way)
             stays = out is not None and not isinstance(out, np.ndarray)
-            slot.begin(block, encode, out[begun : begun + len(block)] if stays else None)
-            begun += len(block)
-            under_way.append(slot)
+            part = out[begun : begun + len(block)] if stays else None
+            if _has_room(cupy, functools.partial(slot.begin, block, encode, part)):
+                begun += len(block)
+                under_way.append(slot)
+                continue
+            alone = not under_way
+            while under_way:  # what is done gives memory back
+                yield finished()
+            slot.end()
+            cupy.get_default_memory_pool().free_all_blocks()
+            if not alone:
+                waiting.appendleft(block)
+            elif len(block) > 1:
+                half = -(-len(block) // 2)
+                waiting.extendleft([block[half:], block[:half]])
+            else:
+                raise OutOfMemory(
+                    f"one image of {'x'.join(map(str, block.shape[1:]))} does not fit the GPU's memory: "
+                    "use smaller images, fewer filters or --backend numpy"
+                )
         while under_way:
             yield finished()
     finally:  # after an exception too, nothing may be written to memory that is given back
-        for slot in slots:
-            slot.end()
+        with contextlib.ExitStack() as stack:
+            for slot in slots:
+                stack.callback(slot.end)
+
+
+def _has_room(cupy: Any, begin: Callable[[], None]) -> bool:
+    """Do so, and say whether the device's memory was enough; what had been begun is forgotten if not."""
+    try:
+        begin()
+    except cupy.cuda.memory.OutOfMemoryError:
+        return False
+    return True

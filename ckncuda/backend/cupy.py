@@ -49,17 +49,17 @@ def why_unavailable() -> str | None:
         ctypes.CDLL("libcuda.so.1")
     except OSError:
         return "there is no NVIDIA driver on this machine (libcuda.so.1 was not found); use --backend numpy"
-    import cupy
+    try:  # a broken CuPy has many ways to say so
+        import cupy
 
-    try:
         devices = cupy.cuda.runtime.getDeviceCount()
-    except cupy.cuda.runtime.CUDARuntimeError as error:
-        return f"CUDA finds no usable GPU ({error}); use --backend numpy"
+    except Exception as error:
+        return f"CUDA finds no usable GPU ({type(error).__name__}: {error}); use --backend numpy"
     if devices == 0:
         return "CUDA finds no GPU; use --backend numpy"
     try:
         cupy.cuda.nvrtc.getVersion()
-    except Exception as error:  # CuPy's ways to miss a library are several
+    except Exception as error:
         return f"CuPy finds no compiler for kernels, NVRTC ({error}); pip install nvidia-cuda-nvrtc"
     return None
 
@@ -148,14 +148,8 @@ class CupyBackend:
 
         Where the device's memory is too small for as many images, they go through in halves.
         """
-        maps = self.asarray(maps)
-        for layer, below in zip(
-            layers, [maps.shape[3], *(layer.spec.filters for layer in layers)], strict=False
-        ):
-            if layer.anchors.shape[3] != below:
-                raise InvalidData(
-                    f"maps have {below} channels; the layer was learned on {layer.anchors.shape[3]}"
-                )
+        if not isinstance(maps, np.ndarray):  # what is in host memory is copied part by part
+            maps = self._on_device(maps)
         encoded = self._encode_in_parts(maps, layers)
         if out is None:
             return encoded
@@ -170,10 +164,7 @@ class CupyBackend:
         if self._most_images is not None and images > self._most_images:
             return self._in_halves(maps, layers)
         try:
-            encoded = maps
-            for layer in layers:
-                encoded = self._encode_layer(encoded, layer)
-            return encoded
+            return self._encode_layers(maps, layers)
         except self._cupy.cuda.memory.OutOfMemoryError as error:
             if images <= 1:
                 raise OutOfMemory(
@@ -182,17 +173,30 @@ class CupyBackend:
                 ) from error
             self._most_images = images // 2
         # Outside of the handler, which keeps what did not fit alive.
-        encoded = None
         self._cupy.get_default_memory_pool().free_all_blocks()
         return self._in_halves(maps, layers)
 
+    def _encode_layers(self, maps: Array, layers: Sequence[Layer]) -> Array:
+        encoded = self.asarray(maps)
+        for layer in layers:
+            encoded = self._encode_layer(encoded, layer)
+        return encoded
+
     def _in_halves(self, maps: Array, layers: Sequence[Layer]) -> Array:
-        half = -(-len(maps) // 2)
-        parts = [self._encode_in_parts(part, layers) for part in (maps[:half], maps[half:])]
-        return self._cupy.concatenate(parts)
+        half, shape = -(-len(maps) // 2), maps.shape[1:]
+        for layer in layers:
+            shape = layer.spec.output_shape(shape)
+        encoded = self._cupy.empty((len(maps), *shape), np.float32)
+        for part in (slice(0, half), slice(half, None)):
+            encoded[part] = self._encode_in_parts(maps[part], layers)
+        return encoded
 
     def _encode_layer(self, maps: Array, layer: Layer) -> Array:
         images, spec = len(maps), layer.spec
+        if layer.anchors.shape[3] != maps.shape[3]:
+            raise InvalidData(
+                f"maps have {maps.shape[3]} channels; the layer was learned on {layer.anchors.shape[3]}"
+            )
         prepared = self._prepared(layer, maps.shape[1:])
         if prepared.tiling is None:
             pooled = encode_whole_maps(maps, layer)
@@ -236,7 +240,7 @@ class CupyBackend:
         """Two blocks under way: one is copied while the other is computed; see `cuda_blocks`."""
 
         def encode(maps: Array) -> Array:
-            encoded = self.encode(maps, layers)
+            encoded = self._encode_layers(maps, layers)
             return encoded if then is None else then(encoded)
 
         yield from encode_blocks(self._cupy, blocks, encode, out)
@@ -316,13 +320,18 @@ class CupyBackend:
 
     def asarray(self, array: Any) -> Array:
         """As float32 on the device; what is there, CuPy's or any library's with DLPack, is not copied."""
-        cupy = self._cupy
-        if not isinstance(array, np.ndarray | cupy.ndarray) and hasattr(array, "__dlpack__"):
-            array = cupy.from_dlpack(array)
-        array = cupy.asarray(array)
-        if array.dtype == np.uint8:
-            return array.astype(np.float32) / np.float32(255)
-        return cupy.ascontiguousarray(array, dtype=np.float32)
+        array = self._on_device(array)
+        scaled = array.dtype == np.uint8
+        array = self._cupy.ascontiguousarray(array, dtype=np.float32)
+        if scaled:
+            array /= np.float32(255)
+        return array
+
+    def _on_device(self, array: Any) -> Array:
+        """As it is, on the device."""
+        if not isinstance(array, np.ndarray | self._cupy.ndarray) and hasattr(array, "__dlpack__"):
+            return self._cupy.from_dlpack(array)
+        return self._cupy.asarray(array)
 
     def wait(self) -> None:
         """Until the device has nothing left to do."""

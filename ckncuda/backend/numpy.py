@@ -31,7 +31,7 @@ from ckncuda.backend.host_blocks import encode_blocks
 from ckncuda.backend.sketch import Sketch, sketch
 from ckncuda.backend.tiles import Band, LayerPlan, aligned
 from ckncuda.errors import InvalidData
-from ckncuda.images import as_float
+from ckncuda.images import as_float, on_host
 from ckncuda.layer import Layer, Shape
 
 Array = NDArray[np.floating[Any]]
@@ -241,7 +241,7 @@ class NumpyBackend:
 
     def asarray(self, array: NDArray[Any]) -> NDArray[np.float32]:
         """As float32."""
-        return as_float(np.asarray(array))
+        return as_float(on_host(array))
 
     def wait(self) -> None:
         """Nothing is ever left to do."""

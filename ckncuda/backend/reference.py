@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ckncuda.backend.host_blocks import encode_blocks
 from ckncuda.backend.sketch import Sketch
+from ckncuda.images import on_host
 from ckncuda.layer import Layer, LayerSpec, Shape
 
 Array = NDArray[np.floating[Any]]
@@ -25,7 +26,7 @@ def extract_patches(maps: Array, spec: LayerSpec) -> Array:
     padded = np.pad(maps, ((0, 0), (before, after), (before, after), (0, 0)))
     windows = sliding_window_view(padded, (spec.patch, spec.patch), axis=(1, 2))  # [n, h', w', c, k, k]
     n, h, w = windows.shape[:3]
-    return windows.transpose(0, 1, 2, 4, 5, 3).reshape(n, h, w, -1)
+    return windows.transpose(0, 1, 2, 4, 5, 3).reshape(n, h, w, spec.patch**2 * maps.shape[3])
 
 
 def unpooled_map(maps: Array, layer: Layer) -> Array:
@@ -104,6 +105,7 @@ class ReferenceBackend:
 
     def asarray(self, array: NDArray[Any]) -> Array:
         """As float64."""
+        array = on_host(array)
         return np.asarray(array / 255 if array.dtype == np.uint8 else array, dtype=np.float64)
 
     def wait(self) -> None:

@@ -14,7 +14,7 @@ from ckncuda.backend import cuda_layer, get_backend
 from ckncuda.backend.cuda_layer import Tiling, tiling
 from ckncuda.backend.cupy import CupyBackend
 from ckncuda.dot_product import DotProductKernel
-from ckncuda.errors import BackendUnavailable, InvalidSpec, OutOfMemory
+from ckncuda.errors import BackendUnavailable, InvalidData, InvalidSpec, OutOfMemory
 
 LIMIT = 227 << 10
 TOLERANCE = 2e-5
@@ -214,6 +214,57 @@ def test_images_on_the_device_stay_there(device, rng, relative_error):
     assert relative_error(device.to_host(features), expected) <= TOLERANCE
 
 
+def test_images_on_the_device_are_checked_as_others_are(device, rng):
+    network, images = network_and_images(rng)
+    on_device = device.asarray(images)
+    for backend in ("numpy", "reference"):
+        with pytest.raises(InvalidData, match="the images are on a GPU, .* use the backend cupy"):
+            network.transform(on_device, backend=backend)
+    assert network.transform(on_device[:0], backend=device).shape == (0, 3, 3, 8)
+    with pytest.raises(InvalidData, match="images are of type int32; give uint8"):
+        network.transform(on_device.astype(np.int32), backend=device)
+    on_device[3, 0, 0, 0] = np.nan
+    with pytest.raises(InvalidData, match="images 0 to 22 hold NaN or infinite values"):
+        network.transform(on_device, backend=device)
+
+
+def test_bytes_on_the_device_need_not_lie_in_order(device, rng, relative_error):
+    network, _ = network_and_images(rng)
+    images = rng.integers(0, 256, size=(5, 3, 12, 10), dtype=np.uint8)
+    planar = device._on_device(images).transpose(0, 2, 3, 1)
+    expected = network.transform(images.transpose(0, 2, 3, 1), backend="reference")
+    for maps in (planar, planar[::-1][::-1]):
+        found = device.to_host(device.encode(maps, network.layers))
+        assert relative_error(found, expected) <= TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["cupy, float32", "cupy, float32 without tensor cores"])
+def test_thousands_of_terms_of_one_sign(device, name, rng, relative_error):
+    """Tensor cores cut sums off: where all terms are positive, errors of one sign add up."""
+    backend = gpu.cupy_backend(name)
+    for kernel in (Exponential(sigma=0.4), Linear()):
+        spec = LayerSpec(filters=6, patch=3, subsampling=2, kernel=kernel)
+        anchors = rng.random(size=(6, 3, 3, 512))
+        anchors /= np.linalg.norm(anchors.reshape(6, -1), axis=1)[:, None, None, None]
+        layer = dataclasses.replace(Layer.from_anchors(spec, anchors), projection=np.eye(6))
+        check(backend, rng.random(size=(1, 6, 6, 512)), [layer], relative_error, 1e-5)
+    patches = rng.random(size=(20, 4608))
+    patches /= np.linalg.norm(patches, axis=1)[:, None]
+    _, cosines = backend.nearest_anchor(backend.asarray(patches), backend.asarray(patches[::-1].copy()))
+    np.testing.assert_allclose(backend.to_host(cosines), 1, atol=3e-6)
+
+
+@pytest.mark.parametrize("scale", ["norm", "floored_norm"])
+@pytest.mark.parametrize("precision", gpu.PRECISIONS)
+def test_what_is_not_a_number_stays_so(device, scale, precision, rng):
+    backend, layer = gpu.cupy_backend(precision), make_layer(3, rng, scale=scale)
+    maps = rng.normal(size=(2, 6, 6, 3)).astype(np.float32)
+    maps[1] = np.nan
+    encoded = backend.to_host(backend.encode(backend.asarray(maps), [layer]))
+    assert np.isfinite(encoded[0]).all()
+    assert np.isnan(encoded[1]).all()
+
+
 @pytest.mark.parametrize("channels", [3, 4])
 def test_a_view_that_is_not_aligned_is_taken(device, channels, rng, relative_error):
     """Parts of another library's array may begin anywhere; copies of 16 bytes may not."""
@@ -268,6 +319,34 @@ def test_an_image_that_does_not_fit_is_said(device, monkeypatch, rng):
     out_of_memory_above(device, monkeypatch, 0)
     with pytest.raises(OutOfMemory, match="one image of 12x10x3 does not fit the GPU's memory"):
         device.encode(device.asarray(images), network.layers)
+
+
+@pytest.mark.parametrize("free", [300, 450, 700, 1500])
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8])
+def test_a_device_that_is_nearly_full_takes_smaller_blocks(
+    device, monkeypatch, free, dtype, rng, relative_error
+):
+    """Real allocations fail here, wherever they are made; in KiB, for 23 images of 3 KiB and maps of 48."""
+    network = CKN.from_layers([make_layer(3, rng, filters=48, subsampling=1)])
+    images = (255 * rng.random(size=(23, 16, 16, 3))).astype(dtype)
+    expected = network.transform(images, backend="reference")
+    device.encode(device.asarray(images[:1]), network.layers)  # the anchors are there
+    monkeypatch.setattr(device, "images_per_block", lambda layers, shape: 23)
+    import cupy
+
+    cupy.get_default_memory_pool().free_all_blocks()
+    taken = device_memory() - cupy.cuda.Device().mem_info[0]
+    monkeypatch.setenv("CKNCUDA_CPU_DEVICE_MEMORY", str(taken + (free << 10)))
+    found = network.transform(images, backend=device)
+    assert relative_error(found, expected) <= TOLERANCE
+
+
+def device_memory():
+    import cupy
+
+    if "on a CPU" not in gpu.device_name():
+        pytest.skip("the memory of a real GPU is not set by a variable")
+    return cupy.cuda.Device().mem_info[1]
 
 
 def test_blocks_are_smaller_where_there_is_less_memory(device):
