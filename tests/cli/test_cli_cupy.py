@@ -87,6 +87,20 @@ def test_a_gpu_that_is_not_there_is_said(refused, data, tiny):
     )  # fmt: skip
 
 
+def test_a_broken_cupy_is_a_reason_not_a_crash(works, tmp_path):
+    if reason := environment.why_unavailable():
+        pytest.skip(reason)
+    (tmp_path / "cupy").mkdir()
+    (tmp_path / "cupy" / "__init__.py").write_text(
+        "raise ModuleNotFoundError('No module named cuda.pathfinder')"
+    )
+    variables = environment.environment() | {"PYTHONPATH": str(tmp_path)}
+    found = {name: variables[name] for name in ("PYTHONPATH", "LD_LIBRARY_PATH")}
+    status = json.loads(works("backends", "--json", env=found).stdout)["cupy"]
+    assert not status["works"]
+    assert "ModuleNotFoundError: No module named cuda.pathfinder" in status["detail"]
+
+
 def test_info_says_what_runs_in_one_kernel(works, data, tiny, tmp_path):
     works("fit", data.npz, "-o", "m.ckn", *tiny, "--backend", "numpy")
     assert "on a GPU: one fused kernel" in works("info", "m.ckn").stdout
