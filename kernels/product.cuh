@@ -166,7 +166,7 @@ template <>
 __device__ inline void Product<Bf16>::add(
     const float* slab, const int* at, const int* offset, const uint32_t* anchors) {
     int g = lane / 4, t = lane % 4;
-#pragma unroll
+#pragma unroll 1  // by 2, registers would not suffice
     for (int k = 0; k < TERMS; k += 16) {
         uint32_t a[2][4];
         int near = k + 2 * t, far = near + 8;
