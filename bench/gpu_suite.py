@@ -18,6 +18,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from ckncuda.backend.cupy import why_unavailable
+
 ROOT = Path(__file__).resolve().parents[1]
 CHECKS = ROOT / "bench" / "results" / "gpu_checks.md"
 PARITY = ["tests/parity", "tests/backend", "tests/cli/test_cli_cupy.py"]
@@ -109,6 +111,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rehearse", action="store_true", help="as far as it goes without a GPU")
     rehearse = parser.parse_args().rehearse
+    if not rehearse and (reason := why_unavailable()):
+        print(f"There is no GPU to run on: {reason}\nWithout one: python bench/gpu_suite.py --rehearse")
+        return 2
     outcomes = []
     for step in steps(rehearse):
         outcomes.append(run(step, rehearse))
