@@ -211,9 +211,7 @@ class CupyBackend:
         self, maps: Array, pooled: Array, layer: Layer, prepared: _PreparedLayer, laid_out: Tiling
     ) -> None:
         spec, images = layer.spec, len(maps)
-        if (
-            laid_out.channels % 4 == 0 and maps.data.ptr % 16
-        ):  # another library's array, not aligned for its copies
+        if laid_out.channels % 4 == 0 and maps.data.ptr % 16:  # another library's, not as its copies need it
             maps = maps.copy()
         tile_rows = laid_out.tile_rows(images, self._multiprocessors)
         kernel = self._kernel("encode", self._precision, str(spec.kernel.cuda_name))

@@ -106,9 +106,7 @@ def inverse_diagonal(factor: Array) -> Array:
 
     size = len(factor)
     diagonal = np.empty(size, factor.dtype, like=factor)
-    for start in range(
-        0, size, AT_ONCE
-    ):  # columns of L⁻¹, which are zero above their own part of the diagonal
+    for start in range(0, size, AT_ONCE):  # columns of L⁻¹, zero above their own part of the diagonal
         count = min(AT_ONCE, size - start)
         unit = cupy.eye(size - start, count, dtype=factor.dtype)
         columns = _on_device(factor[start:, start:], unit, transposed=False)

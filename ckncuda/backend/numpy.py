@@ -18,7 +18,7 @@ import math
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 from typing import Any
@@ -27,7 +27,7 @@ import numpy as np
 import threadpoolctl
 from numpy.typing import NDArray
 
-from ckncuda.backend.host_blocks import encode_blocks
+from ckncuda.backend.host_blocks import HostBlocks
 from ckncuda.backend.sketch import Sketch, sketch
 from ckncuda.backend.tiles import Band, LayerPlan, aligned
 from ckncuda.errors import InvalidData
@@ -96,7 +96,7 @@ class _SingleThreadedBlas:
 _SINGLE_THREADED_BLAS = _SingleThreadedBlas()
 
 
-class NumpyBackend:
+class NumpyBackend(HostBlocks):
     """Float32 on NumPy; see `ckncuda.backend.Backend`.
 
     Parameters
@@ -175,16 +175,6 @@ class NumpyBackend:
 
         self._run(tile, itertools.product(range(len(maps)), plan.row_bands))
 
-    def encode_blocks(
-        self,
-        blocks: Iterable[NDArray[Any]],
-        layers: Sequence[Layer],
-        out: NDArray[Any] | None = None,
-        then: Callable[[Array], NDArray[Any]] | None = None,
-    ) -> Iterator[NDArray[Any]]:
-        """One after the other."""
-        return encode_blocks(self.encode, blocks, layers, out, then)
-
     def sketch(self, patches: Array) -> Sketch | None:
         """What spares most products where the patches vary in few directions."""
         return sketch(np.asarray(patches, dtype=np.float32))
@@ -235,20 +225,9 @@ class NumpyBackend:
             per_image += 2 * 4 * math.prod(plans[-1].output_shape)
         return max(1, min(MAX_BLOCK, (self.memory_budget - workspace) // per_image))
 
-    def empty(self, shape: tuple[int, ...]) -> Array:
-        """In the host's memory."""
-        return np.empty(shape, self.dtype)
-
     def asarray(self, array: NDArray[Any]) -> NDArray[np.float32]:
         """As float32."""
         return as_float(on_host(array))
-
-    def wait(self) -> None:
-        """Nothing is ever left to do."""
-
-    def to_host(self, array: Array) -> Array:
-        """Nothing to do."""
-        return array
 
     def _plans_of(self, layers: Sequence[Layer], shape: Shape) -> list[LayerPlan]:
         plans = []

@@ -5,14 +5,14 @@ its norm n(u), cosine t_j(u) with the anchor z_j, kernel κ, pooling A, projecti
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from ckncuda.backend.host_blocks import encode_blocks
+from ckncuda.backend.host_blocks import HostBlocks
 from ckncuda.backend.sketch import Sketch
 from ckncuda.images import on_host
 from ckncuda.layer import Layer, LayerSpec, Shape
@@ -41,7 +41,7 @@ def unpooled_map(maps: Array, layer: Layer) -> Array:
     return unpooled
 
 
-class ReferenceBackend:
+class ReferenceBackend(HostBlocks):
     """Plain float64 on NumPy; see `ckncuda.backend.Backend`."""
 
     name = "reference"
@@ -63,16 +63,6 @@ class ReferenceBackend:
             return maps
         out[...] = maps
         return out
-
-    def encode_blocks(
-        self,
-        blocks: Iterable[NDArray[Any]],
-        layers: Sequence[Layer],
-        out: NDArray[Any] | None = None,
-        then: Callable[[Array], NDArray[Any]] | None = None,
-    ) -> Iterator[NDArray[Any]]:
-        """One after the other."""
-        return encode_blocks(self.encode, blocks, layers, out, then)
 
     def sketch(self, patches: Array) -> None:
         """All products are computed."""
@@ -99,18 +89,7 @@ class ReferenceBackend:
             shape = layer.spec.output_shape(shape)
         return max(1, min(64, self.memory_budget // per_image))
 
-    def empty(self, shape: tuple[int, ...]) -> Array:
-        """In the host's memory."""
-        return np.empty(shape, self.dtype)
-
     def asarray(self, array: NDArray[Any]) -> Array:
         """As float64."""
         array = on_host(array)
         return np.asarray(array / 255 if array.dtype == np.uint8 else array, dtype=np.float64)
-
-    def wait(self) -> None:
-        """Nothing is ever left to do."""
-
-    def to_host(self, array: Array) -> Array:
-        """Nothing to do."""
-        return array

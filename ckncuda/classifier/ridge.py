@@ -1,11 +1,12 @@
 """Ridge regression on ±1 targets: closed form, with exact leave-one-out accuracy."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
+from ckncuda.classifier import normal_equations
 from ckncuda.classifier.linear import Progress, TrainableClassifier
 from ckncuda.classifier.scaling import FeatureScaling
 from ckncuda.classifier.selection import (
@@ -18,9 +19,6 @@ from ckncuda.classifier.selection import (
     search_regularization,
 )
 from ckncuda.classifier.training_data import check_training_data, signed_targets
-
-if TYPE_CHECKING:
-    from ckncuda.classifier.normal_equations import DualSystem
 
 FEW = 1000  # images at least on which the search for λ begins: a hundredth of the work of 5,000
 THIRD = 10 ** (1 / 3)  # of a decade
@@ -131,8 +129,9 @@ class Ridge(TrainableClassifier):
         checked, classes, targets = check_training_data(features, labels)
         images = len(checked)
         if self.validation == 0:
-            self._solve(checked, classes, targets, self.regularization, progress)
-            self.validation_ = f"leave-one-out over {images} images; {self._choice('the same accuracies')}"
+            judged = self._solve(checked, classes, targets, self.regularization, progress)
+            by = "the same accuracies" + (f" over {judged} of them" if judged < images else "")
+            self.validation_ = f"leave-one-out over {images} images; {self._choice(by)}"
             return self
         kept, held_out = held_out_split(targets, self.validation, self.seed)
         self._solve(_rows(checked, kept), classes, targets[kept], self.regularization, progress)
@@ -158,17 +157,16 @@ class Ridge(TrainableClassifier):
         targets: npt.NDArray[np.intp],
         regularization: float | str,
         progress: Progress | None,
-    ) -> None:
-        """Learn from these images, at a given λ or at the best by leave-one-out."""
-        # SciPy's linear algebra is a third of the library's start-up: only a fit pays for it.
-        from ckncuda.classifier.normal_equations import MANY, DualSystem, PrimalSystem
-
+    ) -> int:
+        """Learn from these images, at a given λ or at the best by leave-one-out of as many as it returns."""
         scaling = FeatureScaling.of(checked)
         signs = signed_targets(np.asarray(targets, like=checked), len(classes))
         intercept = signs.mean(axis=0)
         signs -= intercept
         images, width = checked.shape
-        system = (DualSystem if images < width else PrimalSystem)(checked, scaling, signs, progress)
+        kind = normal_equations.DualSystem if images < width else normal_equations.PrimalSystem
+        system = kind(checked, scaling, signs, progress)
+        judged: int = images
 
         def accuracy(residuals: npt.NDArray[np.float64]) -> float:
             true = intercept + system.targets[-len(residuals) :]
@@ -177,7 +175,9 @@ class Ridge(TrainableClassifier):
         def accuracy_at(tried: float) -> float:
             return accuracy(system.left_out_residuals(tried))
 
-        if isinstance(regularization, str) and isinstance(system, DualSystem) and images >= MANY:
+        many = images >= normal_equations.MANY
+        if isinstance(regularization, str) and isinstance(system, normal_equations.DualSystem) and many:
+            judged = images // 2
             search, right = _search_from_few(system, accuracy, progress)
             best = best_regularization(search)
         else:
@@ -190,6 +190,7 @@ class Ridge(TrainableClassifier):
         self.weights_, self.intercept_ = scaling.fold(system.weights(best), intercept)
         self.classes_ = classes
         self.regularization_, self.search_, self.validation_accuracy_ = best, search, right
+        return judged
 
 
 def _rows(features: npt.NDArray[np.float32], images: npt.NDArray[np.intp]) -> npt.NDArray[np.float32]:
@@ -199,7 +200,7 @@ def _rows(features: npt.NDArray[np.float32], images: npt.NDArray[np.intp]) -> np
 
 
 def _search_from_few(
-    system: "DualSystem",
+    system: normal_equations.DualSystem,
     accuracy: Callable[[npt.NDArray[np.float64]], float],
     progress: Progress | None,
 ) -> tuple[list[tuple[float, float]], float]:
@@ -230,7 +231,7 @@ def _search_from_few(
     def among(last: int) -> Callable[[float], float]:
         return lambda tried: accuracy(system.solution(tried, last).left_out_residuals(last // 2))
 
-    near, _ = search_regularization(among(counts[0]), counts[0], progress, refinement=())
+    near, _ = search_regularization(among(counts[0]), counts[0] // 2, progress, refinement=())
     for count in counts[1:]:
         near, _ = climb_from(near / THIRD, among(count), progress)
     best: tuple[float, float, float] = 0.0, 0.0, 0.0

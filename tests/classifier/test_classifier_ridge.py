@@ -151,6 +151,7 @@ def test_accuracies_of_a_search_from_few_are_those_of_the_last_half(many):
     for tried, accuracy in ridge.search_:
         predictions = signs[half] - system.left_out_residuals(tried)[60:]
         assert accuracy == np.mean(predictions.argmax(axis=1) == labels[half])
+    assert ridge.validation_.endswith(" was chosen by the same accuracies over 60 of them")
     predictions = signs[system.order] - system.left_out_residuals(ridge.regularization_)
     assert ridge.validation_accuracy_ == np.mean(predictions.argmax(axis=1) == labels[system.order])
 
