@@ -5,7 +5,7 @@
 """
 
 from ckncuda import conventions
-from ckncuda.classifier import Ridge, Softmax, SquaredHinge
+from ckncuda.classifier import KernelRidge, Ridge, Softmax, SquaredHinge
 from ckncuda.dot_product import (
     ArcCosine,
     DotProductKernel,
@@ -15,11 +15,13 @@ from ckncuda.dot_product import (
     Polynomial,
     Series,
 )
+from ckncuda.encoder import Encoder, EncoderSpec
 from ckncuda.errors import CknError
 from ckncuda.layer import Layer, LayerSpec
 from ckncuda.model import Model
 from ckncuda.model_file import load
 from ckncuda.network import CKN
+from ckncuda.symmetries import Symmetries
 
 __version__ = "0.1.0"
 __all__ = [
@@ -27,8 +29,11 @@ __all__ = [
     "ArcCosine",
     "CknError",
     "DotProductKernel",
+    "Encoder",
+    "EncoderSpec",
     "Exponential",
     "InversePolynomial",
+    "KernelRidge",
     "Layer",
     "LayerSpec",
     "Linear",
@@ -38,6 +43,7 @@ __all__ = [
     "Series",
     "Softmax",
     "SquaredHinge",
+    "Symmetries",
     "conventions",
     "load",
 ]

@@ -11,6 +11,7 @@ from ckncuda.backend import Backend
 from ckncuda.classifier import Ridge
 from ckncuda.data import feature_writer, write_submission
 from ckncuda.dot_product import Exponential
+from ckncuda.encoder import EncoderSpec
 from ckncuda.errors import CknError, InvalidData
 from ckncuda.layer import LayerSpec
 from ckncuda.model import Model
@@ -70,7 +71,7 @@ def run_demo(folder: Path, seed: int, backend: Backend, progress: Progress | Non
     folder.mkdir(parents=True, exist_ok=True)
 
     kernel = Exponential(sigma=0.6)
-    specs = [
+    layers = [
         LayerSpec(filters=64, patch=3, subsampling=1, kernel=kernel),
         LayerSpec(filters=256, patch=3, subsampling=2, kernel=kernel),
     ]
@@ -78,7 +79,7 @@ def run_demo(folder: Path, seed: int, backend: Backend, progress: Progress | Non
     model = Model.fit(
         images[train],
         labels[train],
-        specs,
+        [EncoderSpec(layers)],
         classifier=classifier,
         seed=seed,
         backend=backend,

@@ -1,6 +1,7 @@
-"""A whole model: preprocessing, network and classifier, fitted together and stored in one file."""
+"""A whole model: encoders and a classifier on their features, fitted together and stored in one file."""
 
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -10,49 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckncuda.backend import Backend, get_backend
-from ckncuda.classifier import LinearClassifier, TrainableClassifier
+from ckncuda.classifier import Classifier, TrainableClassifier
 from ckncuda.classifier.training_data import check_classes
+from ckncuda.encoder import Encoder, EncoderSpec
 from ckncuda.errors import InvalidData, InvalidSpec
-from ckncuda.images import Images, as_float, as_images
-from ckncuda.layer import LayerSpec, Shape
-from ckncuda.network import CKN, PATCHES, check_specs
-from ckncuda.preprocess import Preprocessor
+from ckncuda.images import Images, as_images
+from ckncuda.layer import Shape
+from ckncuda.network import CKN, PATCHES, numbered, read_blocks
 from ckncuda.progress import Progress
 from ckncuda.stopwatch import Stopwatch
-
-
-class _Preprocessed:
-    """Images that are preprocessed as they are read, where the backend computes.
-
-    Without preprocessing they stay where and what they are, bytes as bytes, unless ``brought`` to the
-    backend: the network copies one block there while it computes another.
-    """
-
-    def __init__(
-        self,
-        images: Images,
-        preprocessing: Sequence[Preprocessor],
-        backend: Backend,
-        stopwatch: Stopwatch | None = None,
-        brought: bool = False,
-    ) -> None:
-        self.images = images
-        self.preprocessing = preprocessing
-        self.backend = backend
-        self.stopwatch = stopwatch or Stopwatch()
-        self.brought = brought or bool(preprocessing)
-        self.shape = images.shape
-        self.dtype: np.dtype[Any] = np.dtype(np.float32) if self.brought else images.dtype
-
-    def read(self, start: int, stop: int) -> NDArray[Any]:
-        with self.stopwatch.stage("reading"):
-            block = self.images.read(start, stop)
-        with self.stopwatch.stage("preprocessing"):
-            if self.brought:
-                block = as_float(self.backend.asarray(block))
-            for preprocessor in self.preprocessing:
-                block = preprocessor.apply(block)
-        return block
 
 
 @dataclass
@@ -61,12 +28,10 @@ class Model:
 
     Attributes
     ----------
-    network : CKN
-        Fitted.
-    preprocessing : tuple of Preprocessor
-        Fitted, in the order in which they are applied.
-    classifier : LinearClassifier or None
-        On the flattened feature maps.
+    encoders : tuple of Encoder
+        One, or an ensemble: the features of an image are those of each, one after the other.
+    classifier : Classifier or None
+        On the features.
     image_shape : (height, width, channels) or None
         Of the images it was fitted on; others are refused.  None: any images that fit the network.
     image_type : {"uint8", "float32"} or None
@@ -79,21 +44,19 @@ class Model:
     Examples
     --------
     >>> import ckncuda, pathlib, tempfile
-    >>> from ckncuda.classifier import Ridge
     >>> rng = np.random.default_rng(0)
     >>> labels = np.arange(60) % 2
     >>> images = rng.normal(size=(60, 8, 8, 1)).astype(np.float32) + labels[:, None, None, None]
-    >>> spec = ckncuda.LayerSpec(filters=8, patch=3, subsampling=4, kernel=ckncuda.Exponential(sigma=0.6))
-    >>> model = Model.fit(images, labels, [spec], classifier=Ridge())
+    >>> layer = ckncuda.LayerSpec(filters=8, patch=3, subsampling=4, kernel=ckncuda.Exponential(sigma=0.6))
+    >>> model = Model.fit(images, labels, [ckncuda.EncoderSpec([layer])], classifier=ckncuda.Ridge())
     >>> path = pathlib.Path(tempfile.mkdtemp()) / "model.ckn"
     >>> model.save(path)
     >>> np.array_equal(ckncuda.load(path).predict(images), model.predict(images))
     True
     """
 
-    network: CKN
-    preprocessing: tuple[Preprocessor, ...] = ()
-    classifier: LinearClassifier | None = None
+    encoders: tuple[Encoder, ...]
+    classifier: Classifier | None = None
     image_shape: Shape | None = None
     image_type: str | None = None
     class_names: tuple[str, ...] | None = None
@@ -103,16 +66,15 @@ class Model:
     def of_network(cls, network: CKN) -> "Model":
         """A network alone, for images of any size."""
         network.layers  # noqa: B018  (raises if there is nothing to keep)
-        return cls(network)
+        return cls((Encoder(network),))
 
     @classmethod
     def fit(
         cls,
         images: Images | NDArray[Any],
         labels: NDArray[np.int64] | None,
-        specs: Sequence[LayerSpec],
+        specs: Sequence[EncoderSpec],
         *,
-        preprocessing: Sequence[Preprocessor] = (),
         classifier: TrainableClassifier | None = None,
         patches: int = PATCHES,
         seed: int = 0,
@@ -120,7 +82,7 @@ class Model:
         progress: Progress | None = None,
         stopwatch: Stopwatch | None = None,
     ) -> "Model":
-        """Fit preprocessing and network without labels, then the classifier on their features.
+        """Fit the encoders without labels, then the classifier on their features.
 
         Parameters
         ----------
@@ -128,19 +90,17 @@ class Model:
             uint8 or floating point.
         labels : int64 [n], optional
             Needed by a classifier only.
-        specs : sequence of LayerSpec
-            The network.
-        preprocessing : sequence of Preprocessor
-            Applied in this order.
-        classifier : LinearClassifier, optional
+        specs : sequence of EncoderSpec
+            One encoder, or several that make an ensemble.
+        classifier : TrainableClassifier, optional
             Not yet fitted, such as ``Ridge()``; it is fitted in place.
         patches : int
             Sampled for each layer.
         seed : int
             The same seed, images and machine give the same model file, byte for byte.
         backend : Backend or str
-            A backend or the name of one.  On a GPU preprocessing, network and classifier are all computed
-            there, and features stay there in between if they take at most half of its free memory.
+            A backend or the name of one.  On a GPU encoders and classifier are all computed there, and
+            features stay there in between if they take at most half of its free memory.
         progress : callable, optional
             Called as ``progress(stage, done, total)``.
         stopwatch : Stopwatch, optional
@@ -164,23 +124,30 @@ class Model:
                     f"a classifier needs one label an image: given {images.shape[0]} images, {given} labels"
                 )
             check_classes(labels)
-        shape = images.shape[1:]
-        check_specs(specs, shape)
-        model = cls(CKN(specs), image_shape=shape, image_type=_type_name(images))
-        with stopwatch.stage("preprocessing"):
-            for preprocessor in preprocessing:
-                so_far = _Preprocessed(images, model.preprocessing, backend, stopwatch, brought=True)
-                model.preprocessing += (preprocessor.fit(so_far, progress),)
-        prepared = _Preprocessed(images, model.preprocessing, backend, stopwatch)
-        with stopwatch.stage("anchors"):
-            model.network.fit(prepared, patches=patches, seed=seed, backend=backend, progress=progress)
+        if not specs:
+            raise InvalidSpec("a model needs at least one encoder")
+        for spec in specs:
+            spec.output_shape(images.shape[1:])
+        encoders = tuple(
+            Encoder.fit(
+                spec,
+                images,
+                backend,
+                patches=patches,
+                seed=_seed_of(number, seed),
+                progress=_numbered(progress, number, len(specs)),
+                stopwatch=stopwatch,
+            )
+            for number, spec in enumerate(specs)
+        )
+        model = cls(encoders, image_shape=images.shape[1:], image_type=_type_name(images))
         model.report = {"n_images": images.shape[0], "n_features": model.n_features, "seed": seed}
         if classifier is not None and labels is not None:
-            with stopwatch.stage("features"):
-                out = backend.empty((images.shape[0], *model.network.output_shape(shape)))
-                maps = model.network.transform(prepared, backend=backend, progress=progress, out=out)
+            out = backend.empty((images.shape[0], model.n_features))
+            for _ in model._blocks(images, _unchanged, backend, progress, stopwatch, out):
+                pass
             with stopwatch.stage("classifier"):
-                model.classifier = _fitted(classifier, _flat(maps), labels, backend, progress)
+                model.classifier = _fitted(classifier, out, labels, model.widths, backend, progress)
             model.report |= {
                 "regularization": classifier.regularization_,
                 "validation_accuracy": classifier.validation_accuracy_,
@@ -195,13 +162,9 @@ class Model:
         backend: Backend | str = "auto",
         progress: Progress | None = None,
     ) -> NDArray[np.floating[Any]]:
-        """Feature maps [n, h', w', filters] of images: preprocessing, then the network."""
-        images = as_images(images)
-        self.check_images(images)
-        backend = get_backend(backend) if isinstance(backend, str) else backend
-        return self.network.transform(
-            _Preprocessed(images, self.preprocessing, backend), backend=backend, progress=progress
-        )
+        """Feature maps [n, h', w', filters] of images, of a model that is no ensemble."""
+        shape = self.network.output_shape(as_images(images).shape[1:])
+        return self.features(images, backend=backend, progress=progress).reshape(-1, *shape)
 
     def features(
         self,
@@ -210,9 +173,14 @@ class Model:
         backend: Backend | str = "auto",
         progress: Progress | None = None,
     ) -> NDArray[np.floating[Any]]:
-        """Features [n, d] of images, the flattened feature maps (row, column, filter)."""
-        maps = self.transform(images, backend=backend, progress=progress)
-        return maps.reshape(len(maps), -1)
+        """Features [n, d] of images: the flattened feature maps (row, column, filter) of each encoder."""
+        images = as_images(images)
+        self.check_images(images)
+        backend = get_backend(backend) if isinstance(backend, str) else backend
+        out = np.empty((images.shape[0], self.features_of(images.shape[1:])), backend.dtype)
+        for _ in self._blocks(images, _unchanged, backend, progress, Stopwatch(), out):
+            pass
+        return out
 
     def feature_blocks(
         self,
@@ -226,7 +194,7 @@ class Model:
 
         The stopwatch is told of the stages reading, preprocessing and features.
         """
-        return self._blocks(images, _flat, backend, progress, stopwatch)
+        return self._blocks(images, _unchanged, backend, progress, stopwatch)
 
     def _blocks(
         self,
@@ -235,20 +203,36 @@ class Model:
         backend: Backend | str,
         progress: Progress | None,
         stopwatch: Stopwatch | None,
+        out: NDArray[Any] | None = None,
     ) -> Iterator[tuple[int, NDArray[Any]]]:
-        """What ``then`` makes of the feature maps of block after block, where the backend computes."""
+        """What ``then`` makes of the features of block after block, where the backend computes.
+
+        With ``out``, NumPy's or of the backend's ``empty``, it is written there.
+        """
         images = as_images(images)
         self.check_images(images)
         backend = get_backend(backend) if isinstance(backend, str) else backend
-        stopwatch = stopwatch or Stopwatch()
-        prepared = _Preprocessed(images, self.preprocessing, backend, stopwatch)
-        blocks = self.network.transform_blocks(prepared, backend=backend, then=then)
-        for start, block in stopwatch.each("features", blocks):
+        watch = stopwatch or Stopwatch()
+
+        def features(block: NDArray[Any]) -> NDArray[Any]:
+            parts = [_flat(encoder.encode(block, backend, watch)) for encoder in self.encoders]
+            return then(parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1))
+
+        read = watch.each("reading", read_blocks(images, self.images_per_block(images.shape[1:], backend)))
+        blocks = backend.map_blocks(features, read, out)
+        for start, block in watch.each("features", numbered(blocks)):
             done = start + len(block)
             yield start, block
             del block  # while the next one is made, this one need not be there
             if progress:
                 progress("features", done, images.shape[0])
+
+    def images_per_block(self, shape: Shape, backend: Backend) -> int:
+        """How many images of this shape to encode at a time, within the backend's memory."""
+        sizes = [backend.images_per_block(encoder.network.layers, shape) for encoder in self.encoders]
+        # Beside the features of a block there are those of the encoders before, or of another variant.
+        averaged = any(len(encoder.symmetries) > 1 for encoder in self.encoders)
+        return max(1, min(sizes) // (len(self.encoders) + averaged))
 
     def scores(
         self,
@@ -271,9 +255,9 @@ class Model:
         images = as_images(images)
         watch = stopwatch or Stopwatch()
 
-        def scores(maps: NDArray[Any]) -> NDArray[np.float32]:
+        def scores(features: NDArray[Any]) -> NDArray[np.float32]:
             with watch.stage("classifier"):
-                return classifier.unchecked_scores(_flat(maps))
+                return classifier.unchecked_scores(features)
 
         out = np.empty((images.shape[0], len(classifier.classes_)), np.float32)
         for start, block in self._blocks(images, scores, backend, progress, watch):
@@ -313,28 +297,50 @@ class Model:
                 "Bytes are scaled from 0...255 to 0...1 and floating-point numbers are taken as they are: "
                 "give the images in the form that the model was fitted on"
             )
-        self.network.output_shape(shape)
+        self.features_of(shape)
+
+    @property
+    def network(self) -> CKN:
+        """The network of a model that is no ensemble.
+
+        Raises
+        ------
+        InvalidSpec
+            There are several encoders.
+        """
+        if len(self.encoders) > 1:
+            raise InvalidSpec(
+                f"this model is an ensemble of {len(self.encoders)} encoders: there is no one network or "
+                "feature map; use model.encoders, or features for those of all"
+            )
+        return self.encoders[0].network
 
     @property
     def n_features(self) -> int:
         """Number of features of an image of `image_shape`."""
+        return sum(self.widths)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """How many of the features come from each encoder."""
         if self.image_shape is None:
             raise InvalidSpec(
                 "the number of features depends on the size of the images, which the model leaves open"
             )
-        return self._n_features(self.image_shape)
+        return self._widths(self.image_shape)
 
-    def _n_features(self, shape: Shape) -> int:
-        height, width, filters = self.network.output_shape(shape)
-        return height * width * filters
+    def features_of(self, shape: Shape) -> int:
+        """Number of features of an image of this shape."""
+        return sum(self._widths(shape))
+
+    def _widths(self, shape: Shape) -> tuple[int, ...]:
+        return tuple(math.prod(encoder.network.output_shape(shape)) for encoder in self.encoders)
 
     @property
     def n_parameters(self) -> int:
-        """How many numbers were learned: anchor points, class weights and intercepts."""
-        classifier = (
-            0 if self.classifier is None else self.classifier.weights_.size + self.classifier.intercept_.size
-        )
-        return self.network.n_parameters + int(classifier)
+        """How many numbers were learned: anchor points, and the classifier's."""
+        networks = sum(encoder.network.n_parameters for encoder in self.encoders)
+        return networks + (0 if self.classifier is None else self.classifier.n_parameters)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model file; see `ckncuda.model_file`."""
@@ -348,16 +354,32 @@ def _flat(maps: NDArray[Any]) -> NDArray[Any]:
     return maps.reshape(len(maps), -1)
 
 
+def _unchanged(features: NDArray[Any]) -> NDArray[Any]:
+    return features
+
+
+def _seed_of(number: int, seed: int) -> int:
+    """Equal encoders of an ensemble differ; the first is the one that it would be alone."""
+    return seed if number == 0 else int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+
+
+def _numbered(progress: Progress | None, number: int, count: int) -> Progress | None:
+    if progress is None or count == 1:
+        return progress
+    return lambda stage, done, total: progress(f"encoder {number + 1}: {stage}", done, total)
+
+
 def _fitted(
     classifier: TrainableClassifier,
     features: NDArray[np.floating[Any]],
     labels: NDArray[np.int64],
+    widths: tuple[int, ...],
     backend: Backend,
     progress: Progress | None,
 ) -> TrainableClassifier:
     """The classifier, fitted where the features are or, if the memory there does not suffice, on the host."""
     try:
-        return classifier.fit(features, labels, progress=progress)
+        return classifier.fit(features, labels, progress=progress, widths=widths)
     except MemoryError:
         on_host = backend.to_host(features)
         if on_host is features:
@@ -365,7 +387,7 @@ def _fitted(
         logging.getLogger("ckncuda").info(
             "The classifier is fitted on the CPU: the GPU's memory is too small"
         )
-    return classifier.fit(on_host, labels, progress=progress)
+    return classifier.fit(on_host, labels, progress=progress, widths=widths)
 
 
 def _type_name(images: Images) -> str:

@@ -1,11 +1,13 @@
 """The model file: one safetensors file, the specification in its header, no pickle.
 
 The header's metadata hold one entry, ``ckncuda``: JSON with the ``version`` of the format (raised when
-a reader of the old version would go wrong), the layers, the preprocessing, the classifier, the images'
-shape and type, and the report.  One entry, because safetensors writes several in no fixed order, and
-equal models shall be equal files.  The tensors are what was learned: ``layers.0.anchors``,
-``layers.0.projection``, ``preprocessing.0.…``, ``classifier.weights`` and so on.  A model that was
-fitted on one backend is read by every other.
+a reader of the old version would go wrong), the encoders (layers, preprocessing, symmetries), the classifier,
+the images' shape and type, and the report.  One entry, because safetensors writes several in no fixed order,
+and equal models shall be equal files.  The tensors are what was learned: ``encoders.0.layers.0.anchors``,
+``encoders.0.layers.0.projection``, ``encoders.0.preprocessing.0.…``, ``classifier.weights`` and so on.
+A model that was fitted on one backend is read by every other.
+
+Version 1 knew one encoder without symmetries, and linear classifiers; such files are read as ever.
 """
 
 import json
@@ -21,15 +23,17 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from ckncuda.atomic_file import atomic_file
-from ckncuda.classifier import LinearClassifier
+from ckncuda.classifier import Classifier, classifier_from_arrays
+from ckncuda.encoder import Encoder
 from ckncuda.errors import CknError, InvalidModelFile
 from ckncuda.layer import Layer, LayerSpec, check_anchors
 from ckncuda.model import Model
 from ckncuda.network import CKN
 from ckncuda.preprocess import preprocessor_from_dict
+from ckncuda.symmetries import Symmetries
 
 ENTRY = "ckncuda"
-VERSION = 1
+VERSION = 2
 
 Tensors = dict[str, NDArray[Any]]
 
@@ -85,6 +89,8 @@ def load(path: str | os.PathLike[str]) -> Model:
             f"{VERSION}: install a newer ckncuda"
         )
     try:
+        if version == 1:
+            specification, tensors = _from_version_1(specification, tensors)
         return _put_together(specification, tensors)
     except (CknError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise InvalidModelFile(
@@ -138,20 +144,26 @@ def _is_truncated(path: Path) -> bool:
 
 def _take_apart(model: Model) -> tuple[Tensors, dict[str, Any]]:
     tensors: Tensors = {}
-    for i, layer in enumerate(model.network.layers):
-        tensors[f"layers.{i}.anchors"] = layer.anchors
-        tensors[f"layers.{i}.projection"] = layer.projection
-    for i, preprocessor in enumerate(model.preprocessing):
-        for name, array in preprocessor.arrays().items():
-            tensors[f"preprocessing.{i}.{name}"] = array
+    for e, encoder in enumerate(model.encoders):
+        for i, layer in enumerate(encoder.network.layers):
+            tensors[f"encoders.{e}.layers.{i}.anchors"] = layer.anchors
+            tensors[f"encoders.{e}.layers.{i}.projection"] = layer.projection
+        for i, preprocessor in enumerate(encoder.preprocessing):
+            for name, array in preprocessor.arrays().items():
+                tensors[f"encoders.{e}.preprocessing.{i}.{name}"] = array
     if model.classifier is not None:
-        tensors["classifier.weights"] = model.classifier.weights_
-        tensors["classifier.intercept"] = model.classifier.intercept_
-        tensors["classifier.classes"] = model.classifier.classes_
+        for name, array in model.classifier.arrays().items():
+            tensors[f"classifier.{name}"] = array
     specification = {
-        "layers": [layer.spec.to_dict() for layer in model.network.layers],
-        "preprocessing": [p.to_dict() for p in model.preprocessing],
-        "classifier": model.classifier is not None,
+        "encoders": [
+            {
+                "layers": [layer.spec.to_dict() for layer in encoder.network.layers],
+                "preprocessing": [p.to_dict() for p in encoder.preprocessing],
+                "symmetries": encoder.symmetries.to_dict(),
+            }
+            for encoder in model.encoders
+        ],
+        "classifier": None if model.classifier is None else model.classifier.to_dict(),
         "image_shape": model.image_shape,
         "image_type": model.image_type,
         "class_names": model.class_names,
@@ -160,25 +172,50 @@ def _take_apart(model: Model) -> tuple[Tensors, dict[str, Any]]:
     return {name: np.ascontiguousarray(array) for name, array in tensors.items()}, specification
 
 
+def _from_version_1(specification: Mapping[str, Any], tensors: Tensors) -> tuple[dict[str, Any], Tensors]:
+    """What the file would hold if it had been written today."""
+    encoder = {name: specification[name] for name in ("layers", "preprocessing")} | {"symmetries": {}}
+    classifier = {"name": "linear"} if specification["classifier"] else None
+    return dict(specification) | {"encoders": [encoder], "classifier": classifier}, {
+        name if name.startswith("classifier.") else f"encoders.0.{name}": array
+        for name, array in tensors.items()
+    }
+
+
 def _put_together(specification: Mapping[str, Any], tensors: Tensors) -> Model:
-    specs = [LayerSpec.from_dict(options) for options in specification["layers"]]
-    network = CKN.from_layers([_layer(spec, tensors, f"layers.{i}.") for i, spec in enumerate(specs)])
-    classifier = None
-    if specification["classifier"]:
-        names = ("weights", "intercept", "classes")
-        classifier = LinearClassifier.from_arrays(*(tensors[f"classifier.{name}"] for name in names))
+    classifier: Classifier | None = None
+    if specification["classifier"] is not None:
+        classifier = classifier_from_arrays(specification["classifier"], _group(tensors, "classifier."))
     shape, names = specification["image_shape"], specification["class_names"]
-    return Model(
-        network,
-        preprocessing=tuple(
-            preprocessor_from_dict(options).with_arrays(_group(tensors, f"preprocessing.{i}."))
-            for i, options in enumerate(specification["preprocessing"])
+    model = Model(
+        tuple(
+            _encoder(options, _group(tensors, f"encoders.{number}."))
+            for number, options in enumerate(specification["encoders"])
         ),
         classifier=classifier,
         image_shape=None if shape is None else tuple(shape),
         image_type=specification["image_type"],
         class_names=None if names is None else tuple(names),
         report=specification["report"],
+    )
+    if not model.encoders:
+        raise ValueError("it has no encoder")
+    if classifier is not None and shape is not None and model.n_features != classifier.n_features:
+        raise ValueError(
+            f"the classifier takes {classifier.n_features} features, the encoders give {model.n_features}"
+        )
+    return model
+
+
+def _encoder(options: Mapping[str, Any], tensors: Tensors) -> Encoder:
+    specs = [LayerSpec.from_dict(layer) for layer in options["layers"]]
+    return Encoder(
+        CKN.from_layers([_layer(spec, tensors, f"layers.{i}.") for i, spec in enumerate(specs)]),
+        tuple(
+            preprocessor_from_dict(preprocessor).with_arrays(_group(tensors, f"preprocessing.{i}."))
+            for i, preprocessor in enumerate(options["preprocessing"])
+        ),
+        Symmetries(**options["symmetries"]),
     )
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 Array = NDArray[np.floating[Any]]
 
 PATCHES = 300_000  # sampled for each layer
+OUTPUTS_PER_FILTER = 20  # at which the covariance of a layer's outputs is measured
 
 
 def check_specs(specs: Sequence[LayerSpec], shape: Shape) -> list[Shape]:
@@ -176,7 +177,12 @@ class CKN:
             kernel = spec.kernel.resolved(sample, rng)
             centres = spherical_kmeans(sample, spec.filters, backend, rng, max_iterations, report)
             anchors = backend.to_host(centres).reshape(spec.filters, spec.patch, spec.patch, channels)
-            layers.append(Layer.from_anchors(dataclasses.replace(spec, kernel=kernel), anchors))
+            learned = dataclasses.replace(spec, kernel=kernel, decorrelation=0.0)
+            layer = Layer.from_anchors(learned, anchors)
+            if spec.decorrelation:
+                outputs = _outputs([*layers, layer], images, backend, rng, report)
+                layer = layer.decorrelated(spec.decorrelation, outputs)
+            layers.append(layer)
         self.layers_ = tuple(layers)
         return self
 
@@ -186,7 +192,6 @@ class CKN:
         *,
         backend: Backend | str = "auto",
         progress: Progress | None = None,
-        out: Array | None = None,
     ) -> Array:
         """Feature maps of images.
 
@@ -198,8 +203,6 @@ class CKN:
             A backend or the name of one.
         progress : callable, optional
             Called as ``progress("features", done, total)``.
-        out : array [n, h', w', filters], optional
-            Where the result is written: NumPy's, or of the backend's ``empty``.
 
         Returns
         -------
@@ -209,12 +212,11 @@ class CKN:
         """
         images = as_images(images)
         backend = get_backend(backend) if isinstance(backend, str) else backend
-        if isinstance(images, DeviceImages) and out is None:
+        if isinstance(images, DeviceImages):
             return self._transform_on_device(images, backend, progress)
         n = images.shape[0]
-        shape = (n, *self.output_shape(images.shape[1:]))
-        out = np.empty(shape, backend.dtype) if out is None else out
-        for start, block in _encode_blocks(self.layers, images, backend, out):
+        out = np.empty((n, *self.output_shape(images.shape[1:])), backend.dtype)
+        for start, block in self._encode_blocks(images, backend, out):
             if progress:
                 progress("features", start + len(block), n)
         return out
@@ -224,7 +226,8 @@ class CKN:
     ) -> Array:
         shape = (images.shape[0], *self.output_shape(images.shape[1:]))
         features = np.empty_like(backend.asarray(images.read(0, 0)), shape=shape)
-        for start, block in zip(*_read_blocks(self.layers, images, backend), strict=True):
+        size = backend.images_per_block(self.layers, images.shape[1:])
+        for start, block in numbered(read_blocks(images, size)):
             maps = backend.asarray(block)
             if not bool(np.isfinite(maps).all()):
                 raise InvalidData(f"images {start} to {start + len(maps) - 1} hold NaN or infinite values")
@@ -239,16 +242,21 @@ class CKN:
         images: Images | NDArray[Any],
         *,
         backend: Backend | str = "auto",
-        then: Callable[[Array], Array] | None = None,
     ) -> Iterator[tuple[int, Array]]:
-        """Feature maps of block after block: pairs (number of the first image, maps [b, h', w', filters]).
-
-        With ``then``, what that makes of the maps, where the backend computes, is in their place.
-        """
+        """Feature maps of block after block: pairs (number of the first image, maps [b, h', w', filters])."""
         images = as_images(images)
         backend = get_backend(backend) if isinstance(backend, str) else backend
         self.output_shape(images.shape[1:])
-        yield from _encode_blocks(self.layers, images, backend, then=then)
+        yield from self._encode_blocks(images, backend)
+
+    def _encode_blocks(
+        self, images: Images, backend: Backend, out: Array | None = None
+    ) -> Iterator[tuple[int, Array]]:
+        def encode(block: Array) -> Array:
+            return backend.encode(block, self.layers)
+
+        size = backend.images_per_block(self.layers, images.shape[1:])
+        return numbered(backend.map_blocks(encode, read_blocks(images, size), out))
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -288,30 +296,19 @@ class CKN:
         return f"CKN([{', '.join(map(repr, self.specs))}])"
 
 
-def _encode_blocks(
-    layers: Sequence[Layer],
-    images: Images,
-    backend: Backend,
-    out: NDArray[Any] | None = None,
-    then: Callable[[Array], Array] | None = None,
-) -> Iterator[tuple[int, Array]]:
-    """The number of the first image of each block, and its maps, parts of ``out`` if that is given."""
-    _, blocks = _read_blocks(layers, images, backend)
+def read_blocks(images: Images, size: int) -> Iterator[NDArray[Any]]:
+    """All images, so many at a time."""
+    n = images.shape[0]
+    return (images.read(start, min(start + size, n)) for start in range(0, n, size))
+
+
+def numbered(blocks: Iterable[Array]) -> Iterator[tuple[int, Array]]:
+    """The number of the first image of each block, and the block."""
     start = 0
-    for encoded in backend.encode_blocks(blocks, layers, out, then):
-        done = start + len(encoded)
-        yield start, encoded
-        start = done
-        del encoded  # while the next one is made, this one need not be there
-
-
-def _read_blocks(
-    layers: Sequence[Layer], images: Images, backend: Backend
-) -> tuple[range, Iterator[NDArray[Any]]]:
-    """The number of the first image of each block, and the blocks."""
-    n, size = images.shape[0], backend.images_per_block(layers, images.shape[1:])
-    starts = range(0, n, size)
-    return starts, (images.read(start, min(start + size, n)) for start in starts)
+    for block in blocks:
+        yield start, block
+        start += len(block)
+        del block  # while the next one is made, this one need not be there
 
 
 def _sample(
@@ -346,7 +343,8 @@ def _sample(
     sample = backend.asarray(np.empty((m, size), backend.dtype))
     if progress:
         progress("sampling", 0, n)
-    for start, block in zip(*_read_blocks(layers, images, backend), strict=True):
+    images_at_a_time = backend.images_per_block(layers, images.shape[1:])
+    for start, block in numbered(read_blocks(images, images_at_a_time)):
         maps = backend.encode(backend.asarray(block), layers)
         first, last = np.searchsorted(image, [start, start + len(maps)])
         y, x = np.divmod(position[first:last], width)
@@ -354,6 +352,32 @@ def _sample(
         if progress:
             progress("sampling", start + len(maps), n)
     return sample
+
+
+def _outputs(
+    layers: Sequence[Layer],
+    images: Images,
+    backend: Backend,
+    rng: np.random.Generator,
+    progress: Progress | None,
+) -> Array:
+    """Outputs [m, filters] of the last layer, of as many random images as tell a covariance."""
+    n = images.shape[0]
+    height, width, filters = check_specs([layer.spec for layer in layers], images.shape[1:])[-1]
+    wanted = max(1, min(n, -(-OUTPUTS_PER_FILTER * filters // (height * width))))
+    chosen = np.sort(rng.choice(n, wanted, replace=False))
+    outputs = np.empty((wanted, height, width, filters), np.float32)
+    done = 0
+    size = backend.images_per_block(layers, images.shape[1:])
+    for start, block in numbered(read_blocks(images, size)):
+        of_block = chosen[(chosen >= start) & (chosen < start + len(block))] - start
+        if len(of_block):
+            maps = backend.asarray(block[of_block])
+            outputs[done : done + len(of_block)] = backend.to_host(backend.encode(maps, layers))
+            done += len(of_block)
+        if progress:
+            progress("decorrelation", start + len(block), n)
+    return outputs.reshape(-1, filters)
 
 
 def _labelled(progress: Progress | None, label: str) -> Progress | None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from ckncuda.conventions import CHEN
 from ckncuda.dot_product import Exponential
+from ckncuda.encoder import EncoderSpec
 from ckncuda.errors import InvalidSpec
 from ckncuda.layer import LayerSpec, Shape
 
@@ -18,24 +19,21 @@ class Preset:
     ----------
     summary : str
         One line for people.
-    layers : callable
-        From the number of images and their shape (height, width, channels) to the layers.
-    preprocessing : str
-        ``auto``, ``none`` or a name.
+    encoders : callable
+        From the number of images and their shape (height, width, channels) to the encoders.
     classifier : str
-        ``ridge``, ``softmax`` or ``squared-hinge``.
+        ``ridge``, ``kernel-ridge``, ``softmax`` or ``squared-hinge``.
     classifier_options : dict
         Such as ``{"regularization": 1e-3}``.
     """
 
     summary: str
-    layers: Callable[[int, Shape], list[LayerSpec]]
-    preprocessing: str = "auto"
+    encoders: Callable[[int, Shape], list[EncoderSpec]]
     classifier: str = "ridge"
     classifier_options: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _default_layers(n: int, shape: Shape) -> list[LayerSpec]:
+def _two_layers(n: int, shape: Shape, filters: tuple[int, int], **last_options: Any) -> list[LayerSpec]:
     """Two layers, the last subsampled so that about 3x3 positions remain, whatever the images' size.
 
     Of few images, as many filters as leave ten patches for each.
@@ -43,7 +41,7 @@ def _default_layers(n: int, shape: Shape) -> list[LayerSpec]:
     kernel = Exponential(sigma=0.6)
     side = min(shape[:2])
     first = LayerSpec(
-        filters=max(1, min(64, n * shape[0] * shape[1] // 10)),
+        filters=max(1, min(filters[0], n * shape[0] * shape[1] // 10)),
         patch=min(3, side),
         subsampling=min(2, side),
         kernel=kernel,
@@ -51,27 +49,36 @@ def _default_layers(n: int, shape: Shape) -> list[LayerSpec]:
     height, width, _ = first.output_shape(shape)
     remaining = min(height, width)
     last = LayerSpec(
-        filters=max(1, min(1024, n * height * width // 10)),
+        filters=max(1, min(filters[1], n * height * width // 10)),
         patch=min(3, remaining),
         subsampling=-(-remaining // 3),
         kernel=kernel,
+        **last_options,
     )
     return [first, last]
 
 
-def _seed_layers(n: int, shape: Shape) -> list[LayerSpec]:
+def _default(n: int, shape: Shape) -> list[EncoderSpec]:
+    return [EncoderSpec(_two_layers(n, shape, (64, 1024)), None)]
+
+
+def _seed(n: int, shape: Shape) -> list[EncoderSpec]:
     kernel = Exponential(sigma=0.6)
     return [
-        LayerSpec(filters=filters, patch=3, subsampling=2, kernel=kernel, **CHEN) for filters in (64, 64, 128)
+        EncoderSpec(
+            [
+                LayerSpec(filters=filters, patch=3, subsampling=2, kernel=kernel, **CHEN)
+                for filters in (64, 64, 128)
+            ]
+        )
     ]
 
 
 PRESETS: Mapping[str, Preset] = {
-    "default": Preset("two layers of 64 and 1,024 filters, ridge", _default_layers),
+    "default": Preset("two layers of 64 and 1,024 filters, ridge", _default),
     "seed": Preset(
         "the network of CKN from Scratch: three layers of 64, 64 and 128 filters, softmax with L2 1e-3",
-        _seed_layers,
-        preprocessing="none",
+        _seed,
         classifier="softmax",
         classifier_options={"regularization": 1e-3},
     ),

@@ -1,6 +1,6 @@
 """How fast a model is on this machine, stage by stage."""
 
-import functools
+import contextlib
 import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckncuda.backend import Backend
-from ckncuda.classifier import LinearClassifier
+from ckncuda.backend.linear_algebra import to_host
+from ckncuda.encoder import Encoder
 from ckncuda.errors import InvalidData, InvalidSpec
 from ckncuda.images import Images, as_images
-from ckncuda.layer import Layer
 from ckncuda.model import Model
+from ckncuda.network import read_blocks
 from ckncuda.progress import Progress
 from ckncuda.stopwatch import Stopwatch
 
@@ -56,7 +57,7 @@ class RandomImages:
     def __init__(self, model: Model, backend: Backend) -> None:
         if model.image_shape is None:
             raise InvalidSpec("this model is for images of any size: give IMAGES to measure it with")
-        size = backend.images_per_block(model.network.layers, model.image_shape)
+        size = model.images_per_block(model.image_shape, backend)
         rng = np.random.default_rng(0)
         self._block: NDArray[Any] = (
             rng.integers(0, 256, (size, *model.image_shape), np.uint8)
@@ -116,12 +117,12 @@ def measure_speed(
 
     Examples
     --------
-    >>> from ckncuda import Exponential, LayerSpec
+    >>> from ckncuda import EncoderSpec, Exponential, LayerSpec
     >>> from ckncuda.backend import get_backend
     >>> backend = get_backend("numpy")
     >>> images = np.random.default_rng(0).normal(size=(20, 8, 8, 1)).astype(np.float32)
     >>> spec = LayerSpec(filters=8, patch=3, subsampling=2, kernel=Exponential(sigma=0.6))
-    >>> model = Model.fit(images, None, [spec])
+    >>> model = Model.fit(images, None, [EncoderSpec([spec])])
     >>> speed = measure_speed(model, RandomImages(model, backend), backend, n=10)
     >>> list(speed.seconds), speed.total > 0
     (['reading', 'layer 1 (3x3, 8 filters)'], True)
@@ -170,34 +171,48 @@ def _seconds(model: Model, images: Images, backend: Backend) -> float:
 def _seconds_of_stages(model: Model, images: Images, backend: Backend) -> dict[str, float]:
     """The same pass, one step after another; each step finds in the caches what it does find there."""
     stopwatch = Stopwatch()
-    steps = list(_steps(model, backend))
-    n, size = images.shape[0], backend.images_per_block(model.network.layers, images.shape[1:])
-    for start in range(0, n, size):
-        with stopwatch.stage("reading"):
-            block: Array = backend.asarray(images.read(start, min(start + size, n)))
+
+    @contextlib.contextmanager
+    def stage(name: str) -> Iterator[None]:
+        with stopwatch.stage(name):
+            yield
             backend.wait()
-        for name, step in steps:
-            with stopwatch.stage(name):
-                block = step(block)
-                backend.wait()
+
+    for raw in stopwatch.each(
+        "reading", read_blocks(images, model.images_per_block(images.shape[1:], backend))
+    ):
+        with stage("reading"):
+            block: Array = backend.asarray(raw)
+        features = [
+            _encoded(encoder, block, backend, stage, f"encoder {number}: " if len(model.encoders) > 1 else "")
+            for number, encoder in enumerate(model.encoders, 1)
+        ]
+        if model.classifier is not None:
+            with stage(f"classifier ({len(model.classifier.classes_)} classes)"):
+                to_host(model.classifier.unchecked_scores(np.concatenate(features, axis=1)))
     return stopwatch.seconds
 
 
-def _steps(model: Model, backend: Backend) -> Iterator[tuple[str, Callable[[Any], Array]]]:
-    """Names and functions of what is done to a block, in this order."""
-    for preprocessor in model.preprocessing:
-        yield preprocessor.name, preprocessor.apply
-    for number, layer in enumerate(model.network.layers, 1):
+def _encoded(
+    encoder: Encoder,
+    block: Array,
+    backend: Backend,
+    stage: Callable[[str], contextlib.AbstractContextManager[None]],
+    prefix: str,
+) -> Array:
+    """Features [b, d] of a block, each step a stage of its own."""
+    for preprocessor in encoder.preprocessing:
+        with stage(prefix + preprocessor.name):
+            block = preprocessor.apply(block)
+    variants = [block]
+    if len(encoder.symmetries) > 1:
+        with stage(prefix + "symmetries"):
+            variants = list(encoder.symmetries.variants(block))
+    for number, layer in enumerate(encoder.network.layers, 1):
         name = f"layer {number} ({layer.spec.patch}x{layer.spec.patch}, {layer.spec.filters:,} filters)"
-        yield name, functools.partial(_encode, backend, layer)
-    if model.classifier is not None:
-        name = f"classifier ({len(model.classifier.classes_)} classes)"
-        yield name, functools.partial(_scores, model.classifier)
-
-
-def _encode(backend: Backend, layer: Layer, maps: Array) -> Array:
-    return backend.encode(maps, [layer])
-
-
-def _scores(classifier: LinearClassifier, maps: Array) -> Array:
-    return classifier.scores(maps.reshape(len(maps), -1))
+        with stage(prefix + name):
+            variants = [backend.encode(maps, [layer]) for maps in variants]
+    if len(variants) > 1:
+        with stage(prefix + "symmetries"):
+            variants = [sum(variants[1:], variants[0]) / len(variants)]
+    return variants[0].reshape(len(block), -1)

@@ -56,8 +56,7 @@ def extract(
         ProgressBars() as progress,
     ):
         loaded.check_images(source)
-        height, width, filters = loaded.network.output_shape(source.shape[1:])
-        n, d = len(source), height * width * filters
+        n, d = len(source), loaded.features_of(source.shape[1:])
         blocks = loaded.feature_blocks(source, backend=engine, progress=progress, stopwatch=stopwatch)
         with stopwatch.stage("writing"), feature_writer(output, n, d) as writer:
             for _, block in blocks:

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from ckncuda.backend import Backend
 from ckncuda.data import ImageSource, read_labels
+from ckncuda.encoder import EncoderSpec
 from ckncuda.errors import InvalidData
 from ckncuda.images import Images, as_images
 from ckncuda.model import Model
-from ckncuda.network import PATCHES, check_specs
-from ckncuda.preprocess import suggested_preprocessing
+from ckncuda.network import PATCHES
 from ckncuda.presets import PRESETS
 from ckncuda.stopwatch import Stopwatch
 
@@ -64,9 +64,24 @@ class Regularization(click.ParamType[Any]):
     "several times. [default: auto, which is local_whitening for raw images, none for whitened ones]",
 )
 @click.option(
+    "--flip/--no-flip",
+    default=None,
+    help="Average the features over an image and its mirror image. [default: as the preset says, or not]",
+)
+@click.option(
+    "--shift",
+    type=int,
+    help="Average the features over shifts by so many pixels in four directions. [default: 0, which is none]",
+)
+@click.option(
     "--classifier", type=click.Choice([*CLASSIFIERS, "none"]), help="On the features. [default: ridge]"
 )
 @click.option("--regularization", type=Regularization(), help="λ, chosen on training images by default.")
+@click.option(
+    "--kernel",
+    help="For kernel-ridge: arccos1, exp,sigma=1, poly,degree=2,offset=1 and so on; or auto, which is exp "
+    "with its sigma chosen on training images. [default: auto]",
+)
 @click.option("--optimizer", type=click.Choice(["lbfgs", "sgd"]), help="For softmax. [default: lbfgs]")
 @click.option(
     "--validation",
@@ -95,6 +110,8 @@ def fit(
     config: str | None,
     layer: tuple[str, ...],
     preprocess: tuple[str, ...],
+    flip: bool | None,
+    shift: int | None,
     classifier: str | None,
     patches: int,
     seed: int,
@@ -124,9 +141,18 @@ def fit(
     ):
         shape = source.shape[1:]
         system = read_system(
-            len(source), shape, preset, config, layer, preprocess, classifier, classifier_options
+            len(source),
+            shape,
+            preset,
+            config,
+            layer,
+            preprocess,
+            {"flip": flip, "shift": shift},
+            classifier,
+            classifier_options,
         )
-        check_specs(system.layers, shape)
+        for spec in system.encoders:
+            spec.output_shape(shape)
         targets = _labels(labels, source)
         learner = system.make_classifier(seed)
         if learner is not None:
@@ -137,17 +163,12 @@ def fit(
             click.echo("No labels: the model will extract features, but not predict.", err=True)
             learner = None
         cached = _in_memory(source, engine.memory_budget // 2, progress)
-        preprocessing = system.preprocessing
-        if preprocessing is None:
-            with stopwatch.stage("preprocessing"):
-                preprocessing = suggested_preprocessing(as_images(cached))
-            names = ", ".join(p.name for p in preprocessing) or "none"
-            click.echo(f"Preprocessing: {names}", err=True)
+        with stopwatch.stage("preprocessing"):
+            specs = [_resolved(spec, as_images(cached)) for spec in system.encoders]
         model = Model.fit(
             cached,
             targets,
-            system.layers,
-            preprocessing=preprocessing,
+            specs,
             classifier=learner,
             patches=patches,
             seed=seed,
@@ -166,6 +187,15 @@ def fit(
         "backend": engine.name,
     }
     print_result(result, as_json, _lines(result, model))
+
+
+def _resolved(spec: EncoderSpec, images: Images) -> EncoderSpec:
+    """With the preprocessing that the images suggest, if it is left open; says so."""
+    resolved = spec.resolved(images)
+    if spec.preprocessing is None:
+        names = ", ".join(p.name for p in resolved.preprocessing or ()) or "none"
+        click.echo(f"Preprocessing: {names}", err=True)
+    return resolved
 
 
 def _labels(path: str | None, source: ImageSource) -> NDArray[np.int64] | None:

@@ -6,6 +6,8 @@ from typing import Any
 import click
 
 from ckncuda.backend.cuda_layer import unfused_reason
+from ckncuda.encoder import Encoder
+from ckncuda.layer import Shape
 from ckncuda.model import Model
 from ckncuda.model_file import load
 
@@ -29,9 +31,27 @@ def info(model: str, as_json: bool) -> None:
 
 def describe(model: Model) -> dict[str, Any]:
     """Everything about a model but its arrays."""
+    classifier = None
+    if model.classifier is not None:
+        classifier = model.classifier.to_dict() | {
+            "n_features": model.classifier.n_features,
+            "classes": model.classifier.classes_.tolist(),
+            "n_parameters": model.classifier.n_parameters,
+        }
+    return {
+        "image_shape": None if model.image_shape is None else list(model.image_shape),
+        "image_type": model.image_type,
+        "class_names": None if model.class_names is None else list(model.class_names),
+        "encoders": [_encoder(encoder, model.image_shape) for encoder in model.encoders],
+        "classifier": classifier,
+        "n_parameters": model.n_parameters,
+        "report": model.report,
+    }
+
+
+def _encoder(encoder: Encoder, shape: Shape | None) -> dict[str, Any]:
     layers = []
-    shape = model.image_shape
-    for layer in model.network.layers:
+    for layer in encoder.network.layers:
         size: dict[str, Any] = {"output_shape": None, "on_a_gpu": None}
         if shape is not None:
             reason = unfused_reason(layer.spec, shape)
@@ -41,40 +61,22 @@ def describe(model: Model) -> dict[str, Any]:
                 "on_a_gpu": "one fused kernel" if reason is None else f"array operations: {reason}",
             }
         layers.append(layer.spec.to_dict() | {"n_parameters": layer.n_parameters} | size)
-    classifier = None
-    if model.classifier is not None:
-        d, k = model.classifier.weights_.shape
-        classifier = {
-            "n_features": d,
-            "classes": model.classifier.classes_.tolist(),
-            "n_parameters": d * k + k,
-        }
     return {
-        "image_shape": None if model.image_shape is None else list(model.image_shape),
-        "image_type": model.image_type,
-        "class_names": None if model.class_names is None else list(model.class_names),
-        "preprocessing": [p.to_dict() for p in model.preprocessing],
+        "preprocessing": [p.to_dict() for p in encoder.preprocessing],
+        "symmetries": encoder.symmetries.to_dict(),
         "layers": layers,
-        "classifier": classifier,
-        "n_parameters": model.n_parameters,
-        "report": model.report,
     }
 
 
 def _lines(result: dict[str, Any]) -> list[str]:
     shape = result["image_shape"]
     lines = [
-        "images         " + ("any size" if shape is None else f"{_times(shape)}, {result['image_type']}"),
-        "preprocessing  " + (", ".join(_options(p, "name") for p in result["preprocessing"]) or "none"),
+        "images         " + ("any size" if shape is None else f"{_times(shape)}, {result['image_type']}")
     ]
-    for number, layer in enumerate(result["layers"], 1):
-        shown = {k: v for k, v in layer.items() if k not in ("n_parameters", "output_shape", "on_a_gpu")}
-        head = f"{layer['n_parameters']:,} parameters"
-        if layer["output_shape"] is not None:
-            head = f"output {_times(layer['output_shape'])}, {head}"
-        lines += [f"layer {number}        {head}", "               " + _options(shown)]
-        if layer["on_a_gpu"] is not None:
-            lines.append(f"               on a GPU: {layer['on_a_gpu']}")
+    for number, encoder in enumerate(result["encoders"], 1):
+        if len(result["encoders"]) > 1:
+            lines.append(f"encoder {number}")
+        lines += _encoder_lines(encoder)
     if result["classifier"] is None:
         lines.append("classifier     none")
     else:
@@ -83,6 +85,8 @@ def _lines(result: dict[str, Any]) -> list[str]:
             f"classifier     {c['n_features']} features to {len(c['classes'])} classes, "
             f"{c['n_parameters']:,} parameters"
         )
+        for kernel, weight in zip(c.get("kernels", ()), c.get("weights", ()), strict=True):
+            lines.append(f"               {_options(kernel, 'kernel')}, weight {weight:.2g}")
     if result["class_names"]:
         lines.append(
             "class names    " + ", ".join(f"{i} {name}" for i, name in enumerate(result["class_names"]))
@@ -91,6 +95,21 @@ def _lines(result: dict[str, Any]) -> list[str]:
     lines.append(
         f"in all         {result['n_parameters']:,} parameters, {result['file_bytes'] / 2**20:.1f} MiB"
     )
+    return lines
+
+
+def _encoder_lines(encoder: dict[str, Any]) -> list[str]:
+    lines = ["preprocessing  " + (", ".join(_options(p, "name") for p in encoder["preprocessing"]) or "none")]
+    if any(encoder["symmetries"].values()):
+        lines.append("averaged over  " + _options(encoder["symmetries"]))
+    for number, layer in enumerate(encoder["layers"], 1):
+        shown = {k: v for k, v in layer.items() if k not in ("n_parameters", "output_shape", "on_a_gpu")}
+        head = f"{layer['n_parameters']:,} parameters"
+        if layer["output_shape"] is not None:
+            head = f"output {_times(layer['output_shape'])}, {head}"
+        lines += [f"layer {number}        {head}", "               " + _options(shown)]
+        if layer["on_a_gpu"] is not None:
+            lines.append(f"               on a GPU: {layer['on_a_gpu']}")
     return lines
 
 

@@ -1,18 +1,22 @@
-"""From --preset, --config, --layer, --preprocess and --classifier to a network and what goes with it."""
+"""From --preset, --config, --layer, --preprocess, --flip and --classifier to encoders and a classifier."""
 
 import tomllib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ckncuda.classifier import Ridge, Softmax, SquaredHinge, TrainableClassifier
+from ckncuda.classifier import KernelRidge, Ridge, Softmax, SquaredHinge, TrainableClassifier
+from ckncuda.dot_product import kernel_from_dict
+from ckncuda.encoder import EncoderSpec
 from ckncuda.errors import InvalidSpec
 from ckncuda.layer import LayerSpec, Shape
 from ckncuda.preprocess import Preprocessor, preprocessor_from_dict
 from ckncuda.presets import preset
+from ckncuda.symmetries import Symmetries
 
 CLASSIFIERS: dict[str, tuple[type[TrainableClassifier], tuple[str, ...]]] = {
     "ridge": (Ridge, ("regularization", "validation", "seed")),
+    "kernel-ridge": (KernelRidge, ("kernel", "regularization", "weights", "validation", "seed")),
     "softmax": (Softmax, ("regularization", "optimizer", "validation", "seed")),
     "squared-hinge": (SquaredHinge, ("regularization", "validation", "seed")),
 }
@@ -22,8 +26,7 @@ CLASSIFIERS: dict[str, tuple[type[TrainableClassifier], tuple[str, ...]]] = {
 class System:
     """What the options describe, before anything is fitted."""
 
-    layers: list[LayerSpec]
-    preprocessing: tuple[Preprocessor, ...] | None  # None: to be chosen from the images
+    encoders: list[EncoderSpec]
     classifier: str
     classifier_options: dict[str, Any] = field(default_factory=dict)
 
@@ -36,12 +39,14 @@ class System:
                 )
             return None
         constructor, names = CLASSIFIERS[self.classifier]
-        if unknown := sorted(set(self.classifier_options) - set(names)):
+        options = dict(self.classifier_options)
+        if "kernel" in names and options.get("kernel", "auto") != "auto":  # takes its parameters along
+            options["kernel"] = kernel_from_dict(options)
+        if unknown := sorted(set(options) - set(names)):
             raise InvalidSpec(
                 f"the classifier {self.classifier} has no option {', '.join(unknown)}; "
                 f"it has {', '.join(names)}"
             )
-        options = dict(self.classifier_options)
         if "seed" in names:
             options.setdefault("seed", seed)
         return constructor(**options)
@@ -54,6 +59,7 @@ def read_system(
     config: str | None,
     layers: tuple[str, ...],
     preprocess: tuple[str, ...],
+    symmetries: dict[str, Any],
     classifier: str | None,
     classifier_options: dict[str, Any],
 ) -> System:
@@ -68,20 +74,25 @@ def read_system(
     if config:
         system = _from_config(config)
     elif layers:
-        system = System([parse_layer(text) for text in layers], None, "ridge")
+        system = System([EncoderSpec([parse_layer(text) for text in layers], None)], "ridge")
     else:
         chosen = preset(preset_name or "default")
-        system = System(
-            chosen.layers(n, shape),
-            parse_preprocessing((chosen.preprocessing,)),
-            chosen.classifier,
-            dict(chosen.classifier_options),
-        )
+        system = System(chosen.encoders(n, shape), chosen.classifier, dict(chosen.classifier_options))
     if preprocess:
-        system = replace(system, preprocessing=parse_preprocessing(preprocess))
+        preprocessing = parse_preprocessing(preprocess)
+        encoders = [replace(encoder, preprocessing=preprocessing) for encoder in system.encoders]
+        system = replace(system, encoders=encoders)
+    if given_symmetries := {name: value for name, value in symmetries.items() if value is not None}:
+        encoders = [
+            replace(encoder, symmetries=replace(encoder.symmetries, **given_symmetries))
+            for encoder in system.encoders
+        ]
+        system = replace(system, encoders=encoders)
     if classifier is not None and classifier != system.classifier:
         system = replace(system, classifier=classifier, classifier_options={})  # the options were another's
     overrides = {name: value for name, value in classifier_options.items() if value is not None}
+    if "kernel" in overrides:
+        overrides |= _parse_options("kernel=" + overrides["kernel"], f"--kernel {overrides['kernel']}")
     return replace(system, classifier_options=system.classifier_options | overrides)
 
 
@@ -139,13 +150,17 @@ def _from_config(path: str) -> System:
         raise InvalidSpec(f"cannot read the configuration {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidSpec(f"{path} is not TOML: {error}") from error
-    if unknown := sorted(set(content) - {"layers", "preprocessing", "classifier"}):
+    known = ["encoders", "layers", "preprocessing", "symmetries", "classifier"]
+    if unknown := sorted(set(content) - set(known)):
+        raise InvalidSpec(f"{path}: there is no table {', '.join(unknown)}; there are {', '.join(known)}")
+    tables = _tables(content.get("encoders"), path, "encoders")
+    alone: dict[str, Any] = {
+        name: content[name] for name in ("layers", "preprocessing", "symmetries") if name in content
+    }
+    if tables and alone:
         raise InvalidSpec(
-            f"{path}: there is no table {', '.join(unknown)}; there are layers, preprocessing and classifier"
+            f"{path}: {', '.join(alone)} and encoders both describe encoders; put all of it into [[encoders]]"
         )
-    layers = _tables(content.get("layers"), path, "layers")
-    if not layers:
-        raise InvalidSpec(f"{path} describes no layer: it needs [[layers]] with filters, patch, subsampling")
     classifier = content.get("classifier", {})
     if not isinstance(classifier, dict):
         raise InvalidSpec(f"{path}: classifier must be a table: [classifier] with a name")
@@ -153,14 +168,25 @@ def _from_config(path: str) -> System:
     name = classifier.get("name", "ridge")
     if name not in (*CLASSIFIERS, "none"):
         raise InvalidSpec(f"{path}: there is no classifier {name!r}; there is {', '.join(CLASSIFIERS)}, none")
-    return System(
-        [LayerSpec.from_dict(table) for table in layers],
-        tuple(
-            preprocessor_from_dict(t) for t in _tables(content.get("preprocessing"), path, "preprocessing")
-        ),
-        name,
-        options,
-    )
+    return System([_encoder(table, path) for table in tables or [alone]], name, options)
+
+
+def _encoder(table: dict[str, Any], path: str) -> EncoderSpec:
+    """One encoder from its tables."""
+    if unknown := sorted(set(table) - {"layers", "preprocessing", "symmetries"}):
+        raise InvalidSpec(
+            f"{path}: an encoder has no {', '.join(unknown)}; it has layers, preprocessing and symmetries"
+        )
+    layers = _tables(table.get("layers"), path, "layers")
+    if not layers:
+        raise InvalidSpec(f"{path} describes no layer: it needs [[layers]] with filters, patch, subsampling")
+    symmetries = table.get("symmetries", {})
+    if not isinstance(symmetries, dict) or set(symmetries) - {"flip", "shift"}:
+        raise InvalidSpec(f"{path}: symmetries must be a table of flip and shift; it is {symmetries}")
+    preprocessing = [
+        preprocessor_from_dict(t) for t in _tables(table.get("preprocessing"), path, "preprocessing")
+    ]
+    return EncoderSpec([LayerSpec.from_dict(t) for t in layers], preprocessing, Symmetries(**symmetries))
 
 
 def _tables(value: Any, path: str, name: str) -> list[dict[str, Any]]:

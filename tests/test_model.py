@@ -1,5 +1,6 @@
 import json
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import safetensors.numpy
 from ckncuda import (
     CKN,
     ArcCosine,
+    EncoderSpec,
     Exponential,
     LayerSpec,
     Linear,
@@ -16,6 +18,7 @@ from ckncuda import (
     Ridge,
     Series,
     Softmax,
+    Symmetries,
     load,
 )
 from ckncuda.errors import InvalidData, InvalidModelFile, InvalidSpec
@@ -42,8 +45,7 @@ def model(digits):
     return Model.fit(
         images,
         labels,
-        SPECS,
-        preprocessing=[Standardize(), ZCA(epsilon=0.5)],
+        [EncoderSpec(SPECS, [Standardize(), ZCA(epsilon=0.5)])],
         classifier=Ridge(),
         patches=3000,
     )
@@ -51,7 +53,9 @@ def model(digits):
 
 def test_it_learns_what_pixels_do_not_tell(digits, model):
     images, labels = digits
-    unseen = Model.fit(images[:80], labels[:80], SPECS, classifier=Ridge(), patches=3000).predict(images[80:])
+    unseen = Model.fit(
+        images[:80], labels[:80], [EncoderSpec(SPECS)], classifier=Ridge(), patches=3000
+    ).predict(images[80:])
     assert np.mean(unseen == labels[80:]) > 0.95
     assert model.report["validation_accuracy"] > 0.95
     assert model.report["validation"].startswith("leave-one-out over 120 images")
@@ -66,14 +70,16 @@ def test_round_trip_through_a_file(digits, model, tmp_path):
     assert again.report == model.report
     assert again.image_shape == (9, 9, 1)
     assert again.image_type == "uint8"
-    assert again.preprocessing[0] == Standardize()
+    assert again.encoders[0].preprocessing[0] == Standardize()
     assert again.n_parameters == model.n_parameters == 12 * 9 + 108 * 2 + 2
 
 
 def test_equal_models_are_equal_files(digits, tmp_path):
     images, labels = digits
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        Model.fit(images, labels, SPECS, classifier=Softmax(), patches=2000, seed=seed).save(tmp_path / name)
+        Model.fit(images, labels, [EncoderSpec(SPECS)], classifier=Softmax(), patches=2000, seed=seed).save(
+            tmp_path / name
+        )
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     assert (tmp_path / "a").read_bytes() != (tmp_path / "c").read_bytes()
 
@@ -81,11 +87,11 @@ def test_equal_models_are_equal_files(digits, tmp_path):
 def test_every_preprocessing_is_stored(digits, tmp_path):
     images, _ = digits
     for preprocessing in ([LocalWhitening(power=0.5)], [ZCA(epsilon=0.2)], [Standardize(), LocalWhitening()]):
-        fitted = Model.fit(images, None, SPECS, preprocessing=preprocessing, patches=500)
+        fitted = Model.fit(images, None, [EncoderSpec(SPECS, preprocessing)], patches=500)
         fitted.save(tmp_path / "m")
         again = load(tmp_path / "m")
         assert np.array_equal(again.features(images), fitted.features(images))
-        assert [p.to_dict() for p in again.preprocessing] == [p.to_dict() for p in preprocessing]
+        assert [p.to_dict() for p in again.encoders[0].preprocessing] == [p.to_dict() for p in preprocessing]
 
 
 def test_a_stored_projection_is_not_computed_again(model, tmp_path, monkeypatch):
@@ -101,7 +107,7 @@ def test_a_stored_projection_is_not_computed_again(model, tmp_path, monkeypatch)
 
 def test_bytes_mean_the_same_to_a_network_and_a_model(digits):
     images, _ = digits
-    fitted = Model.fit(images, None, SPECS, patches=500)
+    fitted = Model.fit(images, None, [EncoderSpec(SPECS)], patches=500)
     assert np.array_equal(fitted.network.transform(images), fitted.transform(images))
 
 
@@ -116,11 +122,11 @@ def test_images_of_another_kind_are_refused(digits, model):
 def test_labels_that_do_not_fit(digits):
     images, labels = digits
     with pytest.raises(InvalidData, match="120 images, 119 labels"):
-        Model.fit(images, labels[1:], SPECS, classifier=Ridge())
+        Model.fit(images, labels[1:], [EncoderSpec(SPECS)], classifier=Ridge())
     with pytest.raises(InvalidData, match="120 images, no labels"):
-        Model.fit(images, None, SPECS, classifier=Ridge())
+        Model.fit(images, None, [EncoderSpec(SPECS)], classifier=Ridge())
     with pytest.raises(InvalidData, match="all 120 labels are 1; a classifier needs images of two classes"):
-        Model.fit(images, np.ones(120, int), SPECS, classifier=Ridge())
+        Model.fit(images, np.ones(120, int), [EncoderSpec(SPECS)], classifier=Ridge())
 
 
 def test_options_are_checked_before_the_long_work(digits):
@@ -131,12 +137,12 @@ def test_options_are_checked_before_the_long_work(digits):
 
     for classifier in (Ridge(regularization=0.0), Softmax(validation=2), Softmax(optimizer="adam")):
         with pytest.raises(InvalidSpec):
-            Model.fit(images, labels, SPECS, classifier=classifier, progress=no_work)
+            Model.fit(images, labels, [EncoderSpec(SPECS)], classifier=classifier, progress=no_work)
 
 
 def test_without_a_classifier_there_are_features_only(digits):
     images, _ = digits
-    fitted = Model.fit(images, None, SPECS, patches=500)
+    fitted = Model.fit(images, None, [EncoderSpec(SPECS)], patches=500)
     assert fitted.features(images).shape == (120, 108)
     with pytest.raises(InvalidSpec, match="no classifier"):
         fitted.predict(images)
@@ -188,8 +194,16 @@ def test_missing_file_and_folder(tmp_path):
         load(tmp_path)
 
 
+def test_a_file_of_version_1_predicts_what_it_did_then():
+    folder = Path(__file__).parent / "model_files"
+    model, kept = load(folder / "version_1.ckn"), np.load(folder / "version_1.npz")
+    assert model.encoders[0].symmetries == Symmetries()
+    assert model.classifier.classes_.tolist() == [3, 4]
+    np.testing.assert_allclose(model.scores(kept["images"]), kept["scores"], atol=1e-4)
+
+
 def test_newer_versions(saved):
-    rewrite(saved, damage(lambda s: s.update(version=2)))
+    rewrite(saved, damage(lambda s: s.update(version=3)))
     with pytest.raises(InvalidModelFile, match="install a newer ckncuda"):
         load(saved)
 
@@ -208,16 +222,20 @@ def damage(change):
     [
         (lambda m: m.update(ckncuda="{"), lambda t: None),
         (damage(lambda s: s.pop("version")), lambda t: None),
-        (damage(lambda s: s.pop("layers")), lambda t: None),
-        (damage(lambda s: s["layers"][0].update(filters=13)), lambda t: None),
-        (damage(lambda s: s["layers"][0].update(kernel="gauss")), lambda t: None),
-        (damage(lambda s: s.update(layers=[])), lambda t: None),
+        (damage(lambda s: s.pop("encoders")), lambda t: None),
+        (damage(lambda s: s["encoders"][0]["layers"][0].update(filters=13)), lambda t: None),
+        (damage(lambda s: s["encoders"][0]["layers"][0].update(kernel="gauss")), lambda t: None),
+        (damage(lambda s: s["encoders"][0].update(layers=[])), lambda t: None),
+        (damage(lambda s: s.update(encoders=[])), lambda t: None),
+        (damage(lambda s: s["encoders"][0]["symmetries"].update(flip=3)), lambda t: None),
+        (damage(lambda s: s["classifier"].update(name="magic")), lambda t: None),
         (damage(lambda s: s.update(image_shape=5)), lambda t: None),
-        (lambda m: None, lambda t: t.pop("layers.0.anchors")),
-        (lambda m: None, lambda t: t.update({"layers.0.projection": np.eye(3)})),
-        (lambda m: None, lambda t: t.update({"layers.0.projection": np.full((12, 12), np.nan)})),
+        (damage(lambda s: s.update(image_shape=(18, 18, 1))), lambda t: None),
+        (lambda m: None, lambda t: t.pop("encoders.0.layers.0.anchors")),
+        (lambda m: None, lambda t: t.update({"encoders.0.layers.0.projection": np.eye(3)})),
+        (lambda m: None, lambda t: t.update({"encoders.0.layers.0.projection": np.full((12, 12), np.nan)})),
         (lambda m: None, lambda t: t.update({"classifier.weights": np.ones((5, 3), np.float32)})),
-        (lambda m: None, lambda t: t.pop("preprocessing.1.mean")),
+        (lambda m: None, lambda t: t.pop("encoders.0.preprocessing.1.mean")),
     ],
 )
 def test_specifications_and_arrays_that_do_not_fit(saved, metadata, tensors):

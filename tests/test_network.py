@@ -65,7 +65,7 @@ def test_blocks_make_no_difference(network, images):
             from ckncuda.backend import get_backend
 
             self.inner = get_backend("numpy")
-            self.encode_blocks = self.inner.encode_blocks
+            self.encode, self.map_blocks = self.inner.encode, self.inner.map_blocks
 
         def images_per_block(self, layers, shape):
             return 7

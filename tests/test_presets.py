@@ -1,7 +1,6 @@
 import pytest
 
 from ckncuda.errors import InvalidSpec
-from ckncuda.network import check_specs
 from ckncuda.presets import PRESETS, preset
 
 
@@ -9,20 +8,23 @@ from ckncuda.presets import PRESETS, preset
     "shape", [(32, 32, 3), (28, 28, 1), (8, 8, 1), (64, 48, 3), (224, 224, 3), (3, 3, 1), (1, 1, 3)]
 )
 def test_the_default_leaves_few_positions_at_any_size(shape):
-    height, width, _ = check_specs(preset("default").layers(1000, shape), shape)[-1]
+    height, width, _ = preset("default").encoders(1000, shape)[0].output_shape(shape)
     assert height * width <= 20
 
 
 def test_the_default_asks_few_images_for_few_filters():
-    assert [s.filters for s in preset("default").layers(5000, (32, 32, 3))] == [64, 1024]
-    assert [s.filters for s in preset("default").layers(40, (10, 10, 3))] == [64, 100]
-    assert [s.filters for s in preset("default").layers(1, (1, 1, 3))] == [1, 1]
+    for n, shape, filters in (
+        (5000, (32, 32, 3), [64, 1024]),
+        (40, (10, 10, 3), [64, 100]),
+        (1, (1, 1, 3), [1, 1]),
+    ):
+        assert [layer.filters for layer in preset("default").encoders(n, shape)[0].layers] == filters
 
 
 def test_the_seed_preset_is_the_published_network():
-    specs = preset("seed").layers(1000, (32, 32, 3))
-    assert [s.filters for s in specs] == [64, 64, 128]
-    assert check_specs(specs, (32, 32, 3))[-1] == (4, 4, 128)
+    (encoder,) = preset("seed").encoders(1000, (32, 32, 3))
+    assert [layer.filters for layer in encoder.layers] == [64, 64, 128]
+    assert encoder.output_shape((32, 32, 3)) == (4, 4, 128)
     assert preset("seed").classifier_options == {"regularization": 1e-3}
 
 

@@ -32,25 +32,28 @@ class Backend(Protocol):
     memory_budget: int
     """Bytes that one call may use for its blocks of images."""
 
-    def encode(self, maps: Array, layers: Sequence[Layer], out: NDArray[Any] | None = None) -> Array:
-        """Patch, norm, κ, pool and project, layer after layer: maps [n, h, w, c] to [n, h', w', filters].
-
-        With ``out``, an array of NumPy's, the result is written there and ``out`` returned.
-        """
+    def encode(self, maps: Array, layers: Sequence[Layer]) -> Array:
+        """Patch, norm, κ, pool and project, layer after layer: maps [n, h, w, c] to [n, h', w', filters]."""
         ...
 
-    def encode_blocks(
+    def map_blocks(
         self,
+        function: Callable[[Array], Array],
         blocks: Iterable[NDArray[Any]],
-        layers: Sequence[Layer],
         out: NDArray[Any] | None = None,
-        then: Callable[[Array], NDArray[Any]] | None = None,
     ) -> Iterator[NDArray[Any]]:
-        """`encode` block after block [b, h, w, c], NumPy's or the backend's, to NumPy arrays.
+        """A function, such as `encode`, of block after block of images, to NumPy arrays.
 
-        With ``out`` [n, h', w', filters], NumPy's or the backend's, the results are written there, one
-        after the other, and what is yielded are its parts.  With ``then``, a function
-        of feature maps that is called where they are, what is yielded are its results.
+        Parameters
+        ----------
+        function : callable
+            From a block [b, h, w, c] of the backend's own arrays to a result [b, …]; of part of a block the
+            result is that part of the block's result.
+        blocks : iterable of arrays [b, h, w, c]
+            NumPy's or the backend's.
+        out : array [n, …], optional
+            NumPy's or the backend's: where the results are written, one after the other; what is yielded are
+            its parts then.
         """
         ...
 

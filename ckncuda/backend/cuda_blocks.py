@@ -31,7 +31,7 @@ class _Slot:
         self._device: tuple[Any, ...] = ()
         self._result: NDArray[Any] = np.empty(0, np.float32)
 
-    def begin(self, block: Any, encode: Callable[[Any], Any], part: Any = None) -> None:
+    def begin(self, block: Any, function: Callable[[Any], Any], part: Any = None) -> None:
         """Queue the copy there, the computation and the copy back, or that into a part of a larger array."""
         # What is queued on the current stream may compute the block, or may still use the part's memory.
         before = self._cupy.cuda.get_current_stream().record()
@@ -44,17 +44,17 @@ class _Slot:
             if isinstance(block, np.ndarray):
                 block = self._cupy.empty(images.shape, images.dtype)
                 block.set(images, stream=self._stream)
-            encoded = encode(block)
+            result = function(block)
             if part is None:
-                self._result = self._host_memory("features", encoded.shape, np.float32)
-                encoded.get(out=self._result, stream=self._stream, blocking=False)
+                self._result = self._host_memory("result", result.shape, np.float32)
+                result.get(out=self._result, stream=self._stream, blocking=False)
             else:
-                part[...] = encoded
+                part[...] = result
                 self._result = part
-        self._device = block, encoded
+        self._device = block, result
 
     def end(self) -> NDArray[Any]:
-        """Wait, and return the part, or the features in memory that the next `begin` uses again."""
+        """Wait, and return the part, or the result in memory that the next `begin` uses again."""
         self._stream.synchronize()
         self._device = ()
         return self._result
@@ -74,24 +74,24 @@ class _Slot:
         return self._pinned[name][: count * np.dtype(dtype).itemsize].view(dtype).reshape(shape)
 
 
-def encode_blocks(
+def map_blocks(
     cupy: Any,
+    function: Callable[[Any], Any],
     blocks: Iterable[NDArray[Any]],
-    encode: Callable[[Any], Any],
     out: Any = None,
 ) -> Iterator[NDArray[Any]]:
-    """Feature maps of block after block, in host memory unless ``out`` is on the device.
+    """A function of block after block, its results in host memory unless ``out`` is on the device.
 
     A block for which the device has no memory comes in halves.
 
     Parameters
     ----------
     cupy : module
+    function : callable
+        From a block to its result, both on the device, on the current stream.
     blocks : iterable of arrays [b, h, w, c]
         In host memory, or on the device, computed on the current stream.
-    encode : callable
-        From maps to feature maps, both on the device, on the current stream.
-    out : array [n, h', w', filters], optional
+    out : array [n, …], optional
         In host memory or on the device: where the results go, one after the other; what is yielded are
         its parts.
     """
@@ -124,7 +124,7 @@ def encode_blocks(
             slot = next(slot for slot in slots if slot not in under_way)
             stays = out is not None and not isinstance(out, np.ndarray)
             part = out[begun : begun + len(block)] if stays else None
-            if _has_room(cupy, functools.partial(slot.begin, block, encode, part)):
+            if _has_room(cupy, functools.partial(slot.begin, block, function, part)):
                 begun += len(block)
                 under_way.append(slot)
                 continue

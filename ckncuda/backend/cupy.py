@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckncuda.backend import cuda_layer
-from ckncuda.backend.cuda_blocks import encode_blocks
+from ckncuda.backend.cuda_blocks import map_blocks
 from ckncuda.backend.cuda_layer import ANCHORS, PATCHES, STRIDE, TERMS, THREADS, WORDS, Tiling
 from ckncuda.backend.sketch import Sketch
 from ckncuda.backend.whole_maps import encode_whole_maps
@@ -139,25 +139,19 @@ class CupyBackend:
         self._multiprocessors = device.attributes["MultiProcessorCount"]
         self._shared_limit = device.attributes["MaxSharedMemoryPerBlockOptin"]
         self._most_images: int | None = None  # once a block did not fit the device's memory
+        self._in_block = False  # `map_blocks` itself sees to it that a block fits
         self._layers: weakref.WeakKeyDictionary[Layer, dict[Shape, _PreparedLayer]] = (
             weakref.WeakKeyDictionary()
         )
 
-    def encode(self, maps: Array, layers: Sequence[Layer], out: NDArray[Any] | None = None) -> Array:
+    def encode(self, maps: Array, layers: Sequence[Layer]) -> Array:
         """Encode maps [n, h, w, c] that are on the device: one launch and one product a layer.
 
         Where the device's memory is too small for as many images, they go through in halves.
         """
         if not isinstance(maps, np.ndarray):  # what is in host memory is copied part by part
             maps = self._on_device(maps)
-        encoded = self._encode_in_parts(maps, layers)
-        if out is None:
-            return encoded
-        if out.dtype == np.float32 and out.flags.c_contiguous:
-            encoded.get(out=out)
-        else:
-            out[...] = encoded.get()
-        return out
+        return self._encode_layers(maps, layers) if self._in_block else self._encode_in_parts(maps, layers)
 
     def _encode_in_parts(self, maps: Array, layers: Sequence[Layer]) -> Array:
         images = len(maps)
@@ -228,20 +222,22 @@ class CupyBackend:
             np.int32(spec.scale == "floored_norm"),
         )
 
-    def encode_blocks(
+    def map_blocks(
         self,
+        function: Callable[[Array], Array],
         blocks: Iterable[NDArray[Any]],
-        layers: Sequence[Layer],
         out: NDArray[Any] | None = None,
-        then: Callable[[Array], Array] | None = None,
     ) -> Iterator[NDArray[Any]]:
         """Two blocks under way: one is copied while the other is computed; see `cuda_blocks`."""
 
-        def encode(maps: Array) -> Array:
-            encoded = self._encode_layers(maps, layers)
-            return encoded if then is None else then(encoded)
+        def whole(block: Array) -> Array:
+            self._in_block = True
+            try:
+                return function(self.asarray(block))
+            finally:
+                self._in_block = False
 
-        yield from encode_blocks(self._cupy, blocks, encode, out)
+        yield from map_blocks(self._cupy, whole, blocks, out)
 
     def sketch(self, patches: Array) -> None:
         """All products are computed: the tensor cores are faster than a choice."""

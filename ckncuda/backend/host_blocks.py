@@ -1,13 +1,11 @@
 """What all backends have in common that compute in the host's memory."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from numpy.typing import NDArray
-
-from ckncuda.layer import Layer
 
 
 class HostBlocks:
@@ -15,27 +13,28 @@ class HostBlocks:
 
     dtype: npt.DTypeLike
 
-    def encode(
-        self, maps: NDArray[Any], layers: Sequence[Layer], out: NDArray[Any] | None = None
-    ) -> NDArray[Any]:
+    def asarray(self, array: NDArray[Any]) -> NDArray[Any]:
         """See `ckncuda.backend.Backend`; each backend has its own."""
         raise NotImplementedError
 
-    def encode_blocks(
+    def map_blocks(
         self,
+        function: Callable[[NDArray[Any]], NDArray[Any]],
         blocks: Iterable[NDArray[Any]],
-        layers: Sequence[Layer],
         out: NDArray[Any] | None = None,
-        then: Callable[[NDArray[Any]], NDArray[Any]] | None = None,
     ) -> Iterator[NDArray[Any]]:
         """One after the other."""
         done = 0
         for block in blocks:
-            encoded = self.encode(block, layers, None if out is None else out[done : done + len(block)])
-            done += len(block)
+            result = function(self.asarray(block))
             del block  # while the next one is read, this one need not be there
-            yield encoded if then is None else then(encoded)
-            del encoded
+            if out is not None:
+                part = out[done : done + len(result)]
+                part[...] = result
+                result = part
+            done += len(result)
+            yield result
+            del result
 
     def empty(self, shape: tuple[int, ...]) -> NDArray[Any]:
         """In the host's memory."""

@@ -57,7 +57,7 @@ def add_product(total: Array, block: Array) -> None:
 def cholesky(matrix: Array) -> Array:
     """Return the lower Cholesky factor L of the symmetric matrix whose lower triangle this is.
 
-    On the host the matrix, column-major, is overwritten, and the upper triangle stays what it was.
+    On the host the matrix, column-major, is overwritten; the upper triangle is zero.
 
     Raises
     ------
@@ -65,7 +65,7 @@ def cholesky(matrix: Array) -> Array:
         The matrix is not positive definite, up to rounding.
     """
     if isinstance(matrix, np.ndarray):
-        host, failed = _lapack("potrf", matrix)(matrix, lower=1, clean=0, overwrite_a=1)
+        host, failed = _lapack("potrf", matrix)(matrix, lower=1, overwrite_a=1)
         if failed:
             raise np.linalg.LinAlgError(f"the leading minor of order {failed} is not positive definite")
         factor: Array = host

@@ -125,40 +125,18 @@ class NumpyBackend(HostBlocks):
         self._pool_process = 0
         self._plans: weakref.WeakKeyDictionary[Layer, dict[Shape, LayerPlan]] = weakref.WeakKeyDictionary()
 
-    def encode(
-        self, maps: Array, layers: Sequence[Layer], out: NDArray[Any] | None = None
-    ) -> NDArray[np.float32]:
+    def encode(self, maps: Array, layers: Sequence[Layer]) -> NDArray[np.float32]:
         """Encode maps [n, h, w, c] through all layers: a few images at a time, or one in bands of rows."""
         maps = self.asarray(maps)
         plans = self._plans_of(layers, maps.shape[1:])
-        if not plans and out is None:
-            return maps
-        shape = (len(maps), *(plans[-1].output_shape if plans else maps.shape[1:]))
-        if out is None or out.dtype != np.float32 or not out.flags.c_contiguous:
-            result = np.empty(shape, np.float32)
-        else:
-            result = out
-        if not plans:
-            result[...] = maps
-        elif any(plan.in_bands for plan in plans):
-            for number, plan in enumerate(plans, 1):
-                encoded = (
-                    result if number == len(plans) else np.empty((len(maps), *plan.output_shape), np.float32)
-                )
-                if plan.in_bands:
-                    self._encode_bands(maps, plan, encoded)
-                else:
-                    self._encode_images(maps, [plan], encoded)
-                maps = encoded
-        else:
-            self._encode_images(maps, plans, result)
-        if out is None:
-            return result
-        if out is not result:
-            out[...] = result
-        return out
+        if not any(plan.in_bands for plan in plans):
+            return self._encode_images(maps, plans) if plans else maps
+        for plan in plans:
+            maps = self._encode_bands(maps, plan) if plan.in_bands else self._encode_images(maps, [plan])
+        return maps
 
-    def _encode_images(self, maps: Array, plans: list[LayerPlan], out: NDArray[np.float32]) -> None:
+    def _encode_images(self, maps: Array, plans: list[LayerPlan]) -> NDArray[np.float32]:
+        out = np.empty((len(maps), *plans[-1].output_shape), np.float32)
         # Few images are shared out too; not by the number of threads, on which no bit may depend.
         size = max(1, min(max(plan.images_per_tile for plan in plans), len(maps) // SHARES))
 
@@ -167,13 +145,17 @@ class NumpyBackend(HostBlocks):
             self._steps.encode_images(maps[images], plans, out[images], self._buffer)
 
         self._run(tile, ((start,) for start in range(0, len(maps), size)))
+        return out
 
-    def _encode_bands(self, maps: Array, plan: LayerPlan, out: NDArray[np.float32]) -> None:
+    def _encode_bands(self, maps: Array, plan: LayerPlan) -> NDArray[np.float32]:
+        out = np.empty((len(maps), *plan.output_shape), np.float32)
+
         def tile(image: int, band: Band) -> None:
             one = slice(image, image + 1)
             self._steps.encode_band(maps[one], plan, band, out[one, band.pooled], self._buffer)
 
         self._run(tile, itertools.product(range(len(maps)), plan.row_bands))
+        return out
 
     def sketch(self, patches: Array) -> Sketch | None:
         """What spares most products where the patches vary in few directions."""

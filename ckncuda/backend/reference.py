@@ -51,7 +51,7 @@ class ReferenceBackend(HostBlocks):
     def __init__(self, memory: int | None = None) -> None:
         self.memory_budget = memory if memory is not None else 1 << 30
 
-    def encode(self, maps: Array, layers: Sequence[Layer], out: NDArray[Any] | None = None) -> Array:
+    def encode(self, maps: Array, layers: Sequence[Layer]) -> Array:
         """X' = W · (A y), layer after layer."""
         maps = self.asarray(maps)
         for layer in layers:
@@ -59,10 +59,7 @@ class ReferenceBackend(HostBlocks):
             unpooled = unpooled_map(maps, layer)
             pooled = np.einsum("ih,jw,nhwp->nijp", rows, columns, unpooled, optimize=True)
             maps = pooled @ layer.projection.T
-        if out is None:
-            return maps
-        out[...] = maps
-        return out
+        return maps
 
     def sketch(self, patches: Array) -> None:
         """All products are computed."""

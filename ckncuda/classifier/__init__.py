@@ -21,9 +21,44 @@ The files: `linear` predicts, `training_data` checks, `scaling` centres and scal
 together for the two classifiers without a closed form.
 """
 
-from ckncuda.classifier.linear import LinearClassifier, TrainableClassifier
+from collections.abc import Mapping
+from typing import Any
+
+import numpy.typing as npt
+
+from ckncuda.classifier.classifier import Classifier, TrainableClassifier
+from ckncuda.classifier.kernel import KernelClassifier
+from ckncuda.classifier.kernel_ridge import KernelRidge
+from ckncuda.classifier.linear import LinearClassifier
 from ckncuda.classifier.ridge import Ridge
 from ckncuda.classifier.softmax import Softmax
 from ckncuda.classifier.squared_hinge import SquaredHinge
 
-__all__ = ["LinearClassifier", "Ridge", "Softmax", "SquaredHinge", "TrainableClassifier"]
+__all__ = [
+    "Classifier",
+    "KernelClassifier",
+    "KernelRidge",
+    "LinearClassifier",
+    "Ridge",
+    "Softmax",
+    "SquaredHinge",
+    "TrainableClassifier",
+    "classifier_from_arrays",
+]
+
+
+def classifier_from_arrays(options: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> Classifier:
+    """Rebuild a fitted classifier from what its `to_dict` and `arrays` gave.
+
+    Raises
+    ------
+    InvalidData
+        The arrays are malformed or do not fit together.
+    ValueError
+        There is no such classifier.
+    """
+    if options["name"] == LinearClassifier.name:
+        return LinearClassifier.from_arrays(arrays["weights"], arrays["intercept"], arrays["classes"])
+    if options["name"] == KernelClassifier.name:
+        return KernelClassifier.from_arrays(options, arrays)
+    raise ValueError(f"there is no classifier {options['name']!r}")

@@ -2,13 +2,15 @@
 
 import math
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import numpy.typing as npt
 import threadpoolctl
 
-from ckncuda.classifier.linear import Progress, TrainableClassifier
+from ckncuda.classifier.classifier import Progress
+from ckncuda.classifier.linear import TrainableLinearClassifier
 from ckncuda.classifier.objective import Array, Loss
 from ckncuda.classifier.scaling import FeatureScaling
 from ckncuda.classifier.selection import (
@@ -25,7 +27,7 @@ if TYPE_CHECKING:  # SciPy's linear algebra is a third of the library's start-up
     from ckncuda.classifier.spaces import Features, Space
 
 
-class IterativeClassifier(TrainableClassifier):
+class IterativeClassifier(TrainableLinearClassifier):
     """A classifier fitted by an iterative solver; a subclass names its loss.
 
     Parameters and attributes are those of `Softmax` and `SquaredHinge`.
@@ -46,7 +48,13 @@ class IterativeClassifier(TrainableClassifier):
         self.max_iterations = max_iterations
         self.seed = seed
 
-    def fit(self, features: npt.ArrayLike, labels: npt.ArrayLike, progress: Progress | None = None) -> Self:
+    def fit(
+        self,
+        features: npt.ArrayLike,
+        labels: npt.ArrayLike,
+        progress: Progress | None = None,
+        widths: Sequence[int] | None = None,
+    ) -> Self:
         """Choose λ on held-out images if asked to, then learn from all images.
 
         Parameters
@@ -55,6 +63,8 @@ class IterativeClassifier(TrainableClassifier):
         labels : integers [n], not negative
         progress : callable, optional
             Called as ``progress(stage, done, total)``.
+        widths : sequence of int, optional
+            How many of the features, one after the other, come from each encoder; all are scaled alike.
 
         Returns
         -------
@@ -81,7 +91,7 @@ class IterativeClassifier(TrainableClassifier):
         # The held-out images come last, so that the others are a view of the same array. The mean and the
         # scale are of all images: they see no label, and λ means the same in every fit.
         order = np.concatenate([kept, held_out])
-        scaling = FeatureScaling.of(checked)
+        scaling = FeatureScaling.of(checked, widths)
         prepared = self._prepare(scaling.scaled(checked, order), progress)
         there = np.asarray(targets[order], like=checked)
         problem = _Problem(self, prepared, there, len(classes), len(kept))

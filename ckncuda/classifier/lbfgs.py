@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from ckncuda.classifier.linear import Progress
+from ckncuda.classifier.classifier import Progress
 from ckncuda.classifier.objective import Array, Loss, Point
 from ckncuda.classifier.spaces import Space
 

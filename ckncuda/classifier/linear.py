@@ -1,21 +1,16 @@
 """The linear classifier: one weight vector and one intercept a class."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from ckncuda.backend.linear_algebra import to_host
-from ckncuda.classifier.training_data import blocks, check_features, check_labels
-from ckncuda.errors import InvalidData, InvalidSpec
-
-Progress = Callable[[str, int, int], None]
-"""Called as ``progress(stage, done, total)`` while a classifier is fitted."""
+from ckncuda.classifier.classifier import Classifier, TrainableClassifier
+from ckncuda.classifier.training_data import blocks, check_labels
+from ckncuda.errors import InvalidData
 
 
-class LinearClassifier:
+class LinearClassifier(Classifier):
     """Predict the class of the largest of K linear scores, ``features @ weights_ + intercept_``.
 
     What `Ridge`, `Softmax` and `SquaredHinge` are once fitted. An instance of this class itself is
@@ -39,9 +34,9 @@ class LinearClassifier:
     array([3, 7])
     """
 
+    name: ClassVar[str] = "linear"
     weights_: npt.NDArray[np.float32]  # [d, K]
     intercept_: npt.NDArray[np.float32]  # [K]
-    classes_: npt.NDArray[np.int64]  # [K]
 
     @staticmethod
     def from_arrays(
@@ -83,43 +78,29 @@ class LinearClassifier:
         classifier.weights_, classifier.intercept_, classifier.classes_ = learned, offsets, labels
         return classifier
 
-    def scores(self, features: npt.ArrayLike) -> npt.NDArray[np.float32]:
-        """Return the score of every class.
+    @property
+    def n_features(self) -> int:
+        """Width of the features that it was fitted on."""
+        return len(self.weights_)
 
-        Summed in float64, a block of images at a time: features far from zero, whose scores are
-        small differences of large numbers, lose nothing beyond the rounding of what is stored.
+    @property
+    def n_parameters(self) -> int:
+        """How many numbers it has learned: weights and intercepts."""
+        return self.weights_.size + self.intercept_.size
 
-        Parameters
-        ----------
-        features : float32 [n, d]
-            Of features on a GPU the scores are computed there.
+    def to_dict(self) -> dict[str, Any]:
+        """Its name: all linear classifiers are the same once they are fitted."""
+        return {"name": self.name}
 
-        Returns
-        -------
-        scores : float32 [n, K], on the host
-
-        Raises
-        ------
-        InvalidData
-            The features have another width than those of the fit, or hold NaN or infinity.
-        InvalidSpec
-            The classifier is not fitted.
-        """
-        if not hasattr(self, "weights_"):
-            raise InvalidSpec(f"this {type(self).__name__} is not fitted; call fit(features, labels) first")
-        checked = check_features(features)
-        width = len(self.weights_)
-        if checked.shape[1] != width:
-            raise InvalidData(
-                f"features have {checked.shape[1]} columns; this classifier was fitted on {width}: "
-                "encode the images with the network that it was fitted behind"
-            )
-        return to_host(self.unchecked_scores(checked))
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Weights, intercept and classes."""
+        return {"weights": self.weights_, "intercept": self.intercept_, "classes": self.classes_}
 
     def unchecked_scores(self, features: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
-        """`scores` where the features are, of any floating-point type; nothing is looked for in them.
+        """`scores` where the features are, summed in float64, a block of images at a time.
 
-        Scores of features that are not finite are not finite either.
+        Features far from zero, whose scores are small differences of large numbers, lose nothing beyond the
+        rounding of what is stored.
         """
         weights = np.asarray(self.weights_.astype(np.float64), like=features)
         intercept = np.asarray(self.intercept_, like=features)
@@ -129,72 +110,14 @@ class LinearClassifier:
                 scores[rows] = features[rows].astype(np.float64) @ weights + intercept
         return scores
 
-    def predict(self, features: npt.ArrayLike) -> npt.NDArray[np.int64]:
-        """Return the class of the largest score; of equal scores, the smallest label.
 
-        Parameters
-        ----------
-        features : float32 [n, d]
-
-        Returns
-        -------
-        labels : int64 [n]
-
-        Raises
-        ------
-        InvalidData
-            The features have another width than those of the fit, or hold NaN or infinity.
-        InvalidSpec
-            The classifier is not fitted.
-        """
-        best = self.scores(features).argmax(axis=1)
-        labels: npt.NDArray[np.int64] = self.classes_[best]
-        return labels
-
-
-class TrainableClassifier(LinearClassifier, ABC):
-    """A linear classifier that learns from features and labels, and reports how λ was chosen.
+class TrainableLinearClassifier(LinearClassifier, TrainableClassifier):
+    """A linear classifier that learns.
 
     Attributes
     ----------
-    regularization_ : float
-        The λ of the fit.
-    validation_accuracy_ : float or None
-        Accuracy at that λ on images that the fit did not see; None if it was not measured.
-    validation_ : str
-        How this accuracy was obtained.
     search_ : list of (float, float)
         The λ tried and their accuracies, in the order tried.
     """
 
-    regularization_: float
-    validation_accuracy_: float | None
-    validation_: str
     search_: list[tuple[float, float]]
-
-    @abstractmethod
-    def check_options(self) -> None:
-        """Raise `InvalidSpec` if an option is out of its range: `fit` does first, others may before it."""
-
-    @abstractmethod
-    def fit(self, features: npt.ArrayLike, labels: npt.ArrayLike, progress: Progress | None = None) -> Self:
-        """Learn ``weights_``, ``intercept_`` and ``classes_``.
-
-        Parameters
-        ----------
-        features : float32 [n, d]
-        labels : integers [n], not negative
-        progress : callable, optional
-            Called as ``progress(stage, done, total)``.
-
-        Returns
-        -------
-        self
-
-        Raises
-        ------
-        InvalidData
-            The features or labels are malformed or do not fit together.
-        InvalidSpec
-            An option is out of its range.
-        """

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from ckncuda.backend import linear_algebra
 from ckncuda.backend.linear_algebra import add_product
-from ckncuda.classifier.linear import Progress
+from ckncuda.classifier.classifier import Progress
 from ckncuda.classifier.scaling import FeatureScaling
 from ckncuda.classifier.training_data import blocks
 from ckncuda.errors import InvalidSpec
@@ -202,9 +202,11 @@ class PrimalSystem:
         return solve(factor, self.cross)
 
 
-def cholesky(matrix: M, images: int, regularization: float, curvature: float = 1.0) -> M:
-    """Return the lower Cholesky factor of matrix + (nλ/c) I; the upper triangle stays that of the matrix."""
-    shifted = matrix.copy(order="F")
+def cholesky(
+    matrix: M, images: int, regularization: float, curvature: float = 1.0, overwrite: bool = False
+) -> M:
+    """Return the lower Cholesky factor of matrix + (nλ/c) I, whose lower triangle decides."""
+    shifted = matrix if overwrite else matrix.copy(order="F")
     shifted.T.reshape(-1)[:: len(matrix) + 1] += images * regularization / curvature  # the diagonal
     try:
         factor: M = linear_algebra.cholesky(shifted)

@@ -1,13 +1,14 @@
 """Ridge regression on ±1 targets: closed form, with exact leave-one-out accuracy."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
 from ckncuda.classifier import normal_equations
-from ckncuda.classifier.linear import Progress, TrainableClassifier
+from ckncuda.classifier.classifier import Progress
+from ckncuda.classifier.linear import TrainableLinearClassifier
 from ckncuda.classifier.scaling import FeatureScaling
 from ckncuda.classifier.selection import (
     best_regularization,
@@ -15,6 +16,7 @@ from ckncuda.classifier.selection import (
     check_seed,
     check_validation,
     climb_from,
+    halvings,
     held_out_split,
     search_regularization,
 )
@@ -24,7 +26,7 @@ FEW = 1000  # images at least on which the search for λ begins: a hundredth of 
 THIRD = 10 ** (1 / 3)  # of a decade
 
 
-class Ridge(TrainableClassifier):
+class Ridge(TrainableLinearClassifier):
     r"""One-vs-rest least squares with a quadratic penalty, solved exactly.
 
     On features centred and scaled to a mean squared norm of 1, minimises
@@ -104,7 +106,13 @@ class Ridge(TrainableClassifier):
             check_validation(self.validation, self.regularization)
         check_seed(self.seed)
 
-    def fit(self, features: npt.ArrayLike, labels: npt.ArrayLike, progress: Progress | None = None) -> Self:
+    def fit(
+        self,
+        features: npt.ArrayLike,
+        labels: npt.ArrayLike,
+        progress: Progress | None = None,
+        widths: Sequence[int] | None = None,
+    ) -> Self:
         """Learn the weights and the intercept.
 
         Parameters
@@ -113,6 +121,8 @@ class Ridge(TrainableClassifier):
         labels : integers [n], not negative
         progress : callable, optional
             Called as ``progress(stage, done, total)``.
+        widths : sequence of int, optional
+            How many of the features, one after the other, come from each encoder; all are scaled alike.
 
         Returns
         -------
@@ -129,16 +139,16 @@ class Ridge(TrainableClassifier):
         checked, classes, targets = check_training_data(features, labels)
         images = len(checked)
         if self.validation == 0:
-            judged = self._solve(checked, classes, targets, self.regularization, progress)
+            judged = self._solve(checked, widths, classes, targets, self.regularization, progress)
             by = "the same accuracies" + (f" over {judged} of them" if judged < images else "")
             self.validation_ = f"leave-one-out over {images} images; {self._choice(by)}"
             return self
         kept, held_out = held_out_split(targets, self.validation, self.seed)
-        self._solve(_rows(checked, kept), classes, targets[kept], self.regularization, progress)
+        self._solve(_rows(checked, kept), widths, classes, targets[kept], self.regularization, progress)
         predicted = self.predict(_rows(checked, held_out))
         accuracy = float(np.mean(predicted == classes[targets[held_out]]))
         search = self.search_
-        self._solve(checked, classes, targets, self.regularization_, progress)
+        self._solve(checked, widths, classes, targets, self.regularization_, progress)
         self.search_, self.validation_accuracy_ = search, accuracy
         choice = self._choice("leave-one-out over the others")
         self.validation_ = (
@@ -153,13 +163,14 @@ class Ridge(TrainableClassifier):
     def _solve(
         self,
         checked: npt.NDArray[np.float32],
+        widths: Sequence[int] | None,
         classes: npt.NDArray[np.int64],
         targets: npt.NDArray[np.intp],
         regularization: float | str,
         progress: Progress | None,
     ) -> int:
         """Learn from these images, at a given λ or at the best by leave-one-out of as many as it returns."""
-        scaling = FeatureScaling.of(checked)
+        scaling = FeatureScaling.of(checked, widths)
         signs = signed_targets(np.asarray(targets, like=checked), len(classes))
         intercept = signs.mean(axis=0)
         signs -= intercept
@@ -224,9 +235,7 @@ def _search_from_few(
         Of the best one, over all.
     """
     images = len(system.targets)
-    counts = [images // 2]
-    while counts[0] // 2 >= FEW:
-        counts.insert(0, counts[0] // 2)
+    counts = halvings(images // 2, FEW)
 
     def among(last: int) -> Callable[[float], float]:
         return lambda tried: accuracy(system.solution(tried, last).left_out_residuals(last // 2))

@@ -1,5 +1,7 @@
 """Centring and scaling of features, undone in the weights once a classifier is fitted."""
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,40 +17,49 @@ from ckncuda.errors import InvalidData
 class FeatureScaling:
     """The map x ↦ (x − mean) / norm, after which the mean squared norm of an image is 1.
 
-    It gives λ the same meaning whatever the network's features measure. Arithmetic is in float64,
-    where the features are.
+    It gives λ the same meaning whatever the network's features measure, and each encoder of an ensemble
+    the same weight. Arithmetic is in float64, where the features are.
 
     Attributes
     ----------
     mean : float64 [d]
-    norm : float
-        Root of the mean squared norm of the centred features.
+    norm : float64 [d]
+        Root of the mean squared norm of an encoder's centred features, times the root of the number of
+        encoders; the same for all features of one encoder.
     """
 
     mean: npt.NDArray[np.float64]
-    norm: float
+    norm: npt.NDArray[np.float64]
 
     @classmethod
-    def of(cls, features: npt.NDArray[np.float32]) -> "FeatureScaling":
-        """Measure the training features, float32 [n, d]."""
+    def of(cls, features: npt.NDArray[np.float32], widths: Sequence[int] | None = None) -> "FeatureScaling":
+        """Measure the training features, float32 [n, d], of encoders with so many features each."""
         images, width = features.shape
+        widths = check_widths(widths, width)
         total = np.zeros(width, like=features)
         for rows in blocks(images, width):
             total += features[rows].sum(axis=0, dtype=np.float64)
         mean = total / images
-        square = 0.0
+        squares = np.zeros(len(widths))
+        norm = np.ones(width)
         for rows in blocks(images, width):
             centred = features[rows].astype(np.float64)
             centred -= mean
-            square += float(np.vdot(centred, centred))
-        norm = float(np.sqrt(square / images))
-        # Far below what float32 features can differ by, and above the rounding of the mean.
-        if norm <= 1e-12 * float(np.linalg.norm(mean)):
+            for number, columns in enumerate(parts(widths)):
+                squares[number] += float(np.vdot(centred[:, columns], centred[:, columns]))
+        for number, columns in enumerate(parts(widths)):
+            length = float(np.sqrt(squares[number] / images))
+            # Far below what float32 features can differ by, and above the rounding of the mean.
+            if length > 1e-12 * float(np.linalg.norm(mean[columns])):
+                norm[columns] = length * np.sqrt(len(widths))
+            else:
+                squares[number] = 0
+        if not squares.any():
             raise InvalidData(
                 f"the features of all {images} images are equal; there is nothing to learn from: "
                 "check the images and the network that encoded them"
             )
-        return cls(mean, norm)
+        return cls(mean, np.asarray(norm, like=features))
 
     def block(
         self,
@@ -69,7 +80,7 @@ class FeatureScaling:
         scaled -= mean
         if scaled.dtype == np.float32:
             scaled -= (self.mean[columns] - mean).astype(dtype)
-        scaled /= scaled.dtype.type(self.norm)
+        scaled /= self.norm[columns].astype(dtype)
         return scaled
 
     def scaled(
@@ -93,6 +104,22 @@ class FeatureScaling:
         ⟨w, (x − m)/s⟩ + b = ⟨w/s, x⟩ + (b − ⟨w/s, m⟩), with w/s already rounded to float32, so that the
         intercept makes up for that rounding at the mean. The result is on the host.
         """
-        folded = (weights / self.norm).astype(np.float32)
+        folded = (weights / self.norm[:, None]).astype(np.float32)
         offsets = (intercept - self.mean @ folded.astype(np.float64)).astype(np.float32)
         return to_host(folded), to_host(offsets)
+
+
+def parts(widths: Sequence[int]) -> list[slice]:
+    """The columns of each encoder's features."""
+    ends = list(itertools.accumulate(widths))
+    return [slice(end - width, end) for width, end in zip(widths, ends, strict=True)]
+
+
+def check_widths(widths: Sequence[int] | None, width: int) -> tuple[int, ...]:
+    """Return how many features come from each encoder, or raise `InvalidData` if they are not ``width``."""
+    checked = (width,) if widths is None else tuple(widths)
+    if sum(checked) != width or min(checked) < 1:
+        raise InvalidData(
+            f"there are {width} features, but the encoders are said to give {' + '.join(map(str, checked))}"
+        )
+    return checked

@@ -1,12 +1,13 @@
 """The choice of λ: which values are tried, on which images, and the sentence that says so."""
 
+import functools
 import math
 from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 
-from ckncuda.classifier.linear import Progress
+from ckncuda.classifier.classifier import Progress
 from ckncuda.errors import InvalidData, InvalidSpec
 
 DECADES = tuple(float(f"1e-{power}") for power in range(9))
@@ -139,6 +140,42 @@ def climb_from(
             break
     tried = [(THIRDS[place], accuracy) for place, accuracy in search.items()]
     return best_regularization(tried), tried
+
+
+def climb(
+    start: tuple[int, ...], accuracy_at: Callable[[tuple[int, ...]], float], sizes: tuple[int, ...]
+) -> tuple[int, ...]:
+    """Go from one point of a lattice to a better neighbour, one step along one axis, while there is one.
+
+    Parameters
+    ----------
+    start : tuple of int
+        Where to begin, each number between 0 and that axis's size.
+    accuracy_at : callable
+        Asked once for each point.
+    sizes : tuple of int
+        Of the axes.
+    """
+    accuracy_at = functools.cache(accuracy_at)
+    best, improved = start, True
+    while improved:
+        improved = False
+        for axis, size in enumerate(sizes):
+            for step in (1, -1):
+                while 0 <= best[axis] + step < size:
+                    neighbour = (*best[:axis], best[axis] + step, *best[axis + 1 :])
+                    if accuracy_at(neighbour) <= accuracy_at(best):
+                        break
+                    best, improved = neighbour, True
+    return best
+
+
+def halvings(images: int, few: int) -> list[int]:
+    """How many images a search takes, in turn: about ``few`` or twice as many at first, in the end all."""
+    counts = [images]
+    while counts[0] // 2 >= few:
+        counts.insert(0, counts[0] // 2)
+    return counts
 
 
 def best_regularization(search: list[tuple[float, float]]) -> float:

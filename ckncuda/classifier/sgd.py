@@ -3,8 +3,8 @@
 import numpy as np
 import numpy.typing as npt
 
+from ckncuda.classifier.classifier import Progress
 from ckncuda.classifier.lbfgs import minimize_lbfgs
-from ckncuda.classifier.linear import Progress
 from ckncuda.classifier.objective import Array, Loss, Point
 from ckncuda.classifier.spaces import PrimalSpace
 

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from ckncuda.classifier.classifier import Progress
 from ckncuda.classifier.iterative import IterativeClassifier
-from ckncuda.classifier.linear import Progress
 from ckncuda.classifier.objective import Array
 from ckncuda.errors import InvalidSpec
 

@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ckncuda.backend.linear_algebra import add_product, solve
-from ckncuda.classifier.linear import Progress
+from ckncuda.classifier.classifier import Progress
 from ckncuda.classifier.normal_equations import cholesky
 from ckncuda.classifier.objective import Array
 from ckncuda.classifier.training_data import blocks

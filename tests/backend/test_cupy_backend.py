@@ -185,7 +185,7 @@ def test_what_is_under_way_is_waited_for_after_an_exception(device, monkeypatch,
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        list(device.encode_blocks(blocks(), network.layers))
+        list(device.map_blocks(lambda block: device.encode(block, network.layers), blocks()))
     for slot in {slot for _, slot in events}:
         assert [name for name, other in events if other is slot][-1] == "end"
 

@@ -7,7 +7,7 @@ import gpu
 import numpy as np
 import pytest
 
-from ckncuda import CKN, Exponential, LayerSpec, Model, Ridge, Softmax, SquaredHinge, load
+from ckncuda import CKN, EncoderSpec, Exponential, LayerSpec, Model, Ridge, Softmax, SquaredHinge, load
 from ckncuda.backend import get_backend, linear_algebra
 from ckncuda.classifier import LinearClassifier
 from ckncuda.classifier.normal_equations import cholesky
@@ -216,10 +216,13 @@ def test_blocks_that_are_still_on_their_way_to_the_device_are_waited_for(device,
     def arriving():
         return (device._cupy.asarray(block) for block in images)
 
-    parts = list(device.encode_blocks(arriving(), network.layers))
+    def encode(block):
+        return device.encode(block, network.layers)
+
+    parts = list(device.map_blocks(encode, arriving()))
     assert relative_error(np.concatenate(parts), expected) < 1e-4
     out = device.empty(expected.shape)
-    parts = list(device.encode_blocks(arriving(), network.layers, out))
+    parts = list(device.map_blocks(encode, arriving(), out))
     assert all(type(part) is type(out) for part in parts)
     assert relative_error(out.get(), expected) < 1e-4
     assert np.array_equal(np.concatenate([part.get() for part in parts]), out.get())
@@ -233,8 +236,7 @@ def fitted(images, labels, preprocessing, backend, classifier=None):
     return Model.fit(
         images,
         labels,
-        SPECS,
-        preprocessing=preprocessing,
+        [EncoderSpec(SPECS, preprocessing)],
         classifier=classifier,
         patches=300,
         backend=backend,
@@ -279,9 +281,9 @@ def test_features_are_those_of_the_host(device, monkeypatch, preprocessing, rela
 def test_features_stay_on_the_device_between_network_and_classifier(device, monkeypatch, classifier):
     seen = []
 
-    def spy(self, features, labels, progress=None):
+    def spy(self, features, labels, progress=None, widths=None):
         seen.append(type(features))
-        return fit(self, features, labels, progress)
+        return fit(self, features, labels, progress, widths)
 
     fit = type(classifier).fit
     monkeypatch.setattr(type(classifier), "fit", spy)

@@ -41,7 +41,7 @@ def scaled(features):
 def objective_of(classifier, features, labels, loss):
     """Return the value of the objective at a fitted classifier, from its weights on raw features."""
     scaling = FeatureScaling.of(features)
-    weights = classifier.weights_.astype(np.float64) * scaling.norm
+    weights = classifier.weights_.astype(np.float64) * scaling.norm[:, None]
     total, _ = loss(classifier.scores(features).astype(np.float64), labels)
     return total / len(labels) + classifier.regularization_ / 2 * (weights**2).sum()
 
@@ -152,7 +152,7 @@ def test_held_out_accuracy_is_that_of_a_fit_on_the_others(make):
     fitted = make(1e-2, validation=0.25, seed=3).fit(features, labels)
     kept, held_out = held_out_split(labels, 0.25, 3)
     # The scale is that of all images; a fit on the others alone has the same λ in other units.
-    ratio = FeatureScaling.of(features[kept]).norm / FeatureScaling.of(features).norm
+    ratio = FeatureScaling.of(features[kept]).norm[0] / FeatureScaling.of(features).norm[0]
     others = make(1e-2 / ratio**2, validation=0).fit(features[kept], labels[kept])
     accuracy = np.mean(others.predict(features[held_out]) == labels[held_out])
     assert fitted.validation_accuracy_ == pytest.approx(accuracy, abs=0.021)  # one image may be a near tie

@@ -49,13 +49,13 @@ def test_truncated_model_is_refused(refused, model, data, tmp_path, length, word
 
 
 def test_model_of_a_newer_version_is_refused(refused, model, data, tmp_path):
-    rewritten(model, tmp_path / "m.ckn", lambda specification, _: specification.update(version=2))
-    words = ["m.ckn", "version 2", "up to 1", "install a newer ckncuda"]
+    rewritten(model, tmp_path / "m.ckn", lambda specification, _: specification.update(version=3))
+    words = ["m.ckn", "version 3", "up to 2", "install a newer ckncuda"]
     refused("predict", "m.ckn", data.npy, "-o", "s.csv", words=words)
 
 
 def scrambled(specification, tensors):
-    tensors["layers.0.projection"] = np.zeros((3, 3))
+    tensors["encoders.0.layers.0.projection"] = np.zeros((3, 3))
 
 
 def without_classes(specification, tensors):
@@ -63,7 +63,7 @@ def without_classes(specification, tensors):
 
 
 def of_another_kernel(specification, tensors):
-    specification["layers"][0]["kernel"] = "magic"
+    specification["encoders"][0]["layers"][0]["kernel"] = "magic"
 
 
 @pytest.mark.parametrize("change", [scrambled, without_classes, of_another_kernel])

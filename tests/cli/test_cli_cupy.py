@@ -104,4 +104,5 @@ def test_a_broken_cupy_is_a_reason_not_a_crash(works, tmp_path):
 def test_info_says_what_runs_in_one_kernel(works, data, tiny, tmp_path):
     works("fit", data.npz, "-o", "m.ckn", *tiny, "--backend", "numpy")
     assert "on a GPU: one fused kernel" in works("info", "m.ckn").stdout
-    assert json.loads(works("info", "m.ckn", "--json").stdout)["layers"][0]["on_a_gpu"] == "one fused kernel"
+    encoder = json.loads(works("info", "m.ckn", "--json").stdout)["encoders"][0]
+    assert encoder["layers"][0]["on_a_gpu"] == "one fused kernel"

@@ -11,7 +11,7 @@ def test_extract_writes_the_features_of_the_library(works, data, model, tmp_path
     result = json.loads(works("extract", model, data.csv, *shape, "-o", "f.npy", "--json").stdout)
     seconds = result.pop("seconds")
     assert result == {"features": "f.npy", "n_images": 40, "n_features": 144}
-    assert list(seconds) == ["reading", "preprocessing", "features", "writing", "total"]
+    assert list(seconds) == ["reading", "features", "writing", "total"]
     adds_up(seconds)
     features = np.load(tmp_path / "f.npy")
     assert features.dtype == np.float32

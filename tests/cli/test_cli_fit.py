@@ -99,7 +99,7 @@ def test_fit_reads_a_configuration(works, data, tmp_path):
     fitted = ckncuda.load(tmp_path / "m.ckn")
     assert [spec.filters for spec in fitted.network.specs] == [4, 6]
     assert fitted.network.specs[1].kernel == ckncuda.Polynomial(degree=2)
-    assert [p.name for p in fitted.preprocessing] == ["standardize"]
+    assert [p.name for p in fitted.encoders[0].preprocessing] == ["standardize"]
     assert fitted.report["regularization"] == 0.01
     assert fitted.classifier is not None
 
@@ -109,7 +109,7 @@ def test_fit_options_override_the_configuration(works, data, tmp_path):
     options = ("--config", "net.toml", "--patches", "500", "--preprocess", "none", "--classifier", "none")
     works("fit", data.npz, "-o", "m.ckn", *options)
     fitted = ckncuda.load(tmp_path / "m.ckn")
-    assert fitted.preprocessing == ()
+    assert fitted.encoders[0].preprocessing == ()
     assert fitted.classifier is None
 
 
@@ -119,7 +119,7 @@ def test_fit_stacks_layers_and_preprocessing(works, data, layer, tmp_path):
     works("fit", data.npz, "-o", "m.ckn", *layers, *preprocessing, "--patches", "500")
     fitted = ckncuda.load(tmp_path / "m.ckn")
     assert fitted.network.output_shape((12, 12, 3)) == (2, 2, 5)
-    assert [p.to_dict() for p in fitted.preprocessing] == [
+    assert [p.to_dict() for p in fitted.encoders[0].preprocessing] == [
         {"name": "standardize"},
         {"name": "zca", "epsilon": 0.3},
     ]

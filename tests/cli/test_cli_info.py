@@ -20,10 +20,15 @@ def test_info_counts_the_parameters_of_the_seed_preset(works, tmp_path, rng):
     assert fitted["validation_accuracy"] is None
     result = json.loads(works("info", "m.ckn", "--json").stdout)
     assert result["n_parameters"] == 132_810
-    assert [layer["n_parameters"] for layer in result["layers"]] == [1_728, 36_864, 73_728]
-    assert [layer["output_shape"] for layer in result["layers"]] == [[16, 16, 64], [8, 8, 64], [4, 4, 128]]
-    assert result["classifier"] == {"n_features": 2048, "classes": list(range(10)), "n_parameters": 20_490}
-    assert result["preprocessing"] == []
+    assert [layer["n_parameters"] for layer in result["encoders"][0]["layers"]] == [1_728, 36_864, 73_728]
+    assert [layer["output_shape"] for layer in result["encoders"][0]["layers"]] == [
+        [16, 16, 64],
+        [8, 8, 64],
+        [4, 4, 128],
+    ]
+    linear = {"name": "linear", "n_features": 2048, "classes": list(range(10)), "n_parameters": 20_490}
+    assert result["classifier"] == linear
+    assert result["encoders"][0]["preprocessing"] == []
     assert result["image_shape"] == [32, 32, 3]
     assert result["image_type"] == "uint8"
     assert result["file_bytes"] == (tmp_path / "m.ckn").stat().st_size

@@ -20,7 +20,7 @@ def test_predict_writes_a_submission_and_scores(works, data, model, tmp_path, ad
     result = json.loads(done.stdout)
     seconds = result.pop("seconds")
     assert result == {"submission": "s.csv", "n": 40, "classes": [0, 1, 2, 3]}
-    assert list(seconds) == ["reading", "preprocessing", "features", "classifier", "writing", "total"]
+    assert list(seconds) == ["reading", "features", "classifier", "writing", "total"]
     adds_up(seconds)
     labels = predictions(tmp_path / "s.csv")
     loaded = ckncuda.load(model)

@@ -1,0 +1,179 @@
+"""The kernel classifier: scores that are sums of kernels between an image and the training images."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from ckncuda.classifier.classifier import Classifier
+from ckncuda.classifier.scaling import FeatureScaling, check_widths, parts
+from ckncuda.classifier.training_data import blocks, check_labels
+from ckncuda.dot_product import DotProductKernel, kernel_from_dict
+from ckncuda.errors import InvalidData
+
+Array = npt.NDArray[np.floating[Any]]
+
+
+class KernelClassifier(Classifier):
+    r"""Predict the class of the largest of K scores, Σ_i α_ik (K(x, x_i) + 1), over the training images.
+
+    On the features x_g of each encoder g, centred and scaled as for every classifier, K is a sum of
+    homogeneous dot-product kernels, those of the network's layers:
+
+        K(x, y) = Σ_g w_g ‖x_g‖ ‖y_g‖ κ_g(cos(x_g, y_g)),   w_g ≥ 0, Σ_g w_g = 1.
+
+    What `KernelRidge` is once fitted.
+
+    Attributes
+    ----------
+    points_ : float16 [n, d]
+        Centred and scaled features of the training images.
+    dual_ : float32 [n, K]
+        α.
+    kernels_ : tuple of DotProductKernel
+        κ_g, one an encoder.
+    weights_ : tuple of float
+        w_g.
+    widths_ : tuple of int
+        How many features come from each encoder.
+    classes_ : int64 [K]
+        The labels, sorted.
+
+    Notes
+    -----
+    The classifier holds the features of its training images, in half precision: 2 n d bytes in a model file,
+    and twice that in memory, in single precision, once it predicts.
+    """
+
+    name: ClassVar[str] = "kernel"
+    points_: npt.NDArray[np.float16]  # [n, d]
+    dual_: npt.NDArray[np.float32]  # [n, K]
+    kernels_: tuple[DotProductKernel, ...]
+    weights_: tuple[float, ...]
+    widths_: tuple[int, ...]
+    scaling_: FeatureScaling  # on the host
+    _prepared: tuple[Array, list[Array]]  # points in float32 and their norms, where they were used last
+
+    @staticmethod
+    def from_arrays(options: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> "KernelClassifier":
+        """Rebuild a fitted classifier from what its `to_dict` and `arrays` gave.
+
+        Raises
+        ------
+        InvalidData
+            The arrays are malformed or do not fit together.
+        """
+        points, dual = arrays["points"], np.asarray(arrays["dual"], np.float32)
+        mean, norm = np.asarray(arrays["mean"], np.float64), np.asarray(arrays["norm"], np.float64)
+        labels = check_labels(arrays["classes"])
+        shapes_fit = points.ndim == 2 and mean.shape == norm.shape == points.shape[1:]
+        if not shapes_fit or dual.shape != (len(points), len(labels)) or len(labels) < 2:
+            raise InvalidData(
+                f"points {points.shape}, dual {dual.shape}, mean {mean.shape}, norm {norm.shape} and classes "
+                f"{labels.shape} do not make a classifier; expected [n, d], [n, K], [d], [d] and [K]"
+            )
+        if not all(np.isfinite(array).all() for array in (points, dual, mean, norm)) or not norm.all():
+            raise InvalidData("the arrays of a classifier hold NaN, infinity or a norm of 0; fit it again")
+        classifier = KernelClassifier()
+        classifier.points_, classifier.dual_ = points.astype(np.float16, copy=False), dual
+        classifier.scaling_, classifier.classes_ = FeatureScaling(mean, norm), labels
+        classifier.kernels_ = tuple(kernel_from_dict(dict(kernel)) for kernel in options["kernels"])
+        classifier.weights_ = tuple(float(weight) for weight in options["weights"])
+        classifier.widths_ = check_widths(options["widths"], points.shape[1])
+        if not len(classifier.kernels_) == len(classifier.weights_) == len(classifier.widths_):
+            raise InvalidData(
+                f"{len(classifier.kernels_)} kernels, {len(classifier.weights_)} weights and "
+                f"{len(classifier.widths_)} encoders do not make a classifier; expected as many of each"
+            )
+        return classifier
+
+    @property
+    def n_features(self) -> int:
+        """Width of the features that it was fitted on."""
+        return int(self.points_.shape[1])
+
+    @property
+    def n_parameters(self) -> int:
+        """How many numbers it holds: the training images' features and their dual coefficients."""
+        return int(self.points_.size + self.dual_.size)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Kernels, their weights, and how many features each is of."""
+        return {
+            "name": self.name,
+            "kernels": [kernel.to_dict() for kernel in self.kernels_],
+            "weights": list(self.weights_),
+            "widths": list(self.widths_),
+        }
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Points, dual coefficients, scaling and classes."""
+        return {
+            "points": self.points_,
+            "dual": self.dual_,
+            "mean": self.scaling_.mean,
+            "norm": self.scaling_.norm,
+            "classes": self.classes_,
+        }
+
+    def unchecked_scores(self, features: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
+        """`scores` where the features are, in float32, a block of images at a time."""
+        points, norms = self._points_like(features)
+        dual = np.asarray(self.dual_, like=features)
+        scaling = FeatureScaling(
+            np.asarray(self.scaling_.mean, like=features), np.asarray(self.scaling_.norm, like=features)
+        )
+        constant = self.dual_.sum(axis=0, dtype=np.float64).astype(np.float32)
+        scores = np.empty((len(features), dual.shape[1]), dtype=np.float32, like=features)
+        with np.errstate(invalid="ignore", over="ignore"):
+            for rows in blocks(len(features), max(points.shape)):
+                block = scaling.block(features, rows, dtype=np.float32)
+                scores[rows] = np.asarray(constant, like=features)
+                for number, columns in enumerate(parts(self.widths_)):
+                    part = block[:, columns]
+                    kernel = part @ points[:, columns].T
+                    norm = np.sqrt(np.einsum("ij,ij->i", part, part))
+                    homogeneous(self.kernels_[number], kernel, norm, norms[number])
+                    kernel *= np.float32(self.weights_[number])
+                    scores[rows] += kernel @ dual
+        return scores
+
+    def _points_like(self, features: Array) -> tuple[Array, list[Array]]:
+        """The points in float32 and their norms, part by part, where the features are; kept for next time."""
+        if not hasattr(self, "_prepared") or type(self._prepared[0]) is not type(features):
+            points = np.asarray(self.points_, like=features).astype(np.float32)
+            self._prepared = (
+                points,
+                [
+                    np.sqrt(np.einsum("ij,ij->i", points[:, columns], points[:, columns]))
+                    for columns in parts(self.widths_)
+                ],
+            )
+        return self._prepared
+
+
+def homogeneous(kernel: DotProductKernel, products: Array, rows: Array, columns: Array) -> None:
+    """Turn products ⟨x_i, y_j⟩ into ‖x_i‖ ‖y_j‖ κ(cos(x_i, y_j)), in place; where a norm is 0 that is 0.
+
+    Parameters
+    ----------
+    kernel : DotProductKernel
+        κ.
+    products : [n, m]
+    rows, columns : [n], [m]
+        The norms.
+    """
+    tiny = np.finfo(products.dtype).tiny ** 0.5
+    rows, columns = rows.astype(products.dtype), columns.astype(products.dtype)
+    products /= np.maximum(rows, tiny)[:, None]
+    products /= np.maximum(columns, tiny)
+    kernel.value(products, out=products)
+    products *= rows[:, None]
+    products *= columns
+
+
+def normalized_weights(weights: Sequence[float]) -> tuple[float, ...]:
+    """The weights divided by their sum."""
+    total = sum(weights)
+    return tuple(weight / total for weight in weights)

@@ -1,0 +1,147 @@
+"""From images to features: preprocessing, a network, and the average over symmetries."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ckncuda.backend import Backend
+from ckncuda.images import Images, as_float
+from ckncuda.layer import LayerSpec, Shape
+from ckncuda.network import CKN, PATCHES, check_specs
+from ckncuda.preprocess import Preprocessor, suggested_preprocessing
+from ckncuda.progress import Progress
+from ckncuda.stopwatch import Stopwatch
+from ckncuda.symmetries import Symmetries
+
+Array = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """One way from images to features, before it has learned anything.
+
+    Parameters
+    ----------
+    layers : sequence of LayerSpec
+        The network, from the image upwards.
+    preprocessing : sequence of Preprocessor, or None
+        Applied in this order; what they learn, if anything, they learn when the encoder is fitted.  None: as
+        the images suggest, see `ckncuda.preprocess.suggested_preprocessing`.
+    symmetries : Symmetries
+        Over which features are averaged.
+
+    Examples
+    --------
+    >>> from ckncuda import Exponential, LayerSpec
+    >>> layer = LayerSpec(filters=64, patch=3, subsampling=4, kernel=Exponential(sigma=0.6))
+    >>> EncoderSpec([layer], symmetries=Symmetries(flip=True)).output_shape((32, 32, 3))
+    (8, 8, 64)
+    """
+
+    layers: Sequence[LayerSpec]
+    preprocessing: Sequence[Preprocessor] | None = ()
+    symmetries: Symmetries = field(default_factory=Symmetries)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", CKN(self.layers).specs)
+        if self.preprocessing is not None:
+            object.__setattr__(self, "preprocessing", tuple(self.preprocessing))
+
+    def resolved(self, images: Images) -> "EncoderSpec":
+        """With the preprocessing that these images suggest, if it is left open."""
+        if self.preprocessing is not None:
+            return self
+        return replace(self, preprocessing=suggested_preprocessing(images))
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """Shape (height, width, filters) of the features of an image (height, width, channels).
+
+        Raises
+        ------
+        InvalidSpec
+            The network does not fit such images.
+        """
+        return check_specs(self.layers, shape)[-1]
+
+
+@dataclass(frozen=True, eq=False)
+class Encoder:
+    """One way from images to features, as it has been learned.
+
+    Attributes
+    ----------
+    network : CKN
+        Fitted.
+    preprocessing : tuple of Preprocessor
+        Fitted, in the order in which they are applied.
+    symmetries : Symmetries
+        Over which features are averaged.  They act on preprocessed images.
+    """
+
+    network: CKN
+    preprocessing: tuple[Preprocessor, ...] = ()
+    symmetries: Symmetries = field(default_factory=Symmetries)
+
+    @classmethod
+    def fit(
+        cls,
+        spec: EncoderSpec,
+        images: Images,
+        backend: Backend,
+        *,
+        patches: int = PATCHES,
+        seed: int = 0,
+        progress: Progress | None = None,
+        stopwatch: Stopwatch | None = None,
+    ) -> "Encoder":
+        """Learn preprocessing and network from images, without labels.
+
+        The stopwatch is told of the stages reading, preprocessing and anchors.  See `CKN.fit` for the rest.
+        """
+        stopwatch = stopwatch or Stopwatch()
+        preprocessing: tuple[Preprocessor, ...] = ()
+        with stopwatch.stage("preprocessing"):
+            for preprocessor in spec.resolved(images).preprocessing or ():
+                so_far = _Preprocessed(images, preprocessing, backend, stopwatch)
+                preprocessing += (preprocessor.fit(so_far, progress),)
+        prepared = _Preprocessed(images, preprocessing, backend, stopwatch)
+        with stopwatch.stage("anchors"):
+            network = CKN(spec.layers).fit(
+                prepared, patches=patches, seed=seed, backend=backend, progress=progress
+            )
+        return cls(network, preprocessing, spec.symmetries)
+
+    def encode(self, images: Array, backend: Backend, stopwatch: Stopwatch) -> Array:
+        """Feature maps [n, h', w', filters] of images [n, h, w, c], both where the backend computes."""
+        if self.preprocessing:
+            with stopwatch.stage("preprocessing"):
+                images = as_float(images)
+                for preprocessor in self.preprocessing:
+                    images = preprocessor.apply(images)
+        return self.symmetries.average(lambda block: backend.encode(block, self.network.layers), images)
+
+
+class _Preprocessed:
+    """Images that are preprocessed as they are read, where the backend computes."""
+
+    def __init__(
+        self, images: Images, preprocessing: Sequence[Preprocessor], backend: Backend, stopwatch: Stopwatch
+    ) -> None:
+        self.images = images
+        self.preprocessing = preprocessing
+        self.backend = backend
+        self.stopwatch = stopwatch
+        self.shape = images.shape
+        self.dtype: np.dtype[Any] = np.dtype(np.float32)
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        with self.stopwatch.stage("reading"):
+            block = self.images.read(start, stop)
+        with self.stopwatch.stage("preprocessing"):
+            block = as_float(self.backend.asarray(block))
+            for preprocessor in self.preprocessing:
+                block = preprocessor.apply(block)
+        return block
