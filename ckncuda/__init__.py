@@ -5,7 +5,7 @@
 """
 
 from ckncuda import conventions
-from ckncuda.classifier import KernelRidge, Ridge, Softmax, SquaredHinge
+from ckncuda.classifier import KernelRidge, NystromRidge, Ridge, Softmax, SquaredHinge
 from ckncuda.dot_product import (
     ArcCosine,
     DotProductKernel,
@@ -38,6 +38,7 @@ __all__ = [
     "LayerSpec",
     "Linear",
     "Model",
+    "NystromRidge",
     "Polynomial",
     "Ridge",
     "Series",

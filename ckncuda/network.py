@@ -372,7 +372,8 @@ def _outputs(
     for start, block in numbered(read_blocks(images, size)):
         of_block = chosen[(chosen >= start) & (chosen < start + len(block))] - start
         if len(of_block):
-            maps = backend.asarray(block[of_block])
+            maps = backend.asarray(block)
+            maps = maps[np.asarray(of_block, like=maps)]
             outputs[done : done + len(of_block)] = backend.to_host(backend.encode(maps, layers))
             done += len(of_block)
         if progress:

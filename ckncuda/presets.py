@@ -1,14 +1,20 @@
-"""Whole systems by name: network, preprocessing and classifier that belong together."""
+"""Whole systems by name: encoders and classifier that belong together."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ckncuda.conventions import CHEN
-from ckncuda.dot_product import Exponential
+from ckncuda.dot_product import ArcCosine, Exponential
 from ckncuda.encoder import EncoderSpec
 from ckncuda.errors import InvalidSpec
 from ckncuda.layer import LayerSpec, Shape
+from ckncuda.network import PATCHES
+from ckncuda.preprocess import MILD, ZCA, LocalWhitening, Preprocessor
+from ckncuda.symmetries import Symmetries
+
+MOST_FOR_KERNEL_RIDGE = 20_000
+"""Images up to which a Gram matrix of all of them is a matter of minutes and of less than 8 GiB."""
 
 
 @dataclass(frozen=True)
@@ -25,18 +31,33 @@ class Preset:
         ``ridge``, ``kernel-ridge``, ``softmax`` or ``squared-hinge``.
     classifier_options : dict
         Such as ``{"regularization": 1e-3}``.
+    patches : int
+        Sampled for each layer.
     """
 
     summary: str
     encoders: Callable[[int, Shape], list[EncoderSpec]]
     classifier: str = "ridge"
     classifier_options: Mapping[str, Any] = field(default_factory=dict)
+    patches: int = PATCHES
+
+    def classifier_for(self, n: int) -> tuple[str, dict[str, Any]]:
+        """The classifier and its options for n images: on landmarks if they are too many for kernel ridge."""
+        if self.classifier == "kernel-ridge" and n > MOST_FOR_KERNEL_RIDGE:
+            return "nystrom-ridge", dict(self.classifier_options)
+        return self.classifier, dict(self.classifier_options)
 
 
-def _two_layers(n: int, shape: Shape, filters: tuple[int, int], **last_options: Any) -> list[LayerSpec]:
+def _two_layers(
+    n: int,
+    shape: Shape,
+    filters: tuple[int, int],
+    preprocessing: tuple[Preprocessor, ...] | None = None,
+) -> EncoderSpec:
     """Two layers, the last subsampled so that about 3x3 positions remain, whatever the images' size.
 
-    Of few images, as many filters as leave ten patches for each.
+    Of few images, as many filters as leave ten patches for each.  Colour images are taken together with
+    their mirror images; those of one channel are not: many a digit or letter has another meaning mirrored.
     """
     kernel = Exponential(sigma=0.6)
     side = min(shape[:2])
@@ -53,13 +74,26 @@ def _two_layers(n: int, shape: Shape, filters: tuple[int, int], **last_options: 
         patch=min(3, remaining),
         subsampling=-(-remaining // 3),
         kernel=kernel,
-        **last_options,
+        decorrelation=0.25,
     )
-    return [first, last]
+    return EncoderSpec([first, last], preprocessing, Symmetries(flip=shape[2] >= 3))
+
+
+def _fast(n: int, shape: Shape) -> list[EncoderSpec]:
+    return [_two_layers(n, shape, (64, 1024))]
 
 
 def _default(n: int, shape: Shape) -> list[EncoderSpec]:
-    return [EncoderSpec(_two_layers(n, shape, (64, 1024)), None)]
+    return [_two_layers(n, shape, (64, 2048))]
+
+
+def _best(n: int, shape: Shape) -> list[EncoderSpec]:
+    whitened_twice = (LocalWhitening(), ZCA(MILD))
+    return [_two_layers(n, shape, (64, 2048)), _two_layers(n, shape, (64, 2048), whitened_twice)]
+
+
+def _mnist(n: int, shape: Shape) -> list[EncoderSpec]:
+    return [_two_layers(n, shape, (64, 1024), ())]
 
 
 def _seed(n: int, shape: Shape) -> list[EncoderSpec]:
@@ -74,13 +108,29 @@ def _seed(n: int, shape: Shape) -> list[EncoderSpec]:
     ]
 
 
+ARC_COSINE: Mapping[str, Any] = {"kernel": ArcCosine(1)}
+
 PRESETS: Mapping[str, Preset] = {
-    "default": Preset("two layers of 64 and 1,024 filters, ridge", _default),
+    "fast": Preset("64 and 1,024 filters, kernel ridge", _fast, "kernel-ridge", ARC_COSINE, 100_000),
+    "default": Preset("64 and 2,048 filters, kernel ridge", _default, "kernel-ridge", ARC_COSINE, 100_000),
+    "best": Preset(
+        "two networks of 64 and 2,048 filters on images whitened in two ways, kernel ridge",
+        _best,
+        "kernel-ridge",
+        ARC_COSINE,
+    ),
+    "mnist": Preset(
+        "for digits and letters: 64 and 1,024 filters on the images as they are, kernel ridge",
+        _mnist,
+        "kernel-ridge",
+        ARC_COSINE,
+        100_000,
+    ),
     "seed": Preset(
         "the network of CKN from Scratch: three layers of 64, 64 and 128 filters, softmax with L2 1e-3",
         _seed,
-        classifier="softmax",
-        classifier_options={"regularization": 1e-3},
+        "softmax",
+        {"regularization": 1e-3},
     ),
 }
 

@@ -79,8 +79,11 @@ class Regularization(click.ParamType[Any]):
 @click.option("--regularization", type=Regularization(), help="λ, chosen on training images by default.")
 @click.option(
     "--kernel",
-    help="For kernel-ridge: arccos1, exp,sigma=1, poly,degree=2,offset=1 and so on; or auto, which is exp "
-    "with its sigma chosen on training images. [default: auto]",
+    help="For kernel-ridge and nystrom-ridge: arccos1, exp,sigma=1, poly,degree=2,offset=1 and so on; "
+    "or auto, which is exp with its sigma chosen on training images. [default: auto]",
+)
+@click.option(
+    "--landmarks", type=int, help="For nystrom-ridge: images that span the solution. [default: 8000]"
 )
 @click.option("--optimizer", type=click.Choice(["lbfgs", "sgd"]), help="For softmax. [default: lbfgs]")
 @click.option(
@@ -92,9 +95,7 @@ class Regularization(click.ParamType[Any]):
 @click.option(
     "--patches",
     type=click.IntRange(min=1),
-    default=PATCHES,
-    show_default=True,
-    help="Sampled for each layer.",
+    help=f"Sampled for each layer. [default: {PATCHES:,}, or as the preset says]",
 )
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="For everything random."
@@ -113,7 +114,7 @@ def fit(
     flip: bool | None,
     shift: int | None,
     classifier: str | None,
-    patches: int,
+    patches: int | None,
     seed: int,
     how: ImageOptions,
     engine: Backend,
@@ -170,7 +171,7 @@ def fit(
             targets,
             specs,
             classifier=learner,
-            patches=patches,
+            patches=patches or system.patches,
             seed=seed,
             backend=engine,
             progress=progress,

@@ -22,6 +22,7 @@ from .extract import extract
 from .fit import fit
 from .info import info
 from .predict import predict
+from .search import search
 
 BAD_INPUT = 2
 INTERRUPTED = 130  # as shells report a process that Ctrl-C ended
@@ -39,7 +40,7 @@ def cli() -> None:
     """
 
 
-for command in (fit, extract, predict, evaluate, info, bench, backends, demo, baseline):
+for command in (fit, search, extract, predict, evaluate, info, bench, backends, demo, baseline):
     cli.add_command(command)
 
 

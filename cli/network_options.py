@@ -5,11 +5,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ckncuda.classifier import KernelRidge, Ridge, Softmax, SquaredHinge, TrainableClassifier
+from ckncuda.classifier import KernelRidge, NystromRidge, Ridge, Softmax, SquaredHinge, TrainableClassifier
 from ckncuda.dot_product import kernel_from_dict
 from ckncuda.encoder import EncoderSpec
 from ckncuda.errors import InvalidSpec
 from ckncuda.layer import LayerSpec, Shape
+from ckncuda.network import PATCHES
 from ckncuda.preprocess import Preprocessor, preprocessor_from_dict
 from ckncuda.presets import preset
 from ckncuda.symmetries import Symmetries
@@ -17,6 +18,10 @@ from ckncuda.symmetries import Symmetries
 CLASSIFIERS: dict[str, tuple[type[TrainableClassifier], tuple[str, ...]]] = {
     "ridge": (Ridge, ("regularization", "validation", "seed")),
     "kernel-ridge": (KernelRidge, ("kernel", "regularization", "weights", "validation", "seed")),
+    "nystrom-ridge": (
+        NystromRidge,
+        ("kernel", "regularization", "weights", "landmarks", "validation", "seed"),
+    ),
     "softmax": (Softmax, ("regularization", "optimizer", "validation", "seed")),
     "squared-hinge": (SquaredHinge, ("regularization", "validation", "seed")),
 }
@@ -29,6 +34,7 @@ class System:
     encoders: list[EncoderSpec]
     classifier: str
     classifier_options: dict[str, Any] = field(default_factory=dict)
+    patches: int = PATCHES
 
     def make_classifier(self, seed: int) -> TrainableClassifier | None:
         """The classifier, not yet fitted; None for ``none``."""
@@ -40,7 +46,9 @@ class System:
             return None
         constructor, names = CLASSIFIERS[self.classifier]
         options = dict(self.classifier_options)
-        if "kernel" in names and options.get("kernel", "auto") != "auto":  # takes its parameters along
+        if (
+            isinstance(options.get("kernel"), str) and options["kernel"] != "auto"
+        ):  # takes its parameters along
             options["kernel"] = kernel_from_dict(options)
         if unknown := sorted(set(options) - set(names)):
             raise InvalidSpec(
@@ -77,7 +85,7 @@ def read_system(
         system = System([EncoderSpec([parse_layer(text) for text in layers], None)], "ridge")
     else:
         chosen = preset(preset_name or "default")
-        system = System(chosen.encoders(n, shape), chosen.classifier, dict(chosen.classifier_options))
+        system = System(chosen.encoders(n, shape), *chosen.classifier_for(n), patches=chosen.patches)
     if preprocess:
         preprocessing = parse_preprocessing(preprocess)
         encoders = [replace(encoder, preprocessing=preprocessing) for encoder in system.encoders]

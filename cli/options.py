@@ -106,6 +106,8 @@ def backend_options(command: Command) -> Command:
         *args: Any, backend: str, memory: int | None, threads: int | None, precision: str, **options: Any
     ) -> Any:
         if threads is not None:
+            import scipy.linalg  # noqa: F401  (brings a BLAS of its own, which is to be limited too)
+
             threadpoolctl.threadpool_limits(threads)  # of the whole process: classifiers too
         engine = get_backend(backend, threads=threads, memory=memory, precision=precision)
         return command(*args, engine=engine, **options)

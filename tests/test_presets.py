@@ -1,24 +1,44 @@
 import pytest
 
+from ckncuda import ArcCosine
 from ckncuda.errors import InvalidSpec
 from ckncuda.presets import PRESETS, preset
+from ckncuda.symmetries import Symmetries
 
 
+NETWORKS = [name for name in PRESETS if name != "seed"]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize(
     "shape", [(32, 32, 3), (28, 28, 1), (8, 8, 1), (64, 48, 3), (224, 224, 3), (3, 3, 1), (1, 1, 3)]
 )
-def test_the_default_leaves_few_positions_at_any_size(shape):
-    height, width, _ = preset("default").encoders(1000, shape)[0].output_shape(shape)
-    assert height * width <= 20
+def test_few_positions_are_left_at_any_size(name, shape):
+    for encoder in preset(name).encoders(1000, shape):
+        height, width, _ = encoder.output_shape(shape)
+        assert height * width <= 20
 
 
-def test_the_default_asks_few_images_for_few_filters():
+def test_few_images_are_asked_for_few_filters():
     for n, shape, filters in (
-        (5000, (32, 32, 3), [64, 1024]),
+        (5000, (32, 32, 3), [64, 2048]),
         (40, (10, 10, 3), [64, 100]),
         (1, (1, 1, 3), [1, 1]),
     ):
         assert [layer.filters for layer in preset("default").encoders(n, shape)[0].layers] == filters
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_colour_images_are_flipped_and_digits_are_not(name):
+    for channels, flipped in ((1, False), (3, True)):
+        encoders = preset(name).encoders(1000, (32, 32, channels))
+        assert all(encoder.symmetries == Symmetries(flip=flipped) for encoder in encoders)
+
+
+def test_many_images_are_fitted_on_landmarks():
+    assert preset("fast").classifier_for(20_000) == ("kernel-ridge", {"kernel": ArcCosine(1)})
+    assert preset("fast").classifier_for(20_001) == ("nystrom-ridge", {"kernel": ArcCosine(1)})
+    assert preset("seed").classifier_for(60_000) == ("softmax", {"regularization": 1e-3})
 
 
 def test_the_seed_preset_is_the_published_network():
@@ -30,5 +50,7 @@ def test_the_seed_preset_is_the_published_network():
 
 def test_every_preset_has_a_summary_and_an_unknown_one_is_refused():
     assert all(p.summary for p in PRESETS.values())
-    with pytest.raises(InvalidSpec, match="no preset 'huge'; the presets are default, seed"):
+    with pytest.raises(
+        InvalidSpec, match="no preset 'huge'; the presets are fast, default, best, mnist, seed"
+    ):
         preset("huge")

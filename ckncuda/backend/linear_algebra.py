@@ -40,6 +40,14 @@ def to_host(array: Array) -> Array:
     return host
 
 
+def wait(array: Array) -> None:
+    """Return when this array has been computed: on a GPU, other streams than the current one may read it."""
+    if not isinstance(array, np.ndarray):
+        import cupy
+
+        cupy.cuda.get_current_stream().synchronize()
+
+
 def add_product(total: Array, block: Array) -> None:
     """Add blockᵀ block to the lower triangle of a column-major matrix of the same type, in place."""
     if isinstance(total, np.ndarray):

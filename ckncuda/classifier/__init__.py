@@ -30,6 +30,7 @@ from ckncuda.classifier.classifier import Classifier, TrainableClassifier
 from ckncuda.classifier.kernel import KernelClassifier
 from ckncuda.classifier.kernel_ridge import KernelRidge
 from ckncuda.classifier.linear import LinearClassifier
+from ckncuda.classifier.nystrom_ridge import NystromRidge
 from ckncuda.classifier.ridge import Ridge
 from ckncuda.classifier.softmax import Softmax
 from ckncuda.classifier.squared_hinge import SquaredHinge
@@ -39,6 +40,7 @@ __all__ = [
     "KernelClassifier",
     "KernelRidge",
     "LinearClassifier",
+    "NystromRidge",
     "Ridge",
     "Softmax",
     "SquaredHinge",

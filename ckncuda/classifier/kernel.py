@@ -1,36 +1,40 @@
 """The kernel classifier: scores that are sums of kernels between an image and the training images."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
+from ckncuda.backend.linear_algebra import wait
 from ckncuda.classifier.classifier import Classifier
 from ckncuda.classifier.scaling import FeatureScaling, check_widths, parts
 from ckncuda.classifier.training_data import blocks, check_labels
-from ckncuda.dot_product import DotProductKernel, kernel_from_dict
+from ckncuda.dot_product import DotProductKernel, Exponential, kernel_from_dict
 from ckncuda.errors import InvalidData
 
 Array = npt.NDArray[np.floating[Any]]
 
 
 class KernelClassifier(Classifier):
-    r"""Predict the class of the largest of K scores, Σ_i α_ik (K(x, x_i) + 1), over the training images.
+    r"""Predict the class of the largest of K scores, Σ_i α_ik K(x, x_i) + b_k, over some training images.
 
     On the features x_g of each encoder g, centred and scaled as for every classifier, K is a sum of
     homogeneous dot-product kernels, those of the network's layers:
 
         K(x, y) = Σ_g w_g ‖x_g‖ ‖y_g‖ κ_g(cos(x_g, y_g)),   w_g ≥ 0, Σ_g w_g = 1.
 
-    What `KernelRidge` is once fitted.
+    What `KernelRidge` (all training images) and `NystromRidge` (some of them) are once fitted.
 
     Attributes
     ----------
     points_ : float16 [n, d]
-        Centred and scaled features of the training images.
+        Centred and scaled features of the training images, or of those that are landmarks.
     dual_ : float32 [n, K]
         α.
+    intercept_ : float32 [K]
+        b.
     kernels_ : tuple of DotProductKernel
         κ_g, one an encoder.
     weights_ : tuple of float
@@ -49,6 +53,7 @@ class KernelClassifier(Classifier):
     name: ClassVar[str] = "kernel"
     points_: npt.NDArray[np.float16]  # [n, d]
     dual_: npt.NDArray[np.float32]  # [n, K]
+    intercept_: npt.NDArray[np.float32]  # [K]
     kernels_: tuple[DotProductKernel, ...]
     weights_: tuple[float, ...]
     widths_: tuple[int, ...]
@@ -64,23 +69,34 @@ class KernelClassifier(Classifier):
         InvalidData
             The arrays are malformed or do not fit together.
         """
-        points, dual = arrays["points"], np.asarray(arrays["dual"], np.float32)
+        with np.errstate(over="ignore"):  # what does not fit float16 becomes inf and is reported below
+            points = np.asarray(arrays["points"], np.float16)
+        dual, intercept = (np.asarray(arrays[name], np.float32) for name in ("dual", "intercept"))
         mean, norm = np.asarray(arrays["mean"], np.float64), np.asarray(arrays["norm"], np.float64)
         labels = check_labels(arrays["classes"])
         shapes_fit = points.ndim == 2 and mean.shape == norm.shape == points.shape[1:]
-        if not shapes_fit or dual.shape != (len(points), len(labels)) or len(labels) < 2:
+        shapes_fit = shapes_fit and dual.shape == (len(points), len(labels)) and len(labels) >= 2
+        if not shapes_fit or intercept.shape != labels.shape:
             raise InvalidData(
-                f"points {points.shape}, dual {dual.shape}, mean {mean.shape}, norm {norm.shape} and classes "
-                f"{labels.shape} do not make a classifier; expected [n, d], [n, K], [d], [d] and [K]"
+                f"points {points.shape}, dual {dual.shape}, intercept {intercept.shape}, mean {mean.shape}, "
+                f"norm {norm.shape} and classes {labels.shape} do not make a classifier; expected [n, d], "
+                "[n, K], [K], [d], [d] and [K]"
             )
-        if not all(np.isfinite(array).all() for array in (points, dual, mean, norm)) or not norm.all():
+        finite = all(np.isfinite(array).all() for array in (points, dual, intercept, mean, norm))
+        if not finite or not norm.all():
             raise InvalidData("the arrays of a classifier hold NaN, infinity or a norm of 0; fit it again")
+        if not (np.diff(labels) > 0).all():
+            raise InvalidData(f"classes are {labels.tolist()}; expected each class once, in increasing order")
         classifier = KernelClassifier()
-        classifier.points_, classifier.dual_ = points.astype(np.float16, copy=False), dual
+        classifier.points_, classifier.dual_, classifier.intercept_ = points, dual, intercept
         classifier.scaling_, classifier.classes_ = FeatureScaling(mean, norm), labels
         classifier.kernels_ = tuple(kernel_from_dict(dict(kernel)) for kernel in options["kernels"])
         classifier.weights_ = tuple(float(weight) for weight in options["weights"])
         classifier.widths_ = check_widths(options["widths"], points.shape[1])
+        if not all(math.isfinite(weight) and weight >= 0 for weight in classifier.weights_):
+            raise InvalidData(f"weights are {classifier.weights_}; expected numbers that are not negative")
+        if any(isinstance(kernel, Exponential) and kernel.sigma is None for kernel in classifier.kernels_):
+            raise InvalidData("a kernel of a classifier has a quantile where its sigma is expected")
         if not len(classifier.kernels_) == len(classifier.weights_) == len(classifier.widths_):
             raise InvalidData(
                 f"{len(classifier.kernels_)} kernels, {len(classifier.weights_)} weights and "
@@ -95,8 +111,8 @@ class KernelClassifier(Classifier):
 
     @property
     def n_parameters(self) -> int:
-        """How many numbers it holds: the training images' features and their dual coefficients."""
-        return int(self.points_.size + self.dual_.size)
+        """How many numbers it holds: training images' features, dual coefficients and intercepts."""
+        return int(self.points_.size + self.dual_.size + self.intercept_.size)
 
     def to_dict(self) -> dict[str, Any]:
         """Kernels, their weights, and how many features each is of."""
@@ -112,6 +128,7 @@ class KernelClassifier(Classifier):
         return {
             "points": self.points_,
             "dual": self.dual_,
+            "intercept": self.intercept_,
             "mean": self.scaling_.mean,
             "norm": self.scaling_.norm,
             "classes": self.classes_,
@@ -119,37 +136,43 @@ class KernelClassifier(Classifier):
 
     def unchecked_scores(self, features: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
         """`scores` where the features are, in float32, a block of images at a time."""
-        points, norms = self._points_like(features)
+        points, norms = self.points_like(features)
         dual = np.asarray(self.dual_, like=features)
         scaling = FeatureScaling(
             np.asarray(self.scaling_.mean, like=features), np.asarray(self.scaling_.norm, like=features)
         )
-        constant = self.dual_.sum(axis=0, dtype=np.float64).astype(np.float32)
+        intercept = np.asarray(self.intercept_, like=features)
         scores = np.empty((len(features), dual.shape[1]), dtype=np.float32, like=features)
         with np.errstate(invalid="ignore", over="ignore"):
             for rows in blocks(len(features), max(points.shape)):
                 block = scaling.block(features, rows, dtype=np.float32)
-                scores[rows] = np.asarray(constant, like=features)
-                for number, columns in enumerate(parts(self.widths_)):
-                    part = block[:, columns]
-                    kernel = part @ points[:, columns].T
-                    norm = np.sqrt(np.einsum("ij,ij->i", part, part))
-                    homogeneous(self.kernels_[number], kernel, norm, norms[number])
-                    kernel *= np.float32(self.weights_[number])
-                    scores[rows] += kernel @ dual
+                scores[rows] = self.kernel_with_points(block, points, norms) @ dual
+                scores[rows] += intercept
         return scores
 
-    def _points_like(self, features: Array) -> tuple[Array, list[Array]]:
+    def kernel_with_points(self, scaled: Array, points: Array, norms: list[Array]) -> Array:
+        """K(x, x_i), [b, n], of scaled features [b, d] and the points, whose norms are given part by part."""
+        total: Array | None = None
+        for number, columns in enumerate(parts(self.widths_)):
+            part = scaled[:, columns]
+            kernel = part @ points[:, columns].T
+            norm = np.sqrt(np.einsum("ij,ij->i", part, part))
+            homogeneous(self.kernels_[number], kernel, norm, norms[number])
+            kernel *= kernel.dtype.type(self.weights_[number])
+            total = kernel if total is None else total + kernel
+        assert total is not None  # there is an encoder at least
+        return total
+
+    def points_like(self, features: Array) -> tuple[Array, list[Array]]:
         """The points in float32 and their norms, part by part, where the features are; kept for next time."""
         if not hasattr(self, "_prepared") or type(self._prepared[0]) is not type(features):
             points = np.asarray(self.points_, like=features).astype(np.float32)
-            self._prepared = (
-                points,
-                [
-                    np.sqrt(np.einsum("ij,ij->i", points[:, columns], points[:, columns]))
-                    for columns in parts(self.widths_)
-                ],
-            )
+            norms = [
+                np.sqrt(np.einsum("ij,ij->i", points[:, columns], points[:, columns]))
+                for columns in parts(self.widths_)
+            ]
+            wait(norms[-1])  # the next block may be computed on another stream
+            self._prepared = points, norms
         return self._prepared
 
 
@@ -175,5 +198,5 @@ def homogeneous(kernel: DotProductKernel, products: Array, rows: Array, columns:
 
 def normalized_weights(weights: Sequence[float]) -> tuple[float, ...]:
     """The weights divided by their sum."""
-    total = sum(weights)
-    return tuple(weight / total for weight in weights)
+    total = float(sum(weights))
+    return tuple(float(weight) / total for weight in weights)

@@ -1,5 +1,6 @@
 """Kernel ridge regression on ±1 targets: closed form, with exact leave-one-out accuracy."""
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -136,8 +137,8 @@ class KernelRidge(KernelClassifier, TrainableClassifier):
             raise InvalidSpec('the kernel of a classifier takes sigma, not quantile; or kernel "auto"')
         check_regularization(self.regularization)
         if not isinstance(self.weights, str):
-            given = list(self.weights)
-            if not given or not all(math.isfinite(w) and w >= 0 for w in given) or not any(given):
+            given = list(self.weights) if np.iterable(self.weights) else self.weights
+            if not np.iterable(given) or not all(map(_is_weight, given)) or not any(given):
                 raise InvalidSpec(
                     f"weights are {given}; expected numbers that are not negative, one positive"
                 )
@@ -178,24 +179,25 @@ class KernelRidge(KernelClassifier, TrainableClassifier):
         """
         self.check_options()
         checked, classes, targets = check_training_data(features, labels)
-        self.widths_ = check_widths(widths, checked.shape[1])
-        if not isinstance(self.weights, str) and len(self.weights) != len(self.widths_):
-            raise InvalidSpec(f"{len(self.weights)} weights were given for {len(self.widths_)} encoders")
+        widths = check_widths(widths, checked.shape[1])
+        if not isinstance(self.weights, str) and len(self.weights) != len(widths):
+            raise InvalidSpec(f"{len(self.weights)} weights were given for {len(widths)} encoders")
         images = len(checked)
-        accuracy = None
         if self.validation != 0:
             kept, held_out = held_out_split(targets, self.validation, self.seed)
-            self._learn(_rows(checked, kept), classes, targets[kept], None, progress)
-            accuracy = float(np.mean(self.predict(_rows(checked, held_out)) == classes[targets[held_out]]))
-            chosen = self.kernels_, self.weights_, self.regularization_
-            self._learn(checked, classes, targets, chosen, progress)
+            alone = copy.copy(self)  # what was fitted before stays until all is known
+            alone._learn(_rows(checked, kept), widths, classes, targets[kept], None, progress)
+            accuracy = float(np.mean(alone.predict(_rows(checked, held_out)) == classes[targets[held_out]]))
+            chosen = alone.kernels_, alone.weights_, alone.regularization_
+            del alone  # and the features it holds
+            self._learn(checked, widths, classes, targets, chosen, progress)
             self.validation_accuracy_ = accuracy
             choice = self._choice("leave-one-out over the others")
             self.validation_ = (
                 f"{len(held_out)} images held out of {images}; {choice}, then all {images} were fitted"
             )
         else:
-            judged = self._learn(checked, classes, targets, None, progress)
+            judged = self._learn(checked, widths, classes, targets, None, progress)
             by = "the same accuracies" + (f" over {judged} of them" if judged < images else "")
             self.validation_ = f"leave-one-out over {images} images; {self._choice(by)}"
         return self
@@ -203,7 +205,7 @@ class KernelRidge(KernelClassifier, TrainableClassifier):
     def _choice(self, by: str) -> str:
         """What was chosen and how, and what was given."""
         said: dict[bool, list[str]] = {True: [], False: []}
-        kernels = ", ".join(dict.fromkeys(_shown(kernel) for kernel in self.kernels_))
+        kernels = ", ".join(dict.fromkeys(shown(kernel) for kernel in self.kernels_))
         said[isinstance(self.kernel, str)].append(f"κ = {kernels}")
         if len(self.widths_) > 1:
             weights = " : ".join(f"{weight:.2g}" for weight in self.weights_)
@@ -219,38 +221,42 @@ class KernelRidge(KernelClassifier, TrainableClassifier):
     def _learn(
         self,
         checked: npt.NDArray[np.float32],
+        widths: tuple[int, ...],
         classes: npt.NDArray[np.int64],
         targets: npt.NDArray[np.intp],
         chosen: tuple[tuple[DotProductKernel, ...], tuple[float, ...], float] | None,
         progress: Progress | None,
     ) -> int:
         """Learn from these images with what was chosen, or choose by leave-one-out of so many."""
-        scaling = FeatureScaling.of(checked, self.widths_)
+        scaling = FeatureScaling.of(checked, widths)
         signs = signed_targets(np.asarray(targets, like=checked), len(classes))
-        system = _System(checked, scaling, self.widths_, signs, progress)
+        system = _System(checked, scaling, widths, signs, progress)
         judged = len(checked)
         if chosen is None:
             choice, judged = self._search(system, progress)
-            chosen = self._named(choice)
-        self.kernels_, self.weights_, self.regularization_ = chosen
+            chosen = self._named(choice, len(widths))
         solution = system.solution(*chosen)
-        dual = solution.alpha
-        self.validation_accuracy_ = system.accuracy(solution.left_out_residuals())
+        alpha = solution.alpha
+        accuracy = system.accuracy(solution.left_out_residuals())
         order = np.empty(len(checked), dtype=np.intp, like=checked)
         order[system.order] = np.arange(len(checked), like=checked)
-        self.dual_ = to_host(dual[order].astype(np.float32))
-        self.points_ = to_host(system.points[order])
-        self.scaling_ = FeatureScaling(to_host(scaling.mean), to_host(scaling.norm))
-        self.classes_ = classes
-        if hasattr(self, "_prepared"):
-            del self._prepared
+        dual, points = to_host(alpha[order].astype(np.float32)), to_host(system.points[order])
+        scaling = FeatureScaling(to_host(scaling.mean), to_host(scaling.norm))
+        self.points_, self.dual_, self.scaling_ = points, dual, scaling
+        self.intercept_ = dual.sum(axis=0, dtype=np.float64).astype(np.float32)
+        self.widths_, self.classes_ = widths, classes
+        self.kernels_, self.weights_, self.regularization_ = chosen
+        self.validation_accuracy_ = accuracy
+        self.__dict__.pop("_prepared", None)
         return judged
 
-    def _named(self, choice: _Choice) -> tuple[tuple[DotProductKernel, ...], tuple[float, ...], float]:
+    def _named(
+        self, choice: _Choice, encoders: int
+    ) -> tuple[tuple[DotProductKernel, ...], tuple[float, ...], float]:
         """Kernels, weights and λ of a point of the search."""
         kernels: tuple[DotProductKernel, ...]
         if isinstance(self.kernel, DotProductKernel):
-            kernels = (self.kernel,) * len(self.widths_)
+            kernels = (self.kernel,) * encoders
         else:
             kernels = tuple(Exponential(sigma=SIGMAS[place]) for place in choice.sigmas)
         given = self.weights
@@ -263,7 +269,7 @@ class KernelRidge(KernelClassifier, TrainableClassifier):
 
     def _search(self, system: "_System", progress: Progress | None) -> tuple[_Choice, int]:
         """The best point of the search, and how many images judged it."""
-        encoders, images = len(self.widths_), len(system.targets)
+        encoders, images = len(system.products), len(system.targets)
         sigmas = len(SIGMAS) if isinstance(self.kernel, str) else 0
         weights = encoders - 1 if isinstance(self.weights, str) else 0
         lambdas = len(LAMBDAS) if isinstance(self.regularization, str) else 1
@@ -282,12 +288,14 @@ class KernelRidge(KernelClassifier, TrainableClassifier):
 
             def accuracy_at(place: tuple[int, ...]) -> float:
                 nonlocal tried
-                solution = system.solution(*self._named(choice_at(place)), last)
-                accuracy = system.accuracy(solution.left_out_residuals(judged))
                 tried += 1
                 if progress is not None:
                     progress("choosing kernel and λ", tried, max(tried, 40))
-                return accuracy
+                try:
+                    solution = system.solution(*self._named(choice_at(place), encoders), last)
+                except InvalidSpec:  # images so alike that this λ is too small for the precision
+                    return -1.0
+                return system.accuracy(solution.left_out_residuals(judged))
 
             return accuracy_at
 
@@ -360,13 +368,20 @@ class _System:
         """Solve for all images, or as if only the last so many existed."""
         last = last or len(self.targets)
         dtype = np.float64 if regularization < WELL_CONDITIONED else self.products[0].dtype
-        gram = np.ones((last, last), dtype, order="F", like=self.targets)
+        gram: Array | None = None
         for kernel, weight, products, norms in zip(kernels, weights, self.products, self.norms, strict=True):
-            if weight:
-                part = products[-last:, -last:].astype(dtype, order="F")
-                homogeneous(kernel, part, norms[-last:], norms[-last:])
-                part *= part.dtype.type(weight)
+            if not weight:
+                continue
+            part = products[-last:, -last:].astype(dtype, order="F")
+            homogeneous(kernel, part, norms[-last:], norms[-last:])
+            part *= part.dtype.type(weight)
+            if gram is None:
+                gram = part
+            else:
                 gram += part
+            del part
+        assert gram is not None  # the weights sum to 1
+        gram += 1
         factor = cholesky(gram, last, regularization, overwrite=True)
         return DualSolution(factor, solve(factor, self.targets[-last:]), constant=0.0)
 
@@ -376,13 +391,17 @@ class _System:
         return float(np.mean((true - residuals).argmax(axis=1) == true.argmax(axis=1)))
 
 
+def _is_weight(value: object) -> bool:
+    return isinstance(value, int | float | np.number) and 0 <= float(value) < math.inf
+
+
 def _rows(features: npt.NDArray[np.float32], images: npt.NDArray[np.intp]) -> npt.NDArray[np.float32]:
     """The features of these images, where they are."""
     rows: npt.NDArray[np.float32] = features[np.asarray(images, like=features)]
     return rows
 
 
-def _shown(kernel: DotProductKernel) -> str:
+def shown(kernel: DotProductKernel) -> str:
     """Such as exp(sigma=1)."""
     parameters = ", ".join(
         f"{k}={v:g}" for k, v in list(kernel.to_dict().items())[1:] if isinstance(v, float | int)

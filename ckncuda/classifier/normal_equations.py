@@ -107,6 +107,10 @@ class DualSystem:
         """Return y_i minus the prediction without image i, float64 [n, K], in the system's order."""
         return self.solution(regularization).left_out_residuals()
 
+    def judged_targets(self, count: int) -> Matrix:
+        """The targets of the images that so many residuals are of."""
+        return self.targets[-count:]
+
     def weights(self, regularization: float) -> Matrix:
         """Return W = Zᵀα, float64 [d, K], on scaled features."""
         alpha = self._alphas.get(regularization)
@@ -150,8 +154,14 @@ class DualSolution:
         return residuals
 
 
+JUDGES = 10_000
+"""Images at most that are left out one by one in the primal: each costs d² operations a λ."""
+
+
 class PrimalSystem:
     """Solve (ZᵀZ + nλI) W = ZᵀY; one second-moment matrix serves every λ.
+
+    Of more than `JUDGES` images so many, drawn at random, are left out one by one.
 
     Parameters
     ----------
@@ -159,6 +169,11 @@ class PrimalSystem:
     scaling : FeatureScaling
     targets : float64 [n, K], columns of mean zero
     progress : callable or None
+
+    Attributes
+    ----------
+    judges : integers [m]
+        The numbers of the images that are left out one by one.
     """
 
     def __init__(
@@ -170,6 +185,9 @@ class PrimalSystem:
     ) -> None:
         self.features, self.scaling, self.targets = features, scaling, targets
         images, width = features.shape
+        self.judges = np.arange(images)
+        if images > JUDGES:
+            self.judges = np.sort(np.random.default_rng(0).choice(images, JUDGES, replace=False))
         self.moment = np.zeros((width, width), order="F", like=features)
         self.cross = np.zeros((width, targets.shape[1]), like=features)
         for rows in blocks(images, width):
@@ -180,21 +198,28 @@ class PrimalSystem:
                 progress("second moments", rows.stop, images)
 
     def left_out_residuals(self, regularization: float) -> Matrix:
-        """Return y_i minus the prediction without image i, float64 [n, K].
+        """Return y_i minus the prediction without image i, float64 [m, K], for each judge.
 
         With ZᵀZ + nλI = LLᵀ, H_ii = 1/n + ‖L⁻¹ z_i‖².
         """
         images, width = self.features.shape
         factor = cholesky(self.moment, images, regularization)
         weights = solve(factor, self.cross)
-        residuals = np.empty_like(self.targets)
-        for rows in blocks(images, width):
-            block = self.scaling.block(self.features, rows)
-            residuals[rows] = self.targets[rows] - block @ weights
+        residuals = self.judged_targets(len(self.judges)).copy()
+        for rows in blocks(len(self.judges), width):
+            block = self.scaling.block(self.features, self.judges[rows])
+            residuals[rows] -= block @ weights
             solved = linear_algebra.solve_lower(factor, block.T)
             leverage = 1 / images + np.einsum("ij,ij->i", solved.T, solved.T)
             residuals[rows] /= (1 - leverage)[:, None]
         return residuals
+
+    def judged_targets(self, count: int) -> Matrix:
+        """The targets of the images that residuals are of."""
+        if count == len(self.targets):
+            return self.targets
+        judged: Matrix = self.targets[np.asarray(self.judges, like=self.targets)]
+        return judged
 
     def weights(self, regularization: float) -> Matrix:
         """Return W, float64 [d, K], on scaled features."""

@@ -47,6 +47,7 @@ class Ridge(TrainableLinearClassifier):
         λ > 0, or "auto": the λ with the highest leave-one-out accuracy, by decades from 1 to 1e-8
         and then thirds of a decade around the best; of equal ones the largest. Of 4,000 images and
         more in the dual, 1,000 or so show where to look, then twice as many, and so on: all of them decide.
+        Of more than 10,000 images in the primal, so many, drawn at random, are left out one by one.
     validation : float
         0: the accuracy reported is the leave-one-out one. Otherwise the fraction of the images, of each
         class in proportion, that are held out of the choice of λ to measure the accuracy; all
@@ -139,9 +140,10 @@ class Ridge(TrainableLinearClassifier):
         checked, classes, targets = check_training_data(features, labels)
         images = len(checked)
         if self.validation == 0:
-            judged = self._solve(checked, widths, classes, targets, self.regularization, progress)
-            by = "the same accuracies" + (f" over {judged} of them" if judged < images else "")
-            self.validation_ = f"leave-one-out over {images} images; {self._choice(by)}"
+            judged, chose = self._solve(checked, widths, classes, targets, self.regularization, progress)
+            by = "the same accuracies" + (f" over {chose} of them" if chose < judged else "")
+            of = f"{images} images" if judged == images else f"{judged} of {images} images, drawn at random"
+            self.validation_ = f"leave-one-out over {of}; {self._choice(by)}"
             return self
         kept, held_out = held_out_split(targets, self.validation, self.seed)
         self._solve(_rows(checked, kept), widths, classes, targets[kept], self.regularization, progress)
@@ -168,8 +170,11 @@ class Ridge(TrainableLinearClassifier):
         targets: npt.NDArray[np.intp],
         regularization: float | str,
         progress: Progress | None,
-    ) -> int:
-        """Learn from these images, at a given λ or at the best by leave-one-out of as many as it returns."""
+    ) -> tuple[int, int]:
+        """Learn from these images, at a given λ or at the best by leave-one-out.
+
+        Returns of how many images the accuracy is, and of how many those are that chose λ.
+        """
         scaling = FeatureScaling.of(checked, widths)
         signs = signed_targets(np.asarray(targets, like=checked), len(classes))
         intercept = signs.mean(axis=0)
@@ -177,10 +182,9 @@ class Ridge(TrainableLinearClassifier):
         images, width = checked.shape
         kind = normal_equations.DualSystem if images < width else normal_equations.PrimalSystem
         system = kind(checked, scaling, signs, progress)
-        judged: int = images
 
         def accuracy(residuals: npt.NDArray[np.float64]) -> float:
-            true = intercept + system.targets[-len(residuals) :]
+            true = intercept + system.judged_targets(len(residuals))
             return float(np.mean((true - residuals).argmax(axis=1) == true.argmax(axis=1)))
 
         def accuracy_at(tried: float) -> float:
@@ -188,7 +192,7 @@ class Ridge(TrainableLinearClassifier):
 
         many = images >= normal_equations.MANY
         if isinstance(regularization, str) and isinstance(system, normal_equations.DualSystem) and many:
-            judged = images // 2
+            judged, chose = images, images // 2
             search, right = _search_from_few(system, accuracy, progress)
             best = best_regularization(search)
         else:
@@ -198,10 +202,13 @@ class Ridge(TrainableLinearClassifier):
                 best = float(regularization)
                 search = [(best, accuracy_at(best))]
             right = dict(search)[best]
+            judged = chose = (
+                len(system.judges) if isinstance(system, normal_equations.PrimalSystem) else images
+            )
         self.weights_, self.intercept_ = scaling.fold(system.weights(best), intercept)
         self.classes_ = classes
         self.regularization_, self.search_, self.validation_accuracy_ = best, search, right
-        return judged
+        return judged, chose
 
 
 def _rows(features: npt.NDArray[np.float32], images: npt.NDArray[np.intp]) -> npt.NDArray[np.float32]:

@@ -117,7 +117,7 @@ def parts(widths: Sequence[int]) -> list[slice]:
 
 def check_widths(widths: Sequence[int] | None, width: int) -> tuple[int, ...]:
     """Return how many features come from each encoder, or raise `InvalidData` if they are not ``width``."""
-    checked = (width,) if widths is None else tuple(widths)
+    checked = (width,) if widths is None else tuple(int(part) for part in widths)
     if sum(checked) != width or min(checked) < 1:
         raise InvalidData(
             f"there are {width} features, but the encoders are said to give {' + '.join(map(str, checked))}"

@@ -3,13 +3,31 @@
 An array of the device that is taken for one of the host, or the reverse, raises TypeError here as on a GPU.
 """
 
+import dataclasses
+
 import gpu
 import numpy as np
 import pytest
 
-from ckncuda import CKN, EncoderSpec, Exponential, LayerSpec, Model, Ridge, Softmax, SquaredHinge, load
+from ckncuda import (
+    CKN,
+    ArcCosine,
+    EncoderSpec,
+    Exponential,
+    KernelRidge,
+    LayerSpec,
+    Linear,
+    Model,
+    Polynomial,
+    Ridge,
+    Series,
+    Softmax,
+    SquaredHinge,
+    Symmetries,
+    load,
+)
 from ckncuda.backend import get_backend, linear_algebra
-from ckncuda.classifier import LinearClassifier
+from ckncuda.classifier import KernelClassifier, LinearClassifier
 from ckncuda.classifier.normal_equations import cholesky
 from ckncuda.data import ArraySource
 from ckncuda.errors import InvalidData, InvalidSpec
@@ -156,6 +174,101 @@ def test_scores_are_computed_on_the_device_and_returned_to_the_host(device):
     assert np.array_equal(again.scores(here), ridge.scores(here))
 
 
+def check_kernels_equal(found, expected, features, tolerance=1e-4):
+    """Two kernel classifiers, equal but for rounding; what was learned is on the host."""
+    assert found.to_dict() == expected.to_dict()
+    assert found.regularization_ == expected.regularization_
+    assert found.validation_accuracy_ == expected.validation_accuracy_
+    assert found.validation_ == expected.validation_
+    for name, array in expected.arrays().items():
+        assert type(found.arrays()[name]) is np.ndarray
+        assert found.arrays()[name].dtype == array.dtype
+    np.testing.assert_allclose(found.points_, expected.points_, rtol=2.0**-10, atol=1e-6)
+    scale = np.abs(expected.dual_).max()
+    np.testing.assert_allclose(found.dual_, expected.dual_, atol=tolerance * scale)
+    scores = expected.scores(features)
+    np.testing.assert_allclose(found.scores(features), scores, atol=tolerance * np.abs(scores).max())
+
+
+@pytest.mark.parametrize("widths", [None, (5, 20)], ids=["one encoder", "two"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"validation": 0.2},
+        {"kernel": Exponential(sigma=1.0), "regularization": 1e-3},
+        {"kernel": ArcCosine(1), "regularization": 1e-2, "validation": 0.2},
+    ],
+    ids=str,
+)
+def test_kernel_ridge(device, options, widths):
+    features, labels = problem(60, 25)
+    found, expected = (
+        KernelRidge(**options).fit(array, labels, widths=widths)
+        for array in (device.asarray(features), features)
+    )
+    check_kernels_equal(found, expected, features)
+
+
+@pytest.mark.parametrize(
+    "kernel",
+    [ArcCosine(0), ArcCosine(1), Linear(), Polynomial(2, 0.5), Series([0.5, 0.5]), Exponential(sigma=0.5)],
+    ids=str,
+)
+def test_kernel_ridge_of_any_kernel(device, kernel):
+    features, labels = problem(40, 12)
+    found, expected = (
+        KernelRidge(kernel, 1e-2, [2, 1]).fit(array, labels, widths=(5, 7))
+        for array in (device.asarray(features), features)
+    )
+    check_kernels_equal(found, expected, features)
+    scores = expected.scores(features)
+    np.testing.assert_allclose(found.scores(device.asarray(features)), scores, atol=1e-3)
+
+
+@pytest.mark.parametrize("regularization", ["auto", 1e-2, 1e-7])
+def test_kernel_ridge_of_many_images_in_single_precision(device, monkeypatch, regularization):
+    """Several blocks of columns and of images to score, and part of the images to begin with."""
+    monkeypatch.setattr("ckncuda.classifier.kernel_ridge.MANY", 120)
+    monkeypatch.setattr("ckncuda.classifier.kernel_ridge.FEW", 30)
+    monkeypatch.setattr("ckncuda.classifier.training_data.BLOCK_BYTES", 8 * 130 * 50)
+    features, labels = problem(130, 170, seed=2)
+    found, expected = (
+        KernelRidge(Exponential(sigma=1.0), regularization, [1, 1]).fit(array, labels, widths=(70, 100))
+        for array in (device.asarray(features), features)
+    )
+    check_kernels_equal(found, expected, features, tolerance=2e-3)
+
+
+def test_scores_of_a_kernel_are_computed_on_the_device_and_returned_to_the_host(device):
+    features, labels = problem(50, 20)
+    ridge = KernelRidge(Exponential(sigma=1.0), 1e-2).fit(features, labels)
+    expected, here = ridge.scores(features), device.asarray(features)
+    for _ in range(2):  # the second time with what was kept of the first, there and here in turn
+        assert type(ridge.unchecked_scores(here)) is type(here)
+        assert type(ridge.scores(here)) is np.ndarray
+        np.testing.assert_allclose(ridge.scores(here), expected, atol=1e-5)
+        assert np.array_equal(ridge.scores(features), expected)
+    assert np.array_equal(ridge.predict(here), ridge.predict(features))
+    again = KernelClassifier.from_arrays(ridge.to_dict(), ridge.arrays())
+    assert np.array_equal(again.scores(here), ridge.scores(here))
+
+
+def test_what_is_kept_on_the_device_is_waited_for_before_another_stream_reads_it(device, monkeypatch):
+    waited = []
+    monkeypatch.setattr(
+        "ckncuda.classifier.kernel.wait", lambda array: (waited.append(type(array)), wait(array))
+    )
+    wait = linear_algebra.wait
+    features, labels = problem(50, 20)
+    ridge = KernelRidge(Exponential(sigma=1.0), 1e-2).fit(features, labels)
+    expected = ridge.scores(features)
+    waited.clear()
+    blocks = device.map_blocks(ridge.unchecked_scores, [features[:30], features[30:]])
+    np.testing.assert_allclose(np.concatenate(list(blocks)), expected, atol=1e-5)
+    assert waited == [type(device.asarray(features))]  # once, not for each block
+
+
 def test_malformed_features_on_the_device_are_refused(device):
     features, labels = problem(30, 8)
     with pytest.raises(InvalidData, match="8 columns; this classifier was fitted on 7"):
@@ -276,7 +389,9 @@ def test_features_are_those_of_the_host(device, monkeypatch, preprocessing, rela
 
 
 @pytest.mark.parametrize(
-    "classifier", [Ridge(), Softmax(1e-2), SquaredHinge(1e-2)], ids=lambda c: type(c).__name__
+    "classifier",
+    [Ridge(), Softmax(1e-2), SquaredHinge(1e-2), KernelRidge(Linear(), 1e-2)],
+    ids=lambda c: type(c).__name__,
 )
 def test_features_stay_on_the_device_between_network_and_classifier(device, monkeypatch, classifier):
     seen = []
@@ -328,6 +443,84 @@ def test_a_classifier_that_does_not_fit_beside_its_features_is_fitted_on_the_hos
         fitted(images, labels, [], device)
 
 
+def test_a_kernel_classifier_that_does_not_fit_beside_its_features_is_fitted_on_the_host(device, monkeypatch):
+    import cupy
+
+    images, labels = stripes()
+    kernel_ridge = KernelRidge(Exponential(sigma=1.0), 1e-2)
+    expected = fitted(images, labels, [], device, kernel_ridge).scores(images)
+    add_product, tried = linear_algebra.add_product, []
+
+    def no_room(total, block):
+        tried.append(type(total))
+        if not isinstance(total, np.ndarray):
+            raise cupy.cuda.memory.OutOfMemoryError(1, 2, 3)
+        add_product(total, block)
+
+    monkeypatch.setattr("ckncuda.classifier.kernel_ridge.add_product", no_room)
+    found = fitted(images, labels, [], device, KernelRidge(Exponential(sigma=1.0), 1e-2))
+    assert tried == [type(device.asarray(images)), np.ndarray]
+    np.testing.assert_allclose(found.scores(images), expected, atol=1e-4)
+
+
+ENSEMBLE = [
+    EncoderSpec(SPECS[:1], [Standardize()], Symmetries(flip=True)),
+    EncoderSpec(SPECS[1:], [LocalWhitening()], Symmetries(flip=True)),
+]
+
+
+@pytest.mark.parametrize("fitted_on", ["cupy", "numpy"])
+def test_an_ensemble_with_a_kernel_works_on_both(device, monkeypatch, tmp_path, fitted_on, relative_error):
+    """Two encoders averaged over mirror images; blocks of unequal size."""
+    monkeypatch.setattr(type(device), "images_per_block", lambda self, layers, shape: 45)
+    images, labels = stripes(50)
+    kernel_ridge = KernelRidge(Exponential(sigma=1.0), 1e-2)
+    backends = {"cupy": device, "numpy": get_backend("numpy")}
+    model = Model.fit(
+        images[:40], labels[:40], ENSEMBLE, classifier=kernel_ridge, patches=300, backend=backends[fitted_on]
+    )
+    model.save(tmp_path / "model.ckn")
+    again = load(tmp_path / "model.ckn")
+    expected = again.features(images, backend="reference")
+    assert relative_error(again.features(images, backend=device), expected) < 1e-4
+    scores = {name: again.scores(images, backend=backend) for name, backend in backends.items()}
+    assert all(type(table) is np.ndarray for table in scores.values())
+    np.testing.assert_allclose(scores["cupy"], scores["numpy"], atol=5e-3)
+    assert np.array_equal(
+        again.scores(images, backend=backends[fitted_on]), model.scores(images, backend=backends[fitted_on])
+    )
+    assert np.array_equal(again.predict(images, backend=device), again.predict(images, backend="numpy"))
+    assert np.mean(again.predict(images[:40], backend=device) == labels[:40]) >= 0.6
+    here = device._cupy.asarray(images)
+    np.testing.assert_allclose(again.scores(here, backend=device), scores["cupy"], atol=1e-4)
+
+
+@pytest.mark.parametrize("symmetries", [Symmetries(flip=True), Symmetries(flip=True, shift=2)], ids=str)
+def test_variants_are_made_on_the_device(device, rng, symmetries):
+    images = rng.normal(size=(4, 5, 6, 2)).astype(np.float32)
+    here = device.asarray(images)
+    for found, expected in zip(symmetries.variants(here), symmetries.variants(images), strict=True):
+        assert type(found) is type(here)
+        assert found.flags.c_contiguous
+        assert np.array_equal(found.get(), expected)
+    average = symmetries.average(lambda block: block, here)
+    np.testing.assert_allclose(average.get(), symmetries.average(lambda block: block, images), atol=1e-6)
+    assert np.array_equal(here.get(), images)
+
+
+@pytest.mark.parametrize("where", ["host", "device"])
+@pytest.mark.parametrize("preprocessing", [[], [Standardize()]], ids=str)
+def test_decorrelation_is_learned_from_maps_on_the_device(device, preprocessing, where, relative_error):
+    images, _ = stripes()
+    specs = [dataclasses.replace(spec, decorrelation=0.25) for spec in SPECS]
+    given = device._cupy.asarray(images) if where == "device" else images
+    model = Model.fit(given, None, [EncoderSpec(specs, preprocessing)], patches=300, backend=device)
+    assert all(type(layer.projection) is np.ndarray for layer in model.network.layers)
+    assert [layer.spec.decorrelation for layer in model.network.layers] == [0.25, 0.25]
+    expected = model.features(images, backend="reference")
+    assert relative_error(model.features(images, backend=device), expected) < 1e-4
+
+
 @pytest.mark.parametrize("preprocessing", PREPROCESSINGS, ids=str)
 def test_images_on_the_device_are_fitted_and_predicted(device, preprocessing):
     images, labels = stripes()
@@ -339,9 +532,12 @@ def test_images_on_the_device_are_fitted_and_predicted(device, preprocessing):
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # of the CPU that stands in for a GPU
 @pytest.mark.parametrize("backend", ["cupy", "numpy"])
-def test_features_that_are_not_finite_are_said_with_their_image(device, backend):
+@pytest.mark.parametrize(
+    "classifier", [Ridge(1e-3), KernelRidge(ArcCosine(1), 1e-2)], ids=lambda c: type(c).__name__
+)
+def test_features_that_are_not_finite_are_said_with_their_image(device, backend, classifier):
     images, labels = stripes()
-    model = fitted(images / 255, labels, [], get_backend("numpy"))
+    model = fitted(images / 255, labels, [], get_backend("numpy"), classifier)
     broken = (images / 255).astype(np.float32)
     broken[61] = 1e30
     with pytest.raises(InvalidData, match=r"features of image 61 \(counting from 0\) hold NaN or infinity"):

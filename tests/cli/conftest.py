@@ -14,6 +14,7 @@ TINY = ("--layer", LAYER, "--patches", "500", "--preprocess", "none", "--image-s
 CKN = (sys.executable, "-m", "ckncuda.cli")
 NEWS = (
     "Fitting on ",
+    "Searching on ",
     "Extracting features of ",
     "Predicting ",
     "Evaluating ",

@@ -6,7 +6,18 @@ import pytest
 
 from ckncuda.backend.cupy import why_unavailable
 
-COMMANDS = ("fit", "extract", "predict", "evaluate", "info", "bench", "backends", "demo", "baseline")
+COMMANDS = (
+    "fit",
+    "extract",
+    "predict",
+    "evaluate",
+    "info",
+    "bench",
+    "backends",
+    "demo",
+    "baseline",
+    "search",
+)
 
 
 def test_info_counts_the_parameters_of_the_seed_preset(works, tmp_path, rng):

@@ -1,0 +1,183 @@
+"""`ckn search`: the best system within a time."""
+
+import os
+import re
+import time
+from typing import Any
+
+import click
+import numpy as np
+
+from ckncuda.backend import Backend
+from ckncuda.data import ImageSource, read_labels
+from ckncuda.errors import InvalidData
+from ckncuda.search import SearchResult, check_installed, leaderboard_data, table
+from ckncuda.search import search as search_systems
+
+from .options import (
+    ImageOptions,
+    backend_options,
+    check_outputs,
+    image_options,
+    json_option,
+    opened,
+    print_result,
+)
+from .progress import ProgressBars
+
+SHOWN = 10  # rows of the leaderboard
+_UNITS = {"": 1, "s": 1, "sec": 1, "min": 60, "m": 60, "h": 3600}
+
+
+class Duration(click.ParamType[float]):
+    """A time, such as 90s, 10min, 2h or a number of seconds."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Seconds."""
+        if isinstance(value, int | float):
+            return float(value)
+        match = re.fullmatch(r"(\d{1,9}(?:\.\d+)?)\s*(s|sec|min|m|h)?", value.strip(), re.IGNORECASE)
+        if match is None:
+            self.fail(f"{value!r} is not a time; give something like 90s, 10min or 2h")
+        return float(match[1]) * _UNITS[(match[2] or "").lower()]
+
+
+@click.command()
+@click.argument("images")
+@click.option("-o", "--output", required=True, help="The model file to write, such as best.ckn.")
+@click.option("--labels", help="Labels: CSV (Id,Prediction), .npy or IDX; by default those in IMAGES.")
+@click.option(
+    "--time",
+    "seconds",
+    type=Duration(),
+    default="10min",
+    show_default=True,
+    help="Of this run, such as 90s, 10min or 2h, the last fit included; the first system is fitted however "
+    "long it takes. 0: only write the best that was found so far.",
+)
+@click.option(
+    "--trials", type=click.IntRange(min=1), help="At most so many systems, those of earlier runs counted."
+)
+@click.option(
+    "--hold-out",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.1,
+    show_default=True,
+    help="Fraction of IMAGES that the search does not see and the best is measured on; 0: none.",
+)
+@click.option("--folder", help="Where the search is kept, to go on with it. [default: OUTPUT.search]")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="For everything random."
+)
+@image_options
+@backend_options
+@json_option
+def search(
+    images: str,
+    output: str,
+    labels: str | None,
+    seconds: float,
+    trials: int | None,
+    hold_out: float,
+    folder: str | None,
+    seed: int,
+    how: ImageOptions,
+    engine: Backend,
+    as_json: bool,
+) -> None:
+    """Search for the best model of IMAGES within a time, and write it.
+
+    Tries the presets, then one network, preprocessing and classifier after another, each on a
+    quarter of the images first, on half and on all while it is in the better half.  Needs the extra
+    `search`.  The folder holds leaderboard.md and accuracy.png, accuracy against time.  The same
+    command again, after Ctrl-C too, goes on where it stopped.
+
+    \b
+    Examples:
+        ckn search Xtr.csv --labels Ytr.csv -o best.ckn --time 10min
+        ckn search mnist.npz -o best.ckn --trials 30 --time 2h --hold-out 0
+        ckn search photos/ -o best.ckn --folder photos-search --time 0
+    """
+    started = time.perf_counter()
+    folder = folder or f"{output}.search"
+    check_outputs([output], [images, labels])
+    check_installed()
+    with (
+        opened(images, how._replace(split=how.split or "train"), "Searching on") as source,
+        ProgressBars() as progress,
+    ):
+        targets = read_labels(labels, len(source)) if labels else source.labels
+        if targets is None:
+            raise InvalidData(f"{images} holds no labels: give --labels")
+
+        def tell(line: str) -> None:
+            progress.close()
+            click.echo(line, err=True)
+
+        try:
+            found = search_systems(
+                _in_memory(source, engine.memory_budget // 2, progress),
+                targets,
+                folder,
+                seconds=seconds,
+                trials=trials,
+                hold_out=hold_out,
+                seed=seed,
+                backend=engine,
+                origin={
+                    "images": os.path.realpath(images),
+                    "labels": os.path.realpath(labels) if labels else None,
+                },
+                progress=progress,
+                tell=tell,
+            )
+        except KeyboardInterrupt:
+            tell(f"{folder} holds what was found; the same command goes on with it")
+            raise
+        found.model.class_names = source.class_names
+    found.model.save(output)
+    result = {
+        "model": output,
+        "folder": folder,
+        "best": leaderboard_data([found.best])[0],
+        "leaderboard": leaderboard_data(found.leaderboard),
+        "counts": found.counts,
+        **found.model.report["search"],
+        "validation_accuracy": found.model.report["validation_accuracy"],
+        "seconds": time.perf_counter() - started,
+    }
+    print_result(result, as_json, _lines(found, output))
+
+
+def _in_memory(source: ImageSource, limit: int, progress: ProgressBars) -> Any:
+    """All images: every trial reads them several times, in parts drawn at random."""
+    size = int(np.prod(source.shape)) * source.dtype.itemsize
+    if size > limit:
+        raise InvalidData(
+            f"the search holds all images in memory, here {size / 2**30:.1f} GiB, more than half of "
+            f"--memory: give --memory {2 * size // 2**30 + 1}GiB or fewer images"
+        )
+    array = np.empty(source.shape, source.dtype)
+    step = max(1, len(source) // 100)
+    for start in range(0, len(source), step):
+        stop = min(start + step, len(source))
+        array[start:stop] = source.read(start, stop)
+        progress("reading", stop, len(source))
+    return array
+
+
+def _lines(found: SearchResult, output: str) -> list[str]:
+    counts = ", ".join(f"{count} {name}" for name, count in found.counts.items())
+    lines = table(found.leaderboard[:SHOWN])
+    lines.append(
+        f"trials: {counts}; validation accuracy {found.best.accuracy:.4f} is the best of "
+        f"{found.counts['complete']}, and so optimistic"
+    )
+    if found.held_out_accuracy is not None:
+        lines.append(
+            f"accuracy {found.held_out_accuracy:.4f} on {found.n_held_out} images that the search did not "
+            "see; then all images were fitted"
+        )
+    return [*lines, f"wrote {output}"]

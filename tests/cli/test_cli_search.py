@@ -1,0 +1,102 @@
+"""`ckn search` from end to end: results, going on, Ctrl-C, bad input."""
+
+import json
+import signal
+import subprocess
+
+import pytest
+
+pytest.importorskip("optuna", reason="Optuna, the extra `search`, is not installed")
+
+ONE = ("--trials", "1", "--hold-out", "0")
+
+
+def test_a_search_goes_on_where_it_stopped(works, data, tmp_path):
+    first = works(
+        "search", data.csv, "--labels", data.labels_csv, "--image-shape", "12x12x3", "-o", "m.ckn", *ONE
+    )
+    assert "trial 0: " in first.stderr
+    assert first.stdout.splitlines()[0].split() == [
+        *("rank", "trial", "accuracy", "seconds", "features", "system")
+    ]
+    assert "is the best of 1, and so optimistic" in first.stdout
+    assert first.stdout.endswith("wrote m.ckn\n")
+    assert {path.name for path in (tmp_path / "m.ckn.search").iterdir()} == {
+        *("journal.log", "search.json", "leaderboard.md", "accuracy.png", "lock")
+    }
+    again = works(
+        *("search", data.csv, "--labels", data.labels_csv, "--image-shape", "12x12x3", "-o", "other.ckn"),
+        *("--folder", "m.ckn.search", "--trials", "2", "--hold-out", "0", "--json"),
+    )
+    assert "trial 0: " not in again.stderr
+    assert "trial 1: " in again.stderr
+    result = json.loads(again.stdout)
+    assert [row["trial"] for row in sorted(result["leaderboard"], key=lambda row: row["trial"])] == [0, 1]
+    assert result["best"] == result["leaderboard"][0]
+    assert result["trials"] == 2
+    assert result["held_out_accuracy"] is None
+    assert works("predict", "other.ckn", data.csv, "-o", "p.csv").rc == 0
+
+
+def test_the_best_is_measured_on_what_was_held_out(works, data):
+    done = works("search", data.npz, "-o", "m.ckn", "--trials", "1", "--hold-out", "0.2")
+    assert "on 8 images that the search did not see; then all images were fitted" in done.stdout
+    assert "held_out_accuracy" in works("info", "m.ckn").stdout
+
+
+def test_ctrl_c_leaves_a_search_that_goes_on(command, environment, works, data, tmp_path):
+    arguments = ("search", str(data.npz), "-o", "m.ckn", "--hold-out", "0")
+    process = subprocess.Popen(
+        [*command, *arguments, "--time", "10min"],
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    try:
+        for line in process.stderr:
+            if line.startswith("trial 0: "):
+                break
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert stdout == ""
+    assert "Traceback" not in stderr
+    assert "m.ckn.search holds what was found; the same command goes on with it" in stderr
+    assert not (tmp_path / "m.ckn").exists()
+    assert not list(tmp_path.rglob("*.part"))
+    done = works(*arguments, "--time", "0", "--json")
+    result = json.loads(done.stdout)
+    assert result["trials"] >= 1
+    assert result["counts"]["failed"] == 0
+    assert (tmp_path / "m.ckn").exists()
+
+
+@pytest.mark.parametrize("given", ["soon", "-3s", "10 weeks", "1e3", ""])
+def test_a_bad_time(refused, data, given):
+    refused("search", data.npz, "-o", "m.ckn", "--time", given, words=[f"'{given}' is not a time", "10min"])
+
+
+def test_a_folder_of_another_search(works, refused, data):
+    works("search", data.npz, "-o", "m.ckn", *ONE)
+    refused(
+        "search", data.npz, "-o", "m.ckn", *ONE, "--seed", "4", words=["m.ckn.search", "seed was 0, is 4"]
+    )
+
+
+def test_images_without_labels(refused, data):
+    refused("search", data.npy, "-o", "m.ckn", words=["holds no labels: give --labels"])
+
+
+def test_without_optuna_it_says_what_to_install(refused, data, tmp_path):
+    (tmp_path / "without").mkdir()
+    (tmp_path / "without" / "optuna.py").write_text("raise ImportError('as if it were not installed')\n")
+    refused(
+        *("search", data.npz, "-o", "m.ckn"),
+        words=["pip install 'ckncuda[search]'"],
+        env={"PYTHONPATH": str(tmp_path / "without"), "PYTHONDONTWRITEBYTECODE": "1"},
+    )
