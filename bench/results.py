@@ -190,7 +190,7 @@ def page(kept):
         "Made by `bench/results.py`, which runs the commands below one after another, each in its own",
         f"process, on {kept['machine']}. Seconds are those of whole processes, reading files included;",
         "memory is the most of any of them. DATA holds the data sets as users have them, SPLITS what",
-        "`python bench/splits.py DATA SPLITS` makes of them. No option was chosen on an image that a figure is of.",
+        "`python bench/splits.py DATA SPLITS` makes of them.",
     ]
     for section in SECTIONS:
         lines += ["", f"## {section.title}", "", section.prose, ""]

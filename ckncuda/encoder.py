@@ -1,5 +1,6 @@
 """From images to features: preprocessing, a network, and the average over symmetries."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckncuda.backend import Backend
-from ckncuda.images import Images, as_float
+from ckncuda.images import ArrayImages, Images, as_float
 from ckncuda.layer import LayerSpec, Shape
 from ckncuda.network import CKN, PATCHES, check_specs
 from ckncuda.preprocess import Preprocessor, suggested_preprocessing
@@ -17,6 +18,8 @@ from ckncuda.stopwatch import Stopwatch
 from ckncuda.symmetries import Symmetries
 
 Array = NDArray[np.floating[Any]]
+
+AT_ONCE = 256  # images that are preprocessed at a time
 
 
 @dataclass(frozen=True)
@@ -104,10 +107,11 @@ class Encoder:
         stopwatch = stopwatch or Stopwatch()
         preprocessing: tuple[Preprocessor, ...] = ()
         with stopwatch.stage("preprocessing"):
+            prepared = _Preprocessed(images, (), backend, stopwatch)
             for preprocessor in spec.resolved(images).preprocessing or ():
-                so_far = _Preprocessed(images, preprocessing, backend, stopwatch)
-                preprocessing += (preprocessor.fit(so_far, progress),)
-        prepared = _Preprocessed(images, preprocessing, backend, stopwatch)
+                fitted = preprocessor.fit(prepared, progress)
+                preprocessing += (fitted,)
+                prepared = prepared.then(fitted)
         with stopwatch.stage("anchors"):
             network = CKN(spec.layers).fit(
                 prepared, patches=patches, seed=seed, backend=backend, progress=progress
@@ -125,7 +129,7 @@ class Encoder:
 
 
 class _Preprocessed:
-    """Images that are preprocessed as they are read, where the backend computes."""
+    """Images that are preprocessed as they are read, where the backend computes; see `then`."""
 
     def __init__(
         self, images: Images, preprocessing: Sequence[Preprocessor], backend: Backend, stopwatch: Stopwatch
@@ -136,6 +140,18 @@ class _Preprocessed:
         self.stopwatch = stopwatch
         self.shape = images.shape
         self.dtype: np.dtype[Any] = np.dtype(np.float32)
+
+    def then(self, preprocessor: Preprocessor) -> "_Preprocessed":
+        """With one step more; kept in the host's memory if they are few, since each layer reads them all."""
+        n, *shape = self.shape
+        chain = _Preprocessed(self.images, (*self.preprocessing, preprocessor), self.backend, self.stopwatch)
+        if n * math.prod(shape) * self.dtype.itemsize > self.backend.memory_budget // 4:
+            return chain
+        kept = np.empty(self.shape, self.dtype)
+        for start in range(0, n, AT_ONCE):
+            stop = min(start + AT_ONCE, n)
+            kept[start:stop] = self.backend.to_host(chain.read(start, stop))
+        return _Preprocessed(ArrayImages(kept), (), self.backend, self.stopwatch)
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         with self.stopwatch.stage("reading"):

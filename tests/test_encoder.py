@@ -174,7 +174,7 @@ def test_an_ensemble_learns_and_its_classifier_knows_the_encoders(pictures, ense
     assert "weights" in ensemble.report["validation"]
     assert np.mean(ensemble.predict(images) == labels) > 0.9
     learned_by_networks = 8 * 9 + 6 * 4
-    assert ensemble.n_parameters == learned_by_networks + 60 * 108 + 60 * 2
+    assert ensemble.n_parameters == learned_by_networks + 60 * 108 + 60 * 2 + 2
 
 
 def test_round_trip_of_an_ensemble_through_a_file(pictures, ensemble, tmp_path):

@@ -5,7 +5,6 @@ from ckncuda.errors import InvalidSpec
 from ckncuda.presets import PRESETS, preset
 from ckncuda.symmetries import Symmetries
 
-
 NETWORKS = [name for name in PRESETS if name != "seed"]
 
 
