@@ -1,4 +1,4 @@
-"""The whole job with default options, stage by stage, and the memory of many images beside few.
+"""The whole job with the preset fast, stage by stage, and the memory of many images beside few.
 
     python bench/pipeline.py DIR [--plain-python PYTHON]      DIR holds Xtr.csv, Ytr.csv and Xte.csv
 
@@ -91,9 +91,8 @@ def measure(folder, pythons, rounds, fit_rounds, memory):
             run("fit", files[20], "-o", models[name], "--patches", 2000, python=python)
         for _ in range(fit_rounds):
             for name, python in pythons.items():
-                fit.setdefault(name, Runs()).add(
-                    python, "fit", folder / "Xtr.csv", "--labels", folder / "Ytr.csv", "-o", models[name]
-                )
+                images = (folder / "Xtr.csv", "--labels", folder / "Ytr.csv", "--preset", "fast")
+                fit.setdefault(name, Runs()).add(python, "fit", *images, "-o", models[name])
                 print("fit", name, fit[name].seconds[-1], flush=True)
         for _ in range(rounds):
             for name, python in pythons.items():
@@ -160,7 +159,7 @@ def main():
         f"Whole processes, medians of {arguments.rounds} runs; of fit, {arguments.fit_rounds}. Starting is "
         "Python, imports and ending.",
         "",
-        "## `ckn fit Xtr.csv --labels Ytr.csv -o model.ckn`",
+        "## `ckn fit Xtr.csv --labels Ytr.csv --preset fast -o model.ckn`",
         "",
         *stage_table(fit),
         "",
