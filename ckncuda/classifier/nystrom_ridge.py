@@ -169,14 +169,14 @@ def _features(
     """The factor L, float32 [m, m], and the new features, float32 [n, m], where the features are."""
     points, norms = model.points_like(checked)
     exact = points.astype(np.float64)  # rounding in single precision would make it indefinite
-    gram = np.asarray(model.kernel_with_points(exact, exact, norms), order="F")
+    gram = model.kernel_with_points(exact, exact, norms).T  # column-major, as LAPACK takes it
     gram.T.reshape(-1)[:: len(gram) + 1] += JITTER  # the diagonal
-    factor = np.asarray(linear_algebra.cholesky(gram).astype(np.float32), order="F")
+    factor = linear_algebra.cholesky(gram).astype(np.float32, order="F")
     images, landmarks = len(checked), len(points)
     mapped = np.empty((images, landmarks), np.float32, like=checked)
     for rows in blocks(images, max(points.shape)):
         block = model.kernel_with_points(scaling.block(checked, rows, dtype=np.float32), points, norms)
-        mapped[rows] = linear_algebra.solve_lower(factor, np.asarray(block.T, order="F")).T
+        mapped[rows] = linear_algebra.solve_lower(factor, block.T).T
         if progress is not None:
             progress("landmarks", rows.stop, images)
     return factor, mapped

@@ -18,6 +18,7 @@ from ckncuda import (
     LayerSpec,
     Linear,
     Model,
+    NystromRidge,
     Polynomial,
     Ridge,
     Series,
@@ -224,6 +225,20 @@ def test_kernel_ridge_of_any_kernel(device, kernel):
     check_kernels_equal(found, expected, features)
     scores = expected.scores(features)
     np.testing.assert_allclose(found.scores(device.asarray(features)), scores, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"kernel": ArcCosine(1)}, {"kernel": ArcCosine(1), "validation": 0.2}], ids=str
+)
+def test_kernel_ridge_on_landmarks(device, monkeypatch, options):
+    monkeypatch.setattr("ckncuda.classifier.training_data.BLOCK_BYTES", 8 * 60 * 25)  # several blocks
+    features, labels = problem(200, 25)
+    found, expected = (
+        NystromRidge(landmarks=30, **options).fit(array, labels, widths=(10, 15))
+        for array in (device.asarray(features), features)
+    )
+    check_kernels_equal(found, expected, features)
+    np.testing.assert_allclose(found.intercept_, expected.intercept_, atol=1e-3)
 
 
 @pytest.mark.parametrize("regularization", ["auto", 1e-2, 1e-7])
