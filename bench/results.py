@@ -75,7 +75,7 @@ SECTIONS = [
         "challenge",
         "The data challenge",
         """5,000 CIFAR-10 images, whitened, and 2,000 to predict, whose labels are not public. Validation is
-leave-one-out on the 5,000, which also chose λ and what else the classifier chooses. The held-out images are
+leave-one-out on the 5,000, which also chose λ, but for `seed` (below). The held-out images are
 1,000 of the 5,000 that a second fit, on the other 4,000, has not seen: so few images leave a standard error
 of 1.3 points, and 4,000 in place of 5,000 cost about one.""",
         (

@@ -84,6 +84,8 @@ class Exponential(DotProductKernel):
             )
         if self.sigma is not None and not (_is_number(self.sigma) and self.sigma > 0):
             raise InvalidSpec(f"sigma is {self.sigma}; it must be a positive number, such as 0.6")
+        if self.sigma is not None and not 1e-6 <= self.sigma <= 1e6:
+            raise InvalidSpec(f"sigma is {self.sigma}; it is a distance on the unit sphere, such as 0.6")
         if self.quantile is not None and not (_is_number(self.quantile) and 0 < self.quantile < 1):
             raise InvalidSpec(f"quantile is {self.quantile}; it must lie between 0 and 1, such as 0.1")
 

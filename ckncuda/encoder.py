@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckncuda.backend import Backend
+from ckncuda.errors import InvalidSpec
 from ckncuda.images import ArrayImages, Images, as_float
 from ckncuda.layer import LayerSpec, Shape
 from ckncuda.network import CKN, PATCHES, check_specs
@@ -65,8 +66,12 @@ class EncoderSpec:
         Raises
         ------
         InvalidSpec
-            The network does not fit such images.
+            The network or the shift does not fit such images.
         """
+        if self.symmetries.shift >= min(shape[:2]):
+            raise InvalidSpec(
+                f"a shift of {self.symmetries.shift} leaves nothing of images of {shape[0]}x{shape[1]}"
+            )
         return check_specs(self.layers, shape)[-1]
 
 

@@ -1,6 +1,7 @@
 """What a layer is (`LayerSpec`, frozen) and what it has learned (`Layer`)."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
@@ -237,19 +238,25 @@ class Layer:
         projection = inverse_square_root(spec.kernel.value(flat @ flat.T), spec.whitening, spec.epsilon)
         return cls(spec, anchors, projection)
 
-    def decorrelated(self, power: float, outputs: NDArray[np.floating[Any]]) -> "Layer":
+    def decorrelated(self, power: float, outputs: Iterable[NDArray[np.floating[Any]]]) -> "Layer":
         """This layer with outputs multiplied by (C/λ̄ + 0.01)^{-power}.
 
         Parameters
         ----------
         power : float
             p of the specification.
-        outputs : [m, filters]
-            Of this layer, at many positions of many images, on the host.
+        outputs : iterable of arrays [m, filters]
+            Of this layer, at many positions of many images, block by block, on the host.
         """
-        centred = outputs.astype(np.float64)
-        centred -= centred.mean(axis=0)
-        eigenvalues, vectors = np.linalg.eigh(centred.T @ centred / len(centred))
+        count, total = 0, np.zeros(self.spec.filters)
+        products = np.zeros((self.spec.filters, self.spec.filters))
+        for block in outputs:
+            exact = block.astype(np.float64)
+            count += len(exact)
+            total += exact.sum(axis=0)
+            products += exact.T @ exact
+        mean = total / count
+        eigenvalues, vectors = np.linalg.eigh(products / count - np.outer(mean, mean))
         scaled = np.maximum(eigenvalues, 0) / max(float(eigenvalues.mean()), np.finfo(np.float64).tiny)
         matrix = (vectors * (scaled + DECORRELATION_FLOOR) ** -power) @ vectors.T
         spec = replace(self.spec, decorrelation=power)
@@ -257,7 +264,7 @@ class Layer:
 
     @property
     def n_parameters(self) -> int:
-        """How many numbers the layer has learned: its anchor points (the projection follows from them)."""
+        """How many numbers the layer has learned: its anchor points; a projection follows from them."""
         return int(self.anchors.size)
 
 

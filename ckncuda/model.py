@@ -117,7 +117,7 @@ class Model:
         backend = get_backend(backend) if isinstance(backend, str) else backend
         stopwatch = stopwatch or Stopwatch()
         if classifier is not None:  # what can be found wrong is found before the long work
-            classifier.check_options()
+            classifier.check_options(images.shape[0], len(specs))
             if labels is None or len(labels) != images.shape[0]:
                 given = "no" if labels is None else str(len(labels))
                 raise InvalidData(
@@ -151,7 +151,8 @@ class Model:
             model.report |= {
                 "regularization": classifier.regularization_,
                 "validation_accuracy": classifier.validation_accuracy_,
-                "validation": f"{classifier.validation_}; the network saw all images, without labels",
+                "validation": f"{classifier.validation_}; "
+                "preprocessing and network saw all images, without labels",
             }
         return model
 

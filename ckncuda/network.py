@@ -287,7 +287,7 @@ class CKN:
 
     @classmethod
     def load(cls, path: "str | os.PathLike[str]") -> "CKN":
-        """Read the network of a model file; a preprocessing or classifier beside it is left aside."""
+        """Read the network of a model file; what is beside it is left aside."""
         from ckncuda.model_file import load
 
         return load(path).network
@@ -360,25 +360,21 @@ def _outputs(
     backend: Backend,
     rng: np.random.Generator,
     progress: Progress | None,
-) -> Array:
-    """Outputs [m, filters] of the last layer, of as many random images as tell a covariance."""
+) -> Iterator[Array]:
+    """Outputs [m, filters] of the last layer, by blocks, of as many random images as tell a covariance."""
     n = images.shape[0]
     height, width, filters = check_specs([layer.spec for layer in layers], images.shape[1:])[-1]
     wanted = max(1, min(n, -(-OUTPUTS_PER_FILTER * filters // (height * width))))
     chosen = np.sort(rng.choice(n, wanted, replace=False))
-    outputs = np.empty((wanted, height, width, filters), np.float32)
-    done = 0
     size = backend.images_per_block(layers, images.shape[1:])
     for start, block in numbered(read_blocks(images, size)):
         of_block = chosen[(chosen >= start) & (chosen < start + len(block))] - start
         if len(of_block):
             maps = backend.asarray(block)
             maps = maps[np.asarray(of_block, like=maps)]
-            outputs[done : done + len(of_block)] = backend.to_host(backend.encode(maps, layers))
-            done += len(of_block)
+            yield backend.to_host(backend.encode(maps, layers)).reshape(-1, filters)
         if progress:
             progress("decorrelation", start + len(block), n)
-    return outputs.reshape(-1, filters)
 
 
 def _labelled(progress: Progress | None, label: str) -> Progress | None:

@@ -286,8 +286,13 @@ def suggested_preprocessing(images: Images) -> tuple[Preprocessor, ...]:
     raw = _neighbour_correlation(as_float(images.read(0, looked_at))) >= RAW_CORRELATION
     if raw:
         return (LocalWhitening(),)
-    size = height * width * channels
-    return (ZCA(MILD),) if size <= ZCA_AT_ONCE and n >= size else ()
+    return (ZCA(MILD),) if zca_is_mild(n, (height, width, channels)) else ()
+
+
+def zca_is_mild(n: int, shape: tuple[int, int, int]) -> bool:
+    """Whether ZCA of ε = `MILD` takes seconds and has images enough: as many as numbers in each."""
+    size = math.prod(shape)
+    return size <= ZCA_AT_ONCE and n >= size
 
 
 def _neighbour_correlation(images: NDArray[np.float32]) -> float:

@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ckncuda.conventions import CHEN
-from ckncuda.dot_product import ArcCosine, Exponential
+from ckncuda.dot_product import Exponential
 from ckncuda.encoder import EncoderSpec
 from ckncuda.errors import InvalidSpec
 from ckncuda.layer import LayerSpec, Shape
 from ckncuda.network import PATCHES
-from ckncuda.preprocess import MILD, ZCA, LocalWhitening, Preprocessor
+from ckncuda.preprocess import MILD, ZCA, LocalWhitening, Preprocessor, zca_is_mild
 from ckncuda.symmetries import Symmetries
 
 MOST_FOR_KERNEL_RIDGE = 20_000
@@ -54,7 +54,7 @@ def _two_layers(
     filters: tuple[int, int],
     preprocessing: tuple[Preprocessor, ...] | None = None,
 ) -> EncoderSpec:
-    """Two layers, the last subsampled so that about 3x3 positions remain, whatever the images' size.
+    """Two layers, the last subsampled so that about 3 positions remain along the shorter side of the images.
 
     Of few images, as many filters as leave ten patches for each.  Colour images are taken together with
     their mirror images; those of one channel are not: many a digit or letter has another meaning mirrored.
@@ -88,7 +88,11 @@ def _default(n: int, shape: Shape) -> list[EncoderSpec]:
 
 
 def _best(n: int, shape: Shape) -> list[EncoderSpec]:
-    ways = (None, (LocalWhitening(), ZCA(MILD)), (LocalWhitening(),))  # to whiten images, beside the default
+    ways: list[tuple[Preprocessor, ...] | None] = [None]  # to whiten images: as they suggest, and others
+    if min(shape[:2]) >= LocalWhitening().patch:
+        ways.append((LocalWhitening(),))
+        if zca_is_mild(n, shape):
+            ways.append((LocalWhitening(), ZCA(MILD)))
     return [_two_layers(n, shape, (64, 2048), way) for way in ways]
 
 
@@ -108,7 +112,7 @@ def _seed(n: int, shape: Shape) -> list[EncoderSpec]:
     ]
 
 
-ARC_COSINE: Mapping[str, Any] = {"kernel": ArcCosine(1)}
+ARC_COSINE: Mapping[str, Any] = {"kernel": "arccos1"}
 
 PRESETS: Mapping[str, Preset] = {
     "fast": Preset("64 and 1,024 filters, kernel ridge", _fast, "kernel-ridge", ARC_COSINE, 100_000),

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 NEEDS = "the search needs Optuna and matplotlib; install them with: pip install 'ckncuda[search]'"
 ONE_RUNG = 1200  # images, below which a quarter says too little
 RUNGS = (4, 2, 1)  # parts of the images
+DIGESTED = 100  # images that tell whether a search goes on with those that it began with
 FAILURES = 10  # trials in a row that fail before any succeeds: then the images are at fault
 OPTIMISTIC = "the accuracy that chose is the best of many, and so optimistic"
 
@@ -178,7 +179,8 @@ def search(
     if folder.exists() and not folder.is_dir():
         raise InvalidData(f"{folder} is a file; the search needs a folder: give another name")
     about = dict(origin or {}) | {
-        "labels_sha256": hashlib.sha256(np.ascontiguousarray(labels, np.int64).tobytes()).hexdigest()[:16],
+        "images_sha256": _digest(images[:: max(1, len(images) // DIGESTED)]),
+        "labels_sha256": _digest(labels.astype(np.int64)),
         "n_images": len(images),
         "image_shape": list(images.shape[1:]),
         "image_type": str(images.dtype),
@@ -291,6 +293,10 @@ class _Search:
             self._fitted = model = None  # its memory is needed
             model = self._fit(candidate, np.arange(len(self.images)))
         counts = self.counts()
+        if model.report["validation_accuracy"] is not None:
+            model.report["validation"] += (
+                f"; of the best of {counts['complete']} systems by such accuracies, and so optimistic"
+            )
         model.report["search"] = {
             "trials": sum(counts.values()),
             "chosen_by": f"leave-one-out over {len(self.kept)} images, {best.accuracy:.4f}: "
@@ -352,7 +358,7 @@ class _Search:
             self.study.tell(trial, state=state.FAIL)
             self.tell(f"trial {trial.number}: no time left for {candidate}")
             raise
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Exception):  # the latter a fault of ours; the next run goes on either way
             with contextlib.suppress(Exception):  # Optuna, too, was interrupted, and where is not known
                 _end_running(self.study, state.FAIL)
             raise
@@ -448,7 +454,7 @@ class _Search:
     def _preset(self, name: str) -> Candidate | None:
         """Its preprocessing as the images suggest, where it leaves that open."""
         preset = PRESETS.get(name)
-        candidate = preset and candidate_of_preset(preset, len(self.kept), self.images.shape[1:])
+        candidate = preset and candidate_of_preset(preset, len(self.images), self.images.shape[1:])
         if not candidate:
             return None
         resolved = candidate.encoder.resolved(_Selection(self.images, self.kept))
@@ -594,6 +600,10 @@ def _markdown(rows: Sequence[Row], counts: Mapping[str, int], images: int) -> st
     return "\n".join([*lines, "", "![accuracy against seconds](accuracy.png)", ""])
 
 
+def _digest(array: NDArray[Any]) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()[:16]
+
+
 def _named(row: Row) -> str:
     return row.system if row.preset is None else f"{row.system} (preset {row.preset})"
 
@@ -625,13 +635,19 @@ def _open_study(journal: Path) -> "optuna.study.Study":
         if not content.endswith(b"\n"):
             os.truncate(journal, content.rfind(b"\n") + 1)
     backend = JournalFileBackend(str(journal), lock_obj=JournalFileOpenLock(str(journal)))
-    study = optuna.create_study(
-        storage=optuna.storages.JournalStorage(backend),
-        study_name="ckn search",
-        direction="maximize",
-        pruner=optuna.pruners.NopPruner(),
-        load_if_exists=True,
-    )
+    try:
+        study = optuna.create_study(
+            storage=optuna.storages.JournalStorage(backend),
+            study_name="ckn search",
+            direction="maximize",
+            pruner=optuna.pruners.NopPruner(),
+            load_if_exists=True,
+        )
+    except (ValueError, KeyError, TypeError) as error:  # what is not JSON is a ValueError
+        raise InvalidData(
+            f"{journal} is damaged, or not the journal of a search ({error}): move {journal.parent} away, "
+            "or give another --folder"
+        ) from error
     _end_running(study, optuna.trial.TrialState.PRUNED)
     return study
 

@@ -172,7 +172,7 @@ class SearchSpace:
             "zca_epsilon": Range(0.03, 3, log=True),
             "classifier": classifiers,
         }
-        if channels == 3:  # photographs; of greyscale images many are writing, which has no mirror symmetry
+        if channels >= 3:  # photographs; of greyscale images many are writing, which has no mirror symmetry
             self.parameters["flip"] = (False, True)
 
     def draw(self, trial: Any) -> Candidate:

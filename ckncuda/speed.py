@@ -204,15 +204,15 @@ def _encoded(
     for preprocessor in encoder.preprocessing:
         with stage(prefix + preprocessor.name):
             block = preprocessor.apply(block)
-    variants = [block]
-    if len(encoder.symmetries) > 1:
-        with stage(prefix + "symmetries"):
-            variants = list(encoder.symmetries.variants(block))
-    for number, layer in enumerate(encoder.network.layers, 1):
-        name = f"layer {number} ({layer.spec.patch}x{layer.spec.patch}, {layer.spec.filters:,} filters)"
-        with stage(prefix + name):
-            variants = [backend.encode(maps, [layer]) for maps in variants]
-    if len(variants) > 1:
-        with stage(prefix + "symmetries"):
-            variants = [sum(variants[1:], variants[0]) / len(variants)]
-    return variants[0].reshape(len(block), -1)
+
+    def network(maps: Array) -> Array:
+        for number, layer in enumerate(encoder.network.layers, 1):
+            name = f"layer {number} ({layer.spec.patch}x{layer.spec.patch}, {layer.spec.filters:,} filters)"
+            with stage(prefix + name):
+                maps = backend.encode(maps, [layer])
+        return maps
+
+    if len(encoder.symmetries) == 1:
+        return network(block).reshape(len(block), -1)
+    with stage(prefix + "symmetries"):  # but for the layers, whose stages are inside
+        return encoder.symmetries.average(network, block).reshape(len(block), -1)

@@ -61,7 +61,7 @@ class Regularization(click.ParamType[Any]):
     "--preprocess",
     multiple=True,
     help="auto, none, standardize, local_whitening or zca, with options as in zca,epsilon=0.1; may be given "
-    "several times. [default: auto, which is local_whitening for raw images, none for whitened ones]",
+    "several times. [default: auto, which is local_whitening for raw images, a mild zca for whitened ones]",
 )
 @click.option(
     "--flip/--no-flip",
@@ -74,13 +74,15 @@ class Regularization(click.ParamType[Any]):
     help="Average the features over shifts by so many pixels in four directions. [default: 0, which is none]",
 )
 @click.option(
-    "--classifier", type=click.Choice([*CLASSIFIERS, "none"]), help="On the features. [default: ridge]"
+    "--classifier",
+    type=click.Choice([*CLASSIFIERS, "none"]),
+    help="On the features. [default: as the preset says, kernel-ridge; without one, ridge]",
 )
 @click.option("--regularization", type=Regularization(), help="λ, chosen on training images by default.")
 @click.option(
     "--kernel",
     help="For kernel-ridge and nystrom-ridge: arccos1, exp,sigma=1, poly,degree=2,offset=1 and so on; "
-    "or auto, which is exp with its sigma chosen on training images. [default: auto]",
+    "or auto, which is exp with its sigma chosen on training images. [default: as the preset says, or auto]",
 )
 @click.option(
     "--landmarks", type=int, help="For nystrom-ridge: images that span the solution. [default: 8000]"
@@ -90,7 +92,7 @@ class Regularization(click.ParamType[Any]):
     "--validation",
     type=float,
     help="Fraction held out to measure accuracy; softmax and squared-hinge choose λ on it. "
-    "[default: 0.1; for ridge 0, which is leave-one-out]",
+    "[default: 0.1; for the kinds of ridge 0, which is leave-one-out]",
 )
 @click.option(
     "--patches",

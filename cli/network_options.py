@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ckncuda.classifier import KernelRidge, NystromRidge, Ridge, Softmax, SquaredHinge, TrainableClassifier
-from ckncuda.dot_product import kernel_from_dict
+from ckncuda.dot_product import DotProductKernel, kernel_from_dict
 from ckncuda.encoder import EncoderSpec
 from ckncuda.errors import InvalidSpec
 from ckncuda.layer import LayerSpec, Shape
@@ -99,8 +99,8 @@ def read_system(
     if classifier is not None and classifier != system.classifier:
         system = replace(system, classifier=classifier, classifier_options={})  # the options were another's
     overrides = {name: value for name, value in classifier_options.items() if value is not None}
-    if "kernel" in overrides:
-        overrides |= _parse_options("kernel=" + overrides["kernel"], f"--kernel {overrides['kernel']}")
+    if overrides.get("kernel", "auto") != "auto":
+        overrides["kernel"] = _parse_kernel(overrides["kernel"])
     return replace(system, classifier_options=system.classifier_options | overrides)
 
 
@@ -110,6 +110,15 @@ def parse_layer(text: str) -> LayerSpec:
     Coefficients of a series are separated by colons: ``kernel=series,coefficients=0.25:0.5:0.25``.
     """
     return LayerSpec.from_dict(_parse_options(text, f"--layer {text}"))
+
+
+def _parse_kernel(text: str) -> DotProductKernel:
+    """Read ``arccos1`` or ``poly,degree=2,offset=1``."""
+    options = _parse_options(f"kernel={text}", f"--kernel {text}")
+    kernel = kernel_from_dict(options)
+    if options:
+        raise InvalidSpec(f"--kernel {text}: the kernel {kernel.name} has no {', '.join(options)}")
+    return kernel
 
 
 def parse_preprocessing(texts: tuple[str, ...]) -> tuple[Preprocessor, ...] | None:
@@ -165,7 +174,7 @@ def _from_config(path: str) -> System:
     alone: dict[str, Any] = {
         name: content[name] for name in ("layers", "preprocessing", "symmetries") if name in content
     }
-    if tables and alone:
+    if "encoders" in content and alone:
         raise InvalidSpec(
             f"{path}: {', '.join(alone)} and encoders both describe encoders; put all of it into [[encoders]]"
         )

@@ -89,7 +89,7 @@ def search(
 ) -> None:
     """Search for the best model of IMAGES within a time, and write it.
 
-    Tries the presets, then one network, preprocessing and classifier after another, each on a
+    Tries the presets of one network, then one network, preprocessing and classifier after another, each on a
     quarter of the images first, on half and on all while it is in the better half.  Needs the extra
     `search`.  The folder holds leaderboard.md and accuracy.png, accuracy against time.  The same
     command again, after Ctrl-C too, goes on where it stopped.

@@ -45,7 +45,7 @@ def test_variances_are_raised_to_one_minus_two_p(seed, power, filters):
     outputs = rng.normal(size=(300, filters)) * spread @ np.linalg.qr(rng.normal(size=(filters, filters)))[0]
     outputs += rng.normal(size=filters) * 5  # a mean counts for nothing
     before = np.linalg.solve(layer.projection, outputs.T).T
-    after = before @ layer.decorrelated(power, outputs).projection.T
+    after = before @ layer.decorrelated(power, [outputs[:7], outputs[7:]]).projection.T
     eigenvalues, vectors = np.linalg.eigh(covariance(outputs))
     expected = eigenvalues * (eigenvalues / eigenvalues.mean() + DECORRELATION_FLOOR) ** (-2 * power)
     found = vectors.T @ covariance(after) @ vectors
@@ -56,7 +56,7 @@ def test_half_makes_all_but_the_smallest_variances_equal(rng):
     layer = a_layer(4, rng)
     outputs = rng.normal(size=(5000, 4)) * [2.0, 1.0, 0.5, 1e-4]
     before = np.linalg.solve(layer.projection, outputs.T).T
-    spectrum = covariance(before @ layer.decorrelated(0.5, outputs).projection.T)
+    spectrum = covariance(before @ layer.decorrelated(0.5, [outputs]).projection.T)
     mean = covariance(outputs).trace() / 4
     np.testing.assert_allclose(np.diag(spectrum)[:3], mean, rtol=0.1)
     assert np.diag(spectrum)[3] < 1e-5 * mean  # below the floor nothing is amplified beyond a factor of 10
@@ -66,7 +66,7 @@ def test_half_makes_all_but_the_smallest_variances_equal(rng):
 def test_zero_changes_nothing(images, rng):
     layer = a_layer(5, rng)
     np.testing.assert_allclose(
-        layer.decorrelated(0.0, rng.normal(size=(50, 5))).projection, layer.projection, atol=1e-12
+        layer.decorrelated(0.0, [rng.normal(size=(50, 5))]).projection, layer.projection, atol=1e-12
     )
     plain, zero = (CKN([spec]).fit(images, patches=500, backend="numpy") for spec in (PLAIN, with_power(0.0)))
     assert plain.layers[0].projection.tobytes() == zero.layers[0].projection.tobytes()
@@ -75,7 +75,7 @@ def test_zero_changes_nothing(images, rng):
 def test_outputs_without_variance_and_fewer_outputs_than_filters_are_no_fault(rng):
     layer = a_layer(6, rng)
     for outputs in (np.ones((1, 6)), np.ones((9, 6)), rng.normal(size=(3, 6))):
-        projection = layer.decorrelated(0.5, outputs).projection
+        projection = layer.decorrelated(0.5, [outputs]).projection
         assert np.isfinite(projection).all()
         assert np.linalg.norm(projection) <= 10.01 * np.linalg.norm(layer.projection)
 
@@ -114,7 +114,9 @@ def test_outputs_are_those_of_images_drawn_once_each(images, monkeypatch, block)
     backend = get_backend("numpy")
     monkeypatch.setattr(type(backend), "images_per_block", lambda self, layers, shape: block)
     layers = CKN([PLAIN]).fit(images, patches=500, backend=backend).layers
-    outputs = _outputs(layers, as_images(images), backend, np.random.default_rng(3), None)
+    outputs = np.concatenate(
+        list(_outputs(layers, as_images(images), backend, np.random.default_rng(3), None))
+    )
     wanted = -(-OUTPUTS_PER_FILTER * 10 // 20)  # 5×4 positions each
     assert outputs.shape == (wanted * 20, 10)
     maps = backend.encode(images, layers).reshape(40, 20, 10)

@@ -137,3 +137,9 @@ def test_bad_parameters(options, message):
 def test_arccosine_of_degree_two_is_refused():
     with pytest.raises(InvalidSpec, match="degree is 2"):
         ArcCosine(2)
+
+
+@pytest.mark.parametrize("sigma", [1e-200, 1e200])
+def test_bandwidths_that_arithmetic_does_not_bear_are_refused(sigma):
+    with pytest.raises(InvalidSpec, match="it is a distance on the unit sphere"):
+        Exponential(sigma=sigma)

@@ -326,3 +326,10 @@ def test_progress_tells_the_encoders_of_an_ensemble_apart(pictures):
         )
         expected = [f"{prefix}layer 1: {stage}" for prefix in prefixes for stage in ("sampling", "k-means")]
         assert list(dict.fromkeys(stages)) == expected
+
+
+def test_a_shift_that_leaves_nothing_is_refused():
+    spec = EncoderSpec([LAYER], symmetries=Symmetries(shift=8))
+    with pytest.raises(InvalidSpec, match="a shift of 8 leaves nothing of images of 9x8"):
+        spec.output_shape((9, 8, 1))
+    assert EncoderSpec([LAYER], symmetries=Symmetries(shift=7)).output_shape((9, 8, 1))

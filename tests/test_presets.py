@@ -1,6 +1,5 @@
 import pytest
 
-from ckncuda import ArcCosine
 from ckncuda.errors import InvalidSpec
 from ckncuda.presets import PRESETS, preset
 from ckncuda.symmetries import Symmetries
@@ -35,8 +34,8 @@ def test_colour_images_are_flipped_and_digits_are_not(name):
 
 
 def test_many_images_are_fitted_on_landmarks():
-    assert preset("fast").classifier_for(20_000) == ("kernel-ridge", {"kernel": ArcCosine(1)})
-    assert preset("fast").classifier_for(20_001) == ("nystrom-ridge", {"kernel": ArcCosine(1)})
+    assert preset("fast").classifier_for(20_000) == ("kernel-ridge", {"kernel": "arccos1"})
+    assert preset("fast").classifier_for(20_001) == ("nystrom-ridge", {"kernel": "arccos1"})
     assert preset("seed").classifier_for(60_000) == ("softmax", {"regularization": 1e-3})
 
 
@@ -53,3 +52,15 @@ def test_every_preset_has_a_summary_and_an_unknown_one_is_refused():
         InvalidSpec, match="no preset 'huge'; the presets are fast, default, best, mnist, seed"
     ):
         preset("huge")
+
+
+def test_best_whitens_as_the_images_allow():
+    def names(n, shape):
+        return [
+            None if encoder.preprocessing is None else [p.name for p in encoder.preprocessing]
+            for encoder in preset("best").encoders(n, shape)
+        ]
+
+    assert names(5000, (32, 32, 3)) == [None, ["local_whitening"], ["local_whitening", "zca"]]
+    assert names(300, (32, 32, 3)) == names(5000, (72, 72, 3)) == [None, ["local_whitening"]]
+    assert names(5000, (2, 2, 3)) == [None]

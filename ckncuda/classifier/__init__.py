@@ -1,6 +1,6 @@
-r"""Linear classifiers on image features: three losses, one objective, λ chosen on training data.
+r"""Classifiers on image features: one objective, λ chosen on training data.
 
-On features that are centred and scaled (mean squared norm 1), every classifier here minimises
+On features that are centred and scaled (mean squared norm 1), every linear classifier here minimises
 
     (1/n) Σ_i loss(y_i, Wᵀ x_i + b) + (λ/2) ‖W‖²,        W [d, K], b [K] not penalised.
 
@@ -12,13 +12,16 @@ class             loss, with s = Wᵀ x + b [K]            how it is minimised; 
 `SquaredHinge`    ½ Σ_k max(0, 1 − y_k s_k)², y_k = ±1   L-BFGS; held-out images
 ================  =====================================  =========================================
 
-`LinearClassifier` is what each of them is once fitted: weights, an intercept and class labels;
-`TrainableClassifier` is their common interface for fitting. Features on a GPU are computed with there; labels
-and what is learned are on the host.
+`KernelRidge` is ridge regression in the space of a dot-product kernel on the features, in closed form with
+exact leave-one-out; `NystromRidge` is that on landmarks, for many images.
 
-The files: `linear` predicts, `training_data` checks, `scaling` centres and scales, `selection` chooses λ,
-`spaces` reduces and preconditions, `objective` and `lbfgs` and `sgd` minimise, `iterative` puts these
-together for the two classifiers without a closed form.
+`LinearClassifier` and `KernelClassifier` are what they are once fitted; `Classifier` is what both have in
+common, `TrainableClassifier` the interface for fitting. Features on a GPU are computed with there; labels and
+what is learned are on the host.
+
+The files: `linear` and `kernel` predict, `training_data` checks, `scaling` centres and scales, `selection`
+chooses λ, `normal_equations` solves for the kinds of ridge, `spaces` reduces and preconditions, `objective`,
+`lbfgs` and `sgd` minimise, `iterative` puts these together for the two classifiers without a closed form.
 """
 
 from collections.abc import Mapping

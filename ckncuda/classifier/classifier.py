@@ -121,8 +121,11 @@ class TrainableClassifier(Classifier):
     validation_: str
 
     @abstractmethod
-    def check_options(self) -> None:
-        """Raise `InvalidSpec` if an option is out of its range: `fit` does first, others may before it."""
+    def check_options(self, images: int | None = None, encoders: int | None = None) -> None:
+        """Raise `InvalidSpec` if an option is out of its range, or does not suit so many images and encoders.
+
+        `fit` does so first; others may before the long work that comes before it.
+        """
 
     @abstractmethod
     def fit(

@@ -105,7 +105,7 @@ class IterativeClassifier(TrainableLinearClassifier):
         self.validation_ = self._sentence(len(held_out), len(targets))
         return self
 
-    def check_options(self) -> None:
+    def check_options(self, images: int | None = None, encoders: int | None = None) -> None:
         """Raise `InvalidSpec` if an option is out of its range."""
         check_regularization(self.regularization)
         check_validation(self.validation, self.regularization)

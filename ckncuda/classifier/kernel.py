@@ -16,6 +16,9 @@ from ckncuda.errors import InvalidData
 
 Array = npt.NDArray[np.floating[Any]]
 
+LARGE = 1000.0
+"""Dual coefficients from which on products are in float64: kernels of norm 1 err by 1e-7 in float32."""
+
 
 class KernelClassifier(Classifier):
     r"""Predict the class of the largest of K scores, Σ_i α_ik K(x, x_i) + b_k, over some training images.
@@ -135,9 +138,12 @@ class KernelClassifier(Classifier):
         }
 
     def unchecked_scores(self, features: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
-        """`scores` where the features are, in float32, a block of images at a time."""
-        points, norms = self.points_like(features)
-        dual = np.asarray(self.dual_, like=features)
+        """`scores` where the features are, a block of images at a time.
+
+        In float32, or in float64 where large dual coefficients of both signs would drown what they sum to.
+        """
+        points, norms = self._points_like(features)
+        dual = np.asarray(self.dual_, like=features).astype(points.dtype)
         scaling = FeatureScaling(
             np.asarray(self.scaling_.mean, like=features), np.asarray(self.scaling_.norm, like=features)
         )
@@ -145,9 +151,8 @@ class KernelClassifier(Classifier):
         scores = np.empty((len(features), dual.shape[1]), dtype=np.float32, like=features)
         with np.errstate(invalid="ignore", over="ignore"):
             for rows in blocks(len(features), max(points.shape)):
-                block = scaling.block(features, rows, dtype=np.float32)
-                scores[rows] = self.kernel_with_points(block, points, norms) @ dual
-                scores[rows] += intercept
+                block = scaling.block(features, rows, dtype=points.dtype)
+                scores[rows] = self.kernel_with_points(block, points, norms) @ dual + intercept
         return scores
 
     def kernel_with_points(self, scaled: Array, points: Array, norms: list[Array]) -> Array:
@@ -163,17 +168,23 @@ class KernelClassifier(Classifier):
         assert total is not None  # there is an encoder at least
         return total
 
-    def points_like(self, features: Array) -> tuple[Array, list[Array]]:
-        """The points in float32 and their norms, part by part, where the features are; kept for next time."""
+    def _points_like(self, features: Array) -> tuple[Array, list[Array]]:
+        """The points and their norms, part by part, where the features are; kept for next time."""
         if not hasattr(self, "_prepared") or type(self._prepared[0]) is not type(features):
-            points = np.asarray(self.points_, like=features).astype(np.float32)
-            norms = [
-                np.sqrt(np.einsum("ij,ij->i", points[:, columns], points[:, columns]))
-                for columns in parts(self.widths_)
-            ]
+            large = np.abs(self.dual_).max() > LARGE
+            points: Array = np.asarray(self.points_, like=features)
+            points = points.astype(np.float64) if large else points.astype(np.float32)
+            norms = part_norms(points, self.widths_)
             wait(norms[-1])  # the next block may be computed on another stream
             self._prepared = points, norms
         return self._prepared
+
+
+def part_norms(points: Array, widths: Sequence[int]) -> list[Array]:
+    """Norms [n] of each encoder's part of the points [n, d]."""
+    return [
+        np.sqrt(np.einsum("ij,ij->i", points[:, columns], points[:, columns])) for columns in parts(widths)
+    ]
 
 
 def homogeneous(kernel: DotProductKernel, products: Array, rows: Array, columns: Array) -> None:
@@ -198,5 +209,6 @@ def homogeneous(kernel: DotProductKernel, products: Array, rows: Array, columns:
 
 def normalized_weights(weights: Sequence[float]) -> tuple[float, ...]:
     """The weights divided by their sum."""
-    total = float(sum(weights))
-    return tuple(float(weight) / total for weight in weights)
+    largest = max(map(float, weights))  # their sum may not be finite
+    total = sum(float(weight) / largest for weight in weights)
+    return tuple(float(weight) / largest / total for weight in weights)

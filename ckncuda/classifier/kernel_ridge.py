@@ -15,6 +15,7 @@ from ckncuda.classifier.kernel import KernelClassifier, homogeneous, normalized_
 from ckncuda.classifier.normal_equations import MANY, WELL_CONDITIONED, DualSolution, cholesky, solve
 from ckncuda.classifier.scaling import FeatureScaling, check_widths, parts
 from ckncuda.classifier.selection import (
+    FEW,
     check_regularization,
     check_seed,
     check_validation,
@@ -22,7 +23,7 @@ from ckncuda.classifier.selection import (
     halvings,
     held_out_split,
 )
-from ckncuda.classifier.training_data import blocks, check_training_data, signed_targets
+from ckncuda.classifier.training_data import blocks, check_training_data, rows_of, signed_targets
 from ckncuda.dot_product import DotProductKernel, Exponential
 from ckncuda.errors import InvalidSpec
 
@@ -37,7 +38,7 @@ SIGMAS = tuple(float(f"{2 ** (place / 2):.2g}") for place in range(-3, 5))
 WEIGHTS = tuple(2.0**place for place in range(-4, 5))
 """Of an encoder beside the first one's, 1."""
 
-FEW = 1000  # images at least on which the search begins: a hundredth of the work of 5,000
+MOST = 46_000  # images whose Gram matrix LAPACK's 32-bit numbers can count; it takes 8 GiB
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ class KernelRidge(KernelClassifier, TrainableClassifier):
         self.validation = validation
         self.seed = seed
 
-    def check_options(self) -> None:
+    def check_options(self, images: int | None = None, encoders: int | None = None) -> None:
         """Raise `InvalidSpec` if an option is out of its range."""
         if not (isinstance(self.kernel, DotProductKernel) or self.kernel == "auto"):
             raise InvalidSpec(f'kernel is {self.kernel!r}; expected a kernel such as ArcCosine(1), or "auto"')
@@ -142,11 +143,18 @@ class KernelRidge(KernelClassifier, TrainableClassifier):
                 raise InvalidSpec(
                     f"weights are {given}; expected numbers that are not negative, one positive"
                 )
+            if encoders not in (None, len(given)):
+                raise InvalidSpec(f"{len(given)} weights were given for {encoders} encoders")
         elif self.weights != "auto":
             raise InvalidSpec(f'weights are {self.weights!r}; expected numbers, or "auto"')
         if self.validation != 0:
             check_validation(self.validation, self.regularization)
         check_seed(self.seed)
+        if images is not None and images > MOST:
+            raise InvalidSpec(
+                f"kernel ridge of {images} images needs Gram matrices of {4 * images**2 >> 30} GiB each; it "
+                f"takes {MOST} images at most: use nystrom-ridge (NystromRidge)"
+            )
 
     def fit(
         self,
@@ -177,17 +185,15 @@ class KernelRidge(KernelClassifier, TrainableClassifier):
         InvalidSpec
             An option is out of its range, or there are not as many weights as encoders.
         """
-        self.check_options()
         checked, classes, targets = check_training_data(features, labels)
         widths = check_widths(widths, checked.shape[1])
-        if not isinstance(self.weights, str) and len(self.weights) != len(widths):
-            raise InvalidSpec(f"{len(self.weights)} weights were given for {len(widths)} encoders")
         images = len(checked)
+        self.check_options(images, len(widths))
         if self.validation != 0:
             kept, held_out = held_out_split(targets, self.validation, self.seed)
             alone = copy.copy(self)  # what was fitted before stays until all is known
-            alone._learn(_rows(checked, kept), widths, classes, targets[kept], None, progress)
-            accuracy = float(np.mean(alone.predict(_rows(checked, held_out)) == classes[targets[held_out]]))
+            alone._learn(rows_of(checked, kept), widths, classes, targets[kept], None, progress)
+            accuracy = float(np.mean(alone.predict(rows_of(checked, held_out)) == classes[targets[held_out]]))
             chosen = alone.kernels_, alone.weights_, alone.regularization_
             del alone  # and the features it holds
             self._learn(checked, widths, classes, targets, chosen, progress)
@@ -205,11 +211,9 @@ class KernelRidge(KernelClassifier, TrainableClassifier):
     def _choice(self, by: str) -> str:
         """What was chosen and how, and what was given."""
         said: dict[bool, list[str]] = {True: [], False: []}
-        kernels = ", ".join(dict.fromkeys(shown(kernel) for kernel in self.kernels_))
-        said[isinstance(self.kernel, str)].append(f"κ = {kernels}")
+        said[isinstance(self.kernel, str)].append(shown_kernels(self.kernels_))
         if len(self.widths_) > 1:
-            weights = " : ".join(f"{weight:.2g}" for weight in self.weights_)
-            said[isinstance(self.weights, str)].append(f"weights {weights}")
+            said[isinstance(self.weights, str)].append(shown_weights(self.weights_))
         said[isinstance(self.regularization, str)].append(f"λ = {self.regularization_:g}")
         sentences = {True: f"chosen by {by}", False: "given"}
         return "; ".join(
@@ -395,15 +399,17 @@ def _is_weight(value: object) -> bool:
     return isinstance(value, int | float | np.number) and 0 <= float(value) < math.inf
 
 
-def _rows(features: npt.NDArray[np.float32], images: npt.NDArray[np.intp]) -> npt.NDArray[np.float32]:
-    """The features of these images, where they are."""
-    rows: npt.NDArray[np.float32] = features[np.asarray(images, like=features)]
-    return rows
+def shown_kernels(kernels: Sequence[DotProductKernel]) -> str:
+    """Such as κ = exp(sigma=1)."""
+    names = []
+    for kernel in kernels:
+        parameters = ", ".join(
+            f"{k}={v:g}" for k, v in list(kernel.to_dict().items())[1:] if isinstance(v, float | int)
+        )
+        names.append(f"{kernel.name}({parameters})" if parameters else kernel.name)
+    return "κ = " + ", ".join(dict.fromkeys(names))
 
 
-def shown(kernel: DotProductKernel) -> str:
-    """Such as exp(sigma=1)."""
-    parameters = ", ".join(
-        f"{k}={v:g}" for k, v in list(kernel.to_dict().items())[1:] if isinstance(v, float | int)
-    )
-    return f"{kernel.name}({parameters})" if parameters else kernel.name
+def shown_weights(weights: Sequence[float]) -> str:
+    """Such as weights 0.25 : 0.75."""
+    return "weights " + " : ".join(f"{weight:.2g}" for weight in weights)

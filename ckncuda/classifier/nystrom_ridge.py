@@ -9,11 +9,12 @@ import numpy.typing as npt
 from ckncuda.backend import linear_algebra
 from ckncuda.backend.linear_algebra import to_host
 from ckncuda.classifier.classifier import Progress, TrainableClassifier
-from ckncuda.classifier.kernel import Array, KernelClassifier
-from ckncuda.classifier.kernel_ridge import KernelRidge, shown
+from ckncuda.classifier.kernel import Array, KernelClassifier, normalized_weights, part_norms
+from ckncuda.classifier.kernel_ridge import KernelRidge, shown_kernels, shown_weights
 from ckncuda.classifier.ridge import Ridge
 from ckncuda.classifier.scaling import FeatureScaling, check_widths
-from ckncuda.classifier.training_data import blocks, check_training_data
+from ckncuda.classifier.selection import FEW, held_out_split
+from ckncuda.classifier.training_data import blocks, check_training_data, rows_of
 from ckncuda.dot_product import DotProductKernel
 from ckncuda.errors import InvalidSpec
 
@@ -92,9 +93,9 @@ class NystromRidge(KernelClassifier, TrainableClassifier):
         self.validation = validation
         self.seed = seed
 
-    def check_options(self) -> None:
+    def check_options(self, images: int | None = None, encoders: int | None = None) -> None:
         """Raise `InvalidSpec` if an option is out of its range."""
-        self._chooser().check_options()
+        self._chooser().check_options(encoders=encoders)
         Ridge(self.regularization, self.validation, self.seed).check_options()
         if not isinstance(self.landmarks, int) or self.landmarks < 2:
             raise InvalidSpec(f"landmarks is {self.landmarks!r}; expected a whole number of at least 2")
@@ -110,25 +111,27 @@ class NystromRidge(KernelClassifier, TrainableClassifier):
         widths: Sequence[int] | None = None,
     ) -> Self:
         """Learn from features and labels; see `TrainableClassifier.fit`."""
-        self.check_options()
         checked, classes, targets = check_training_data(features, labels)
         widths = check_widths(widths, checked.shape[1])
-        images = len(checked)
-        order = np.random.default_rng(self.seed).permutation(images)
-        model = KernelClassifier()
-        model.widths_ = widths
-        how = self._choose(model, checked, targets, np.sort(order[:CHOOSE_AMONG]), progress)
+        self.check_options(len(checked), len(widths))
+        kept = np.arange(len(checked))
+        if self.validation != 0:  # what Ridge will hold out chooses neither kernel nor weights
+            kept, _ = held_out_split(targets, self.validation, self.seed)
+        kernels, weights, how = self._choose(checked, targets, kept, widths, progress)
         scaling = FeatureScaling.of(checked, widths)
+        order = np.random.default_rng(self.seed).permutation(len(checked))
         chosen = np.asarray(np.sort(order[: self.landmarks]), like=checked)
-        model.points_ = to_host(scaling.block(checked, chosen, dtype=np.float32).astype(np.float16))
-        model.scaling_ = FeatureScaling(to_host(scaling.mean), to_host(scaling.norm))
-        factor, mapped = _features(model, scaling, checked, progress)
+        landmarks = KernelClassifier()
+        landmarks.kernels_, landmarks.weights_, landmarks.widths_ = kernels, weights, widths
+        landmarks.points_ = to_host(scaling.block(checked, chosen, dtype=np.float32).astype(np.float16))
+        factor, mapped = _features(landmarks, scaling, checked, progress)
         ridge = Ridge(self.regularization, self.validation, self.seed).fit(mapped, targets, progress)
-        weights = np.asarray(ridge.weights_, like=checked)
+        of_features = np.asarray(ridge.weights_, like=checked)
         # (LLᵀ)⁻¹ L w is L⁻ᵀ w.
-        self.dual_ = to_host(linear_algebra.solve(factor, factor @ weights))
-        self.points_, self.scaling_, self.intercept_ = model.points_, model.scaling_, ridge.intercept_
-        self.kernels_, self.weights_, self.widths_ = model.kernels_, model.weights_, widths
+        self.dual_ = to_host(linear_algebra.solve(factor, factor @ of_features))
+        self.kernels_, self.weights_, self.widths_ = kernels, weights, widths
+        self.points_, self.intercept_ = landmarks.points_, ridge.intercept_
+        self.scaling_ = FeatureScaling(to_host(scaling.mean), to_host(scaling.norm))
         self.classes_ = classes
         self.regularization_ = ridge.regularization_
         self.validation_accuracy_ = ridge.validation_accuracy_
@@ -138,45 +141,55 @@ class NystromRidge(KernelClassifier, TrainableClassifier):
 
     def _choose(
         self,
-        model: KernelClassifier,
         checked: npt.NDArray[np.float32],
         targets: npt.NDArray[np.intp],
-        some: npt.NDArray[np.intp],
+        kept: npt.NDArray[np.intp],
+        widths: tuple[int, ...],
         progress: Progress | None,
-    ) -> str:
-        """Set the kernels and their weights, given or chosen on some images, and say which."""
-        encoders = len(model.widths_)
+    ) -> tuple[tuple[DotProductKernel, ...], tuple[float, ...], str]:
+        """The kernels and their weights, given or chosen on some of the images kept, and which they are."""
+        encoders = len(widths)
         if isinstance(self.kernel, DotProductKernel) and (encoders == 1 or not isinstance(self.weights, str)):
-            given = [1.0] if isinstance(self.weights, str) else self.weights
-            if len(given) != encoders:
-                raise InvalidSpec(f"{len(given)} weights were given for {encoders} encoders")
-            model.kernels_ = (self.kernel,) * encoders
-            model.weights_ = tuple(float(weight) / float(sum(given)) for weight in given)
-            return f"κ = {shown(self.kernel)} was given"
-        rows = checked[np.asarray(some, like=checked)]
-        chooser = self._chooser().fit(rows, targets[some], progress, model.widths_)
-        model.kernels_, model.weights_ = chooser.kernels_, chooser.weights_
-        kernels = ", ".join(dict.fromkeys(map(shown, model.kernels_)))
-        return f"κ = {kernels} was chosen by leave-one-out over {len(some)} images"
+            weights = (1.0,) if isinstance(self.weights, str) else normalized_weights(self.weights)
+            kernels = (self.kernel,) * encoders
+            return kernels, weights, _which(kernels, weights) + " given"
+        some = np.random.default_rng(self.seed).permutation(kept)[:CHOOSE_AMONG]
+        chooser = self._chooser().fit(rows_of(checked, some), targets[some], progress, widths)
+        judged = len(some) // 2 if len(some) >= 2 * FEW else len(some)
+        how = f" chosen by leave-one-out over {judged} images, but for what was given"
+        return chooser.kernels_, chooser.weights_, _which(chooser.kernels_, chooser.weights_) + how
+
+
+def _which(kernels: tuple[DotProductKernel, ...], weights: tuple[float, ...]) -> str:
+    """Kernels and weights, and was or were."""
+    if len(weights) == 1:
+        return f"{shown_kernels(kernels)} was"
+    return f"{shown_kernels(kernels)}, {shown_weights(weights)} were"
 
 
 def _features(
-    model: KernelClassifier,
+    landmarks: KernelClassifier,
     scaling: FeatureScaling,
     checked: npt.NDArray[np.float32],
     progress: Progress | None,
 ) -> tuple[Array, npt.NDArray[np.float32]]:
     """The factor L, float32 [m, m], and the new features, float32 [n, m], where the features are."""
-    points, norms = model.points_like(checked)
+    points = np.asarray(landmarks.points_, like=checked).astype(np.float32)
     exact = points.astype(np.float64)  # rounding in single precision would make it indefinite
-    gram = model.kernel_with_points(exact, exact, norms).T  # column-major, as LAPACK takes it
+    norms = part_norms(exact, landmarks.widths_)
+    gram = landmarks.kernel_with_points(exact, exact, norms).T  # column-major, as LAPACK takes it
     gram.T.reshape(-1)[:: len(gram) + 1] += JITTER  # the diagonal
-    factor = linear_algebra.cholesky(gram).astype(np.float32, order="F")
-    images, landmarks = len(checked), len(points)
-    mapped = np.empty((images, landmarks), np.float32, like=checked)
-    for rows in blocks(images, max(points.shape)):
-        block = model.kernel_with_points(scaling.block(checked, rows, dtype=np.float32), points, norms)
+    try:
+        factor = linear_algebra.cholesky(gram).astype(np.float32, order="F")
+    except np.linalg.LinAlgError as error:
+        raise InvalidSpec(
+            f"{len(points)} landmarks are too many for these features: their kernels are linearly dependent "
+            "up to rounding; give fewer landmarks or a kernel of smaller sigma"
+        ) from error
+    mapped = np.empty((len(checked), len(points)), np.float32, like=checked)
+    for rows in blocks(len(checked), max(points.shape)):
+        block = landmarks.kernel_with_points(scaling.block(checked, rows, dtype=np.float32), points, norms)
         mapped[rows] = linear_algebra.solve_lower(factor, block.T).T
         if progress is not None:
-            progress("landmarks", rows.stop, images)
+            progress("landmarks", rows.stop, len(checked))
     return factor, mapped

@@ -11,6 +11,7 @@ from ckncuda.classifier.classifier import Progress
 from ckncuda.classifier.linear import TrainableLinearClassifier
 from ckncuda.classifier.scaling import FeatureScaling
 from ckncuda.classifier.selection import (
+    FEW,
     best_regularization,
     check_regularization,
     check_seed,
@@ -20,9 +21,8 @@ from ckncuda.classifier.selection import (
     held_out_split,
     search_regularization,
 )
-from ckncuda.classifier.training_data import check_training_data, signed_targets
+from ckncuda.classifier.training_data import check_training_data, rows_of, signed_targets
 
-FEW = 1000  # images at least on which the search for λ begins: a hundredth of the work of 5,000
 THIRD = 10 ** (1 / 3)  # of a decade
 
 
@@ -100,7 +100,7 @@ class Ridge(TrainableLinearClassifier):
         self.validation = validation
         self.seed = seed
 
-    def check_options(self) -> None:
+    def check_options(self, images: int | None = None, encoders: int | None = None) -> None:
         """Raise `InvalidSpec` if an option is out of its range."""
         check_regularization(self.regularization)
         if self.validation != 0:
@@ -146,8 +146,8 @@ class Ridge(TrainableLinearClassifier):
             self.validation_ = f"leave-one-out over {of}; {self._choice(by)}"
             return self
         kept, held_out = held_out_split(targets, self.validation, self.seed)
-        self._solve(_rows(checked, kept), widths, classes, targets[kept], self.regularization, progress)
-        predicted = self.predict(_rows(checked, held_out))
+        self._solve(rows_of(checked, kept), widths, classes, targets[kept], self.regularization, progress)
+        predicted = self.predict(rows_of(checked, held_out))
         accuracy = float(np.mean(predicted == classes[targets[held_out]]))
         search = self.search_
         self._solve(checked, widths, classes, targets, self.regularization_, progress)
@@ -209,12 +209,6 @@ class Ridge(TrainableLinearClassifier):
         self.classes_ = classes
         self.regularization_, self.search_, self.validation_accuracy_ = best, search, right
         return judged, chose
-
-
-def _rows(features: npt.NDArray[np.float32], images: npt.NDArray[np.intp]) -> npt.NDArray[np.float32]:
-    """The features of these images, where they are."""
-    rows: npt.NDArray[np.float32] = features[np.asarray(images, like=features)]
-    return rows
 
 
 def _search_from_few(

@@ -20,6 +20,8 @@ REFINEMENT = (10 ** (2 / 3), 10 ** (1 / 3), 10 ** (-1 / 3), 10 ** (-2 / 3))
 THIRDS = tuple(float(f"{decade * part:.1e}") for decade in DECADES for part in (*REFINEMENT[:2], 1))
 """4.6, 2.2, 1, 0.46, …, 1e-8: what a search by decades and thirds may come to."""
 
+FEW = 1000  # images at least on which a search begins: a hundredth of the work of 5,000
+
 LEVEL = 3  # λ of equal accuracy in a row, at which a climb ends
 
 

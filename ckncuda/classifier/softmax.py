@@ -121,7 +121,7 @@ class Softmax(IterativeClassifier):
         super().__init__(regularization, validation, max_iterations, seed)
         self.optimizer = optimizer
 
-    def check_options(self) -> None:
+    def check_options(self, images: int | None = None, encoders: int | None = None) -> None:
         """Raise `InvalidSpec` if an option is out of its range."""
         super().check_options()
         if self.optimizer not in ("lbfgs", "sgd"):

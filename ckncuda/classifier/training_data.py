@@ -118,3 +118,9 @@ def signed_targets(targets: npt.NDArray[np.intp], classes: int) -> npt.NDArray[n
     signs.fill(-1)
     signs[np.arange(len(targets), like=targets), targets] = 1.0
     return signs
+
+
+def rows_of(features: npt.NDArray[np.float32], images: npt.NDArray[np.intp]) -> npt.NDArray[np.float32]:
+    """The features of these images, where they are."""
+    rows: npt.NDArray[np.float32] = features[np.asarray(images, like=features)]
+    return rows

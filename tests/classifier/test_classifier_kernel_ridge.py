@@ -818,3 +818,26 @@ def test_halvings_by_hand():
     assert halvings(5000, 1000) == [1250, 2500, 5000]
     assert halvings(1999, 1000) == [1999]
     assert halvings(2000, 1000) == [1000, 2000]
+
+
+def test_small_lambda_and_large_coefficients_lose_no_digits_in_predictions():
+    """What leave-one-out promises, computed in float64, is what predictions of the fit keep."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(600) % 5
+    spectrum = 10 ** (-np.arange(30) / 8)
+    features = (rng.normal(size=(600, 30)) + rng.normal(size=(5, 30))[labels]) * spectrum
+    fitted = KernelRidge(Exponential(sigma=4.0), 1e-8).fit(features.astype(np.float32), labels)
+    assert np.abs(fitted.dual_).max() > 1000
+    x = (features.astype(np.float32).astype(float) - fitted.scaling_.mean) / fitted.scaling_.norm
+    points = fitted.points_.astype(float)
+    norms = np.outer(np.linalg.norm(x, axis=1), np.linalg.norm(points, axis=1))
+    exact = norms * np.exp((x @ points.T / norms - 1) / 16) @ fitted.dual_.astype(float) + fitted.intercept_
+    np.testing.assert_allclose(fitted.scores(features), exact, atol=1e-3)
+
+
+def test_too_many_images_and_too_many_weights_are_refused_before_any_work():
+    with pytest.raises(InvalidSpec, match=r"46001 images needs Gram matrices of 7 GiB.*nystrom-ridge"):
+        KernelRidge().check_options(images=46_001)
+    with pytest.raises(InvalidSpec, match="3 weights were given for 2 encoders"):
+        KernelRidge(weights=[1, 2, 3]).check_options(encoders=2)
+    assert KernelRidge(weights=[1e308, 1e308]).fit(*problem(), widths=(5, 7)).weights_ == (0.5, 0.5)

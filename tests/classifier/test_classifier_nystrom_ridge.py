@@ -147,3 +147,36 @@ def test_widths_and_weights_that_do_not_fit():
         NystromRidge(Linear()).fit(features, labels, widths=(5, 6))
     with pytest.raises(InvalidSpec, match="3 weights were given for 2 encoders"):
         NystromRidge(Linear(), weights=[1, 1, 1]).fit(features, labels, widths=(5, 7))
+
+
+def test_labels_of_held_out_images_choose_nothing(monkeypatch):
+    features, labels = problem(300, classes=2)
+    kept, held_out = np.split(np.random.default_rng(0).permutation(300), [180])
+    for module in ("ridge", "nystrom_ridge"):
+        monkeypatch.setattr(f"ckncuda.classifier.{module}.held_out_split", lambda *_: (kept, held_out))
+    swapped = labels.copy()
+    swapped[held_out] = 1 - swapped[held_out]
+    first, second = (
+        NystromRidge(landmarks=40, validation=0.4).fit(features, y, widths=(5, 7)) for y in (labels, swapped)
+    )
+    assert first.kernels_ == second.kernels_
+    assert first.weights_ == second.weights_
+    assert first.regularization_ == second.regularization_
+
+
+@pytest.mark.parametrize("kernel", [Exponential(sigma=4.0), Polynomial(3, 1.0)], ids=str)
+def test_many_landmarks_in_few_directions(kernel):
+    rng = np.random.default_rng(0)
+    labels = np.arange(900) % 2
+    features = (rng.normal(size=(900, 3)) + 0.5 * labels[:, None]).astype(np.float32)
+    fitted = NystromRidge(kernel, 1e-4, landmarks=700).fit(features, labels)
+    assert np.isfinite(fitted.scores(features)).all()
+    assert fitted.validation_accuracy_ > 0.6
+
+
+def test_weights_alone_may_be_chosen():
+    features, labels = problem()
+    fitted = NystromRidge(Linear(), landmarks=50).fit(features, labels, widths=(5, 7))
+    assert fitted.kernels_ == (Linear(), Linear())
+    assert "κ = linear, weights " in fitted.validation_
+    assert fitted.validation_.endswith("chosen by leave-one-out over 300 images, but for what was given")

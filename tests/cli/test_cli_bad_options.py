@@ -65,6 +65,26 @@ CONFIGS = {
         "[[layers]]\nfilters=4\npatch=3\nsubsampling=2\nsigma=1\n[classifier]\nname='ridge'\nC=1",
         ["no option C", "regularization"],
     ),
+    "encoders-and-layers": (
+        "encoders=[]\n[[layers]]\nfilters=4\npatch=3\nsubsampling=2\nsigma=1",
+        ["layers", "both describe encoders"],
+    ),
+    "encoders-text": ("encoders='two'", ["encoders must be tables"]),
+    "encoders-unknown": ("[[encoders]]\nclassifier='ridge'", ["an encoder has no classifier"]),
+    "encoders-no-layers": ("[[encoders]]\nsymmetries={flip=true}", ["describes no layer"]),
+    "symmetries": (
+        "symmetries=3\n[[layers]]\nfilters=4\npatch=3\nsubsampling=2\nsigma=1",
+        ["symmetries must be a table"],
+    ),
+    "flip": (
+        "symmetries={flip=1}\n[[layers]]\nfilters=4\npatch=3\nsubsampling=2\nsigma=1",
+        ["flip is 1", "true or false"],
+    ),
+    "weights": (
+        "[[layers]]\nfilters=4\npatch=3\nsubsampling=2\nsigma=1\n"
+        "[classifier]\nname='kernel-ridge'\nweights=[1,2]",
+        ["2 weights were given for 1 encoders"],
+    ),
     "classifier-list": (
         "[[layers]]\nfilters=4\npatch=3\nsubsampling=2\nsigma=1\n[classifier]\nname='ridge'\nregularization=[1]",
         ["regularization", "number"],
@@ -120,6 +140,14 @@ OPTIONS = {
     "validation": (("--classifier", "softmax", "--validation", "2"), ["validation is 2", "between 0 and 1"]),
     "validation-ridge": (("--validation", "1"), ["validation is 1", "between 0 and 1"]),
     "optimizer-ridge": (("--optimizer", "sgd"), ["ridge has no option optimizer"]),
+    "kernel": (("--classifier", "kernel-ridge", "--kernel", "rbf"), ["no kernel 'rbf'", "arccos1"]),
+    "kernel-sigma": (("--classifier", "kernel-ridge", "--kernel", "exp,sigma=1e-200"), ["sigma is 1e-200"]),
+    "kernel-option": (("--classifier", "kernel-ridge", "--kernel", "arccos1,seed=5"), ["arccos1", "no seed"]),
+    "kernel-ridge": (("--classifier", "ridge", "--kernel", "arccos1"), ["ridge has no option kernel"]),
+    "landmarks": (("--landmarks", "9"), ["ridge has no option landmarks"]),
+    "landmarks-1": (("--classifier", "nystrom-ridge", "--landmarks", "1"), ["landmarks is 1", "at least 2"]),
+    "shift": (("--shift", "-1"), ["shift is -1", "0 (none)"]),
+    "shift-large": (("--shift", "12"), ["shift of 12", "12x12"]),
     "classifier": (("--classifier", "forest"), ["--classifier", "'forest'", "softmax"]),
     "threads": (("--threads", "0"), ["--threads", "0"]),
     "patches": (("--patches", "0"), ["--patches", "0"]),
