@@ -95,8 +95,8 @@ of 1.3 points, and 4,000 in place of 5,000 cost about one.""",
     Section(
         "parts",
         "What each part of `fast` is worth",
-        """The preset `fast` on the challenge's 5,000 training images without one of its parts, or with another in
-its place. Differences below a point are within the noise of 5,000 images.""",
+        """The preset `fast` on the challenge's 5,000 training images without one of its parts, or with
+another in its place. Differences below a point are within the noise of 5,000 images.""",
         (),
         [
             Row("without mirror images", f"{CHALLENGE} --preset fast --no-flip"),

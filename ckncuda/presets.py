@@ -90,9 +90,9 @@ def _default(n: int, shape: Shape) -> list[EncoderSpec]:
 def _best(n: int, shape: Shape) -> list[EncoderSpec]:
     ways: list[tuple[Preprocessor, ...] | None] = [None]  # to whiten images: as they suggest, and others
     if min(shape[:2]) >= LocalWhitening().patch:
-        ways.append((LocalWhitening(),))
         if zca_is_mild(n, shape):
             ways.append((LocalWhitening(), ZCA(MILD)))
+        ways.append((LocalWhitening(),))
     return [_two_layers(n, shape, (64, 2048), way) for way in ways]
 
 
