@@ -302,3 +302,38 @@ def test_no_row_of_the_pareto_front_is_beaten():
 def test_one_row_is_drawn(tmp_path):
     draw([Row(0, 0.5, 1.0, 8, "system", "default")], 100, tmp_path / "accuracy.png")
     assert (tmp_path / "accuracy.png").stat().st_size > 1000
+
+
+def test_every_preset_can_be_tried(images, tmp_path, monkeypatch):
+    """With what it says of its classifier as plain data, as the journal keeps it."""
+    monkeypatch.setattr(searching, "PRESETS", {name: PRESETS[name] for name in ("fast", "mnist")})
+    monkeypatch.setattr("ckncuda.search_space.PATCHES_PER_FILTER", 10)
+    found = search(*images, tmp_path / "s", seconds=60, trials=2, backend="numpy")
+    assert sorted(row.preset for row in found.leaderboard) == ["fast", "mnist"]
+    assert "of the best of 2 systems by such accuracies" in found.model.report["validation"]
+
+
+def test_a_fault_of_ours_ends_the_trial_and_is_not_hidden(images, tmp_path, monkeypatch):
+    def broken(self, *_):
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(searching._Search, "_judge", broken)
+        with pytest.raises(ZeroDivisionError):
+            search(*images, tmp_path / "s", seconds=60, trials=1, backend="numpy")
+    assert len(search(*images, tmp_path / "s", seconds=60, trials=1, backend="numpy").leaderboard) == 1
+
+
+@pytest.mark.parametrize("content", ['{"a": 1}\n', "garbage\n"])
+def test_a_journal_that_is_none_is_refused(images, tmp_path, content):
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "journal.log").write_text(content)
+    with pytest.raises(InvalidData, match=r"journal.log is damaged, or not the journal of a search"):
+        search(*images, tmp_path / "s", seconds=60, trials=1, backend="numpy")
+
+
+def test_other_images_under_the_same_name_are_another_search(images, tmp_path):
+    pixels, labels = images
+    search(pixels, labels, tmp_path / "s", seconds=60, trials=1, backend="numpy")
+    with pytest.raises(InvalidData, match="images_sha256"):
+        search(pixels + 1, labels, tmp_path / "s", seconds=60, trials=1, backend="numpy")

@@ -1,5 +1,6 @@
 """Ridge regression on ±1 targets: closed form, with exact leave-one-out accuracy."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Self
 
@@ -22,7 +23,9 @@ from ckncuda.classifier.selection import (
     search_regularization,
 )
 from ckncuda.classifier.training_data import check_training_data, rows_of, signed_targets
+from ckncuda.errors import InvalidSpec
 
+FAILED = -1.0  # the accuracy of a λ that is too small for the precision, less than any other
 THIRD = 10 ** (1 / 3)  # of a decade
 
 
@@ -188,7 +191,9 @@ class Ridge(TrainableLinearClassifier):
             return float(np.mean((true - residuals).argmax(axis=1) == true.argmax(axis=1)))
 
         def accuracy_at(tried: float) -> float:
-            return accuracy(system.left_out_residuals(tried))
+            with _too_small():
+                return accuracy(system.left_out_residuals(tried))
+            return FAILED
 
         many = images >= normal_equations.MANY
         if isinstance(regularization, str) and isinstance(system, normal_equations.DualSystem) and many:
@@ -209,6 +214,11 @@ class Ridge(TrainableLinearClassifier):
         self.classes_ = classes
         self.regularization_, self.search_, self.validation_accuracy_ = best, search, right
         return judged, chose
+
+
+def _too_small() -> contextlib.AbstractContextManager[None]:
+    """Go on where images are so alike that the λ tried is too small for the precision."""
+    return contextlib.suppress(InvalidSpec)
 
 
 def _search_from_few(
@@ -239,7 +249,12 @@ def _search_from_few(
     counts = halvings(images // 2, FEW)
 
     def among(last: int) -> Callable[[float], float]:
-        return lambda tried: accuracy(system.solution(tried, last).left_out_residuals(last // 2))
+        def accuracy_at(tried: float) -> float:
+            with _too_small():
+                return accuracy(system.solution(tried, last).left_out_residuals(last // 2))
+            return FAILED
+
+        return accuracy_at
 
     near, _ = search_regularization(among(counts[0]), counts[0] // 2, progress, refinement=())
     for count in counts[1:]:
@@ -248,11 +263,13 @@ def _search_from_few(
 
     def among_all(tried: float) -> float:
         nonlocal best
-        solution = system.solution(tried)
-        right = accuracy(solution.left_out_residuals(images // 2))
-        if (right, tried) > best[:2]:
-            best = right, tried, accuracy(solution.left_out_residuals())
-        return right
+        with _too_small():
+            solution = system.solution(tried)
+            right = accuracy(solution.left_out_residuals(images // 2))
+            if (right, tried) > best[:2]:
+                best = right, tried, accuracy(solution.left_out_residuals())
+            return right
+        return FAILED
 
     _, search = climb_from(near / THIRD, among_all, progress)
     return search, best[2]

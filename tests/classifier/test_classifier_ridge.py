@@ -201,3 +201,16 @@ def test_too_small_a_regularization_says_so():
     features = np.repeat(features, 2, axis=0)
     with pytest.raises(InvalidSpec, match=r"regularization 1e-30 is too small.*1e-8"):
         Ridge(1e-30).fit(features, np.repeat(labels, 2))
+
+
+def test_a_search_goes_on_past_what_near_copies_make_singular(monkeypatch):
+    """In single precision the Gram matrix of near-copies is no longer positive definite at the least λ."""
+    monkeypatch.setattr("ckncuda.classifier.normal_equations.MANY", 100)
+    monkeypatch.setattr("ckncuda.classifier.ridge.FEW", 30)
+    rng = np.random.default_rng(0)
+    labels = np.tile(np.arange(10) % 2, 40)
+    features = np.tile(rng.normal(size=(10, 500)), (40, 1)) + 1e-5 * rng.normal(size=(400, 500))
+    fitted = Ridge().fit(features.astype(np.float32), labels)
+    assert fitted.validation_accuracy_ == 1
+    with pytest.raises(InvalidSpec, match="too small for these features"):
+        Ridge(1e-12).fit(features.astype(np.float32), labels)
