@@ -190,21 +190,29 @@ def part_norms(points: Array, widths: Sequence[int]) -> list[Array]:
 def homogeneous(kernel: DotProductKernel, products: Array, rows: Array, columns: Array) -> None:
     """Turn products ⟨x_i, y_j⟩ into ‖x_i‖ ‖y_j‖ κ(cos(x_i, y_j)), in place; where a norm is 0 that is 0.
 
+    A block at a time: what κ needs beside its argument is small beside a Gram matrix.
+
     Parameters
     ----------
     kernel : DotProductKernel
         κ.
     products : [n, m]
+        Row-major or column-major.
     rows, columns : [n], [m]
         The norms.
     """
+    if not products.flags.c_contiguous:
+        products, rows, columns = products.T, columns, rows
     tiny = np.finfo(products.dtype).tiny ** 0.5
     rows, columns = rows.astype(products.dtype), columns.astype(products.dtype)
-    products /= np.maximum(rows, tiny)[:, None]
-    products /= np.maximum(columns, tiny)
-    kernel.value(products, out=products)
-    products *= rows[:, None]
-    products *= columns
+    of_rows, of_columns = np.maximum(rows, tiny)[:, None], np.maximum(columns, tiny)
+    for part in blocks(*products.shape):
+        block = products[part]
+        block /= of_rows[part]
+        block /= of_columns
+        kernel.value(block, out=block)
+        block *= rows[part, None]
+        block *= columns
 
 
 def normalized_weights(weights: Sequence[float]) -> tuple[float, ...]:

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import tracemalloc
 import warnings
 
 import numpy as np
@@ -841,3 +842,21 @@ def test_too_many_images_and_too_many_weights_are_refused_before_any_work():
     with pytest.raises(InvalidSpec, match="3 weights were given for 2 encoders"):
         KernelRidge(weights=[1, 2, 3]).check_options(encoders=2)
     assert KernelRidge(weights=[1e308, 1e308]).fit(*problem(), widths=(5, 7)).weights_ == (0.5, 0.5)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("kernel", [ArcCosine(1), Exponential(sigma=1.0)], ids=str)
+def test_a_kernel_of_a_large_matrix_takes_little_memory_beside_it(kernel, order, monkeypatch):
+    monkeypatch.setattr("ckncuda.classifier.training_data.BLOCK_BYTES", 1 << 18)
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(700, 5)), rng.normal(size=(900, 5))
+    rows, columns = np.linalg.norm(x, axis=1), np.linalg.norm(y, axis=1)
+    norms = np.outer(rows, columns)
+    expected = norms * kernel.value(x @ y.T / norms)
+    products = np.asarray(x @ y.T, order=order)
+    tracemalloc.start()
+    homogeneous(kernel, products, rows, columns)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    np.testing.assert_allclose(products, expected, rtol=1e-9)
+    assert peak < products.nbytes / 2
