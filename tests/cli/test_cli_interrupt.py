@@ -61,7 +61,7 @@ def slow_model(ckn, tmp_path_factory):
 def test_fit_that_is_interrupted_leaves_nothing(interrupted, tmp_path, rng, name):
     np.save(tmp_path / "x.npy", rng.integers(0, 256, (600, 32, 32, 3), np.uint8))
     (tmp_path / "m.ckn").write_bytes(b"what stood here before")
-    layer = "filters=512,patch=3,subsampling=2,kernel=exp,sigma=0.6"
+    layer = "filters=512,patch=7,subsampling=2,kernel=exp,sigma=0.6"  # takes several seconds
     interrupted(
         *("fit", "x.npy", "-o", "m.ckn", "--layer", layer, "--preprocess", "none"),
         announced="Fitting on",
