@@ -11,6 +11,12 @@ from numpy.lib import format as npy
 LONG = 60  # seconds that nothing here should take
 
 
+def _attentive():
+    """Whatever the tests themselves were told to ignore, as nohup does."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @pytest.fixture
 def interrupted(command, environment, tmp_path, listing):
     """Start `ckn`, wait until it is at work, send it a signal, and check how it ends."""
@@ -24,7 +30,7 @@ def interrupted(command, environment, tmp_path, listing):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+            preexec_fn=_attentive,
         )
         try:
             assert announced in process.stderr.readline()
