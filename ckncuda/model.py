@@ -18,7 +18,7 @@ from ckncuda.errors import InvalidData, InvalidSpec
 from ckncuda.images import Images, as_images
 from ckncuda.layer import Shape
 from ckncuda.network import CKN, PATCHES, numbered, read_blocks
-from ckncuda.progress import Progress
+from ckncuda.progress import Progress, labelled
 from ckncuda.stopwatch import Stopwatch
 
 
@@ -135,7 +135,7 @@ class Model:
                 backend,
                 patches=patches,
                 seed=_seed_of(number, seed),
-                progress=_numbered(progress, number, len(specs)),
+                progress=progress if len(specs) == 1 else labelled(progress, f"encoder {number + 1}"),
                 stopwatch=stopwatch,
             )
             for number, spec in enumerate(specs)
@@ -362,12 +362,6 @@ def _unchanged(features: NDArray[Any]) -> NDArray[Any]:
 def _seed_of(number: int, seed: int) -> int:
     """Equal encoders of an ensemble differ; the first is the one that it would be alone."""
     return seed if number == 0 else int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
-
-
-def _numbered(progress: Progress | None, number: int, count: int) -> Progress | None:
-    if progress is None or count == 1:
-        return progress
-    return lambda stage, done, total: progress(f"encoder {number + 1}: {stage}", done, total)
 
 
 def _fitted(

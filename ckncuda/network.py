@@ -13,7 +13,7 @@ from ckncuda.backend import Backend, get_backend
 from ckncuda.errors import InvalidData, InvalidSpec
 from ckncuda.images import DeviceImages, Images, as_images
 from ckncuda.layer import Layer, LayerSpec, Shape
-from ckncuda.progress import Progress
+from ckncuda.progress import Progress, labelled
 
 if TYPE_CHECKING:
     import os
@@ -171,7 +171,7 @@ class CKN:
         layers: list[Layer] = []
         for number, spec in enumerate(self.specs, 1):
             rng = np.random.default_rng([seed, number])
-            report = _labelled(progress, f"layer {number}")
+            report = labelled(progress, f"layer {number}")
             sample = normalized(_sample(layers, spec, images, patches, backend, rng, report))
             channels = sample.shape[1] // spec.patch**2
             kernel = spec.kernel.resolved(sample, rng)
@@ -375,9 +375,3 @@ def _outputs(
             yield backend.to_host(backend.encode(maps, layers)).reshape(-1, filters)
         if progress:
             progress("decorrelation", start + len(block), n)
-
-
-def _labelled(progress: Progress | None, label: str) -> Progress | None:
-    if progress is None:
-        return None
-    return lambda stage, done, total: progress(f"{label}: {stage}", done, total)
