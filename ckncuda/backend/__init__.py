@@ -13,9 +13,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ckncuda.backend.normed_maps import NormedMaps
 from ckncuda.backend.sketch import Sketch
 from ckncuda.errors import InvalidSpec
-from ckncuda.layer import Layer, Shape
+from ckncuda.layer import Layer, LayerSpec, Shape
 
 Array = NDArray[np.floating[Any]]
 
@@ -72,6 +73,37 @@ class Backend(Protocol):
 
     def sum_by_anchor(self, patches: Array, nearest: NDArray[np.intp], anchors: int) -> Array:
         """Sums [anchors, d] of the patches [n, d] whose nearest anchor is each of so many."""
+        ...
+
+    def patch_norms(self, maps: Array, specs: Sequence[LayerSpec]) -> tuple[NDArray[np.float64], ...]:
+        """Of the exact kernel: the norms [n, h_l, w_l] of the patches of images at each layer.
+
+        Maps, float32 or float64 [n, h, w, c], and norms are in the host's memory.
+        """
+        ...
+
+    def gram_block(
+        self,
+        first: NormedMaps,
+        second: NormedMaps,
+        specs: Sequence[LayerSpec],
+        *,
+        tangent: bool = False,
+        symmetric: bool = False,
+    ) -> NDArray[np.floating[Any]]:
+        """The exact kernel of each of the first images with each of the second: [n, n2], on the host.
+
+        Parameters
+        ----------
+        first, second : NormedMaps
+            Both in float32 or both in float64, in which the kernel is computed.
+        specs : sequence of LayerSpec
+            From the image upwards.
+        tangent : bool
+            The neural tangent kernel; the layers' kernels are ``arccos1`` then.
+        symmetric : bool
+            Whether it is known that the result is symmetric: only one half is computed then.
+        """
         ...
 
     def images_per_block(self, layers: Sequence[Layer], shape: Shape) -> int:

@@ -18,14 +18,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ckncuda.backend import cuda_layer
+from ckncuda.backend import cuda_layer, plain_pairs
 from ckncuda.backend.cuda_blocks import map_blocks
 from ckncuda.backend.cuda_layer import ANCHORS, PATCHES, STRIDE, TERMS, THREADS, WORDS, Tiling
+from ckncuda.backend.normed_maps import NormedMaps, mirror
 from ckncuda.backend.sketch import Sketch
 from ckncuda.backend.whole_maps import encode_whole_maps
 from ckncuda.errors import BackendUnavailable, InvalidData, InvalidSpec, OutOfMemory
 from ckncuda.kernels import source
-from ckncuda.layer import Layer, Shape
+from ckncuda.layer import Layer, LayerSpec, Shape
 
 Array = Any  # a CuPy array, whose type is not known here
 
@@ -294,6 +295,29 @@ class CupyBackend:
         )
         return sums
 
+    def patch_norms(self, maps: Array, specs: Sequence[LayerSpec]) -> tuple[NDArray[np.float64], ...]:
+        """Image by image, in the host's memory."""
+        return plain_pairs.patch_norms(maps, specs, _one_by_one)
+
+    def gram_block(
+        self,
+        first: NormedMaps,
+        second: NormedMaps,
+        specs: Sequence[LayerSpec],
+        *,
+        tangent: bool = False,
+        symmetric: bool = False,
+    ) -> NDArray[np.floating[Any]]:
+        """By array operations."""
+        like = self._cupy.empty(0, first.maps.dtype)
+        steps = plain_pairs.steps_of(specs, first.maps.shape[1:], like)
+        out = self._cupy.zeros((len(first), len(second)), like.dtype)
+        plain_pairs.gram_block(first, second, steps, tangent, out, 0 if symmetric else None)
+        gram = self.to_host(out)
+        if symmetric:
+            mirror(gram)
+        return gram
+
     def images_per_block(self, layers: Sequence[Layer], shape: Shape) -> int:
         """As many as half of what is free and `memory_budget` hold, twice: two blocks are under way."""
         per_image = 3 * 4 * int(np.prod(shape))
@@ -369,6 +393,11 @@ class CupyBackend:
         if kernel.max_dynamic_shared_size_bytes < shared:
             kernel.max_dynamic_shared_size_bytes = shared
         kernel(grid, block, arguments, shared_mem=shared)
+
+
+def _one_by_one(function: Callable[..., None], arguments: Iterable[tuple[Any, ...]]) -> None:
+    for a in arguments:
+        function(*a)
 
 
 @functools.cache

@@ -27,16 +27,19 @@ import numpy as np
 import threadpoolctl
 from numpy.typing import NDArray
 
+from ckncuda.backend import plain_pairs
 from ckncuda.backend.host_blocks import HostBlocks
+from ckncuda.backend.normed_maps import NormedMaps, mirror
 from ckncuda.backend.sketch import Sketch, sketch
 from ckncuda.backend.tiles import Band, LayerPlan, aligned
 from ckncuda.errors import InvalidData
 from ckncuda.images import as_float, on_host
-from ckncuda.layer import Layer, Shape
+from ckncuda.layer import Layer, LayerSpec, Shape
 
 Array = NDArray[np.floating[Any]]
 
 SUMS = 8  # parts of a sum over patches
+PAIRS = 8  # images of either side of an exact kernel that a thread takes at a time
 SHARES = 16  # at least, of images that are fewer than so many tiles
 DEFAULT_MEMORY = 2 << 30  # fixed, whatever is free: it bounds samples, and so what is learned
 MAX_BLOCK = 512  # images: enough to keep every thread busy, few enough for memory to be used again
@@ -156,6 +159,35 @@ class NumpyBackend(HostBlocks):
 
         self._run(tile, itertools.product(range(len(maps)), plan.row_bands))
         return out
+
+    def patch_norms(self, maps: Array, specs: Sequence[LayerSpec]) -> tuple[NDArray[np.float64], ...]:
+        """Image by image."""
+        return plain_pairs.patch_norms(maps, specs, self._run)
+
+    def gram_block(
+        self,
+        first: NormedMaps,
+        second: NormedMaps,
+        specs: Sequence[LayerSpec],
+        *,
+        tangent: bool = False,
+        symmetric: bool = False,
+    ) -> NDArray[np.floating[Any]]:
+        """A few images against a few others at a time."""
+        steps = plain_pairs.steps_of(specs, first.maps.shape[1:], first.maps)
+        gram = np.empty((len(first), len(second)), first.maps.dtype)
+
+        def part(i: int, j: int) -> None:
+            rows, columns = slice(i, i + PAIRS), slice(j, j + PAIRS)
+            diagonal = j - i if symmetric else None
+            out = gram[rows, columns]
+            plain_pairs.gram_block(first[rows], second[columns], steps, tangent, out, diagonal)
+
+        starts = itertools.product(range(0, len(first), PAIRS), range(0, len(second), PAIRS))
+        self._run(part, (s for s in starts if not symmetric or s[1] >= s[0]))
+        if symmetric:
+            mirror(gram)
+        return gram
 
     def sketch(self, patches: Array) -> Sketch | None:
         """What spares most products where the patches vary in few directions."""

@@ -4,6 +4,7 @@ The other backends are tested against this one.  Symbols are those of the litera
 its norm n(u), cosine t_j(u) with the anchor z_j, kernel κ, pooling A, projection W.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +14,9 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from ckncuda.backend.host_blocks import HostBlocks
+from ckncuda.backend.normed_maps import NormedMaps
 from ckncuda.backend.sketch import Sketch
+from ckncuda.dot_product import ArcCosine
 from ckncuda.images import on_host
 from ckncuda.layer import Layer, LayerSpec, Shape
 
@@ -41,6 +44,48 @@ def unpooled_map(maps: Array, layer: Layer) -> Array:
     return unpooled
 
 
+def patch_sums(pairs: Array, spec: LayerSpec) -> Array:
+    """S(u, v) = Σ_δ G(u+δ, v+δ) over the patch: [h, w, h2, w2] to [h', w', h2', w2']."""
+    padded = np.pad(pairs, [spec.margins] * 4)
+    h, w, h2, w2 = (size - spec.patch + 1 for size in padded.shape)
+    shifts = itertools.product(range(spec.patch), repeat=2)
+    sums: Array = sum((padded[y : y + h, x : x + w, y : y + h2, x : x + w2] for y, x in shifts), np.zeros(()))
+    return sums
+
+
+def pooled_pairs(pairs: Array, spec: LayerSpec, shape: Shape) -> Array:
+    """A G Aᵀ: pooling in both images' coordinates, of the map of an input of this shape."""
+    rows, columns = spec.pooling_matrices(shape)
+    pooled: Array = np.einsum("au,bv,uvst,cs,dt->abcd", rows, columns, pairs, rows, columns, optimize=True)
+    return pooled
+
+
+def own_norms(pairs: Array, spec: LayerSpec) -> Array:
+    """n(u) = √S(u, u) of the pairs of an image's positions with one another: [h', w']."""
+    norms: Array = np.sqrt(np.einsum("uvuv->uv", patch_sums(pairs, spec)))
+    return norms
+
+
+def next_pairs(pairs: Array, n: Array, n2: Array, spec: LayerSpec, shape: Shape) -> Array:
+    """G' = A (n κ(t) n2) Aᵀ with t = S / (n n2), for an input of this shape."""
+    cosines, factor = _cosines(pairs, n, n2, spec)
+    return pooled_pairs(factor * spec.kernel.value(cosines), spec, shape)
+
+
+def next_tangents(tangents: Array, pairs: Array, n: Array, n2: Array, spec: LayerSpec, shape: Shape) -> Array:
+    """Θ' = A (Θ_patch ∘ κ_0(t) + n κ_1(t) n2) Aᵀ."""
+    cosines, factor = _cosines(pairs, n, n2, spec)
+    arriving = patch_sums(tangents, spec) * ArcCosine(0).value(cosines)
+    return pooled_pairs(arriving + factor * ArcCosine(1).value(cosines), spec, shape)
+
+
+def _cosines(pairs: Array, n: Array, n2: Array, spec: LayerSpec) -> tuple[Array, Array]:
+    """T(u, v), and what κ(t) is multiplied with."""
+    norms = np.multiply.outer(n, n2)
+    floored = np.multiply.outer(np.maximum(n, spec.norm_floor), np.maximum(n2, spec.norm_floor))
+    return patch_sums(pairs, spec) / floored, norms if spec.scale == "norm" else floored
+
+
 class ReferenceBackend(HostBlocks):
     """Plain float64 on NumPy; see `ckncuda.backend.Backend`."""
 
@@ -60,6 +105,40 @@ class ReferenceBackend(HostBlocks):
             pooled = np.einsum("ih,jw,nhwp->nijp", rows, columns, unpooled, optimize=True)
             maps = pooled @ layer.projection.T
         return maps
+
+    def patch_norms(self, maps: Array, specs: Sequence[LayerSpec]) -> tuple[NDArray[np.float64], ...]:
+        """From the pairs of each image's positions with one another."""
+        norms: list[list[Array]] = [[] for _ in specs]
+        for image in np.asarray(maps, np.float64):
+            pairs, shape = np.einsum("uvc,stc->uvst", image, image), image.shape
+            for number, spec in enumerate(specs):
+                own = own_norms(pairs, spec)
+                norms[number].append(own)
+                pairs, shape = next_pairs(pairs, own, own, spec, shape), spec.output_shape(shape)
+        return tuple(np.array(one_layer) for one_layer in norms)
+
+    def gram_block(
+        self,
+        first: NormedMaps,
+        second: NormedMaps,
+        specs: Sequence[LayerSpec],
+        *,
+        tangent: bool = False,
+        symmetric: bool = False,  # makes no difference here
+    ) -> NDArray[np.floating[Any]]:
+        """Σ_u G(u, u) of the last layer's pairs of positions, or of its tangents."""
+        gram = np.empty((len(first), len(second)))
+        for i, j in np.ndindex(gram.shape):
+            x, y = first.maps[i].astype(np.float64), second.maps[j].astype(np.float64)
+            pairs, shape = np.einsum("uvc,stc->uvst", x, y), x.shape
+            tangents = pairs
+            for spec, n, n2 in zip(specs, first.norms, second.norms, strict=True):
+                if tangent:
+                    tangents = next_tangents(tangents, pairs, n[i], n2[j], spec, shape)
+                pairs = next_pairs(pairs, n[i], n2[j], spec, shape)
+                shape = spec.output_shape(shape)
+            gram[i, j] = np.einsum("uvuv->", tangents if tangent else pairs)
+        return gram
 
     def sketch(self, patches: Array) -> None:
         """All products are computed."""

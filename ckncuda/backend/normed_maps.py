@@ -1,0 +1,37 @@
+"""Images with the norms of their patches: what the exact kernel of two images is computed from."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class NormedMaps:
+    """Images in the host's memory, with the norm of every patch at every layer.
+
+    Attributes
+    ----------
+    maps : float32 or float64 [n, h, w, c]
+        The images.  Exact kernels are computed in their type.
+    norms : tuple of float64 [n, h_l, w_l]
+        One array a layer: n(u), the norm of each patch in the space where the layer's input lives.
+    """
+
+    maps: NDArray[np.floating[Any]]
+    norms: tuple[NDArray[np.float64], ...]
+
+    def __len__(self) -> int:
+        """How many images there are."""
+        return len(self.maps)
+
+    def __getitem__(self, images: slice) -> "NormedMaps":
+        """Some of the images."""
+        return NormedMaps(self.maps[images], tuple(norms[images] for norms in self.norms))
+
+
+def mirror(gram: NDArray[Any]) -> None:
+    """Copy what is above the diagonal of a square matrix below it."""
+    lower = np.tril_indices(len(gram), -1)
+    gram[lower] = gram.T[lower]

@@ -1,0 +1,160 @@
+"""What an exact kernel is: layers of infinitely many filters, compared with one another in closed form."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ckncuda.backend import Backend
+from ckncuda.backend.normed_maps import NormedMaps
+from ckncuda.dot_product import ArcCosine, Exponential
+from ckncuda.errors import InvalidSpec
+from ckncuda.layer import LayerSpec, Shape
+from ckncuda.network import check_specs
+
+Maps = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class ExactKernel:
+    r"""The kernel of two images that a convolutional kernel network approximates with its anchor points.
+
+    With G⁰(u, v) = ⟨x(u), y(v)⟩, each layer takes sums S over its patches, cosines t = S / (n_x n_y) and
+    G' = A (n_x κ(t) n_y) Aᵀ, pooled in both images' coordinates; K(x, y) = Σ_u G(u, u) of the last layer.
+
+    Parameters
+    ----------
+    layers : sequence of LayerSpec
+        From the image upwards.  What concerns anchor points is ignored: ``filters``, ``whitening``,
+        ``epsilon``.
+    tangent : bool
+        The neural tangent kernel of the convolutional network of these layers with infinitely many ReLU
+        filters, all trained; the layers' kernels must be ``arccos1``.
+    flip : bool
+        Average over both images and their mirror images: K does not tell left from right then.
+
+    References
+    ----------
+    J. Mairal, *End-to-end kernel learning with supervised convolutional kernel networks*, 2016;
+    A. Bietti, *Approximation and learning with deep convolutional models: a kernel perspective*, 2022.
+
+    Examples
+    --------
+    >>> layer = LayerSpec(filters=1, patch=3, subsampling=2, kernel=Exponential(sigma=0.6))
+    >>> ExactKernel([layer]) == ExactKernel.from_dict(ExactKernel([layer]).to_dict())
+    True
+    """
+
+    layers: Sequence[LayerSpec]
+    tangent: bool = False
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        layers = (self.layers,) if isinstance(self.layers, LayerSpec) else tuple(self.layers)
+        object.__setattr__(self, "layers", layers)
+        if not layers:
+            raise InvalidSpec("an exact kernel needs at least one layer")
+        for name in ("tangent", "flip"):
+            if not isinstance(getattr(self, name), bool):
+                raise InvalidSpec(f"{name} is {getattr(self, name)!r}; expected true or false")
+        for number, layer in enumerate(layers, 1):
+            if isinstance(layer.kernel, Exponential) and layer.kernel.sigma is None:
+                raise InvalidSpec(
+                    f"layer {number}: an exact kernel learns nothing from images: give sigma, not quantile"
+                )
+            if self.tangent and layer.kernel != ArcCosine(1):
+                raise InvalidSpec(
+                    f"layer {number}: the tangent kernel is that of ReLU layers, kernel arccos1; "
+                    f"its kernel is {layer.kernel.name}"
+                )
+            if layer.decorrelation:
+                raise InvalidSpec(
+                    f"layer {number}: decorrelation is {layer.decorrelation}; an exact kernel has no filters "
+                    "to decorrelate: leave it out"
+                )
+
+    def check_shape(self, shape: Shape) -> None:
+        """Raise `InvalidSpec` if the layers do not fit images (height, width, channels)."""
+        check_specs(self.layers, shape)
+
+    def block(self, first: Maps, second: Maps, backend: Backend, *, symmetric: bool = False) -> Maps:
+        """The kernel of each of the first images with each of the second.
+
+        Parameters
+        ----------
+        first, second : float32 or float64 [n, h, w, c], [n2, h, w, c]
+            In the host's memory, both of the type in which to compute.
+        backend : Backend
+        symmetric : bool
+            Whether these are the same images: then only half of the pairs are computed.
+
+        Returns
+        -------
+        gram : [n, n2]
+            In the host's memory.
+        """
+        one = self._normed(first, backend)
+        other = one if symmetric else self._normed(second, backend)
+        gram = self._block(one, other, backend, symmetric)
+        if self.flip:
+            mirrored = self._mirrored(other, backend)
+            # Where mirroring both images changes nothing, two of the four kernels are as the other two.
+            if self._keeps_mirror_images(first.shape[1:]):
+                gram += self._block(one, mirrored, backend, symmetric)
+                gram /= 2
+            else:
+                also = mirrored if symmetric else self._mirrored(one, backend)
+                crossed = self._block(one, mirrored, backend, False)
+                gram += crossed + (crossed.T if symmetric else self._block(also, other, backend, False))
+                gram += self._block(also, mirrored, backend, symmetric)
+                gram /= 4
+        return gram
+
+    def _block(self, first: NormedMaps, second: NormedMaps, backend: Backend, symmetric: bool) -> Maps:
+        return backend.gram_block(first, second, self.layers, tangent=self.tangent, symmetric=symmetric)
+
+    def _normed(self, maps: Maps, backend: Backend) -> NormedMaps:
+        return NormedMaps(maps, backend.patch_norms(maps, self.layers))
+
+    def _mirrored(self, images: NormedMaps, backend: Backend) -> NormedMaps:
+        maps = np.ascontiguousarray(images.maps[:, :, ::-1])
+        if not self._keeps_mirror_images(maps.shape[1:]):
+            return self._normed(maps, backend)
+        return NormedMaps(maps, tuple(np.ascontiguousarray(norms[:, :, ::-1]) for norms in images.norms))
+
+    def _keeps_mirror_images(self, shape: Shape) -> bool:
+        """Whether the mirror image's maps are the maps' mirror images: pooling and margins are symmetric."""
+        for layer in self.layers:
+            before, after = layer.margins
+            _, columns = layer.pooling_matrices(shape)
+            if before != after or not np.allclose(columns, columns[::-1, ::-1], rtol=1e-12, atol=0):
+                return False
+            shape = layer.output_shape(shape)
+        return True
+
+    def pairs_of_maps(self, shape: Shape) -> int:
+        """How many kernels of images without flip one with it takes: 1, 2 or 4."""
+        if not self.flip:
+            return 1
+        return 2 if self._keeps_mirror_images(shape) else 4
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, as a file holds it."""
+        return {
+            "layers": [layer.to_dict() for layer in self.layers],
+            "tangent": self.tangent,
+            "flip": self.flip,
+        }
+
+    @classmethod
+    def from_dict(cls, options: dict[str, Any]) -> "ExactKernel":
+        """The inverse of `to_dict`; raises `InvalidSpec` for what is unknown or out of range."""
+        options = dict(options)
+        layers = [LayerSpec.from_dict(layer) for layer in options.pop("layers", [])]
+        if unknown := sorted(set(options) - {"tangent", "flip"}):
+            raise InvalidSpec(
+                f"an exact kernel has no option {', '.join(unknown)}; it has layers, tangent, flip"
+            )
+        return cls(layers, **options)

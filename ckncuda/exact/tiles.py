@@ -1,0 +1,94 @@
+"""How a Gram matrix is cut into tiles, each of which is computed by itself."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ckncuda.errors import InvalidSpec
+from ckncuda.exact.kernel import Maps
+from ckncuda.images import Images
+
+TILE = 256  # images of either side
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Some rows and columns of a Gram matrix.
+
+    Attributes
+    ----------
+    rows, columns : slice
+    symmetric : bool
+        Whether it lies on the diagonal of the matrix of images with themselves.
+    mirrored : bool
+        Whether the matrix has its transpose too, elsewhere.
+    """
+
+    rows: slice
+    columns: slice
+    symmetric: bool
+    mirrored: bool
+
+    @property
+    def pairs(self) -> int:
+        """How many pairs of images are compared."""
+        n: int = self.rows.stop - self.rows.start
+        m: int = self.columns.stop - self.columns.start
+        return n * (n + 1) // 2 if self.symmetric else n * m
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """The tiles of the matrix of n images with n2 others, or with themselves.
+
+    Parameters
+    ----------
+    n : int
+        Rows.
+    n2 : int, optional
+        Columns; None: the images with themselves, of which one half is computed.
+    tile : int
+        Images of either side of a tile.
+
+    Examples
+    --------
+    >>> len(list(Tiling(1000, tile=256))), len(list(Tiling(1000, 10, tile=256)))
+    (10, 4)
+    """
+
+    n: int
+    n2: int | None = None
+    tile: int = TILE
+
+    def __post_init__(self) -> None:
+        if self.tile < 1:
+            raise InvalidSpec(f"tile is {self.tile}; it must be a number of images, at least 1")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of the matrix."""
+        return self.n, self.n if self.n2 is None else self.n2
+
+    @property
+    def pairs(self) -> int:
+        """How many pairs of images are compared in all."""
+        return sum(tile.pairs for tile in self)
+
+    def __iter__(self) -> Iterator[Tile]:
+        """Row after row."""
+        for i in range(0, self.n, self.tile):
+            rows = slice(i, min(i + self.tile, self.n))
+            for j in range(i if self.n2 is None else 0, self.shape[1], self.tile):
+                columns = slice(j, min(j + self.tile, self.shape[1]))
+                diagonal = self.n2 is None and i == j
+                yield Tile(rows, columns, diagonal, self.n2 is None and not diagonal)
+
+
+def read_maps(images: Images, rows: slice, dtype: npt.DTypeLike) -> Maps:
+    """Images of these numbers in the host's memory; bytes 0…255 become 0…1."""
+    block = images.read(rows.start, rows.stop)
+    scale = 255 if block.dtype == np.uint8 else 1
+    maps: Maps = np.ascontiguousarray(block, dtype=dtype)
+    return maps / maps.dtype.type(scale) if scale != 1 else maps
