@@ -6,17 +6,19 @@ import logging
 from pathlib import Path
 from typing import Any
 
+INTRINSICS = ("registers", "register_product", "register_search", "register_winograd", "winograd")
+
 
 @functools.cache
-def digest_of_inlined() -> str:
-    """Digest of the files whose intrinsics the compiled functions inline."""
+def digest_of_inlined(*further: str) -> str:
+    """Digest of the files whose intrinsics compiled functions inline, and of further ones they call."""
     digest = hashlib.sha256()
-    for name in ("registers", "register_product", "register_search", "register_winograd", "winograd"):
+    for name in INTRINSICS + further:
         digest.update(Path(__file__).with_name(f"{name}.py").read_bytes().replace(b"\r\n", b"\n"))
     return digest.hexdigest()[:16]
 
 
-def options(inlined: str) -> dict[str, Any]:
+def options(inlined: str, *further: str) -> dict[str, Any]:
     """Arguments of ``numba.njit`` for the functions of a file, which holds this digest.
 
     Numba keeps what it compiled for as long as the function's own file stays as it is, and knows nothing
@@ -25,7 +27,7 @@ def options(inlined: str) -> dict[str, Any]:
 
     Multiply-add may be fused, the order of sums stays: results do not depend on the length of vectors.
     """
-    return {"nogil": True, "cache": inlined == digest_of_inlined(), "fastmath": {"contract", "nsz"}}
+    return {"nogil": True, "cache": inlined == digest_of_inlined(*further), "fastmath": {"contract", "nsz"}}
 
 
 @functools.cache

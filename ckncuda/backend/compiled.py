@@ -29,7 +29,7 @@ from ckncuda.backend.register_winograd import (
 )
 from ckncuda.backend.registers import LANES
 
-INLINED = "c85014c3b3196be7"  # see `compilation`
+INLINED = "2c4cf308b85e809b"  # see `compilation`
 _OPTIONS = options(INLINED)
 # A sum over channels has no other way to become vectors than in an order of their own.
 _REORDERED: dict[str, Any] = {**_OPTIONS, "fastmath": {"contract", "nsz", "reassoc"}}

@@ -17,8 +17,8 @@ from ckncuda.backend.registers import LANES
 from ckncuda.backend.sketch import SLACK, Sketch
 from ckncuda.backend.tiles import Buffer
 
-INLINED = "c85014c3b3196be7"  # see `compilation`
-_OPTIONS = options(INLINED)
+INLINED = "ed327b39c7b9f172"  # see `compilation`
+_OPTIONS = options(INLINED, "compiled")
 _REORDERED: dict[str, Any] = {**_OPTIONS, "fastmath": {"contract", "nsz", "reassoc"}}
 
 Vectors = NDArray[np.float32]

@@ -42,13 +42,13 @@ class Plan(LayerPlan):
             algorithm=self.algorithm,
             filters=self._filters(layer),
             projection=packed(self.projection),
-            columns=_taps(self.columns.astype(np.float32)),
+            columns=taps_of(self.columns.astype(np.float32)),
             slope=slope,
             norm_floor=float(spec.norm_floor),
             floored_factor=spec.scale == "floored_norm",
         )
         self.thread = threading.local()  # the last workspace of each thread
-        self.row_taps = {band.pooled.start: _taps(band.weights) for band in self.row_bands}
+        self.row_taps = {band.pooled.start: taps_of(band.weights) for band in self.row_bands}
 
     def _filters(self, layer: Layer) -> Map:
         if self.algorithm == compiled.DIRECT:
@@ -162,7 +162,7 @@ def _kernel(plan: Plan) -> Callable[[Map, Map, Map], None]:
     return apply
 
 
-def _taps(matrix: NDArray[np.float32]) -> compiled.Taps:
+def taps_of(matrix: NDArray[np.float32]) -> compiled.Taps:
     """The non-zero part of each row of a pooling matrix; a row of zeros has one tap, a zero."""
     first = np.array([np.flatnonzero(row)[0] if row.any() else 0 for row in matrix])
     last = np.array([np.flatnonzero(row)[-1] if row.any() else 0 for row in matrix])

@@ -119,6 +119,7 @@ class NumpyBackend(HostBlocks):
         self, threads: int | None = None, memory: int | None = None, compiled: bool | None = None
     ) -> None:
         compiled = has_numba() if compiled is None else compiled
+        self._compiled = compiled
         self._steps, self._search = _modules(compiled)
         self.threads = threads if threads is not None else available_threads()
         self.description = describe(self.threads, compiled)
@@ -162,6 +163,10 @@ class NumpyBackend(HostBlocks):
 
     def patch_norms(self, maps: Array, specs: Sequence[LayerSpec]) -> tuple[NDArray[np.float64], ...]:
         """Image by image."""
+        if (pairs := self._compiled_pairs(maps, specs)) is not None:
+            norms: tuple[NDArray[np.float64], ...]
+            norms = pairs.patch_norms(maps, specs, self._run, self._buffer)
+            return norms
         return plain_pairs.patch_norms(maps, specs, self._run)
 
     def gram_block(
@@ -173,9 +178,26 @@ class NumpyBackend(HostBlocks):
         tangent: bool = False,
         symmetric: bool = False,
     ) -> NDArray[np.floating[Any]]:
-        """A few images against a few others at a time."""
-        steps = plain_pairs.steps_of(specs, first.maps.shape[1:], first.maps)
+        """An image, or a few, against many others at a time."""
         gram = np.empty((len(first), len(second)), first.maps.dtype)
+        if (pairs := self._compiled_pairs(first.maps, specs)) is not None:
+            pairs.gram_block(first, second, specs, tangent, symmetric, gram, self._run, self._buffer)
+        else:
+            self._plain_gram_block(first, second, specs, tangent, symmetric, gram)
+        if symmetric:
+            mirror(gram)
+        return gram
+
+    def _plain_gram_block(
+        self,
+        first: NormedMaps,
+        second: NormedMaps,
+        specs: Sequence[LayerSpec],
+        tangent: bool,
+        symmetric: bool,
+        gram: Array,
+    ) -> None:
+        steps = plain_pairs.steps_of(specs, first.maps.shape[1:], first.maps)
 
         def part(i: int, j: int) -> None:
             rows, columns = slice(i, i + PAIRS), slice(j, j + PAIRS)
@@ -185,9 +207,13 @@ class NumpyBackend(HostBlocks):
 
         starts = itertools.product(range(0, len(first), PAIRS), range(0, len(second), PAIRS))
         self._run(part, (s for s in starts if not symmetric or s[1] >= s[0]))
-        if symmetric:
-            mirror(gram)
-        return gram
+
+    def _compiled_pairs(self, maps: Array, specs: Sequence[LayerSpec]) -> Any:
+        """The module that computes such pairs with compiled loops, if it does."""
+        if not self._compiled or maps.dtype != np.float32:
+            return None
+        module = importlib.import_module("ckncuda.backend.pair_plan")
+        return module if module.is_compiled(specs) else None
 
     def sketch(self, patches: Array) -> Sketch | None:
         """What spares most products where the patches vary in few directions."""

@@ -20,6 +20,7 @@ from ckncuda.backend.registers import ADDRESS, COUNT, INDEX, LANES, Emitter
 from ckncuda.backend.tiles import aligned_copy
 
 ROWS = 4
+NARROW_ROWS = 8
 PANEL = (4 if LANES == 16 else 2) * LANES  # so that ROWS of sums fill half the registers
 
 
@@ -37,10 +38,10 @@ def packed(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
     return aligned_copy(np.moveaxis(filled.reshape(*stack, k, panels, PANEL), -2, 0))
 
 
-def _emit(builder: ir.IRBuilder, n: int, a_rows, b, b_stride, c, c_stride):
-    """The product of n rows."""
+def _emit(builder: ir.IRBuilder, n: int, a_rows, b, b_stride, c, c_stride, width=PANEL):
+    """The product of n rows with so many columns."""
     a, a_stride, runs, run, run_stride = a_rows
-    emit = Emitter(builder, PANEL)
+    emit = Emitter(builder, width)
     a, b, c = emit.pointer(a), emit.pointer(b), emit.pointer(c)
     rows = [emit.at(a, a_stride, i) for i in range(n)]
 
@@ -75,6 +76,19 @@ def product(context, a, a_stride, runs, run, run_stride, b, c, c_stride):
         return context.get_dummy_value()
 
     return types.void(ADDRESS, *[COUNT] * 4, ADDRESS, ADDRESS, COUNT), generate
+
+
+@intrinsic
+def narrow_product(context, a, a_stride, run, b, b_stride, c, c_stride):
+    """C [NARROW_ROWS, LANES] = A B, with rows of A of ``run`` ≥ 1 numbers, ``a_stride`` apart, and so on."""
+
+    def generate(context, builder, signature, arguments):
+        a, a_stride, run, b, b_stride, c, c_stride = arguments
+        rows = (a, a_stride, INDEX(1), run, INDEX(0))
+        _emit(builder, NARROW_ROWS, rows, b, b_stride, c, c_stride, LANES)
+        return context.get_dummy_value()
+
+    return types.void(ADDRESS, *[COUNT] * 2, ADDRESS, COUNT, ADDRESS, COUNT), generate
 
 
 @intrinsic

@@ -34,7 +34,7 @@ def test_exponential_of_what_is_far_below_is_tiny():
     assert 0 <= exponential(np.array([-1e6, -np.inf], np.float32)).max() < 1e-37
 
 
-@pytest.mark.parametrize("module", [compiled, compiled_search])
+@pytest.mark.parametrize("module", [compiled, compiled_search, compiled_pairs])
 def test_what_was_compiled_of_other_sources_is_not_used(module):
     """Else an upgrade that changes them alone would go on with the old machine code, on new layouts."""
     assert digest_of_inlined() == module.INLINED

@@ -1,0 +1,218 @@
+"""Exact kernels in the host's memory against `backend/reference.py`, and against golden files."""
+
+import ast
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ckncuda import ArcCosine, Exponential, InversePolynomial, LayerSpec, Linear, Polynomial, Series
+from ckncuda.backend import numpy as numpy_backend
+from ckncuda.backend.normed_maps import NormedMaps
+from ckncuda.backend.numpy import NumpyBackend
+from ckncuda.backend.reference import ReferenceBackend
+from ckncuda.errors import InvalidSpec
+
+KINDS = {"float64": 1e-11, "float32, plain": 2e-6, "float32, compiled": 2e-6}
+"""How far, relative to the root of the product of the images' own kernels."""
+
+KERNELS = [
+    Exponential(sigma=0.6),
+    Polynomial(2),
+    Polynomial(3, offset=1.0),
+    InversePolynomial(),
+    ArcCosine(0),
+    ArcCosine(1),
+    Linear(),
+    Series([0.2, 0.3, 0.5]),
+]
+EXP = Exponential(sigma=0.6)
+reference = ReferenceBackend()
+
+
+def spec(kernel=EXP, **options):
+    return LayerSpec(**{"filters": 1, "patch": 3, "subsampling": 2, "kernel": kernel} | options)
+
+
+@pytest.fixture(params=KINDS)
+def kind(request):
+    if request.param == "float32, compiled" and not numpy_backend.has_numba():
+        pytest.skip("Numba, the extra `fast`, is not installed")
+    return request.param
+
+
+def backend_of(kind, threads=2):
+    return NumpyBackend(threads=threads, compiled=kind == "float32, compiled")
+
+
+def normed(backend, maps, specs):
+    return NormedMaps(maps, backend.patch_norms(maps, specs))
+
+
+def singles(images):
+    return [slice(i, i + 1) for i in range(len(images))]
+
+
+def check(kind, maps, maps2, specs, tangent=False, symmetric=False):
+    """Norms and kernels are those of the reference; returns the kernels."""
+    dtype, backend = kind.partition(",")[0], backend_of(kind)
+    exact, exact2 = (normed(reference, m.astype(np.float64), specs) for m in (maps, maps2))
+    first, second = (normed(backend, m.astype(dtype), specs) for m in (maps, maps2))
+    tolerance = KINDS[kind]
+    if tangent or any(each.kernel == ArcCosine(0) for each in specs):
+        tolerance = np.sqrt(np.finfo(dtype).eps)  # its slope at 1 is infinite: κ_0(1 − ε) = 1 − √(2ε)/π
+    for expected, actual in zip(exact.norms, first.norms, strict=True):
+        assert actual.dtype == np.float64
+        assert np.abs(actual - expected).max() <= 3 * tolerance * np.abs(expected).max()
+    gram = backend.gram_block(first, second, specs, tangent=tangent, symmetric=symmetric)
+    assert gram.dtype == dtype
+    expected = reference.gram_block(exact, exact2, specs, tangent=tangent)
+    own, own2 = (
+        [
+            reference.gram_block(one, one, specs, tangent=tangent)[0, 0]
+            for one in map(images.__getitem__, each)
+        ]
+        for images, each in ((exact, singles(maps)), (exact2, singles(maps2)))
+    )
+    assert (np.abs(gram - expected) <= tolerance * np.sqrt(np.multiply.outer(own, own2))).all()
+    return gram
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=repr)
+def test_kernels(kind, kernel, rng):
+    maps, maps2 = rng.normal(size=(3, 12, 12, 3)), rng.normal(size=(2, 12, 12, 3))
+    check(kind, maps, maps2, [spec(kernel), spec(kernel)])
+
+
+@pytest.mark.parametrize("tangent", [False, True])
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_depths(kind, depth, tangent, rng):
+    maps, maps2 = rng.normal(size=(2, 16, 16, 3)), rng.normal(size=(3, 16, 16, 3))
+    check(kind, maps, maps2, [spec(ArcCosine(1))] * depth, tangent)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"padding": "valid"},
+        {"patch": 2},
+        {"patch": 4, "padding": "valid"},
+        {"patch": 1},
+        {"patch": 5, "subsampling": 3},
+        {"subsampling": 1},
+        {"pooling": "average"},
+        {"pooling": "strided"},
+        {"pooling": "average", "alignment": "centered"},
+        {"alignment": "centered"},
+        {"alignment": "valid"},
+        {"scale": "floored_norm", "norm_floor": 1.0},
+    ],
+    ids=str,
+)
+def test_options(kind, options, rng):
+    maps, maps2 = rng.normal(size=(2, 14, 14, 3)), rng.normal(size=(2, 14, 14, 3))
+    check(kind, maps, maps2, [spec(**options), spec(ArcCosine(1), **options)])
+
+
+@pytest.mark.parametrize("shape", [(9, 13, 3), (13, 9, 1), (8, 8, 5), (6, 70, 3), (5, 131, 2)], ids=str)
+def test_shapes(kind, shape, rng):
+    """Rows of positions that fill a panel of columns partly, several times, or more than one panel."""
+    maps, maps2 = rng.normal(size=(2, *shape)), rng.normal(size=(2, *shape))
+    check(kind, maps, maps2, [spec(), spec(ArcCosine(1))])
+
+
+@pytest.mark.parametrize("tangent", [False, True])
+def test_only_half_of_a_symmetric_matrix_is_computed_and_it_is_the_same(kind, tangent, rng):
+    maps = rng.normal(size=(11, 7, 7, 3))
+    gram = check(kind, maps, maps, [spec(ArcCosine(1)), spec(ArcCosine(1))], tangent, symmetric=True)
+    assert np.array_equal(gram, gram.T)
+
+
+@pytest.mark.parametrize("tangent", [False, True])
+def test_an_image_of_zeros_has_nothing_in_common_with_any(kind, tangent, rng):
+    maps = rng.normal(size=(3, 8, 8, 3))
+    maps[1] = 0
+    maps[2, :4] = 0  # and patches of zeros are no matter
+    gram = check(kind, maps, maps, [spec(ArcCosine(1)), spec(ArcCosine(1))], tangent)
+    assert not gram[1].any()
+    assert not gram[:, 1].any()
+
+
+def test_images_of_very_different_brightness(kind, rng):
+    maps = rng.normal(size=(2, 12, 12, 3)) * np.array([1e-3, 1e3])[:, None, None, None]
+    maps[0, :6] *= 1e-3
+    check(kind, maps, maps, [spec(), spec()])
+
+
+def test_neither_threads_nor_neighbours_change_a_bit(kind, rng):
+    maps = rng.normal(size=(20, 8, 8, 3)).astype(kind.partition(",")[0])
+    specs = [spec(), spec()]
+    backend = backend_of(kind, threads=1)
+    whole = backend.gram_block(normed(backend, maps, specs), normed(backend, maps, specs), specs)
+    backend = backend_of(kind, threads=3)
+    images = normed(backend, maps, specs)
+    parts = [backend.gram_block(images[:7], images, specs), backend.gram_block(images[7:], images, specs)]
+    assert np.array_equal(whole, np.concatenate(parts))
+
+
+@settings(max_examples=15)
+@given(
+    height=st.integers(5, 20),
+    width=st.integers(5, 20),
+    channels=st.sampled_from([1, 2, 3, 4]),
+    patch=st.integers(1, 4),
+    subsampling=st.integers(1, 3),
+    padding=st.sampled_from(["zero", "valid"]),
+    kernel=st.sampled_from(KERNELS),
+    seed=st.integers(0, 1000),
+)
+def test_any_two_layers(height, width, channels, patch, subsampling, padding, kernel, seed):
+    rng = np.random.default_rng(seed)
+    specs = [
+        spec(kernel, patch=patch, subsampling=subsampling, padding=padding),
+        spec(subsampling=2, patch=2),
+    ]
+    maps, maps2 = rng.normal(size=(2, height, width, channels)), rng.normal(size=(1, height, width, channels))
+    try:
+        for each in specs:
+            each.output_shape(maps.shape[1:])
+            specs[1].output_shape(specs[0].output_shape(maps.shape[1:]))
+    except InvalidSpec:
+        return
+    for kind in KINDS:
+        if kind != "float32, compiled" or numpy_backend.has_numba():
+            check(kind, maps, maps2, specs)
+
+
+def golden_specs(model):
+    layers, kind = ast.literal_eval(model)
+    kernels = {"exp": EXP, "relu": ArcCosine(1), "poly2": Polynomial(2)}
+    specs = [
+        spec(
+            kernels[layer["kernel"]],
+            patch=layer["npatch"],
+            subsampling=layer["subsampling"],
+            pooling=layer["pooling"],
+            alignment="valid",
+            norm_floor=1e-6,
+        )
+        for layer in layers
+    ]
+    return specs, kind == "ntk"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["exp_2_5", "exp_2_2_2", "relu_2_5", "ntk_2_5", "exp_poly2_2_5", "exp_average_2_4", "exp_strided_2_4"],
+)
+def test_golden_matrices(kind, name, shared_file):
+    """Of Bietti's program, on real images."""
+    data = np.load(shared_file("golden/exact_kernels.npz"))
+    specs, tangent = golden_specs(str(data[f"model_{name}"]))
+    images = data["images"].astype(kind.partition(",")[0])
+    backend = backend_of(kind)
+    images = normed(backend, images, specs)
+    gram = backend.gram_block(images, images, specs, tangent=tangent)
+    tolerance = 1e-8 if kind == "float64" else 1e-4
+    assert np.abs(gram / data[f"gram_{name}"] - 1).max() <= tolerance
