@@ -21,6 +21,21 @@ Array = NDArray[np.floating[Any]]
 LEAST_LOGARITHM = -80.0  # for log 0: exp of it is negligible, and it meets no infinity
 
 
+class _Scratch:
+    """Arrays of the largest size that are used again for the next pair: fresh pages cost more than sums."""
+
+    def __init__(self, like: Array) -> None:
+        self._like = like
+        self._arrays: dict[tuple[Any, ...], Array] = {}
+
+    def __call__(self, name: str, shape: tuple[int, ...]) -> Array:
+        """The array of that name and shape, of unknown content."""
+        key = (name, *shape)
+        if key not in self._arrays:
+            self._arrays[key] = np.empty_like(self._like, shape=shape)
+        return self._arrays[key]
+
+
 @dataclass(frozen=True)
 class _Step:
     """A layer on maps of one shape and type."""
@@ -31,15 +46,17 @@ class _Step:
     columns: Array
     last: bool
 
-    def pooled(self, pairs: Array) -> Array:
+    def pooled(self, pairs: Array, scratch: "_Scratch") -> Array:
         """A G Aᵀ of pairs that may be flattened, to [h', w', h2', w2']."""
         (height, h), (width, w) = self.rows.shape, self.columns.shape
         if self.spec.subsampling == 1:
             return pairs.reshape(h, w, h, w)
         # Leading axes first: those are few products with long rows, and leave little for the others.
-        pairs = np.matmul(self.rows, pairs.reshape(h, -1))
-        pairs = np.matmul(self.columns, pairs.reshape(height, w, h * w))
-        pairs = np.matmul(self.rows, pairs.reshape(height * width, h, w))
+        half = scratch("half", (height, w * h * w))
+        np.matmul(self.rows, pairs.reshape(h, -1), out=half)
+        one_side = scratch("one side", (height, width, h * w))
+        np.matmul(self.columns, half.reshape(height, w, h * w), out=one_side)
+        pairs = np.matmul(self.rows, one_side.reshape(height * width, h, w))
         pairs = np.matmul(pairs.reshape(-1, w), self.columns.T)
         return pairs.reshape(height, width, height, width)
 
@@ -89,14 +106,23 @@ def _with_logarithms(patches: Array, factor: Array, kernel: Any, second: bool) -
     return np.concatenate([patches, logarithm - np.asarray(kernel.alpha, patches.dtype), ones], axis=-1)
 
 
-def pair(x: ImagePatches, i: int, y: ImagePatches, j: int, steps: Sequence[_Step], tangent: bool) -> Any:
+def pair(
+    x: ImagePatches,
+    i: int,
+    y: ImagePatches,
+    j: int,
+    steps: Sequence[_Step],
+    tangent: bool,
+    scratch: _Scratch,
+) -> Any:
     """The kernel of image i of x and image j of y."""
     pairs = x.patches[i]
     tangents: Array | None = None
     for number, step in enumerate(steps):
         (floored, factor), (floored2, factor2) = x.factors[number], y.factors[number]
         if number == 0:
-            cosines = np.matmul(x.patches[i], y.patches[j].T)
+            cosines = scratch("cosines", (len(x.patches[i]), len(y.patches[j])))
+            np.matmul(x.patches[i], y.patches[j].T, out=cosines)
         else:
             cosines = patch_sums(pairs, step.spec)
             cosines /= floored[i][:, None]
@@ -104,7 +130,7 @@ def pair(x: ImagePatches, i: int, y: ImagePatches, j: int, steps: Sequence[_Step
         if tangent:
             arriving = cosines if tangents is None else patch_sums(tangents, step.spec)
             pairs, tangents = _with_tangents(cosines, arriving, factor[i], factor2[j], number == 0)
-            tangents = step.pooled(tangents)
+            tangents = step.pooled(tangents, scratch)
         elif number == 0 and x.logarithmic:
             pairs = np.exp(cosines, out=cosines)
         else:
@@ -112,7 +138,7 @@ def pair(x: ImagePatches, i: int, y: ImagePatches, j: int, steps: Sequence[_Step
             pairs *= factor[i][:, None]
             pairs *= factor2[j]
         if not (tangent and step.last):
-            pairs = step.pooled(pairs)
+            pairs = step.pooled(pairs, scratch)
     return np.einsum("uvuv->", pairs if tangents is None else tangents)
 
 
@@ -149,17 +175,18 @@ def gram_block(
     """
     x = ImagePatches(first, steps, tangent, second=False)
     y = ImagePatches(second, steps, tangent, second=True)
+    scratch = _Scratch(steps[0].rows)
     for i in range(len(first)):
         for j in range(len(second)):
             if diagonal is None or diagonal + j >= i:
-                out[i, j] = pair(x, i, y, j, steps, tangent)
+                out[i, j] = pair(x, i, y, j, steps, tangent, scratch)
 
 
 def own_norms(patches: Array, i: int, steps: Sequence[_Step]) -> list[Array]:
     """The norm n(u) of each patch of an image at each layer, flattened; patches are [n, positions, d]."""
     unit = patches[i]
     norms = [np.sqrt(np.einsum("ui,ui->u", unit, unit))]
-    pairs = unit
+    pairs, scratch = unit, _Scratch(steps[0].rows)
     for number, (step, following) in enumerate(itertools.pairwise(steps)):
         height, width, _ = step.spec.map_shape(step.shape)
         floored, factor = step.factors(norms[-1].reshape(height, width))
@@ -173,7 +200,7 @@ def own_norms(patches: Array, i: int, steps: Sequence[_Step]) -> list[Array]:
         values = step.spec.kernel.value(cosines, out=cosines)
         values *= factor[:, None]
         values *= factor
-        pairs = step.pooled(values)
+        pairs = step.pooled(values, scratch)
         norms.append(np.sqrt(np.maximum(patch_sums(pairs, following.spec).diagonal(), 0)))
     return norms
 
