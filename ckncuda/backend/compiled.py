@@ -29,7 +29,7 @@ from ckncuda.backend.register_winograd import (
 )
 from ckncuda.backend.registers import LANES
 
-INLINED = "2c4cf308b85e809b"  # see `compilation`
+INLINED = "3035a262e6e583ef"  # see `compilation`
 _OPTIONS = options(INLINED)
 # A sum over channels has no other way to become vectors than in an order of their own.
 _REORDERED: dict[str, Any] = {**_OPTIONS, "fastmath": {"contract", "nsz", "reassoc"}}

@@ -29,12 +29,12 @@ from ckncuda.backend.compiled import (
     pool_columns,
     pool_rows,
 )
-from ckncuda.backend.register_product import NARROW_ROWS, PANEL, narrow_product
+from ckncuda.backend.register_product import NARROW_ROWS, PANEL, add_multiple, narrow_product
 from ckncuda.backend.register_winograd import COLOURS
 from ckncuda.backend.registers import LANES
 from ckncuda.backend.winograd import SPAN, G
 
-INLINED = "ed327b39c7b9f172"  # see `compilation`
+INLINED = "c17c9434abd90d3d"  # see `compilation`
 _OPTIONS = options(INLINED, "compiled")
 
 Array = NDArray[np.float32]
@@ -274,10 +274,11 @@ def _add_run(first, run, pooling, sizes, work, pairs):
             for y in range(height):
                 for x in range(width):
                     v = (y + before) * breadth + before + x
-                    # What lies beyond the last column gets zeros.
-                    target, source = pairs[v * stride + at :], work.columns[y * width + x]
-                    for q in range(LANES):
-                        target[q] += weight * source[q]
+                    add_multiple(  # what lies beyond the last column gets zeros
+                        weight,
+                        work.columns.ctypes.data + 4 * LANES * (y * width + x),
+                        pairs.ctypes.data + 4 * (v * stride + at),
+                    )
 
 
 @njit(**_OPTIONS)

@@ -17,7 +17,7 @@ from ckncuda.backend.registers import LANES
 from ckncuda.backend.sketch import SLACK, Sketch
 from ckncuda.backend.tiles import Buffer
 
-INLINED = "ed327b39c7b9f172"  # see `compilation`
+INLINED = "c17c9434abd90d3d"  # see `compilation`
 _OPTIONS = options(INLINED, "compiled")
 _REORDERED: dict[str, Any] = {**_OPTIONS, "fastmath": {"contract", "nsz", "reassoc"}}
 

@@ -102,3 +102,17 @@ def weighted_sum(context, weights, count, b, b_stride, c):
         return context.get_dummy_value()
 
     return types.void(ADDRESS, COUNT, ADDRESS, COUNT, ADDRESS), generate
+
+
+@intrinsic
+def add_multiple(context, weight, b, c):
+    """C [LANES] += weight · B [LANES]."""
+
+    def generate(context, builder, signature, arguments):
+        weight, b, c = arguments
+        emit = Emitter(builder, LANES)
+        b, c = emit.pointer(b), emit.pointer(c)
+        emit.store(emit.multiply_add(emit.spread(weight), emit.load(b), emit.load(c)), c)
+        return context.get_dummy_value()
+
+    return types.void(types.float32, ADDRESS, ADDRESS), generate
