@@ -109,8 +109,8 @@ def report(rows, command, turns):
         f"medians of {turns} turns, on {threads} cores ({cpu()}), Python {platform.python_version()}, "
         f"NumPy {np.__version__}.",
         "Images of 32x32x3, patches of 3x3, zero padding, pooling aligned `valid`; on one thread, but for",
-        "the last column but one. In brackets, how many times as long as with `fast`. The error is the largest",
-        "relative difference of a float32 kernel from the float64 one.",
+        "the last column but one. In brackets, how many times as long as with `fast`. The error is the",
+        "largest relative difference of a float32 kernel from the float64 one.",
         "",
         "| layers, subsampling | "
         + " | ".join(TITLES.values())

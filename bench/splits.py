@@ -7,6 +7,8 @@ mnist/ (IDX files); what is absent is left out. OUT receives, drawn at random wi
 
     challenge-4000.npz, challenge-1000.npz    the challenge's training images, a fifth of them held out
     cifar-5000.npz, cifar-5000-others.npz     CIFAR-10 training images, and as many others
+    cifar-1000.npz, cifar-1000-others.npz     the first fifth of each of these
+    cifar-512.npz                             512 of them
     cifar-18000.npz, cifar-2000.npz           20,000 CIFAR-10 training images, a tenth of them held out
     mnist-300-0.npz, …, mnist-300-4.npz       five draws of 300 MNIST training images
 """
@@ -52,6 +54,9 @@ def main():
         order = np.random.default_rng(0).permutation(len(images))
         save(out, "cifar-5000", images, labels, order[:5000])
         save(out, "cifar-5000-others", images, labels, order[5000:10_000])
+        save(out, "cifar-1000", images, labels, order[:1000])
+        save(out, "cifar-1000-others", images, labels, order[5000:6000])
+        save(out, "cifar-512", images, labels, order[:512])
         save(out, "cifar-18000", images, labels, order[2000:20_000])
         save(out, "cifar-2000", images, labels, order[:2000])
     if (data / "mnist").exists():
