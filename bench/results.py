@@ -165,8 +165,8 @@ second with 256 and 1,024 filters, and ours 73 s, at 490 (bench/results/extract.
     Section(
         "exact",
         "Exact kernels on 1,000 CIFAR-10 images",
-        """1,000 random CIFAR-10 training images and 1,000 others, whose standard error is 1.6 points. The exact
-kernel of two layers (`--method exact`) with ridge regression on it and nothing else, without and with mirror
+        """1,000 random CIFAR-10 training images and 1,000 others, whose standard error is 1.6 points. The
+exact kernel of two layers (`--method exact`) with ridge regression on it and nothing else, without and with mirror
 images; the network that approximates it with 256 and 1,024 anchor points, also with ridge; and two presets,
 which have more: decorrelation, mirror images and another kernel on top.""",
         (),
@@ -185,8 +185,8 @@ which have more: decorrelation, mirror images and another kernel on top.""",
     Section(
         "exact512",
         "Kinds of exact kernels on 512 CIFAR-10 images",
-        """Leave-one-out alone, whose standard error is 2.2 points on so few images. `valid` is the alignment of
-published programs for exact kernels.""",
+        """Leave-one-out alone, whose standard error is 2.2 points on so few images. `valid` is the alignment
+of published programs for exact kernels.""",
         (),
         [
             Row(name, f"SPLITS/cifar-512.npz {options}")
