@@ -166,9 +166,9 @@ second with 256 and 1,024 filters, and ours 73 s, at 490 (bench/results/extract.
         "exact",
         "Exact kernels on 1,000 CIFAR-10 images",
         """1,000 random CIFAR-10 training images and 1,000 others, whose standard error is 1.6 points. The
-exact kernel of two layers (`--method exact`) with ridge regression on it and nothing else, without and with mirror
-images; the network that approximates it with 256 and 1,024 anchor points, also with ridge; and two presets,
-which have more: decorrelation, mirror images and another kernel on top.""",
+exact kernel of two layers (`--method exact`) with ridge regression on it and nothing else, without and with
+mirror images; the network that approximates it with 256 and 1,024 anchor points, also with ridge; and two
+presets, which have more: decorrelation, mirror images and another kernel on top.""",
         (),
         [
             cifar_row(name, options, "cifar-1000", "cifar-1000-others")
