@@ -5,7 +5,7 @@
 """
 
 from ckncuda import conventions
-from ckncuda.classifier import KernelRidge, NystromRidge, Ridge, Softmax, SquaredHinge
+from ckncuda.classifier import GramRidge, KernelRidge, NystromRidge, Ridge, Softmax, SquaredHinge
 from ckncuda.dot_product import (
     ArcCosine,
     DotProductKernel,
@@ -17,6 +17,8 @@ from ckncuda.dot_product import (
 )
 from ckncuda.encoder import Encoder, EncoderSpec
 from ckncuda.errors import CknError
+from ckncuda.exact import ExactKernel, gram
+from ckncuda.exact.fit import fit_exact
 from ckncuda.layer import Layer, LayerSpec
 from ckncuda.model import Model
 from ckncuda.model_file import load
@@ -31,7 +33,9 @@ __all__ = [
     "DotProductKernel",
     "Encoder",
     "EncoderSpec",
+    "ExactKernel",
     "Exponential",
+    "GramRidge",
     "InversePolynomial",
     "KernelRidge",
     "Layer",
@@ -46,5 +50,7 @@ __all__ = [
     "SquaredHinge",
     "Symmetries",
     "conventions",
+    "fit_exact",
+    "gram",
     "load",
 ]

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,32 @@ from ckncuda.symmetries import Symmetries
 Array = NDArray[np.floating[Any]]
 
 AT_ONCE = 256  # images that are preprocessed at a time
+
+
+class ImageEncoder(Protocol):
+    """What a model asks of its encoders, whether they are networks or exact kernels."""
+
+    @property
+    def preprocessing(self) -> tuple[Preprocessor, ...]:
+        """Fitted, in the order in which they are applied."""
+        ...
+
+    @property
+    def n_parameters(self) -> int:
+        """How many numbers it has learned, or keeps."""
+        ...
+
+    def encode(self, images: Array, backend: Backend, stopwatch: Stopwatch) -> Array:
+        """Features [b, …] of images [b, h, w, c], both where the backend computes."""
+        ...
+
+    def width(self, shape: Shape) -> int:
+        """Number of features of an image of this shape; raises where such images do not fit."""
+        ...
+
+    def images_per_block(self, shape: Shape, backend: Backend, beside: int) -> int:
+        """How many images to encode at a time, beside the features of so many other encoders."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -127,10 +153,30 @@ class Encoder:
         """Feature maps [n, h', w', filters] of images [n, h, w, c], both where the backend computes."""
         if self.preprocessing:
             with stopwatch.stage("preprocessing"):
-                images = as_float(images)
-                for preprocessor in self.preprocessing:
-                    images = preprocessor.apply(images)
+                images = preprocessed(images, self.preprocessing)
         return self.symmetries.average(lambda block: backend.encode(block, self.network.layers), images)
+
+    def width(self, shape: Shape) -> int:
+        """Number of features of an image of this shape."""
+        return math.prod(self.network.output_shape(shape))
+
+    def images_per_block(self, shape: Shape, backend: Backend, beside: int) -> int:
+        """How many images to encode at a time, beside the features of so many other encoders."""
+        averaged = len(self.symmetries) > 1  # there are those of another variant, too
+        return max(1, backend.images_per_block(self.network.layers, shape) // (1 + beside + averaged))
+
+    @property
+    def n_parameters(self) -> int:
+        """How many numbers it has learned: anchor points."""
+        return self.network.n_parameters
+
+
+def preprocessed(images: Array, preprocessing: Sequence[Preprocessor]) -> Array:
+    """Images [n, h, w, c] after these steps, where they are."""
+    images = as_float(images)
+    for preprocessor in preprocessing:
+        images = preprocessor.apply(images)
+    return images
 
 
 class _Preprocessed:
@@ -162,7 +208,4 @@ class _Preprocessed:
         with self.stopwatch.stage("reading"):
             block = self.images.read(start, stop)
         with self.stopwatch.stage("preprocessing"):
-            block = as_float(self.backend.asarray(block))
-            for preprocessor in self.preprocessing:
-                block = preprocessor.apply(block)
-        return block
+            return preprocessed(self.backend.asarray(block), self.preprocessing)

@@ -1,7 +1,6 @@
 """A whole model: encoders and a classifier on their features, fitted together and stored in one file."""
 
 import logging
-import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from ckncuda.backend import Backend, get_backend
 from ckncuda.classifier import Classifier, TrainableClassifier
 from ckncuda.classifier.training_data import check_classes
-from ckncuda.encoder import Encoder, EncoderSpec
+from ckncuda.encoder import Encoder, EncoderSpec, ImageEncoder
 from ckncuda.errors import InvalidData, InvalidSpec
 from ckncuda.images import Images, as_images
 from ckncuda.layer import Shape
@@ -28,7 +27,7 @@ class Model:
 
     Attributes
     ----------
-    encoders : tuple of Encoder
+    encoders : tuple of Encoder or ExactEncoder
         One, or an ensemble: the features of an image are those of each, one after the other.
     classifier : Classifier or None
         On the features.
@@ -55,7 +54,7 @@ class Model:
     True
     """
 
-    encoders: tuple[Encoder, ...]
+    encoders: tuple[ImageEncoder, ...]
     classifier: Classifier | None = None
     image_shape: Shape | None = None
     image_type: str | None = None
@@ -140,7 +139,7 @@ class Model:
             )
             for number, spec in enumerate(specs)
         )
-        model = cls(encoders, image_shape=images.shape[1:], image_type=_type_name(images))
+        model = cls(encoders, image_shape=images.shape[1:], image_type=type_name(images))
         model.report = {"n_images": images.shape[0], "n_features": model.n_features, "seed": seed}
         if classifier is not None and labels is not None:
             out = backend.empty((images.shape[0], model.n_features))
@@ -230,10 +229,8 @@ class Model:
 
     def images_per_block(self, shape: Shape, backend: Backend) -> int:
         """How many images of this shape to encode at a time, within the backend's memory."""
-        sizes = [backend.images_per_block(encoder.network.layers, shape) for encoder in self.encoders]
-        # Beside the features of a block there are those of the encoders before, or of another variant.
-        averaged = any(len(encoder.symmetries) > 1 for encoder in self.encoders)
-        return max(1, min(sizes) // (len(self.encoders) + averaged))
+        beside = len(self.encoders) - 1
+        return min(encoder.images_per_block(shape, backend, beside) for encoder in self.encoders)
 
     def scores(
         self,
@@ -292,9 +289,9 @@ class Model:
                 f"images are of {'x'.join(map(str, shape))}; the model was fitted on "
                 f"{'x'.join(map(str, self.image_shape))} (height x width x channels)"
             )
-        if self.image_type is not None and _type_name(images) != self.image_type:
+        if self.image_type is not None and type_name(images) != self.image_type:
             raise InvalidData(
-                f"images are of type {_type_name(images)}; the model was fitted on {self.image_type} images. "
+                f"images are of type {type_name(images)}; the model was fitted on {self.image_type} images. "
                 "Bytes are scaled from 0...255 to 0...1 and floating-point numbers are taken as they are: "
                 "give the images in the form that the model was fitted on"
             )
@@ -307,14 +304,20 @@ class Model:
         Raises
         ------
         InvalidSpec
-            There are several encoders.
+            There are several encoders, or an exact kernel instead of a network.
         """
         if len(self.encoders) > 1:
             raise InvalidSpec(
                 f"this model is an ensemble of {len(self.encoders)} encoders: there is no one network or "
                 "feature map; use model.encoders, or features for those of all"
             )
-        return self.encoders[0].network
+        (encoder,) = self.encoders
+        if not isinstance(encoder, Encoder):
+            raise InvalidSpec(
+                "this model compares images by an exact kernel: there is no network and no feature map; its "
+                "features are the kernels with its training images"
+            )
+        return encoder.network
 
     @property
     def n_features(self) -> int:
@@ -335,13 +338,13 @@ class Model:
         return sum(self._widths(shape))
 
     def _widths(self, shape: Shape) -> tuple[int, ...]:
-        return tuple(math.prod(encoder.network.output_shape(shape)) for encoder in self.encoders)
+        return tuple(encoder.width(shape) for encoder in self.encoders)
 
     @property
     def n_parameters(self) -> int:
-        """How many numbers were learned: anchor points, and the classifier's."""
-        networks = sum(encoder.network.n_parameters for encoder in self.encoders)
-        return networks + (0 if self.classifier is None else self.classifier.n_parameters)
+        """How many numbers were learned: anchor points, or images to compare with, and the classifier's."""
+        encoders = sum(encoder.n_parameters for encoder in self.encoders)
+        return encoders + (0 if self.classifier is None else self.classifier.n_parameters)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model file; see `ckncuda.model_file`."""
@@ -385,5 +388,6 @@ def _fitted(
     return classifier.fit(on_host, labels, progress=progress, widths=widths)
 
 
-def _type_name(images: Images) -> str:
+def type_name(images: Images) -> str:
+    """What a model says of the type of its images."""
     return "uint8" if images.dtype == np.uint8 else "float32"

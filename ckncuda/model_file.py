@@ -5,9 +5,12 @@ a reader of the old version would go wrong), the encoders (layers, preprocessing
 the images' shape and type, and the report.  One entry, because safetensors writes several in no fixed order,
 and equal models shall be equal files.  The tensors are what was learned: ``encoders.0.layers.0.anchors``,
 ``encoders.0.layers.0.projection``, ``encoders.0.preprocessing.0.…``, ``classifier.weights`` and so on.
+An encoder's ``kind`` is ``network`` or ``exact``; of the latter the tensor is ``encoders.0.points``, the
+images to compare with, which the ``points`` of further encoders name if they are the same.
 A model that was fitted on one backend is read by every other.
 
-Version 1 knew one encoder without symmetries, and linear classifiers; such files are read as ever.
+Version 1 knew one encoder without symmetries, and linear classifiers, version 2 networks only; such files
+are read as ever.
 """
 
 import json
@@ -24,8 +27,10 @@ from numpy.typing import NDArray
 
 from ckncuda.atomic_file import atomic_file
 from ckncuda.classifier import Classifier, classifier_from_arrays
-from ckncuda.encoder import Encoder
+from ckncuda.encoder import Encoder, ImageEncoder
 from ckncuda.errors import CknError, InvalidModelFile
+from ckncuda.exact import ExactKernel
+from ckncuda.exact.encoder import ExactEncoder
 from ckncuda.layer import Layer, LayerSpec, check_anchors
 from ckncuda.model import Model
 from ckncuda.network import CKN
@@ -33,7 +38,7 @@ from ckncuda.preprocess import preprocessor_from_dict
 from ckncuda.symmetries import Symmetries
 
 ENTRY = "ckncuda"
-VERSION = 2
+VERSION = 3
 
 Tensors = dict[str, NDArray[Any]]
 
@@ -91,6 +96,8 @@ def load(path: str | os.PathLike[str]) -> Model:
     try:
         if version == 1:
             specification, tensors = _from_version_1(specification, tensors)
+        if version <= 2:
+            specification = _from_version_2(specification)
         return _put_together(specification, tensors)
     except (CknError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise InvalidModelFile(
@@ -144,25 +151,15 @@ def _is_truncated(path: Path) -> bool:
 
 def _take_apart(model: Model) -> tuple[Tensors, dict[str, Any]]:
     tensors: Tensors = {}
-    for e, encoder in enumerate(model.encoders):
-        for i, layer in enumerate(encoder.network.layers):
-            tensors[f"encoders.{e}.layers.{i}.anchors"] = layer.anchors
-            tensors[f"encoders.{e}.layers.{i}.projection"] = layer.projection
-        for i, preprocessor in enumerate(encoder.preprocessing):
-            for name, array in preprocessor.arrays().items():
-                tensors[f"encoders.{e}.preprocessing.{i}.{name}"] = array
+    encoders = [
+        _take_encoder_apart(encoder, f"encoders.{number}.", tensors)
+        for number, encoder in enumerate(model.encoders)
+    ]
     if model.classifier is not None:
         for name, array in model.classifier.arrays().items():
             tensors[f"classifier.{name}"] = array
     specification = {
-        "encoders": [
-            {
-                "layers": [layer.spec.to_dict() for layer in encoder.network.layers],
-                "preprocessing": [p.to_dict() for p in encoder.preprocessing],
-                "symmetries": encoder.symmetries.to_dict(),
-            }
-            for encoder in model.encoders
-        ],
+        "encoders": encoders,
         "classifier": None if model.classifier is None else model.classifier.to_dict(),
         "image_shape": model.image_shape,
         "image_type": model.image_type,
@@ -172,14 +169,44 @@ def _take_apart(model: Model) -> tuple[Tensors, dict[str, Any]]:
     return {name: np.ascontiguousarray(array) for name, array in tensors.items()}, specification
 
 
+def _take_encoder_apart(encoder: ImageEncoder, prefix: str, tensors: Tensors) -> dict[str, Any]:
+    """The specification of an encoder; its arrays are added to the tensors."""
+    for i, preprocessor in enumerate(encoder.preprocessing):
+        for name, array in preprocessor.arrays().items():
+            tensors[f"{prefix}preprocessing.{i}.{name}"] = array
+    preprocessing = [p.to_dict() for p in encoder.preprocessing]
+    if isinstance(encoder, ExactEncoder):
+        known = [name for name, array in tensors.items() if array is encoder.points]
+        points = known[0] if known else f"{prefix}points"
+        tensors[points] = encoder.points
+        kernel = encoder.kernel.to_dict()
+        return {"kind": "exact", "kernel": kernel, "preprocessing": preprocessing, "points": points}
+    assert isinstance(encoder, Encoder)
+    for i, layer in enumerate(encoder.network.layers):
+        tensors[f"{prefix}layers.{i}.anchors"] = layer.anchors
+        tensors[f"{prefix}layers.{i}.projection"] = layer.projection
+    return {
+        "kind": "network",
+        "layers": [layer.spec.to_dict() for layer in encoder.network.layers],
+        "preprocessing": preprocessing,
+        "symmetries": encoder.symmetries.to_dict(),
+    }
+
+
 def _from_version_1(specification: Mapping[str, Any], tensors: Tensors) -> tuple[dict[str, Any], Tensors]:
-    """What the file would hold if it had been written today."""
+    """What the file would hold if it were of version 2."""
     encoder = {name: specification[name] for name in ("layers", "preprocessing")} | {"symmetries": {}}
     classifier = {"name": "linear"} if specification["classifier"] else None
     return dict(specification) | {"encoders": [encoder], "classifier": classifier}, {
         name if name.startswith("classifier.") else f"encoders.0.{name}": array
         for name, array in tensors.items()
     }
+
+
+def _from_version_2(specification: Mapping[str, Any]) -> dict[str, Any]:
+    """What the file would hold if it had been written today."""
+    encoders = [{"kind": "network"} | dict(encoder) for encoder in specification["encoders"]]
+    return dict(specification) | {"encoders": encoders}
 
 
 def _put_together(specification: Mapping[str, Any], tensors: Tensors) -> Model:
@@ -189,7 +216,7 @@ def _put_together(specification: Mapping[str, Any], tensors: Tensors) -> Model:
     shape, names = specification["image_shape"], specification["class_names"]
     model = Model(
         tuple(
-            _encoder(options, _group(tensors, f"encoders.{number}."))
+            _encoder(options, tensors, f"encoders.{number}.")
             for number, options in enumerate(specification["encoders"])
         ),
         classifier=classifier,
@@ -207,16 +234,29 @@ def _put_together(specification: Mapping[str, Any], tensors: Tensors) -> Model:
     return model
 
 
-def _encoder(options: Mapping[str, Any], tensors: Tensors) -> Encoder:
-    specs = [LayerSpec.from_dict(layer) for layer in options["layers"]]
-    return Encoder(
-        CKN.from_layers([_layer(spec, tensors, f"layers.{i}.") for i, spec in enumerate(specs)]),
-        tuple(
-            preprocessor_from_dict(preprocessor).with_arrays(_group(tensors, f"preprocessing.{i}."))
-            for i, preprocessor in enumerate(options["preprocessing"])
-        ),
-        Symmetries(**options["symmetries"]),
+def _encoder(options: Mapping[str, Any], tensors: Tensors, prefix: str) -> ImageEncoder:
+    preprocessing = tuple(
+        preprocessor_from_dict(preprocessor).with_arrays(_group(tensors, f"{prefix}preprocessing.{i}."))
+        for i, preprocessor in enumerate(options["preprocessing"])
     )
+    if options["kind"] == "exact":
+        kernel = ExactKernel.from_dict(options["kernel"])
+        return ExactEncoder(kernel, _points(kernel, tensors[options["points"]]), preprocessing)
+    if options["kind"] != "network":
+        raise ValueError(f"there is no encoder of the kind {options['kind']!r}")
+    specs = [LayerSpec.from_dict(layer) for layer in options["layers"]]
+    layers = [_layer(spec, tensors, f"{prefix}layers.{i}.") for i, spec in enumerate(specs)]
+    return Encoder(CKN.from_layers(layers), preprocessing, Symmetries(**options["symmetries"]))
+
+
+def _points(kernel: ExactKernel, points: NDArray[Any]) -> NDArray[Any]:
+    """The images that an exact kernel compares with, checked."""
+    if points.ndim != 4 or len(points) == 0 or points.dtype not in (np.uint8, np.float32):
+        raise ValueError(f"the images to compare with are of shape {list(points.shape)}, {points.dtype}")
+    if not np.isfinite(points).all():
+        raise ValueError("the images to compare with are not finite")
+    kernel.check_shape(points.shape[1:])
+    return points
 
 
 def _layer(spec: LayerSpec, tensors: Tensors, prefix: str) -> Layer:

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from ckncuda.backend import Backend
 from ckncuda.backend.linear_algebra import to_host
-from ckncuda.encoder import Encoder
+from ckncuda.encoder import Encoder, ImageEncoder
 from ckncuda.errors import InvalidData, InvalidSpec
+from ckncuda.exact.encoder import ExactEncoder
 from ckncuda.images import Images, as_images
 from ckncuda.model import Model
 from ckncuda.network import read_blocks
@@ -33,7 +34,8 @@ class Speed:
     n_images : int
         In each pass.
     seconds : dict
-        Of a pass, by stage: reading, each step of the preprocessing, each layer and the classifier.
+        Of a pass, by stage: reading, each step of the preprocessing, each layer or exact kernel and the
+        classifier.
     total : float
         Seconds of a whole pass, from images to scores or, without a classifier, to features.
     """
@@ -194,7 +196,7 @@ def _seconds_of_stages(model: Model, images: Images, backend: Backend) -> dict[s
 
 
 def _encoded(
-    encoder: Encoder,
+    encoder: ImageEncoder,
     block: Array,
     backend: Backend,
     stage: Callable[[str], contextlib.AbstractContextManager[None]],
@@ -204,15 +206,20 @@ def _encoded(
     for preprocessor in encoder.preprocessing:
         with stage(prefix + preprocessor.name):
             block = preprocessor.apply(block)
+    if isinstance(encoder, ExactEncoder):
+        with stage(prefix + f"kernels with {len(encoder.points):,} images"):
+            return backend.asarray(encoder.kernels(block, backend))
+    assert isinstance(encoder, Encoder)
+    layers, symmetries = encoder.network.layers, encoder.symmetries
 
     def network(maps: Array) -> Array:
-        for number, layer in enumerate(encoder.network.layers, 1):
+        for number, layer in enumerate(layers, 1):
             name = f"layer {number} ({layer.spec.patch}x{layer.spec.patch}, {layer.spec.filters:,} filters)"
             with stage(prefix + name):
                 maps = backend.encode(maps, [layer])
         return maps
 
-    if len(encoder.symmetries) == 1:
+    if len(symmetries) == 1:
         return network(block).reshape(len(block), -1)
     with stage(prefix + "symmetries"):  # but for the layers, whose stages are inside
-        return encoder.symmetries.average(network, block).reshape(len(block), -1)
+        return symmetries.average(network, block).reshape(len(block), -1)

@@ -39,6 +39,8 @@ def extract(
 ) -> None:
     """Write the features of IMAGES, float32 [n, d], one row an image.
 
+    Of a model that --method exact has fitted they are the kernels with its training images, or landmarks.
+
     The file is written as the features are computed: memory does not grow with the number of images.
 
     \b

@@ -1,6 +1,10 @@
 """`ckn fit`: from images to a model file."""
 
 import contextlib
+import sys
+import tomllib
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +13,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckncuda.backend import Backend
+from ckncuda.classifier import GramRidge
 from ckncuda.data import ImageSource, read_labels
-from ckncuda.encoder import EncoderSpec
-from ckncuda.errors import InvalidData
+from ckncuda.errors import InvalidData, InvalidSpec
+from ckncuda.exact import ExactKernel
+from ckncuda.exact.fit import check_fit, fit_exact
+from ckncuda.exact.job import GramJob, seconds_a_pair
+from ckncuda.exact.stored import open_gram
+from ckncuda.exact.tiles import Tiling
 from ckncuda.images import Images, as_images
 from ckncuda.model import Model
 from ckncuda.network import PATCHES
+from ckncuda.preprocess import Preprocessor, suggested_preprocessing
 from ckncuda.presets import PRESETS
+from ckncuda.progress import Progress
 from ckncuda.stopwatch import Stopwatch
 
+from .exact_options import read_exact_kernels
 from .network_options import CLASSIFIERS, read_system
 from .options import (
     ImageOptions,
@@ -30,9 +42,19 @@ from .options import (
     report_seconds,
     shown_seconds,
 )
-from .progress import ProgressBars
+from .progress import ProgressBars, ProgressLines, shown_duration
 
 PRESET_HELP = "; ".join(f"{name}: {p.summary}" for name, p in PRESETS.items()) + ". [default: default]"
+
+ONLY_EXACT = {"tangent": "--tangent", "grams": "--gram"}
+NOT_EXACT = {
+    "preset": "--preset",
+    "shift": "--shift",
+    "classifier": "--classifier",
+    "kernel": "--kernel",
+    "optimizer": "--optimizer",
+    "patches": "--patches",
+}
 
 
 class Regularization(click.ParamType[Any]):
@@ -54,9 +76,21 @@ class Regularization(click.ParamType[Any]):
 @click.argument("images")
 @click.option("-o", "--output", required=True, help="The model file to write, such as model.ckn.")
 @click.option("--labels", help="Labels: CSV (Id,Prediction), .npy or IDX; by default those in IMAGES.")
+@click.option(
+    "--method",
+    type=click.Choice(["nystrom", "exact"]),
+    default="nystrom",
+    show_default=True,
+    help="nystrom: networks of anchor points, and a classifier on their features; exact: kernel ridge "
+    "regression on the exact kernels of images, n²/2 pairs of them.",
+)
 @click.option("--preset", type=click.Choice(list(PRESETS)), help=PRESET_HELP)
 @click.option("--config", help="A TOML file that describes the network.")
-@click.option("--layer", multiple=True, help="One layer, from the image upwards; may be given several times.")
+@click.option(
+    "--layer",
+    multiple=True,
+    help="One layer, from the image upwards; may be given several times. An exact kernel's has no filters.",
+)
 @click.option(
     "--preprocess",
     multiple=True,
@@ -66,7 +100,19 @@ class Regularization(click.ParamType[Any]):
 @click.option(
     "--flip/--no-flip",
     default=None,
-    help="Average the features over an image and its mirror image. [default: as the preset says, or not]",
+    help="Average the features, or exact kernels, over images and their mirror images. "
+    "[default: as the preset says, or not]",
+)
+@click.option(
+    "--tangent/--no-tangent",
+    default=None,
+    help="With --method exact: the neural tangent kernel; of arccos1 layers.",
+)
+@click.option(
+    "--gram",
+    "grams",
+    multiple=True,
+    help="With --method exact: the matrix of IMAGES that ckn gram wrote, .npy or .zarr; one for each kernel.",
 )
 @click.option(
     "--shift",
@@ -85,7 +131,9 @@ class Regularization(click.ParamType[Any]):
     "or auto, which is exp with its sigma chosen on training images. [default: as the preset says, or auto]",
 )
 @click.option(
-    "--landmarks", type=int, help="For nystrom-ridge: images that span the solution. [default: 8000]"
+    "--landmarks",
+    type=int,
+    help="For nystrom-ridge and --method exact: images that span the solution. [default: 8000; all images]",
 )
 @click.option("--optimizer", type=click.Choice(["lbfgs", "sgd"]), help="For softmax. [default: lbfgs]")
 @click.option(
@@ -109,19 +157,11 @@ def fit(
     images: str,
     output: str,
     labels: str | None,
-    preset: str | None,
-    config: str | None,
-    layer: tuple[str, ...],
-    preprocess: tuple[str, ...],
-    flip: bool | None,
-    shift: int | None,
-    classifier: str | None,
-    patches: int | None,
-    seed: int,
+    method: str,
     how: ImageOptions,
     engine: Backend,
     as_json: bool,
-    **classifier_options: Any,
+    **options: Any,
 ) -> None:
     """Learn a model from IMAGES and write it to a file.
 
@@ -129,56 +169,35 @@ def fit(
     features.  IMAGES is the challenge's CSV, .npy, .npz, a CIFAR or MNIST folder or file, or a
     folder of images.
 
+    With --method exact there are no anchor points: --layer or --config describe the kernel itself, and
+    several [[encoders]] several kernels, whose weights are chosen.  The model keeps IMAGES, or --landmarks of
+    them, and compares new images with them.
+
     \b
     Examples:
         ckn fit Xtr.csv --labels Ytr.csv -o model.ckn
         ckn fit cifar-10-batches-bin --preprocess zca --classifier softmax -o cifar.ckn
         ckn fit photos/ --layer "filters=64,patch=3,subsampling=2,kernel=exp,sigma=0.6" -o photos.ckn
+        ckn fit Xtr.csv --labels Ytr.csv --method exact --gram K.zarr -o exact.ckn
     """
     stopwatch = Stopwatch()
-    check_outputs([output], [images, labels, config])
+    options = _options_of(method, options)
+    check_outputs([output], [images, labels, options["config"], *options.get("grams", ())])
     with (
         stopwatch.stage("reading"),
         opened(images, how._replace(split=how.split or "train"), "Fitting on") as source,
-        ProgressBars() as progress,
+        ProgressBars() as bars,
     ):
-        shape = source.shape[1:]
-        system = read_system(
-            len(source),
-            shape,
-            preset,
-            config,
-            layer,
-            preprocess,
-            {"flip": flip, "shift": shift},
-            classifier,
-            classifier_options,
-        )
-        for spec in system.encoders:
-            spec.output_shape(shape)
         targets = _labels(labels, source)
-        learner = system.make_classifier(seed)
-        if learner is not None:
-            learner.check_options()
-        if learner is not None and targets is None:
-            if classifier is not None:
-                raise InvalidData(f"{images} holds no labels: give --labels, or --classifier none")
-            click.echo("No labels: the model will extract features, but not predict.", err=True)
-            learner = None
-        cached = _in_memory(source, engine.memory_budget // 2, progress)
-        with stopwatch.stage("preprocessing"):
-            specs = [_resolved(spec, as_images(cached)) for spec in system.encoders]
-        model = Model.fit(
-            cached,
-            targets,
-            specs,
-            classifier=learner,
-            patches=patches or system.patches,
-            seed=seed,
-            backend=engine,
-            progress=progress,
-            stopwatch=stopwatch,
-        )
+        if targets is None and method == "exact":
+            raise InvalidData(f"{images} holds no labels, which exact kernels need: give --labels")
+        if targets is None and options["classifier"] not in (None, "none"):
+            raise InvalidData(f"{images} holds no labels: give --labels, or --classifier none")
+        fit_model = _fit_exact if method == "exact" else _fit_networks
+        # Exact kernels may take hours, of which a log shall tell.
+        quiet = method == "exact" and not sys.stderr.isatty()
+        progress = ProgressLines() if quiet else bars
+        model = fit_model(source, targets, engine, progress, stopwatch, **options)
         model.class_names = source.class_names
     with stopwatch.stage("writing"):
         model.save(output)
@@ -192,20 +211,142 @@ def fit(
     print_result(result, as_json, _lines(result, model))
 
 
-def _resolved(spec: EncoderSpec, images: Images) -> EncoderSpec:
-    """With the preprocessing that the images suggest, if it is left open; says so."""
-    resolved = spec.resolved(images)
-    if spec.preprocessing is None:
-        names = ", ".join(p.name for p in resolved.preprocessing or ()) or "none"
-        click.echo(f"Preprocessing: {names}", err=True)
-    return resolved
+def _options_of(method: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The options without those of the other method; raises `InvalidSpec` if one of these is given."""
+    foreign = NOT_EXACT if method == "exact" else ONLY_EXACT
+    for name, option in foreign.items():
+        if options[name] not in (None, ()):
+            advice = "" if method == "exact" else ", or give --method exact"
+            raise InvalidSpec(f"{option} does not apply to --method {method}: leave it out{advice}")
+    return {name: value for name, value in options.items() if name not in foreign}
+
+
+def _fit_networks(
+    source: ImageSource,
+    targets: NDArray[np.int64] | None,
+    engine: Backend,
+    progress: Progress,
+    stopwatch: Stopwatch,
+    *,
+    preset: str | None,
+    config: str | None,
+    layer: tuple[str, ...],
+    preprocess: tuple[str, ...],
+    flip: bool | None,
+    shift: int | None,
+    classifier: str | None,
+    patches: int | None,
+    seed: int,
+    **classifier_options: Any,
+) -> Model:
+    """Anchor points, and a classifier on the features."""
+    shape = source.shape[1:]
+    symmetries = {"flip": flip, "shift": shift}
+    system = read_system(
+        len(source), shape, preset, config, layer, preprocess, symmetries, classifier, classifier_options
+    )
+    for spec in system.encoders:
+        spec.output_shape(shape)
+    learner = system.make_classifier(seed)
+    if learner is not None:
+        learner.check_options()
+    if learner is not None and targets is None:
+        click.echo("No labels: the model will extract features, but not predict.", err=True)
+        learner = None
+    cached = _in_memory(source, engine.memory_budget // 2, progress)
+    with stopwatch.stage("preprocessing"):
+        specs = [
+            replace(spec, preprocessing=_resolved(spec.preprocessing, cached)) for spec in system.encoders
+        ]
+    return Model.fit(
+        cached,
+        targets,
+        specs,
+        classifier=learner,
+        patches=patches or system.patches,
+        seed=seed,
+        backend=engine,
+        progress=progress,
+        stopwatch=stopwatch,
+    )
+
+
+def _fit_exact(
+    source: ImageSource,
+    targets: NDArray[np.int64] | None,
+    engine: Backend,
+    progress: Progress,
+    stopwatch: Stopwatch,
+    *,
+    config: str | None,
+    layer: tuple[str, ...],
+    preprocess: tuple[str, ...],
+    flip: bool | None,
+    tangent: bool | None,
+    grams: tuple[str, ...],
+    regularization: float | str | None,
+    landmarks: int | None,
+    validation: float | None,
+    seed: int,
+) -> Model:
+    """Kernel ridge regression on exact kernels."""
+    described = read_exact_kernels(config, layer, preprocess, tangent, flip, source.shape[1:])
+    if config and "classifier" in tomllib.loads(Path(config).read_text(encoding="utf-8")):
+        click.echo(f"Classifier: that of {config} is left aside; exact kernels have ridge", err=True)
+    kernels = [kernel for kernel, _ in described]
+    matrices = [open_gram(path) for path in grams] or None
+    ridge = GramRidge(
+        "auto" if regularization is None else regularization, validation=validation or 0.0, seed=seed
+    )
+    check_fit(source, targets, kernels, ridge, landmarks, matrices)
+    cached = _in_memory(source, engine.memory_budget // 2, progress)
+    with stopwatch.stage("preprocessing"):
+        resolved = [(kernel, _resolved(preprocessing, cached)) for kernel, preprocessing in described]
+    if matrices is None:
+        with stopwatch.stage("features"):
+            _say_plan(kernels, cached, landmarks, engine)
+    return fit_exact(
+        cached,
+        targets,
+        resolved,
+        regularization=ridge.regularization,
+        landmarks=landmarks,
+        validation=ridge.validation,
+        grams=matrices,
+        seed=seed,
+        backend=engine,
+        progress=progress,
+        stopwatch=stopwatch,
+    )
+
+
+def _say_plan(kernels: list[ExactKernel], images: Images, landmarks: int | None, engine: Backend) -> None:
+    """How many pairs of images there are to be compared, and how long that takes."""
+    n = images.shape[0]
+    tiling = Tiling(n, None if landmarks is None else min(landmarks, n))
+    first = next(iter(tiling))
+    seconds = sum(seconds_a_pair(GramJob(kernel, images), first, engine) for kernel in kernels)
+    each = f" by each of {len(kernels)} kernels" if len(kernels) > 1 else ""
+    click.echo(
+        f"Plan: {tiling.pairs:,} pairs of images{each}, about {shown_duration(seconds * tiling.pairs)}",
+        err=True,
+    )
+
+
+def _resolved(preprocessing: Sequence[Preprocessor] | None, images: Images) -> tuple[Preprocessor, ...]:
+    """The preprocessing, or that which the images suggest, if it is left open; says so then."""
+    if preprocessing is not None:
+        return tuple(preprocessing)
+    suggested = suggested_preprocessing(images)
+    click.echo(f"Preprocessing: {', '.join(p.name for p in suggested) or 'none'}", err=True)
+    return suggested
 
 
 def _labels(path: str | None, source: ImageSource) -> NDArray[np.int64] | None:
     return read_labels(path, len(source)) if path else source.labels
 
 
-def _in_memory(source: ImageSource, limit: int, progress: ProgressBars) -> Images | NDArray[Any]:
+def _in_memory(source: ImageSource, limit: int, progress: Progress) -> Images:
     """Hold the images in memory where they fit: each layer reads them all, and text is slow to read."""
     n = len(source)
     if n * int(np.prod(source.shape[1:])) * source.dtype.itemsize > limit:
@@ -216,7 +357,7 @@ def _in_memory(source: ImageSource, limit: int, progress: ProgressBars) -> Image
         stop = min(start + size, n)
         array[start:stop] = source.read(start, stop)
         progress("reading", stop, n)
-    return array
+    return as_images(array)
 
 
 def peak_memory() -> int:
@@ -226,7 +367,6 @@ def peak_memory() -> int:
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
     import resource  # not on Windows
-    import sys
 
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

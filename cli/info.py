@@ -6,12 +6,15 @@ from typing import Any
 import click
 
 from ckncuda.backend.cuda_layer import unfused_reason
-from ckncuda.encoder import Encoder
+from ckncuda.encoder import Encoder, ImageEncoder
+from ckncuda.exact.encoder import ExactEncoder
 from ckncuda.layer import Shape
 from ckncuda.model import Model
 from ckncuda.model_file import load
 
 from .options import json_option, print_result
+
+OF_ANCHORS = ("filters", "whitening", "epsilon", "decorrelation")  # an exact kernel has no anchor points
 
 
 @click.command()
@@ -49,7 +52,13 @@ def describe(model: Model) -> dict[str, Any]:
     }
 
 
-def _encoder(encoder: Encoder, shape: Shape | None) -> dict[str, Any]:
+def _encoder(encoder: ImageEncoder, shape: Shape | None) -> dict[str, Any]:
+    preprocessing = [p.to_dict() for p in encoder.preprocessing]
+    if isinstance(encoder, ExactEncoder):
+        kernel = encoder.kernel.to_dict()
+        kernel["layers"] = [_without_filters(layer) for layer in kernel["layers"]]
+        return {"kind": "exact", "preprocessing": preprocessing, "n_images": len(encoder.points)} | kernel
+    assert isinstance(encoder, Encoder)
     layers = []
     for layer in encoder.network.layers:
         size: dict[str, Any] = {"output_shape": None, "on_a_gpu": None}
@@ -62,10 +71,16 @@ def _encoder(encoder: Encoder, shape: Shape | None) -> dict[str, Any]:
             }
         layers.append(layer.spec.to_dict() | {"n_parameters": layer.n_parameters} | size)
     return {
-        "preprocessing": [p.to_dict() for p in encoder.preprocessing],
+        "kind": "network",
+        "preprocessing": preprocessing,
         "symmetries": encoder.symmetries.to_dict(),
         "layers": layers,
     }
+
+
+def _without_filters(layer: dict[str, Any]) -> dict[str, Any]:
+    """What of a layer concerns its exact kernel."""
+    return {name: value for name, value in layer.items() if name not in OF_ANCHORS}
 
 
 def _lines(result: dict[str, Any]) -> list[str]:
@@ -100,6 +115,13 @@ def _lines(result: dict[str, Any]) -> list[str]:
 
 def _encoder_lines(encoder: dict[str, Any]) -> list[str]:
     lines = ["preprocessing  " + (", ".join(_options(p, "name") for p in encoder["preprocessing"]) or "none")]
+    if encoder["kind"] == "exact":
+        name = "neural tangent kernel" if encoder["tangent"] else "exact kernel"
+        mirrored = ", averaged over mirror images" if encoder["flip"] else ""
+        lines.append(f"features       {name} with {encoder['n_images']:,} images{mirrored}")
+        for number, layer in enumerate(encoder["layers"], 1):
+            lines.append(f"layer {number}        {_options(layer)}")
+        return lines
     if any(encoder["symmetries"].values()):
         lines.append("averaged over  " + _options(encoder["symmetries"]))
     for number, layer in enumerate(encoder["layers"], 1):

@@ -17,9 +17,11 @@ from .backends import backends
 from .baseline import baseline
 from .bench import bench
 from .demo import demo
+from .distance import distance
 from .evaluate import evaluate
 from .extract import extract
 from .fit import fit
+from .gram import gram
 from .info import info
 from .predict import predict
 from .search import search
@@ -40,7 +42,20 @@ def cli() -> None:
     """
 
 
-for command in (fit, search, extract, predict, evaluate, info, bench, backends, demo, baseline):
+for command in (
+    fit,
+    search,
+    extract,
+    predict,
+    evaluate,
+    gram,
+    info,
+    distance,
+    bench,
+    backends,
+    demo,
+    baseline,
+):
     cli.add_command(command)
 
 
@@ -73,8 +88,9 @@ def main() -> NoReturn:
         status = 1
     except OSError as error:
         status = _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("\nInterrupted; no partial file was left.", err=True)
+    except (KeyboardInterrupt, click.Abort) as interrupt:
+        left = str(interrupt) or "no partial file was left"
+        click.echo(f"\nInterrupted; {left}.", err=True)
         status = INTERRUPTED
     sys.exit(status)
 

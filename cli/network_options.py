@@ -109,12 +109,12 @@ def parse_layer(text: str) -> LayerSpec:
 
     Coefficients of a series are separated by colons: ``kernel=series,coefficients=0.25:0.5:0.25``.
     """
-    return LayerSpec.from_dict(_parse_options(text, f"--layer {text}"))
+    return LayerSpec.from_dict(parse_options(text, f"--layer {text}"))
 
 
 def _parse_kernel(text: str) -> DotProductKernel:
     """Read ``arccos1`` or ``poly,degree=2,offset=1``."""
-    options = _parse_options(f"kernel={text}", f"--kernel {text}")
+    options = parse_options(f"kernel={text}", f"--kernel {text}")
     kernel = kernel_from_dict(options)
     if options:
         raise InvalidSpec(f"--kernel {text}: the kernel {kernel.name} has no {', '.join(options)}")
@@ -131,12 +131,13 @@ def parse_preprocessing(texts: tuple[str, ...]) -> tuple[Preprocessor, ...] | No
         if name in ("auto", "none"):
             raise InvalidSpec(f"--preprocess {name} goes with no other --preprocess")
         preprocessing.append(
-            preprocessor_from_dict({"name": name} | _parse_options(options, f"--preprocess {text}"))
+            preprocessor_from_dict({"name": name} | parse_options(options, f"--preprocess {text}"))
         )
     return tuple(preprocessing)
 
 
-def _parse_options(text: str, where: str) -> dict[str, Any]:
+def parse_options(text: str, where: str) -> dict[str, Any]:
+    """Read ``name=value,name=value``; ``where`` is said in errors."""
     options: dict[str, Any] = {}
     for item in filter(None, text.split(",")):
         name, equals, value = item.partition("=")
@@ -170,7 +171,7 @@ def _from_config(path: str) -> System:
     known = ["encoders", "layers", "preprocessing", "symmetries", "classifier"]
     if unknown := sorted(set(content) - set(known)):
         raise InvalidSpec(f"{path}: there is no table {', '.join(unknown)}; there are {', '.join(known)}")
-    tables = _tables(content.get("encoders"), path, "encoders")
+    tables = read_tables(content.get("encoders"), path, "encoders")
     alone: dict[str, Any] = {
         name: content[name] for name in ("layers", "preprocessing", "symmetries") if name in content
     }
@@ -194,19 +195,20 @@ def _encoder(table: dict[str, Any], path: str) -> EncoderSpec:
         raise InvalidSpec(
             f"{path}: an encoder has no {', '.join(unknown)}; it has layers, preprocessing and symmetries"
         )
-    layers = _tables(table.get("layers"), path, "layers")
+    layers = read_tables(table.get("layers"), path, "layers")
     if not layers:
         raise InvalidSpec(f"{path} describes no layer: it needs [[layers]] with filters, patch, subsampling")
     symmetries = table.get("symmetries", {})
     if not isinstance(symmetries, dict) or set(symmetries) - {"flip", "shift"}:
         raise InvalidSpec(f"{path}: symmetries must be a table of flip and shift; it is {symmetries}")
     preprocessing = [
-        preprocessor_from_dict(t) for t in _tables(table.get("preprocessing"), path, "preprocessing")
+        preprocessor_from_dict(t) for t in read_tables(table.get("preprocessing"), path, "preprocessing")
     ]
     return EncoderSpec([LayerSpec.from_dict(t) for t in layers], preprocessing, Symmetries(**symmetries))
 
 
-def _tables(value: Any, path: str, name: str) -> list[dict[str, Any]]:
+def read_tables(value: Any, path: str, name: str) -> list[dict[str, Any]]:
+    """Check what a file has under a name: tables, or nothing."""
     if value is None:
         return []
     if not isinstance(value, list) or not all(isinstance(table, dict) for table in value):

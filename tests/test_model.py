@@ -202,8 +202,17 @@ def test_a_file_of_version_1_predicts_what_it_did_then():
     np.testing.assert_allclose(model.scores(kept["images"]), kept["scores"], atol=1e-4)
 
 
+def test_a_file_of_version_2_predicts_what_it_did_then():
+    folder = Path(__file__).parent / "model_files"
+    model, kept = load(folder / "version_2.ckn"), np.load(folder / "version_2.npz")
+    assert [encoder.symmetries for encoder in model.encoders] == [Symmetries(flip=True), Symmetries()]
+    assert [len(encoder.preprocessing) for encoder in model.encoders] == [1, 0]
+    assert model.classifier.classes_.tolist() == [5, 6]
+    np.testing.assert_allclose(model.scores(kept["images"]), kept["scores"], atol=1e-4)
+
+
 def test_newer_versions(saved):
-    rewrite(saved, damage(lambda s: s.update(version=3)))
+    rewrite(saved, damage(lambda s: s.update(version=4)))
     with pytest.raises(InvalidModelFile, match="install a newer ckncuda"):
         load(saved)
 

@@ -13,15 +13,17 @@ class             loss, with s = Wᵀ x + b [K]            how it is minimised; 
 ================  =====================================  =========================================
 
 `KernelRidge` is ridge regression in the space of a dot-product kernel on the features, in closed form with
-exact leave-one-out; `NystromRidge` is that on landmarks, for many images.
+exact leave-one-out; `NystromRidge` is that on landmarks, for many images. `GramRidge` is both for any kernel,
+given by its values.
 
 `LinearClassifier` and `KernelClassifier` are what they are once fitted; `Classifier` is what both have in
 common, `TrainableClassifier` the interface for fitting. Features on a GPU are computed with there; labels and
 what is learned are on the host.
 
 The files: `linear` and `kernel` predict, `training_data` checks, `scaling` centres and scales, `selection`
-chooses λ, `normal_equations` solves for the kinds of ridge, `spaces` reduces and preconditions, `objective`,
-`lbfgs` and `sgd` minimise, `iterative` puts these together for the two classifiers without a closed form.
+chooses λ, `normal_equations` solves for the kinds of ridge, `dual_ridge` for those in the space of a kernel,
+`spaces` reduces and preconditions, `objective`, `lbfgs` and `sgd` minimise, `iterative` puts these together
+for the two classifiers without a closed form.
 """
 
 from collections.abc import Mapping
@@ -30,6 +32,7 @@ from typing import Any
 import numpy.typing as npt
 
 from ckncuda.classifier.classifier import Classifier, TrainableClassifier
+from ckncuda.classifier.gram_ridge import GramRidge
 from ckncuda.classifier.kernel import KernelClassifier
 from ckncuda.classifier.kernel_ridge import KernelRidge
 from ckncuda.classifier.linear import LinearClassifier
@@ -40,6 +43,7 @@ from ckncuda.classifier.squared_hinge import SquaredHinge
 
 __all__ = [
     "Classifier",
+    "GramRidge",
     "KernelClassifier",
     "KernelRidge",
     "LinearClassifier",

@@ -1,8 +1,7 @@
 """Kernel ridge regression on ±1 targets: closed form, with exact leave-one-out accuracy."""
 
 import copy
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -11,16 +10,27 @@ import numpy.typing as npt
 
 from ckncuda.backend.linear_algebra import add_product, to_host
 from ckncuda.classifier.classifier import Progress, TrainableClassifier
+from ckncuda.classifier.dual_ridge import (
+    LAMBDAS,
+    WEIGHTS,
+    Place,
+    check_count,
+    check_weights,
+    left_out_accuracy,
+    precision,
+    search,
+    shown_choice,
+    shown_weights,
+    solution_of,
+)
 from ckncuda.classifier.kernel import KernelClassifier, homogeneous, normalized_weights
-from ckncuda.classifier.normal_equations import MANY, WELL_CONDITIONED, DualSolution, cholesky, solve
+from ckncuda.classifier.normal_equations import MANY, DualSolution
 from ckncuda.classifier.scaling import FeatureScaling, check_widths, parts
 from ckncuda.classifier.selection import (
     FEW,
     check_regularization,
     check_seed,
     check_validation,
-    climb,
-    halvings,
     held_out_split,
 )
 from ckncuda.classifier.training_data import blocks, check_training_data, rows_of, signed_targets
@@ -29,16 +39,8 @@ from ckncuda.errors import InvalidSpec
 
 Array = npt.NDArray[Any]
 
-LAMBDAS = tuple(float(f"{10 ** (-place / 3):.1e}") for place in range(25))
-"""1, 0.46, 0.22, 0.1, …, 1e-8."""
-
 SIGMAS = tuple(float(f"{2 ** (place / 2):.2g}") for place in range(-3, 5))
 """0.35, 0.5, 0.71, 1, 1.4, 2, 2.8, 4: below, images have nothing in common; above, κ is linear."""
-
-WEIGHTS = tuple(2.0**place for place in range(-4, 5))
-"""Of an encoder beside the first one's, 1."""
-
-MOST = 46_000  # images whose Gram matrix LAPACK's 32-bit numbers can count; it takes 8 GiB
 
 
 @dataclass(frozen=True)
@@ -137,24 +139,11 @@ class KernelRidge(KernelClassifier, TrainableClassifier):
         if isinstance(self.kernel, Exponential) and self.kernel.sigma is None:
             raise InvalidSpec('the kernel of a classifier takes sigma, not quantile; or kernel "auto"')
         check_regularization(self.regularization)
-        if not isinstance(self.weights, str):
-            given = list(self.weights) if np.iterable(self.weights) else self.weights
-            if not np.iterable(given) or not all(map(_is_weight, given)) or not any(given):
-                raise InvalidSpec(
-                    f"weights are {given}; expected numbers that are not negative, one positive"
-                )
-            if encoders not in (None, len(given)):
-                raise InvalidSpec(f"{len(given)} weights were given for {encoders} encoders")
-        elif self.weights != "auto":
-            raise InvalidSpec(f'weights are {self.weights!r}; expected numbers, or "auto"')
+        check_weights(self.weights, encoders, "encoders")
         if self.validation != 0:
             check_validation(self.validation, self.regularization)
         check_seed(self.seed)
-        if images is not None and images > MOST:
-            raise InvalidSpec(
-                f"kernel ridge of {images} images needs Gram matrices of {4 * images**2 >> 30} GiB each; it "
-                f"takes {MOST} images at most: use nystrom-ridge (NystromRidge)"
-            )
+        check_count(images, "nystrom-ridge (NystromRidge)")
 
     def fit(
         self,
@@ -210,17 +199,11 @@ class KernelRidge(KernelClassifier, TrainableClassifier):
 
     def _choice(self, by: str) -> str:
         """What was chosen and how, and what was given."""
-        said: dict[bool, list[str]] = {True: [], False: []}
-        said[isinstance(self.kernel, str)].append(shown_kernels(self.kernels_))
+        names = [(shown_kernels(self.kernels_), isinstance(self.kernel, str))]
         if len(self.widths_) > 1:
-            said[isinstance(self.weights, str)].append(shown_weights(self.weights_))
-        said[isinstance(self.regularization, str)].append(f"λ = {self.regularization_:g}")
-        sentences = {True: f"chosen by {by}", False: "given"}
-        return "; ".join(
-            f"{', '.join(names)} {'were' if len(names) > 1 else 'was'} {sentences[automatic]}"
-            for automatic, names in said.items()
-            if names
-        )
+            names.append((shown_weights(self.weights_), isinstance(self.weights, str)))
+        names.append((f"λ = {self.regularization_:g}", isinstance(self.regularization, str)))
+        return shown_choice(names, by)
 
     def _learn(
         self,
@@ -278,45 +261,23 @@ class KernelRidge(KernelClassifier, TrainableClassifier):
         weights = encoders - 1 if isinstance(self.weights, str) else 0
         lambdas = len(LAMBDAS) if isinstance(self.regularization, str) else 1
         sizes = (lambdas, *(sigmas,) * (encoders if sigmas else 0), *(len(WEIGHTS),) * weights)
-        if math.prod(sizes) == 1:
-            return _Choice(0, (), ()), images
 
-        def choice_at(place: tuple[int, ...]) -> _Choice:
+        def choice_at(place: Place) -> _Choice:
             middle = 1 + (encoders if sigmas else 0)
             return _Choice(place[0], place[1:middle], place[middle:])
 
-        tried = 0
+        def accuracy_among(place: Place, count: int, judged: int) -> float:
+            solution = system.solution(*self._named(choice_at(place), encoders), count)
+            return system.accuracy(solution.left_out_residuals(judged if judged < count else None))
 
-        def among(last: int) -> Callable[[tuple[int, ...]], float]:
-            judged = last // 2 if last >= 2 * FEW else last
-
-            def accuracy_at(place: tuple[int, ...]) -> float:
-                nonlocal tried
-                tried += 1
-                if progress is not None:
-                    progress("choosing kernel and λ", tried, max(tried, 40))
-                try:
-                    solution = system.solution(*self._named(choice_at(place), encoders), last)
-                except InvalidSpec:  # images so alike that this λ is too small for the precision
-                    return -1.0
-                return system.accuracy(solution.left_out_residuals(judged))
-
-            return accuracy_at
-
-        counts = halvings(images, FEW)
         level = [len(WEIGHTS) // 2] * weights
         grid = [
             (place, *(sigma,) * (encoders if sigmas else 0), *level)
             for sigma in range(max(sigmas, 1))
             for place in range(0, lambdas, 3)
         ]
-        first = among(counts[0])
-        place = max(grid, key=lambda each: (first(each), -each[0]))
-        for count in counts:  # twice as many images take a λ that is weaker by a third of a decade or two
-            if count > counts[0]:
-                place = (min(place[0] + 1, lambdas - 1), *place[1:])
-            place = climb(place, among(count), sizes)
-        return choice_at(place), images // 2 if images >= 2 * FEW else images
+        place, judged = search(accuracy_among, grid, sizes, images, FEW, progress)
+        return choice_at(place), judged
 
 
 class _System:
@@ -371,32 +332,24 @@ class _System:
     ) -> DualSolution:
         """Solve for all images, or as if only the last so many existed."""
         last = last or len(self.targets)
-        dtype = np.float64 if regularization < WELL_CONDITIONED else self.products[0].dtype
-        gram: Array | None = None
-        for kernel, weight, products, norms in zip(kernels, weights, self.products, self.norms, strict=True):
-            if not weight:
-                continue
-            part = products[-last:, -last:].astype(dtype, order="F")
-            homogeneous(kernel, part, norms[-last:], norms[-last:])
-            part *= part.dtype.type(weight)
-            if gram is None:
-                gram = part
-            else:
-                gram += part
-            del part
-        assert gram is not None  # the weights sum to 1
-        gram += 1
-        factor = cholesky(gram, last, regularization, overwrite=True)
-        return DualSolution(factor, solve(factor, self.targets[-last:]), constant=0.0)
+        dtype = precision(regularization, self.products[0].dtype)
+
+        def parts() -> Iterator[Array]:
+            for kernel, weight, products, norms in zip(
+                kernels, weights, self.products, self.norms, strict=True
+            ):
+                if weight:
+                    part = products[-last:, -last:].astype(dtype, order="F")
+                    homogeneous(kernel, part, norms[-last:], norms[-last:])
+                    part *= part.dtype.type(weight)
+                    yield part
+                    del part
+
+        return solution_of(parts(), regularization, self.targets[-last:])
 
     def accuracy(self, residuals: npt.NDArray[np.float64]) -> float:
         """Of the last images, from their left-out residuals."""
-        true = self.targets[-len(residuals) :]
-        return float(np.mean((true - residuals).argmax(axis=1) == true.argmax(axis=1)))
-
-
-def _is_weight(value: object) -> bool:
-    return isinstance(value, int | float | np.number) and 0 <= float(value) < math.inf
+        return left_out_accuracy(residuals, self.targets)
 
 
 def shown_kernels(kernels: Sequence[DotProductKernel]) -> str:
@@ -408,8 +361,3 @@ def shown_kernels(kernels: Sequence[DotProductKernel]) -> str:
         )
         names.append(f"{kernel.name}({parameters})" if parameters else kernel.name)
     return "κ = " + ", ".join(dict.fromkeys(names))
-
-
-def shown_weights(weights: Sequence[float]) -> str:
-    """Such as weights 0.25 : 0.75."""
-    return "weights " + " : ".join(f"{weight:.2g}" for weight in weights)

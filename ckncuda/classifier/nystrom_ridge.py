@@ -9,8 +9,9 @@ import numpy.typing as npt
 from ckncuda.backend import linear_algebra
 from ckncuda.backend.linear_algebra import to_host
 from ckncuda.classifier.classifier import Progress, TrainableClassifier
+from ckncuda.classifier.dual_ridge import shown_weights
 from ckncuda.classifier.kernel import Array, KernelClassifier, normalized_weights, part_norms
-from ckncuda.classifier.kernel_ridge import KernelRidge, shown_kernels, shown_weights
+from ckncuda.classifier.kernel_ridge import KernelRidge, shown_kernels
 from ckncuda.classifier.ridge import Ridge
 from ckncuda.classifier.scaling import FeatureScaling, check_widths
 from ckncuda.classifier.selection import FEW, held_out_split

@@ -35,12 +35,16 @@ class Distance:
     distance : float
         ‖F Fᵀ − K‖ / ‖K‖, in the Frobenius norm, with F the network's features of some images and K their
         exact kernel.
+    centred : float
+        The same with both matrices centred, as a classifier with an intercept sees them: what all images have
+        in common is the larger part of a kernel, and says little of how it tells them apart.
     seconds : float
         What fitting the network and its features took; 0 for a network that was fitted before.
     """
 
     filters: tuple[int, ...]
     distance: float
+    centred: float
     seconds: float
 
 
@@ -106,7 +110,7 @@ def nystrom_distances(
         )
         features = _features(network, images, engine)
         seconds = time.perf_counter() - start
-        distances.append(Distance((number,) * len(kernel.layers), _distance(features, exact), seconds))
+        distances.append(Distance((number,) * len(kernel.layers), *_distances(features, exact), seconds))
     return distances
 
 
@@ -132,7 +136,7 @@ def network_distance(
     if exact is None:
         exact = gram(images, kernel, backend=engine, progress=progress)
     features = _features(network, as_images(images), engine)
-    return Distance(tuple(layer.filters for layer in kernel.layers), _distance(features, exact), 0.0)
+    return Distance(tuple(layer.filters for layer in kernel.layers), *_distances(features, exact), 0.0)
 
 
 def plot_distances(
@@ -146,7 +150,7 @@ def plot_distances(
     path : str
     title : str
     given : Distance, optional
-        Of a network whose layers may differ in their anchor points: a line across.
+        Of a network whose layers may differ in their anchor points: lines across.
 
     Raises
     ------
@@ -156,36 +160,41 @@ def plot_distances(
     check_plotting()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
     axes = figure.add_subplot(xscale="log", yscale="log", title=title)
     numbers = [each.filters[0] for each in distances]
-    axes.plot(numbers, [each.distance for each in distances], "o-", color="tab:blue")
-    for each in distances:
-        axes.annotate(
-            f"{each.distance:.2g}", (each.filters[0], each.distance), (6, 6), textcoords="offset points"
-        )
-    if given is not None:
-        name = "/".join(map(str, given.filters))
-        axes.axhline(given.distance, color="tab:orange", linestyle="--")
-        axes.annotate(
-            f"this network, {name}: {given.distance:.2g}",
-            (0.02, given.distance),
-            (0, 4),
-            xycoords=("axes fraction", "data"),
-            textcoords="offset points",
-            color="tab:orange",
-        )
+    for name, colour, label in (
+        ("distance", "tab:blue", "Gram matrices"),
+        ("centred", "tab:orange", "the same, centred"),
+    ):
+        values = [getattr(each, name) for each in distances]
+        axes.plot(numbers, values, "o-", color=colour, label=label)
+        for number, value in zip(numbers, values, strict=True):
+            axes.annotate(f"{value:.2g}", (number, value), (6, 6), textcoords="offset points", color=colour)
+        if given is not None:
+            axes.axhline(
+                getattr(given, name), color=colour, linestyle="--", label=f"{label}: {_filters(given)}"
+            )
+    axes.legend(frameon=False)
     axes.set_xticks(numbers, [f"{number:,}" for number in numbers])
-    axes.minorticks_off()
+    axes.set_xticks([], minor=True)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("anchor points of each layer")
-    axes.set_ylabel("relative Frobenius distance to the exact kernel")
+    axes.set_ylabel("distance to the exact kernel, relative")
     axes.margins(x=0.12, y=0.15)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="0.9")
     with atomic_file(path) as file:
         canvas: Any = FigureCanvasAgg(figure)  # matplotlib types it where it is installed, in part
         canvas.print_png(file)
+
+
+def _filters(distance: Distance) -> str:
+    return "/".join(map(str, distance.filters)) + " anchor points"
 
 
 def check_plotting() -> None:
@@ -208,11 +217,20 @@ def _features(network: CKN, images: Images, backend: Backend) -> npt.NDArray[np.
     return maps.reshape(len(maps), -1)
 
 
-def _distance(features: npt.NDArray[np.floating[Any]], exact: npt.NDArray[np.floating[Any]]) -> float:
-    """‖F Fᵀ − K‖ / ‖K‖, a few rows at a time."""
-    squares, step = 0.0, max(1, (1 << 22) // len(exact))
-    for start in range(0, len(exact), step):
-        rows = slice(start, start + step)
-        products = features[rows].astype(np.float64) @ features.T.astype(np.float64)
-        squares += float(np.square(products - exact[rows]).sum())
-    return float(np.sqrt(squares) / np.linalg.norm(exact))
+def _distances(
+    features: npt.NDArray[np.floating[Any]], exact: npt.NDArray[np.floating[Any]]
+) -> tuple[float, float]:
+    """‖F Fᵀ − K‖ / ‖K‖, and the same of centred matrices."""
+    kernel = exact.astype(np.float64)
+    double = features.astype(np.float64)
+    difference = double @ double.T - kernel
+    whole = np.linalg.norm(difference) / np.linalg.norm(kernel)
+    centred = np.linalg.norm(_centred(difference)) / np.linalg.norm(_centred(kernel))
+    return float(whole), float(centred)
+
+
+def _centred(matrix: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """H M H with H = I − 11ᵀ/n."""
+    centred: npt.NDArray[np.float64] = matrix - matrix.mean(axis=0)
+    centred -= centred.mean(axis=1)[:, None]
+    return centred

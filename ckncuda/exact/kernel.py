@@ -79,13 +79,21 @@ class ExactKernel:
         """Raise `InvalidSpec` if the layers do not fit images (height, width, channels)."""
         check_specs(self.layers, shape)
 
-    def block(self, first: Maps, second: Maps, backend: Backend, *, symmetric: bool = False) -> Maps:
+    def block(
+        self,
+        first: Maps | NormedMaps,
+        second: Maps | NormedMaps,
+        backend: Backend,
+        *,
+        symmetric: bool = False,
+    ) -> Maps:
         """The kernel of each of the first images with each of the second.
 
         Parameters
         ----------
-        first, second : float32 or float64 [n, h, w, c], [n2, h, w, c]
-            In the host's memory, both of the type in which to compute.
+        first, second : float32 or float64 [n, h, w, c], [n2, h, w, c], or NormedMaps
+            In the host's memory, both of the type in which to compute.  What `normed` makes of images is
+            taken as well: it is worth keeping of images that are compared with many others in turn.
         backend : Backend
         symmetric : bool
             Whether these are the same images: then only half of the pairs are computed.
@@ -95,13 +103,13 @@ class ExactKernel:
         gram : [n, n2]
             In the host's memory.
         """
-        one = self._normed(first, backend)
-        other = one if symmetric else self._normed(second, backend)
+        one = self.normed(first, backend)
+        other = one if symmetric else self.normed(second, backend)
         gram = self._block(one, other, backend, symmetric)
         if self.flip:
             mirrored = self._mirrored(other, backend)
             # Where mirroring both images changes nothing, two of the four kernels are as the other two.
-            if self._keeps_mirror_images(first.shape[1:]):
+            if self._keeps_mirror_images(one.maps.shape[1:]):
                 gram += self._block(one, mirrored, backend, symmetric)
                 gram /= 2
             else:
@@ -115,13 +123,16 @@ class ExactKernel:
     def _block(self, first: NormedMaps, second: NormedMaps, backend: Backend, symmetric: bool) -> Maps:
         return backend.gram_block(first, second, self.layers, tangent=self.tangent, symmetric=symmetric)
 
-    def _normed(self, maps: Maps, backend: Backend) -> NormedMaps:
-        return NormedMaps(maps, backend.patch_norms(maps, self.layers))
+    def normed(self, images: Maps | NormedMaps, backend: Backend) -> NormedMaps:
+        """Images with the norms of their patches, each of which takes as long as one kernel of two images."""
+        if isinstance(images, NormedMaps):
+            return images
+        return NormedMaps(images, backend.patch_norms(images, self.layers))
 
     def _mirrored(self, images: NormedMaps, backend: Backend) -> NormedMaps:
         maps = np.ascontiguousarray(images.maps[:, :, ::-1])
         if not self._keeps_mirror_images(maps.shape[1:]):
-            return self._normed(maps, backend)
+            return self.normed(maps, backend)
         return NormedMaps(maps, tuple(np.ascontiguousarray(norms[:, :, ::-1]) for norms in images.norms))
 
     def _keeps_mirror_images(self, shape: Shape) -> bool:

@@ -13,7 +13,7 @@ from ckncuda.images import Images
 TILE = 256  # images of either side
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Tile:
     """Some rows and columns of a Gram matrix.
 

@@ -19,6 +19,8 @@ NEWS = (
     "Predicting ",
     "Evaluating ",
     "Measuring with ",
+    "Comparing ",
+    "Kernel: ",
     "No labels: ",
     "Preprocessing: ",
     "Compiling the inner loops with Numba: ",

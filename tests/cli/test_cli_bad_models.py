@@ -49,8 +49,8 @@ def test_truncated_model_is_refused(refused, model, data, tmp_path, length, word
 
 
 def test_model_of_a_newer_version_is_refused(refused, model, data, tmp_path):
-    rewritten(model, tmp_path / "m.ckn", lambda specification, _: specification.update(version=3))
-    words = ["m.ckn", "version 3", "up to 2", "install a newer ckncuda"]
+    rewritten(model, tmp_path / "m.ckn", lambda specification, _: specification.update(version=4))
+    words = ["m.ckn", "version 4", "up to 3", "install a newer ckncuda"]
     refused("predict", "m.ckn", data.npy, "-o", "s.csv", words=words)
 
 

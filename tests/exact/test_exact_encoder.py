@@ -2,6 +2,7 @@
 
 import json
 
+import gpu
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -175,3 +176,14 @@ def test_its_speed_is_measured(images):
     backend = get_backend("numpy")
     speed = measure_speed(model, RandomImages(model, backend), backend, n=4, repeats=1)
     assert list(speed.seconds) == ["reading", "standardize", "kernels with 20 images"]
+
+
+def test_on_a_gpu_features_and_scores_are_the_same(images, relative_error):
+    points = Standardize().apply(images[:6].astype(np.float32) / np.float32(255))
+    ridge = Ridge(1e-2).fit(np.random.default_rng(0).normal(size=(9, 6)), np.arange(9) % 3)
+    model = Model((ExactEncoder(KERNELS[1], points, (Standardize(),)),), ridge, (8, 7, 2), "uint8")
+    features, scores = model.features(images, backend="numpy"), model.scores(images, backend="numpy")
+    with gpu.a_gpu():
+        device = get_backend("cupy")
+        assert relative_error(model.features(images, backend=device), features) < 1e-5
+        assert relative_error(model.scores(images, backend=device), scores) < 1e-5

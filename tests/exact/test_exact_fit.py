@@ -123,7 +123,8 @@ def test_two_kernels_are_combined(stripes):
     images, labels = stripes
     fitted = fit(stripes, [(EXP, ()), (NTK, [Standardize()])])
     assert fitted.widths == (40, 40)
-    assert len(fitted.classifier.kernel_weights_) == 2
+    assert fitted.report["kernel_weights"] == list(fitted.classifier.kernel_weights_)
+    assert len(fitted.report["kernel_weights"]) == 2
     assert "weights" in fitted.report["validation"]
     assert np.mean(fitted.predict(images[40:], backend="numpy") == labels[40:]) >= 0.9
     given = fit(stripes, [(EXP, ()), (NTK, ())], weights=[1, 0], regularization=1e-2)

@@ -1,0 +1,423 @@
+"""Gram matrices on disk that outlive the process which computes them: Zarr arrays, a chunk a tile.
+
+Until the last tile is there, K.zarr is a folder K.zarr.part, a Zarr array whose chunks carry checksums.
+A tile is finished if its chunks read back without an error and hold no NaN, which is what a chunk that
+is not there reads as; chunks are written under another name and renamed.  So whoever opens the folder
+after a crash, a full disk or a flipped bit finds what is left to be done.  At the end the folder is
+renamed, or copied to K.npy, a row of tiles at a time.
+
+>>> import tempfile
+>>> from ckncuda import Exponential, LayerSpec
+>>> from ckncuda.backend import get_backend
+>>> from ckncuda.exact import ExactKernel
+>>> from ckncuda.exact.job import GramJob
+>>> from ckncuda.images import ArrayImages
+>>> images = ArrayImages(np.random.default_rng(0).normal(size=(5, 8, 8, 1)))
+>>> layer = LayerSpec(filters=1, patch=3, subsampling=2, kernel=Exponential(sigma=0.6))
+>>> job, backend = GramJob(ExactKernel([layer]), images, tile=4), get_backend("numpy")
+>>> output = Path(tempfile.mkdtemp()) / "K.npy"
+>>> with GramStore(output, job.tiling, job.identity(backend.name)) as store:
+...     store.fill(job.blocks(store.unfinished(), backend))
+...     store.finish()
+>>> np.load(output).shape
+(5, 5)
+"""
+
+import contextlib
+import errno
+import glob
+import importlib.util
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self, TypeVar
+
+import numpy as np
+from numpy.lib import format as npy
+
+import ckncuda
+from ckncuda.atomic_file import atomic_file, check_writable
+from ckncuda.errors import CknError, InvalidData
+from ckncuda.exact.kernel import Maps
+from ckncuda.exact.tiles import Tile, Tiling
+from ckncuda.progress import Progress
+
+T = TypeVar("T")
+
+FORMAT = 1
+ATTRIBUTE = "ckncuda_gram"  # of the Zarr array: what it is, and of what
+NEEDS = "Gram matrices on disk need Zarr; install it with: pip install 'ckncuda[exact]'"
+LOCK = ".lock"
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+_SAID = {  # what identifies a matrix, as people call it
+    "images": "IMAGES",
+    "images2": "IMAGES2",
+    "backend": "the backend",
+    "kernel": "the kernel",
+    "preprocessing": "the preprocessing",
+    "shape": "the numbers of images",
+    "ckncuda": "the version of ckncuda",
+}
+
+
+class StoreUnavailable(CknError, ImportError):
+    """What Gram matrices on disk need is not installed."""
+
+
+def check_installed() -> None:
+    """Raise `StoreUnavailable` unless Zarr is there."""
+    if importlib.util.find_spec("zarr") is None:
+        raise StoreUnavailable(NEEDS)
+
+
+def check_gram_path(path: str | os.PathLike[str]) -> None:
+    """Raise `InvalidData`, before any work, if no matrix can be written there."""
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix == ".npy":
+        check_writable(path)
+    elif suffix != ".zarr":
+        raise InvalidData(
+            f"cannot tell from {path} how to write a matrix: give a name ending in .zarr or .npy"
+        )
+    elif path.exists() and _description(path) is None:
+        raise InvalidData(
+            f"cannot write {path}: something stands there that is no Gram matrix of ckn gram; "
+            "give another name"
+        )
+    else:
+        folder = part_of(path).parent
+        try:
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise InvalidData(f"cannot write {path}: {error.strerror} ({folder})") from error
+
+
+def part_of(path: str | os.PathLike[str]) -> Path:
+    """The folder of a matrix until it is finished."""
+    place = _place(path)
+    return place.with_name(place.name + ".part")
+
+
+def _place(path: str | os.PathLike[str]) -> Path:
+    """Of a link, which stays, what it points at: that is replaced."""
+    return Path(os.path.realpath(path)) if Path(path).is_symlink() else Path(path)
+
+
+class GramStore:
+    """A Gram matrix on disk, written tile by tile; as a context manager it keeps other processes out.
+
+    Parameters
+    ----------
+    path : path-like
+        Where the matrix shall stand: a name ending in .zarr or .npy.
+    tiling : Tiling
+    identity : dict
+        Plain data that tells this matrix from others, such as `GramJob.identity`, with its ``dtype``.  What
+        stands there already is gone on with if it is the same.
+
+    Raises
+    ------
+    InvalidData
+        What is there is of another matrix; somebody else writes it; no space, no permission.
+    StoreUnavailable
+        Zarr is not installed.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], tiling: Tiling, identity: dict[str, Any]) -> None:
+        check_installed()
+        check_gram_path(path)
+        self.path = Path(path)
+        self.tiling = tiling
+        self.dtype = np.dtype(identity["dtype"])
+        self._identity = {"format": FORMAT, "ckncuda": ckncuda.__version__} | identity
+        self._output = _place(path)
+        self.part = part_of(path)
+        self._folder = self.part
+        self._lock: IO[bytes] | None = None
+        self._array: Any = None
+        self._pairs_left = tiling.pairs
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="ckncuda-store")
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the matrix."""
+        n, m = self.tiling.shape
+        return n * m * int(self.dtype.itemsize)
+
+    def bytes_of(self, tile: Tile) -> int:
+        """On the disk, where the last tiles of rows and columns take as much as others."""
+        chunk = math.prod(min(size, self.tiling.tile) for size in self.tiling.shape)
+        return chunk * int(self.dtype.itemsize) * (2 if tile.mirrored else 1)
+
+    def __enter__(self) -> Self:
+        with self._writing():
+            finished = self._output.suffix.lower() == ".zarr" and not self.part.exists()
+            if finished and _description(self._output) == self._identity:
+                self._folder = self._output
+            self._folder.mkdir(exist_ok=True)
+            self._lock = _locked(self._folder, self.path)
+            try:
+                self._array = self._open()
+                self._tidy()
+            except BaseException:
+                self._release()
+                raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._thread.shutdown()  # what is being written is written before anybody else may write
+        self._array = None
+        self._release()
+
+    def _release(self) -> None:
+        """Let others write; no trace is left in a finished matrix, nor of one that was never begun."""
+        assert self._lock is not None
+        with contextlib.suppress(OSError):
+            if self._folder == self._output or os.listdir(self._folder) == [LOCK]:
+                (self._folder / LOCK).unlink()
+                self._folder.rmdir()  # fails if anything is in it
+        self._lock.close()
+        self._lock = None
+
+    def _whole(self, function: Callable[[], T]) -> T:
+        """What Zarr does in a thread of its own: Ctrl-C, which ends the wait here, lets it end well there."""
+        return self._thread.submit(function).result()
+
+    def _open(self) -> Any:
+        """The array in the folder, new if there is none."""
+        import zarr
+        from zarr.codecs import Crc32cCodec
+
+        if (self._folder / "zarr.json").exists():
+            self._check_same(_description(self._folder))
+            try:
+                return self._whole(lambda: zarr.open_array(str(self._folder), mode="r+"))
+            except (ValueError, LookupError, TypeError):  # Zarr's words for what it cannot read
+                self._check_same(None)
+        if foreign := sorted(set(os.listdir(self._folder)) - {LOCK, "c"}):
+            raise InvalidData(
+                f"{self.part} is no folder of ckn gram, since it holds {foreign[0]}; give another output"
+            )
+        (n, m), tile = self.tiling.shape, self.tiling.tile
+        attributes: dict[str, Any] = {ATTRIBUTE: self._identity}
+        return self._whole(
+            lambda: zarr.create_array(
+                str(self._folder),
+                shape=(n, m),
+                chunks=(min(n, tile), min(m, tile)),
+                dtype=self.dtype,
+                fill_value=float("nan"),
+                filters=None,
+                compressors=[Crc32cCodec()],
+                attributes=attributes,
+                zarr_format=3,
+            )
+        )
+
+    def _check_same(self, found: dict[str, Any] | None) -> None:
+        if found == self._identity:
+            return
+        advice = "delete the folder to begin anew, or give another output"
+        if found is None:
+            raise InvalidData(f"{self.part} is damaged or no folder of ckn gram: {advice}")
+        names = [name for name in self._identity if found.get(name) != self._identity[name]]
+        differences = "; ".join(
+            _SAID.get(name, name)
+            if name in ("images", "images2", "kernel", "preprocessing")
+            else f"{_SAID.get(name, name)}: {found.get(name)} there, {self._identity[name]} here"
+            for name in names
+        )
+        raise InvalidData(
+            f"{self.part} holds the beginning of another matrix; it differs in {differences}. "
+            f"Give what it was begun with, {advice}"
+        )
+
+    def _tidy(self) -> None:
+        """Remove what a process that was killed has left: files that never got their names."""
+        for half_written in self._folder.rglob("*.partial"):
+            half_written.unlink(missing_ok=True)
+        if self._output.suffix.lower() == ".npy":
+            for half_written in self._output.parent.glob(f".{glob.escape(self._output.name)}.*.part"):
+                half_written.unlink(missing_ok=True)
+
+    def unfinished(self, progress: Progress | None = None) -> list[Tile]:
+        """The tiles that are not there, or do not agree with their checksums; reads all that is there.
+
+        Parameters
+        ----------
+        progress : callable, optional
+            Called as ``progress("verifying tiles", tiles, all tiles)``.
+        """
+        tiles = list(self.tiling)
+        left = []
+        self._pairs_left = 0
+        for number, tile in enumerate(tiles, 1):
+            if not self._is_finished(tile):
+                left.append(tile)
+                self._pairs_left += tile.pairs
+            if progress is not None:
+                progress("verifying tiles", number, len(tiles))
+        if left and self._folder != self.part:  # a finished matrix that has been damaged since
+            with self._writing():
+                self._folder.rename(self.part)
+                self._folder = self.part
+                self._array = self._open()
+        return left
+
+    def _is_finished(self, tile: Tile) -> bool:
+        sides = [(tile.rows, tile.columns)] + ([(tile.columns, tile.rows)] if tile.mirrored else [])
+        # Zarr takes a while to say that there is no file: many tiles, most of them to be computed.
+        return all(self._chunk(*side).exists() and self._read(*side) is not None for side in sides)
+
+    def _chunk(self, rows: slice, columns: slice) -> Path:
+        """The file of a tile."""
+        i, j = (side.start // self.tiling.tile for side in (rows, columns))
+        return self._folder / "c" / str(i) / str(j)
+
+    def _read(self, rows: slice, columns: slice) -> Maps | None:
+        """A part of the matrix; None if any of it is missing or damaged."""
+        try:
+            block: Maps = self._whole(lambda: self._array[rows, columns])
+        except Exception:  # whatever a reader says of bytes that are not what was written
+            return None
+        return None if np.isnan(block).any() else block
+
+    def check_space(self, tiles: Iterable[Tile]) -> None:
+        """Raise `InvalidData` if the disk has not enough room for these tiles and what becomes of them."""
+        needed = sum(self.bytes_of(tile) for tile in tiles)
+        if self._output.suffix.lower() == ".npy":
+            needed += self.nbytes
+        free = shutil.disk_usage(self.part.parent).free
+        if needed > free:
+            raise InvalidData(
+                f"{self.path} takes {needed / 2**30:.3g} GiB more, but {free / 2**30:.3g} GiB are free "
+                "there: make room or give an output on another disk"
+            )
+
+    def fill(self, blocks: Iterable[tuple[Tile, Maps]], progress: Progress | None = None) -> None:
+        """Write tiles as they come.
+
+        Parameters
+        ----------
+        blocks : iterable of (Tile, array)
+        progress : callable, optional
+            Called as ``progress("Gram matrix", pairs, all pairs)``, those of tiles that were found finished
+            counted.
+        """
+        total = self.tiling.pairs
+        if progress is not None:
+            progress("Gram matrix", total - self._pairs_left, total)
+        for tile, block in blocks:
+            self.write(tile, block)
+            if progress is not None:
+                progress("Gram matrix", total - self._pairs_left, total)
+
+    def write(self, tile: Tile, block: Maps) -> None:
+        """Write a tile, and its transpose where the matrix has it.
+
+        Raises
+        ------
+        InvalidData
+            The disk is full; a number is infinite or none.
+        """
+        if not np.isfinite(block).all():
+            i, j = (int(place) for place in np.argwhere(~np.isfinite(block))[0])
+            raise InvalidData(
+                f"the kernel of image {tile.rows.start + i + 1} and image {tile.columns.start + j + 1} is "
+                f"{block[i, j]}: it is too large for {self.dtype}; scale or preprocess the images"
+            )
+        with self._writing():
+            if tile.mirrored:
+                self._whole(lambda: self._array.__setitem__((tile.columns, tile.rows), block.T))
+            self._whole(lambda: self._array.__setitem__((tile.rows, tile.columns), block))
+        self._pairs_left -= tile.pairs
+
+    def finish(self) -> None:
+        """Give the matrix its name, when all tiles are there; what stood there before is replaced."""
+        if self._pairs_left:
+            raise InvalidData(f"{self.part} lacks {self._pairs_left} pairs: they are to be computed first")
+        if self._folder == self._output:
+            return
+        with self._writing():
+            if self._output.suffix.lower() == ".npy":
+                self._write_npy()
+                self._array = None
+                shutil.rmtree(self.part)
+            else:
+                self._rename()
+
+    def _write_npy(self) -> None:
+        header = {"descr": self.dtype.str, "fortran_order": False, "shape": self.tiling.shape}
+        with atomic_file(self.path) as file:
+            npy.write_array_header_1_0(file, header)
+            for start in range(0, self.tiling.n, self.tiling.tile):
+                rows = self._read(slice(start, start + self.tiling.tile), slice(None))
+                if rows is None:
+                    raise InvalidData(
+                        f"a tile of {self.part} has been damaged meanwhile: give the same command again, "
+                        "which finds and mends it"
+                    )
+                file.write(np.ascontiguousarray(rows).data)
+
+    def _rename(self) -> None:
+        """No folder replaces another in one step; at any moment, all that was finished stands somewhere."""
+        replaced = self._output.with_name(f".{self._output.name}.replaced")
+        if self._output.exists():
+            shutil.rmtree(replaced, ignore_errors=True)  # of a process that was killed in the last step
+            self._output.rename(replaced)
+        self.part.rename(self._output)
+        self._folder = self._output
+        if replaced.exists():
+            shutil.rmtree(replaced)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Turn what a disk can refuse into `InvalidData`."""
+        try:
+            yield
+        except OSError as error:
+            kept = "; its finished tiles are kept, the same command goes on" if self.part.exists() else ""
+            raise InvalidData(f"cannot write {self.part}: {error.strerror or error}{kept}") from error
+
+
+def _description(folder: Path) -> dict[str, Any] | None:
+    """What a folder of ours says that it is."""
+    try:
+        found = json.loads((folder / "zarr.json").read_bytes())["attributes"][ATTRIBUTE]
+    except (OSError, ValueError, LookupError, TypeError):  # not ours, or damaged
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _locked(folder: Path, path: Path) -> IO[bytes]:
+    """A file that no other process can lock while this one lives; the system forgets it after a kill."""
+    file = open(folder / LOCK, "ab")  # noqa: SIM115  (open as long as the folder is ours)
+    try:
+        import fcntl  # not on Windows, where nobody is kept out
+    except ImportError:
+        return file
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise InvalidData(
+            f"another process is computing {path}: wait for it, or give another output"
+        ) from error
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:  # some network file systems know no locks
+            file.close()
+            raise
+    return file

@@ -1,0 +1,194 @@
+"""`ckn distance`: how far networks with anchor points are from their exact kernel."""
+
+import dataclasses
+from typing import Any
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from ckncuda.backend import Backend
+from ckncuda.data import ImageSource
+from ckncuda.errors import InvalidSpec
+from ckncuda.exact import ExactKernel, gram
+from ckncuda.exact.distance import (
+    Distance,
+    check_plotting,
+    network_distance,
+    nystrom_distances,
+    plot_distances,
+)
+from ckncuda.exact.prepared import PreparedImages, fit_preprocessing
+from ckncuda.images import Images
+from ckncuda.model_file import load
+from ckncuda.network import PATCHES
+from ckncuda.preprocess import suggested_preprocessing
+
+from .exact_options import read_exact_kernels
+from .options import (
+    ImageOptions,
+    backend_options,
+    check_outputs,
+    image_options,
+    json_option,
+    opened,
+    print_result,
+)
+from .progress import ProgressBars
+
+
+class Numbers(click.ParamType[tuple[int, ...]]):
+    """Whole numbers of at least 1, separated by commas."""
+
+    name = "N,N,…"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        """The numbers."""
+        if isinstance(value, tuple):
+            return value
+        parts = [part.strip() for part in value.split(",")]
+        if not all(part.isdecimal() and 0 < len(part) < 10 and int(part) > 0 for part in parts):
+            self.fail(f"{value!r} is not a list of whole numbers; give something like 16,64,256,1024")
+        return tuple(map(int, parts))
+
+
+@click.command()
+@click.argument("images")
+@click.option("-o", "--output", help="A plot, such as distance.png.")
+@click.option("--model", "path", help="A model file: how far its network is from its exact kernel.")
+@click.option("--config", help="A TOML file that describes the layers, as of ckn fit.")
+@click.option("--layer", multiple=True, help="One layer, from the image upwards; as of ckn gram.")
+@click.option("--preprocess", multiple=True, help="As of ckn fit. [default: as --config says, or auto]")
+@click.option(
+    "--anchors",
+    type=Numbers(),
+    help="Anchor points of each layer of the networks to fit. [default: 16,64,256,1024; of a model none]",
+)
+@click.option(
+    "--n-images",
+    type=click.IntRange(min=2),
+    default=200,
+    show_default=True,
+    help="How many of the images, drawn at random, are compared with one another.",
+)
+@click.option(
+    "--patches",
+    type=click.IntRange(min=1),
+    default=PATCHES,
+    show_default=True,
+    help="Sampled for each layer.",
+)
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="For everything random."
+)
+@image_options
+@backend_options
+@json_option
+def distance(
+    images: str,
+    output: str | None,
+    path: str | None,
+    config: str | None,
+    layer: tuple[str, ...],
+    preprocess: tuple[str, ...],
+    anchors: tuple[int, ...] | None,
+    n_images: int,
+    patches: int,
+    seed: int,
+    how: ImageOptions,
+    engine: Backend,
+    as_json: bool,
+) -> None:
+    """Compare networks with the exact kernel that they approximate with their anchor points.
+
+    The distance is that of Gram matrices of some of IMAGES, ‖F Fᵀ − K‖ / ‖K‖ in the Frobenius norm, F the
+    features of a network and K the exact kernel: 0.1 means a tenth; and that of the centred matrices.
+    Networks are fitted on these images for each number of anchor points, or it is a model's that is
+    compared.
+
+    \b
+    Examples:
+        ckn distance Xtr.csv -o distance.png
+        ckn distance cifar-10-batches-bin --config net.toml --anchors 32,128,512
+        ckn distance Xtr.csv --model model.ckn
+    """
+    if output is not None:
+        check_plotting()
+        check_outputs([output], [images, path, config])
+    if path is not None and (config or layer or preprocess):
+        raise InvalidSpec(
+            "--model brings its layers and preprocessing: leave --config, --layer and --preprocess out"
+        )
+    loaded = load(path) if path is not None else None
+    shape = None if loaded is None else loaded.image_shape
+    with opened(images, how, "Comparing some of", shape) as source, ProgressBars() as progress:
+        if loaded is not None:
+            loaded.check_images(source)
+            network, preprocessing = loaded.network, loaded.encoders[0].preprocessing
+            kernel = ExactKernel([each.spec for each in network.layers])
+            anchors = anchors or ()
+        else:
+            kernel, steps = _one_kernel(config, layer, preprocess, source)
+            anchors = anchors or (16, 64, 256, 1024)
+            preprocessing = fit_preprocessing(
+                source, suggested_preprocessing(source) if steps is None else steps, progress
+            )
+        some = _some(PreparedImages(source, preprocessing), n_images, seed)
+        exact = gram(some, kernel, backend=engine, progress=progress)
+        distances = nystrom_distances(
+            some, kernel, anchors, exact=exact, patches=patches, seed=seed, backend=engine, progress=progress
+        )
+        given = None
+        if loaded is not None:
+            given = network_distance(network, some, exact=exact, backend=engine)
+    if output is not None:
+        plot_distances(distances, output, f"{len(some)} images, {_named(kernel)}", given)
+    _print(distances, given, len(some), output, as_json)
+
+
+def _one_kernel(
+    config: str | None, layer: tuple[str, ...], preprocess: tuple[str, ...], source: ImageSource
+) -> tuple[ExactKernel, Any]:
+    """The kernel that the options describe, and the preprocessing of its images; None: as they suggest."""
+    kernels = read_exact_kernels(config, layer, preprocess, None, None, source.shape[1:])
+    if len(kernels) > 1:
+        raise InvalidSpec(f"{config} describes {len(kernels)} encoders: give a file with one")
+    return kernels[0]
+
+
+def _some(images: Images, count: int, seed: int) -> NDArray[Any]:
+    """So many of the images, drawn at random, in the order of the data set."""
+    n = images.shape[0]
+    chosen = np.sort(np.random.default_rng(seed).permutation(n)[:count])
+    return np.concatenate([images.read(i, i + 1) for i in chosen.tolist()])
+
+
+def _named(kernel: ExactKernel) -> str:
+    """The layers, briefly."""
+    return ", then ".join(
+        f"{layer.kernel.name} {layer.patch}x{layer.patch}/{layer.subsampling}" for layer in kernel.layers
+    )
+
+
+def _print(
+    distances: list[Distance], given: Distance | None, n: int, output: str | None, as_json: bool
+) -> None:
+    result: dict[str, Any] = {
+        "n_images": n,
+        "distances": [dataclasses.asdict(each) for each in distances],
+        "model": None if given is None else dataclasses.asdict(given),
+        "plot": output,
+    }
+    lines = [
+        f"relative Frobenius distance to the exact kernel of {n} images",
+        f"{'anchor points':>14}  {'distance':>8}  {'centred':>8}  {'seconds':>8}",
+    ]
+    for each in [*distances, *([] if given is None else [given])]:
+        points = "/".join(map(str, each.filters))
+        seconds = f"{each.seconds:.1f}" if each.seconds else ""
+        lines.append(f"{points:>14}  {each.distance:>8.4f}  {each.centred:>8.4f}  {seconds:>8}".rstrip())
+    if output is not None:
+        lines.append(f"wrote {output}")
+    print_result(result, as_json, lines)

@@ -1,0 +1,274 @@
+"""`ckn gram`: the Gram matrix of an exact kernel, tile by tile."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from ckncuda import distributed
+from ckncuda.backend import Backend
+from ckncuda.backend.numpy import available_threads
+from ckncuda.errors import InvalidData, InvalidSpec
+from ckncuda.exact import ExactKernel
+from ckncuda.exact.job import GramJob, seconds_a_pair
+from ckncuda.exact.kernel import Maps
+from ckncuda.exact.prepared import fit_preprocessing
+from ckncuda.exact.store import GramStore, check_gram_path, check_installed, part_of
+from ckncuda.exact.tiles import TILE, Tile
+from ckncuda.images import Images
+from ckncuda.layer import Shape
+from ckncuda.preprocess import Preprocessor, suggested_preprocessing
+from ckncuda.stopwatch import Stopwatch
+
+from .exact_options import Preprocessing, read_exact_kernels
+from .options import (
+    ImageOptions,
+    backend_options,
+    image_options,
+    json_option,
+    opened,
+    print_result,
+    shown_seconds,
+)
+from .progress import ProgressBars, ProgressLines, shown_duration
+
+Progress = ProgressBars | ProgressLines
+
+
+@click.command()
+@click.argument("images")
+@click.argument("images2", required=False)
+@click.option("-o", "--output", required=True, help="The matrix to write: K.zarr or K.npy.")
+@click.option("--config", help="A TOML file that describes the layers, as of ckn fit.")
+@click.option(
+    "--layer",
+    multiple=True,
+    help="One layer, from the image upwards; may be given several times. [default: two of 3x3 patches, "
+    "exp of sigma 0.6, subsampled by 2 and by 5]",
+)
+@click.option(
+    "--preprocess",
+    multiple=True,
+    help="As of ckn fit; what it learns, it learns from IMAGES. [default: as --config says, or auto]",
+)
+@click.option("--tangent/--no-tangent", default=None, help="The neural tangent kernel; of arccos1 layers.")
+@click.option("--flip/--no-flip", default=None, help="Average over images and their mirror images.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float64"]),
+    default="float32",
+    show_default=True,
+    help="In which to compute.",
+)
+@click.option(
+    "--tile",
+    type=click.IntRange(min=1),
+    default=TILE,
+    show_default=True,
+    help="Images of either side of a tile: what is computed, and written, at a time.",
+)
+@click.option("--split2", type=click.Choice(["train", "test"]), help="--split of IMAGES2. [default: --split]")
+@click.option("--workers", type=click.IntRange(min=1), help="Processes of this machine, through Dask.")
+@click.option("--scheduler", help="A running Dask scheduler whose workers compute, such as tcp://host:8786.")
+@image_options
+@backend_options
+@json_option
+def gram(
+    images: str,
+    images2: str | None,
+    output: str,
+    config: str | None,
+    layer: tuple[str, ...],
+    preprocess: tuple[str, ...],
+    tangent: bool | None,
+    flip: bool | None,
+    dtype: str,
+    tile: int,
+    split2: str | None,
+    workers: int | None,
+    scheduler: str | None,
+    how: ImageOptions,
+    engine: Backend,
+    as_json: bool,
+) -> None:
+    """Write the exact kernel of all pairs of IMAGES, or of IMAGES with IMAGES2.
+
+    It is the kernel that a network of these layers approximates with its anchor points.  The matrix grows
+    tile by tile in OUTPUT.part; after Ctrl-C, a crash or a power cut the same command verifies the
+    finished tiles and goes on.  Needs the extra `exact`, --workers and --scheduler also `distributed`.
+
+    \b
+    Examples:
+        ckn gram Xtr.csv -o K.zarr
+        ckn gram Xte.csv Xtr.csv --config net.toml -o K-test.npy
+        ckn gram Xtr.csv --layer patch=3,subsampling=2,kernel=arccos1 --tangent -o T.zarr --workers 4
+        ckn gram cifar-10-batches-bin --split train -o K.zarr --scheduler tcp://host:8786
+    """
+    _check(output, [images, images2, config], workers, scheduler)
+    stopwatch = Stopwatch()
+    try:
+        with contextlib.ExitStack() as stack:
+            progress: Progress = ProgressBars() if sys.stderr.isatty() else ProgressLines()
+            stack.enter_context(progress)
+            client = stack.enter_context(distributed.remote_cluster(scheduler)) if scheduler else None
+            with stopwatch.stage("reading"):
+                first = stack.enter_context(opened(images, how, "Comparing"))
+                how2 = how._replace(split=split2 or how.split)
+                second = stack.enter_context(opened(images2, how2, "Comparing with")) if images2 else None
+            shape = first.shape[1:]
+            kernel, preprocessing = _one_kernel(config, layer, preprocess, tangent, flip, shape)
+            GramJob(kernel, first, second, (), dtype, tile)  # refuses what does not fit, before any work
+            with stopwatch.stage("preprocessing"):
+                fitted = _fitted(preprocessing, first, progress)
+            job = GramJob(kernel, first, second, fitted, dtype, tile)
+            with stopwatch.stage("reading"):
+                identity = job.identity(engine.name, progress)
+            store = stack.enter_context(GramStore(output, job.tiling, identity))
+            found = _compute(job, store, engine, client, workers, stopwatch, progress)
+    except KeyboardInterrupt as interrupt:
+        part = part_of(output)
+        if not part.exists():
+            raise
+        raise click.Abort(
+            f"the finished tiles are kept in {part}, and the same command goes on with them"
+        ) from interrupt
+    seconds = stopwatch.seconds | {"total": stopwatch.total}
+    n, m = job.tiling.shape
+    result = {
+        "gram": output,
+        "shape": [n, m],
+        "dtype": dtype,
+        "pairs": job.tiling.pairs,
+        "tiles": len(list(job.tiling)),
+        "tiles_found": found,
+        "preprocessing": [step.to_dict() for step in fitted],
+        "backend": engine.name,
+        "seconds": seconds,
+    }
+    print_result(result, as_json, [shown_seconds(seconds), f"wrote {output}: {n} x {m}, {dtype}"])
+
+
+def _check(output: str, inputs: list[str | None], workers: int | None, scheduler: str | None) -> None:
+    """Refuse what cannot be, before anything is read."""
+    if workers is not None and scheduler is not None:
+        raise click.UsageError(
+            "--workers starts processes here, --scheduler takes those of a cluster: give one of them"
+        )
+    check_installed()
+    if workers is not None or scheduler is not None:
+        distributed.check_installed()
+    for source in filter(None, inputs):
+        if os.path.realpath(output) == os.path.realpath(source):
+            raise InvalidData(f"{output} would be overwritten, but it is an input: give another output")
+    check_gram_path(output)
+
+
+def _one_kernel(
+    config: str | None,
+    layer: tuple[str, ...],
+    preprocess: tuple[str, ...],
+    tangent: bool | None,
+    flip: bool | None,
+    shape: Shape,
+) -> tuple[ExactKernel, Preprocessing]:
+    """The kernel of the options; says which, where they do not."""
+    kernels = read_exact_kernels(config, layer, preprocess, tangent, flip, shape)
+    if len(kernels) > 1:
+        raise InvalidSpec(
+            f"{config} describes {len(kernels)} encoders, each a kernel of its own: give one file, and one "
+            "output, to each"
+        )
+    kernel, preprocessing = kernels[0]
+    if not (config or layer):
+        layers = " and ".join(f"{layer.patch}x{layer.patch}/{layer.subsampling}" for layer in kernel.layers)
+        click.echo(
+            f"Kernel: the published layers, {layers}, exp of sigma 0.6; --layer gives others", err=True
+        )
+    return kernel, preprocessing
+
+
+def _fitted(preprocessing: Preprocessing, images: Images, progress: Progress) -> tuple[Preprocessor, ...]:
+    """What the options say, or the images suggest, with what it learns from them."""
+    if preprocessing is None:
+        preprocessing = suggested_preprocessing(images)
+        click.echo(f"Preprocessing: {', '.join(step.name for step in preprocessing) or 'none'}", err=True)
+    return fit_preprocessing(images, preprocessing, progress)
+
+
+def _compute(
+    job: GramJob,
+    store: GramStore,
+    engine: Backend,
+    client: Any,
+    workers: int | None,
+    stopwatch: Stopwatch,
+    progress: Progress,
+) -> int:
+    """Compute what is left to be done and give the matrix its name; returns how many tiles were there."""
+    with stopwatch.stage("verifying"):
+        left = store.unfinished(progress)
+    progress.close()
+    tiles = len(list(job.tiling))
+    with stopwatch.stage("computing"), contextlib.ExitStack() as stack:
+        if left:
+            store.check_space(left)
+            _say_plan(job, store, left, engine)
+            if workers is not None:
+                client = stack.enter_context(distributed.local_cluster(workers))
+            if client is not None:
+                click.echo(f"Workers: {distributed.count_workers(client)}", err=True)
+            store.fill(_blocks(job, left, engine, client, workers), progress)
+            progress.close()
+        else:
+            click.echo(f"Plan: all {tiles:,} tiles are finished and verified", err=True)
+    with stopwatch.stage("writing"):
+        store.finish()
+    return tiles - len(left)
+
+
+def _blocks(
+    job: GramJob, tiles: list[Tile], engine: Backend, client: Any, workers: int | None
+) -> Iterator[tuple[Tile, Maps]]:
+    """The tiles as they are computed: here, or by the cluster."""
+    if client is None:
+        return job.blocks(tiles, engine)
+    given = click.get_current_context().params  # what the engine was made from
+    threads = given["threads"]
+    if workers is not None:
+        threads = max(1, (threads or available_threads()) // workers)
+    return distributed.distributed_blocks(
+        client,
+        job,
+        tiles,
+        engine.name,
+        threads=threads,
+        memory=given["memory"],
+        tell=lambda line: click.echo(line, err=True),
+    )
+
+
+def _say_plan(job: GramJob, store: GramStore, tiles: list[Tile], engine: Backend) -> None:
+    """What there is to be done and what it costs."""
+    pairs = sum(tile.pairs for tile in tiles)
+    seconds = seconds_a_pair(job, tiles[0], engine)
+    all_tiles = len(list(job.tiling))
+    widest = max(tiles, key=lambda tile: tile.pairs)
+    click.echo(
+        f"Plan: {pairs:,} pairs of images in {len(tiles):,} tiles; "
+        f"{all_tiles - len(tiles):,} of {all_tiles:,} tiles are finished and verified\n"
+        f"Time: about {shown_duration(seconds * pairs)} on this machine alone, "
+        f"{shown_duration(seconds * widest.pairs)} a tile\n"
+        f"Size: {_shown_bytes(store.nbytes)} in {store.path}, {_shown_bytes(store.bytes_of(widest))} a tile",
+        err=True,
+    )
+
+
+def _shown_bytes(n: float) -> str:
+    for unit in ("bytes", "KiB", "MiB"):
+        if n < 1024:
+            return f"{n:.3g} {unit}"
+        n /= 1024
+    return f"{n:.3g} GiB"

@@ -1,0 +1,157 @@
+"""`ckn fit --method exact`, and what the other commands do with its models."""
+
+import json
+
+import numpy as np
+import pytest
+
+import ckncuda
+from ckncuda.exact.fit import fit_exact
+
+EXACT = ("--layer", "patch=3,subsampling=2,kernel=exp,sigma=0.6", "--preprocess", "none", "--method", "exact")
+LAYER = ckncuda.LayerSpec(filters=1, patch=3, subsampling=2, kernel=ckncuda.Exponential(sigma=0.6))
+
+TWO = """
+[[encoders]]
+layers = [{ patch = 3, subsampling = 2, kernel = "exp", sigma = 0.6 }]
+
+[[encoders]]
+tangent = true
+layers = [{ patch = 3, subsampling = 3, kernel = "arccos1" }]
+preprocessing = [{ name = "standardize" }]
+symmetries = { flip = true }
+
+[classifier]
+name = "kernel-ridge"
+"""
+
+
+@pytest.fixture(scope="session")
+def exact_model(ckn, data, tmp_path_factory):
+    path = tmp_path_factory.mktemp("exact") / "exact.ckn"
+    done = ckn("fit", data.csv, "--labels", data.labels_csv, "--image-shape", "12x12x3", "-o", path, *EXACT)
+    assert done.rc == 0, done.stderr
+    return path
+
+
+def test_fit_reports_and_says_its_plan(works, data, tmp_path, adds_up):
+    done = works("fit", data.npz, "-o", "m.ckn", *EXACT, "--json")
+    result = json.loads(done.stdout)
+    assert result["n_images"] == result["n_features"] == 40
+    assert result["validation"].startswith("leave-one-out over 40 images; λ = ")
+    assert result["validation_accuracy"] > 0.5
+    assert list(result["seconds"]) == [
+        "reading",
+        "preprocessing",
+        "features",
+        "classifier",
+        "writing",
+        "total",
+    ]
+    adds_up(result["seconds"])
+    assert "Plan: 820 pairs of images, about " in done.stderr
+    fitted = ckncuda.load(tmp_path / "m.ckn")
+    assert fitted.encoders[0].kernel == ckncuda.ExactKernel([LAYER])
+    expected = fit_exact(data.images, data.labels, [(fitted.encoders[0].kernel, ())])
+    np.testing.assert_allclose(fitted.scores(data.images), expected.scores(data.images), atol=1e-3)
+    assert np.mean(fitted.predict(data.images) == data.labels) > 0.9
+
+
+def test_predict_evaluate_extract_and_bench_take_its_models(works, data, exact_model, tmp_path):
+    works("predict", exact_model, data.npy, "-o", "s.csv", "--scores", "s.npy")
+    fitted = ckncuda.load(exact_model)
+    np.testing.assert_allclose(np.load(tmp_path / "s.npy"), fitted.scores(data.images), atol=1e-4)
+    works("extract", exact_model, data.npy, "-o", "f.npy")
+    kernels = ckncuda.gram(data.images, fitted.encoders[0].kernel)
+    np.testing.assert_allclose(np.load(tmp_path / "f.npy"), kernels, rtol=1e-4)
+    result = json.loads(works("evaluate", exact_model, data.npz, "--json").stdout)
+    assert result["accuracy"] > 0.9
+    result = json.loads(works("bench", exact_model, "--images", "2", "--repeats", "1", "--json").stdout)
+    stages = [row["stage"] for row in result["stages"]]
+    assert stages == ["kernels with 40 images", "classifier (4 classes)", "all"]
+
+
+def test_info_tells_of_the_kernel(works, exact_model):
+    text = works("info", exact_model).stdout
+    assert "features       exact kernel with 40 images" in text
+    assert "layer 1        patch=3, subsampling=2" in text
+    assert "filters" not in text
+    assert "regularization" in text
+    assert "validation_accuracy" in text
+    result = json.loads(works("info", exact_model, "--json").stdout)
+    (encoder,) = result["encoders"]
+    assert (encoder["kind"], encoder["n_images"]) == ("exact", 40)
+    assert (encoder["tangent"], encoder["flip"]) == (False, False)
+    assert encoder["layers"][0]["sigma"] == 0.6
+
+
+def test_a_configuration_of_two_kernels(works, data, tmp_path):
+    (tmp_path / "two.toml").write_text(TWO)
+    done = works("fit", data.npz, "--method", "exact", "--config", "two.toml", "-o", "m.ckn", "--json")
+    assert "Plan: 820 pairs of images by each of 2 kernels, about" in done.stderr
+    assert "Classifier: that of two.toml is left aside" in done.stderr
+    result = json.loads(done.stdout)
+    assert "weights" in result["validation"]
+    assert result["n_features"] == 80
+    fitted = ckncuda.load(tmp_path / "m.ckn")
+    assert [encoder.kernel.tangent for encoder in fitted.encoders] == [False, True]
+    assert [encoder.kernel.flip for encoder in fitted.encoders] == [False, True]
+    assert [len(encoder.preprocessing) for encoder in fitted.encoders] == [0, 1]
+    text = works("info", "m.ckn").stdout
+    assert "features       neural tangent kernel with 40 images, averaged over mirror images" in text
+
+
+def test_options_of_the_fit(works, data, tmp_path):
+    options = ("--landmarks", "15", "--regularization", "0.001", "--validation", "0.25", "--flip")
+    result = json.loads(works("fit", data.npz, "-o", "m.ckn", *EXACT, *options, "--json").stdout)
+    assert result["n_features"] == 15
+    assert result["regularization"] == 0.001
+    assert result["validation"].startswith("10 images held out of 40; λ = 0.001 was given")
+    assert "15 landmarks" in result["validation"]
+    assert ckncuda.load(tmp_path / "m.ckn").encoders[0].kernel.flip
+
+
+def test_a_matrix_of_ckn_gram_is_not_computed_twice(works, data, tmp_path):
+    pytest.importorskip("zarr")
+    works("gram", data.npz, "-o", "K.zarr", *EXACT[:4])
+    done = works("fit", data.npz, "-o", "m.ckn", *EXACT, "--gram", "K.zarr")
+    assert "Plan" not in done.stderr
+    fitted = ckncuda.load(tmp_path / "m.ckn")
+    expected = fit_exact(data.images, data.labels, [(fitted.encoders[0].kernel, ())])
+    np.testing.assert_allclose(fitted.scores(data.images), expected.scores(data.images), atol=1e-3)
+
+
+def test_matrices_of_something_else_are_refused(refused, data, tmp_path):
+    images = np.random.default_rng(1).normal(size=(40, 12, 12, 3)).astype(np.float32)
+    np.save(tmp_path / "K.npy", ckncuda.gram(images, [LAYER]))
+    np.save(tmp_path / "L.npy", np.eye(39))
+    fit = ("fit", data.npz, "-o", "m.ckn", *EXACT)
+    words = ["matrix 1 is not that of these images and this kernel"]
+    refused(*fit, "--gram", "K.npy", words=words)
+    refused(*fit, "--gram", "L.npy", words=["[39, 39]", "[40, 40]"])
+    refused(*fit, "--gram", "M.zarr", words=["there is no Gram matrix M.zarr", "ckn gram"])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--patches", "500"), ["--patches does not apply to --method exact"]),
+        (("--classifier", "softmax"), ["--classifier does not apply to --method exact"]),
+        (("--landmarks", "1"), ["landmarks is 1"]),
+        (("--regularization", "0"), ["regularization is 0.0", "auto"]),
+        (("--tangent",), ["layer 1", "arccos1"]),
+        (("--layer", "patch=3,subsampling=2,kernel=exp,quantile=0.1"), ["sigma, not quantile"]),
+    ],
+    ids=lambda options: options[0] if isinstance(options, tuple) else "",
+)
+def test_options_that_do_not_apply(refused, data, options, words):
+    refused("fit", data.npz, "-o", "m.ckn", *EXACT, *options, words=words)
+
+
+def test_options_of_exact_kernels_need_the_method(refused, data, tiny):
+    words = ["--gram does not apply to --method nystrom", "--method exact"]
+    refused("fit", data.npz, "-o", "m.ckn", *tiny, "--gram", "K.npy", words=words)
+
+
+def test_labels_are_needed(refused, data):
+    refused("fit", data.npy, "-o", "m.ckn", *EXACT, words=["x.npy holds no labels", "--labels"])

@@ -1,0 +1,362 @@
+"""`ckn gram`: right, resumable after any kill, and clear about what it cannot do."""
+
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pytest
+import zarr
+
+from ckncuda import ArcCosine, Exponential, LayerSpec
+from ckncuda.cli.exact_options import read_exact_kernels
+from ckncuda.cli.progress import ProgressLines
+from ckncuda.errors import InvalidSpec
+from ckncuda.exact import ExactKernel, gram
+from ckncuda.exact.prepared import PreparedImages, fit_preprocessing
+from ckncuda.images import ArrayImages
+from ckncuda.preprocess import ZCA
+
+LAYER = "patch=3,subsampling=2,kernel=exp,sigma=0.6"
+RELU = "patch=3,subsampling=3,kernel=arccos1"
+SPEC = LayerSpec(filters=1, patch=3, subsampling=2, kernel=Exponential(sigma=0.6))
+RELU_SPEC = LayerSpec(filters=1, patch=3, subsampling=3, kernel=ArcCosine(1))
+PUBLISHED = [SPEC, LayerSpec(filters=1, patch=3, subsampling=5, kernel=Exponential(sigma=0.6))]
+
+
+def stored(path):
+    return np.load(path) if path.suffix == ".npy" else zarr.open_array(str(path), mode="r")[:]
+
+
+def test_the_published_kernel_by_default(works, data, tmp_path):
+    done = works("gram", data.npy, "-o", "K.zarr", "--tile", 16, "--preprocess", "none")
+    np.testing.assert_array_equal(stored(tmp_path / "K.zarr"), gram(data.images, PUBLISHED, tile=16))
+    assert os.listdir(tmp_path) == ["K.zarr"]
+    assert done.stdout.splitlines()[-1] == "wrote K.zarr: 40 x 40, float32"
+    lines = done.stderr.splitlines()
+    assert "Kernel: the published layers, 3x3/2 and 3x3/5, exp of sigma 0.6; --layer gives others" in lines
+    assert "Plan: 820 pairs of images in 6 tiles; 0 of 6 tiles are finished and verified" in lines
+    assert any(line.startswith("Time: about ") and "a tile" in line for line in lines)
+    assert "Size: 6.25 KiB in K.zarr, 2 KiB a tile" in lines
+
+
+def test_images_with_others_as_json(works, data, tmp_path):
+    np.save(tmp_path / "others.npy", data.images[:7, ::-1])
+    options = ("--layer", LAYER, "--layer", LAYER, "--preprocess", "none", "--dtype", "float64")
+    done = works(
+        "gram", data.csv, "others.npy", "-o", "K.npy", "--image-shape", "12x12x3", *options, "--json"
+    )
+    expected = gram(data.images, [SPEC, SPEC], data.images[:7, ::-1], dtype=np.float64)
+    np.testing.assert_array_equal(stored(tmp_path / "K.npy"), expected)
+    result = json.loads(done.stdout)
+    assert list(result.pop("seconds")) == [
+        "reading",
+        "preprocessing",
+        "verifying",
+        "computing",
+        "writing",
+        "total",
+    ]
+    assert result == {
+        "gram": "K.npy",
+        "shape": [40, 7],
+        "dtype": "float64",
+        "pairs": 280,
+        "tiles": 1,
+        "tiles_found": 0,
+        "preprocessing": [],
+        "backend": "numpy",
+    }
+
+
+CONFIGS = {
+    "tangent and flip at the top": (
+        'tangent = true\nflip = true\n[[layers]]\npatch = 3\nsubsampling = 3\nkernel = "arccos1"\n',
+        ExactKernel([RELU_SPEC], tangent=True, flip=True),
+    ),
+    "in a table of their own": (
+        "[exact]\nflip = true\n[[layers]]\nfilters = 1\npatch = 3\nsubsampling = 2\n"
+        'kernel = "exp"\nsigma = 0.6\n[classifier]\nname = "softmax"\n',
+        ExactKernel([SPEC], flip=True),
+    ),
+    "as one encoder": (
+        "[[encoders]]\nsymmetries = { flip = true }\n"
+        'layers = [{ patch = 3, subsampling = 3, kernel = "arccos1" }]\ntangent = true\n',
+        ExactKernel([RELU_SPEC], tangent=True, flip=True),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_kernels_of_files(tmp_path, name):
+    text, kernel = CONFIGS[name]
+    path = tmp_path / "net.toml"
+    path.write_text(text)
+    assert read_exact_kernels(str(path), (), (), None, None, (12, 12, 3)) == [(kernel, ())]
+
+
+def test_options_take_the_place_of_what_the_file_says(works, data, tmp_path):
+    (tmp_path / "net.toml").write_text(CONFIGS["tangent and flip at the top"][0])
+    works("gram", data.npy, "-o", "K.npy", "--config", "net.toml", "--no-flip")
+    kernel = ExactKernel([RELU_SPEC], tangent=True)
+    np.testing.assert_array_equal(stored(tmp_path / "K.npy"), gram(data.images, kernel))
+
+
+def test_preprocessing_is_learned_from_images_and_applied_to_both(works, data, tmp_path):
+    np.save(tmp_path / "others.npy", data.images[:5])
+    options = ("--layer", LAYER, "--preprocess", "zca,epsilon=0.5")
+    works("gram", data.npy, "others.npy", "-o", "K.npy", *options)
+    steps = fit_preprocessing(ArrayImages(data.images), [ZCA(0.5)])
+    prepared = (PreparedImages(ArrayImages(images), steps) for images in (data.images, data.images[:5]))
+    first, second = prepared
+    np.testing.assert_allclose(stored(tmp_path / "K.npy"), gram(first, [SPEC], second), rtol=1e-5)
+
+
+MANY = ("gram", "x.npy", "--tile", "12", "--preprocess", "none", "--threads", "1", "--layer", LAYER)
+TILES = 136
+
+
+@pytest.fixture
+def many(tmp_path, rng):
+    """Images for a second of work or two in 136 tiles."""
+    np.save(tmp_path / "x.npy", rng.normal(size=(192, 8, 8, 3)).astype(np.float32))
+
+
+@pytest.fixture
+def start(command, environment, tmp_path):
+    """Start `ckn gram` of the many images, and see to it that it ends with the test."""
+    started = []
+
+    def start(*arguments):
+        process = subprocess.Popen(
+            [*command, *MANY, *arguments],
+            cwd=tmp_path,
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def tiles_of(part):
+    return sum(1 for path in part.glob("c/*/*") if path.suffix == "")
+
+
+def wait_for_tiles(process, part, tiles):
+    """Until so many more chunks are there; it must still be at work then."""
+    wanted = tiles_of(part) + tiles
+    deadline = time.monotonic() + 30
+    while tiles_of(part) < wanted and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    assert process.poll() is None
+
+
+@pytest.mark.parametrize(("output", "kills"), [("K.zarr", 10), ("K.npy", 3)])
+def test_kills_at_random_moments_change_no_bit(works, many, start, tmp_path, listing, output, kills):
+    works(*MANY, "-o", f"whole-{output}")
+    moments = random.Random(output)
+    part = tmp_path / f"{output}.part"
+    for kill in range(kills):
+        process = start("-o", output)
+        if kill % 3 == 0:  # before the first tile, or a little later: while it starts, reads, verifies
+            time.sleep(moments.uniform(0, 0.8))
+        else:
+            wait_for_tiles(process, part, moments.randint(1, 12))
+            time.sleep(moments.uniform(0, 0.01))
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        assert not (tmp_path / output).exists()
+    found = json.loads(works(*MANY, "-o", output, "--json").stdout)["tiles_found"]
+    assert 1 <= found < TILES
+    before, after = tmp_path / f"whole-{output}", tmp_path / output
+    if output.endswith(".zarr"):
+        assert listing(before) == listing(after)
+    else:
+        assert before.read_bytes() == after.read_bytes()
+    assert not part.exists()
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_interrupted_it_says_what_it_keeps(many, start, works, tmp_path, name):
+    process = start("-o", "K.npy")
+    part = tmp_path / "K.npy.part"
+    wait_for_tiles(process, part, 5)
+    process.send_signal(getattr(signal, name))
+    stdout, stderr = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert stdout == ""
+    assert "Traceback" not in stderr
+    kept = "Interrupted; the finished tiles are kept in K.npy.part, and the same command goes on with them."
+    assert stderr.splitlines()[-1] == kept
+    assert sorted(os.listdir(tmp_path)) == ["K.npy.part", "x.npy"]
+    damaged = next(path for path in part.glob("c/*/*") if path.suffix == "")
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
+    chunks = tiles_of(part)
+    done = works(*MANY, "-o", "K.npy")
+    (plan,) = (line for line in done.stderr.splitlines() if line.startswith("Plan: "))
+    assert f"of {TILES} tiles are finished and verified" in plan
+    assert int(plan.split("; ")[1].split()[0]) <= (chunks + 1) // 2
+    expected = gram(np.load(tmp_path / "x.npy"), [SPEC], tile=12)
+    np.testing.assert_array_equal(stored(tmp_path / "K.npy"), expected)
+
+
+def test_a_corrupted_tile_of_a_finished_matrix_is_recomputed(works, data, tmp_path, listing):
+    arguments = ("gram", data.npy, "-o", "K.zarr", "--tile", 16, "--layer", LAYER)
+    works(*arguments)
+    whole = listing(tmp_path)
+    assert "Plan: all 6 tiles are finished and verified" in works(*arguments).stderr
+    chunk = tmp_path / "K.zarr/c/2/1"
+    chunk.write_bytes(b"\0" + chunk.read_bytes()[1:])
+    assert "5 of 6 tiles are finished and verified" in works(*arguments).stderr
+    assert listing(tmp_path) == whole
+
+
+def test_two_at_once(many, start, refused, tmp_path):
+    process = start("-o", "K.zarr")
+    wait_for_tiles(process, tmp_path / "K.zarr.part", 1)
+    os.kill(process.pid, signal.SIGSTOP)  # so that no file changes meanwhile
+    refused(*MANY, "-o", "K.zarr", words=["another process is computing K.zarr"])
+
+
+def test_the_beginning_of_another_matrix(ckn, works, data, tmp_path, listing):
+    def restrict():  # the second row of tiles finds the disk full
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+
+    first = ("gram", data.npy, "-o", "K.zarr", "--preprocess", "none", "--layer", LAYER)
+    done = ckn(*first, "--tile", 32, cwd=tmp_path, preexec_fn=restrict)
+    assert done.rc == 2
+    assert done.stderr.splitlines()[-1] == (
+        "Error: cannot write K.zarr.part: File too large; its finished tiles are kept, "
+        "the same command goes on"
+    )
+    assert "Traceback" not in done.stderr
+    before = listing(tmp_path)
+    done = ckn(*first, "--tile", 16, "--flip", cwd=tmp_path)
+    assert done.rc == 2
+    error = done.stderr.splitlines()[-1]
+    for word in (
+        "K.zarr.part holds the beginning of another matrix",
+        "the kernel",
+        "tile: 32 there, 16 here",
+    ):
+        assert word in error
+    assert listing(tmp_path) == before
+    works(*first, "--tile", 32)
+    np.testing.assert_array_equal(stored(tmp_path / "K.zarr"), gram(data.images, [SPEC], tile=32))
+
+
+BAD_CONFIGS = {
+    "alone and as encoder": ("[[encoders]]\n[[layers]]\n", ["put all of it into [[encoders]]"]),
+    "unknown of an encoder": ("[[encoders]]\nflap = true\n", ["an exact kernel has no flap"]),
+    "shift": (
+        '[symmetries]\nshift = 1\n[[layers]]\npatch = 3\nsubsampling = 2\nkernel = "arccos1"\n',
+        ["shift is 1", "leave shift out"],
+    ),
+    "quantile": (
+        '[[layers]]\npatch = 3\nsubsampling = 2\nkernel = "exp"\nquantile = 0.1\n',
+        ["layer 1", "give sigma, not quantile"],
+    ),
+    "no layers": ("flip = true\n", ["describes no layer"]),
+    "unknown": ("flap = true\n", ["there is no flap"]),
+    "unknown of exact": ("[exact]\nflap = true\n", ["exact must be a table of tangent and flip"]),
+    "twice": ("flip = true\n[exact]\nflip = false\n", ["flip stands at the top and in [exact]"]),
+    "no boolean": (
+        'flip = "yes"\n[[layers]]\npatch = 3\nsubsampling = 2\nkernel = "arccos1"\n',
+        ["flip is 'yes'", "true or false"],
+    ),
+    "no TOML": ("layers", ["is not TOML"]),
+}
+
+
+@pytest.mark.parametrize("name", BAD_CONFIGS)
+def test_files_that_describe_no_kernel(tmp_path, name):
+    text, words = BAD_CONFIGS[name]
+    path = tmp_path / "net.toml"
+    path.write_text(text)
+    with pytest.raises(InvalidSpec) as refusal:
+        read_exact_kernels(str(path), (), (), None, None, (12, 12, 3))
+    for word in words:
+        assert word in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("x.npy", "-o", "K.txt"), ["K.txt", ".zarr or .npy"]),
+        (("x.npy", "-o", "nowhere/K.zarr"), ["cannot write nowhere/K.zarr", "No such file"]),
+        (("x.npy", "-o", "x.npy"), ["x.npy would be overwritten"]),
+        (("x.npy", "missing.npy", "-o", "K.npy"), ["no such file or folder: missing.npy"]),
+        (("x.npy", "small.npy", "-o", "K.npy"), ["12x12x3 and of 8x8x3", "images of one size"]),
+        (("x.npy", "bytes.npy", "-o", "K.npy"), ["float32 and uint8"]),
+        (
+            ("small.npy", "-o", "K.npy", "--layer", "patch=9,subsampling=2,kernel=linear"),
+            ["layer 1", "larger"],
+        ),
+        (("x.npy", "-o", "K.npy", "--tangent"), ["kernel arccos1", "exp"]),
+        (("x.npy", "-o", "K.npy", "--layer", "patch=3,kernel=linear"), ["subsampling"]),
+        (("x.npy", "-o", "K.npy", "--config", "two.toml"), ["describes 2 encoders"]),
+        (("x.npy", "-o", "K.npy", "--workers", "2", "--scheduler", "tcp://a:1"), ["give one of them"]),
+        (("x.npy", "-o", "K.npy", "--scheduler", "here"), ["'here'", "tcp://host:8786"]),
+        (("bad.npy", "-o", "K.npy", "--preprocess", "none"), ["bad.npy: nan in image 2"]),
+    ],
+)
+def test_what_it_refuses(refused, data, tmp_path, arguments, words):
+    np.save(tmp_path / "x.npy", data.images)
+    np.save(tmp_path / "small.npy", data.images[:, :8, :8])
+    np.save(tmp_path / "bytes.npy", np.zeros((3, 12, 12, 3), np.uint8))
+    bad = data.images[:4].copy()
+    bad[1, 0, 0, 0] = np.nan
+    np.save(tmp_path / "bad.npy", bad)
+    encoder = '[[encoders]]\nlayers = [{ patch = 3, subsampling = 2, kernel = "arccos1" }]\n'
+    (tmp_path / "two.toml").write_text(2 * encoder)
+    refused("gram", *arguments, words=words)
+
+
+def test_a_folder_of_somebody_else_is_not_replaced(refused, data, tmp_path):
+    (tmp_path / "K.zarr").mkdir()
+    (tmp_path / "K.zarr" / "cat.jpg").touch()
+    refused("gram", data.npy, "-o", "K.zarr", words=["cannot write K.zarr", "no Gram matrix of ckn gram"])
+
+
+@pytest.mark.parametrize(
+    ("missing", "options", "extra"), [("zarr", (), "exact"), ("distributed", ("--workers", 2), "distributed")]
+)
+def test_without_an_extra(refused, data, tmp_path, missing, options, extra):
+    block = tmp_path / "hooks"
+    block.mkdir()
+    (block / "sitecustomize.py").write_text(
+        "import importlib.util as u\nfind = u.find_spec\n"
+        f"u.find_spec = lambda name, *rest: None if name == {missing!r} else find(name, *rest)\n"
+    )
+    words = [f"pip install 'ckncuda[{extra}]'"]
+    env = {"PYTHONPATH": str(block), "PYTHONDONTWRITEBYTECODE": "1"}
+    refused("gram", data.npy, "-o", "K.zarr", *options, words=words, env=env)
+
+
+def test_help_has_examples(ckn):
+    done = ckn("gram", "--help")
+    assert "ckn gram Xtr.csv -o K.zarr" in done.stdout
+    assert "gram" in ckn("--help").stdout
+
+
+def test_time_left_off_a_terminal(capsys, monkeypatch):
+    moments = iter([0.0, 30.0, 60.0, 90.0])
+    monkeypatch.setattr(time, "monotonic", lambda: next(moments))
+    progress = ProgressLines()
+    for done in (1000, 1500, 2000, 6000):  # the first thousand were there
+        progress("Gram matrix", done, 6000)
+    assert capsys.readouterr().err == "Gram matrix: 2,000 of 6,000, 4 min left\n"

@@ -1,0 +1,338 @@
+"""Gram matrices on disk: resumed, verified, and never half of one under its name."""
+
+import dataclasses
+import os
+import shutil
+import tracemalloc
+
+import numpy as np
+import pytest
+import zarr
+
+from ckncuda import Exponential, LayerSpec
+from ckncuda.backend import get_backend
+from ckncuda.errors import InvalidData
+from ckncuda.exact import ExactKernel, gram, store
+from ckncuda.exact.job import GramJob, seconds_a_pair
+from ckncuda.exact.prepared import PreparedImages, fit_preprocessing
+from ckncuda.exact.store import GramStore, StoreUnavailable, check_gram_path
+from ckncuda.exact.tiles import Tiling
+from ckncuda.images import ArrayImages
+from ckncuda.preprocess import ZCA
+
+IDENTITY = {
+    "images": "a",
+    "images2": None,
+    "preprocessing": [],
+    "kernel": {"tangent": False},
+    "shape": [10, 10],
+    "dtype": "float32",
+    "tile": 4,
+    "backend": "numpy",
+}
+SQUARE = Tiling(10, tile=4)
+KERNEL = ExactKernel([LayerSpec(filters=1, patch=3, subsampling=2, kernel=Exponential(sigma=0.6))])
+
+
+@pytest.fixture
+def matrix(rng):
+    one = rng.normal(size=(10, 10)).astype(np.float32)
+    return one + one.T
+
+
+def cut(matrix, tiles):
+    """What computes these tiles, if the matrix is known."""
+    return ((tile, matrix[tile.rows, tile.columns]) for tile in tiles)
+
+
+def write(path, matrix, *, tiles=None, identity=IDENTITY):
+    """Compute so many of the tiles that are missing, all by default; says which were missing."""
+    with GramStore(path, SQUARE, identity) as opened:
+        left = opened.unfinished()
+        opened.fill(cut(matrix, left[:tiles]))
+        if tiles is None:
+            opened.finish()
+    return left
+
+
+def read(path):
+    return zarr.open_array(str(path), mode="r")[:] if path.suffix == ".zarr" else np.load(path)
+
+
+@pytest.fixture(params=["K.zarr", "K.npy"])
+def path(request, tmp_path):
+    return tmp_path / request.param
+
+
+def test_what_was_begun_is_gone_on_with(path, matrix, tmp_path):
+    assert len(write(path, matrix, tiles=2)) == 6
+    assert os.listdir(tmp_path) == [path.name + ".part"]
+    assert len(write(path, matrix, tiles=1)) == 4
+    assert len(write(path, matrix)) == 3
+    assert os.listdir(tmp_path) == [path.name]
+    stored = read(path)
+    assert stored.dtype == np.float32
+    np.testing.assert_array_equal(stored, matrix)
+
+
+def test_matrix_of_images_with_others(path, rng):
+    tiling = Tiling(5, 9, 4)
+    expected = rng.normal(size=(5, 9))
+    with GramStore(path, tiling, IDENTITY | {"dtype": "float64"}) as opened:
+        opened.fill(cut(expected, opened.unfinished()))
+        opened.finish()
+    np.testing.assert_array_equal(read(path), expected)
+
+
+def test_progress_counts_what_was_there(path, matrix):
+    write(path, matrix, tiles=2)
+    said = []
+    with GramStore(path, SQUARE, IDENTITY) as opened:
+        left = opened.unfinished(lambda *news: said.append(news))
+        assert said == [("verifying tiles", number, 6) for number in range(1, 7)]
+        del said[:]
+        opened.fill(cut(matrix, left), lambda *news: said.append(news))
+    assert said[0] == ("Gram matrix", 10 + 16, 55)
+    assert said[-1] == ("Gram matrix", 55, 55)
+
+
+def flipped(chunk):
+    data = bytearray(chunk.read_bytes())
+    data[17] ^= 1
+    chunk.write_bytes(data)
+
+
+DAMAGES = {
+    "flipped": flipped,
+    "truncated": lambda chunk: os.truncate(chunk, 30),
+    "emptied": lambda chunk: os.truncate(chunk, 0),
+    "zeroed": lambda chunk: chunk.write_bytes(bytes(len(chunk.read_bytes()))),
+    "longer": lambda chunk: chunk.write_bytes(chunk.read_bytes() + b"more"),
+    "removed": lambda chunk: chunk.unlink(),
+}
+
+
+@pytest.mark.parametrize("place", ["0/0", "0/2", "2/0"])  # on the diagonal, above and below it
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_tile_is_found_and_recomputed(path, matrix, damage, place):
+    write(path, matrix, tiles=6)  # all, but not yet under its name
+    DAMAGES[damage](path.with_name(path.name + ".part") / "c" / place)
+    (left,) = write(path, matrix)
+    assert left.rows.start == 0
+    assert left.columns.start == 4 * max(int(place[0]), int(place[-1]))
+    np.testing.assert_array_equal(read(path), matrix)
+
+
+def test_a_finished_matrix_is_verified_and_mended(tmp_path, matrix, listing_of):
+    path = tmp_path / "K.zarr"
+    write(path, matrix)
+    whole = listing_of(path)
+    assert write(path, matrix) == []
+    assert listing_of(path) == whole
+    flipped(path / "c/1/2")
+    assert len(write(path, matrix)) == 1
+    assert listing_of(tmp_path) == {f"K.zarr/{name}": content for name, content in whole.items()}
+
+
+@pytest.fixture
+def listing_of():
+    def listing(folder):
+        files = (path for path in folder.rglob("*") if path.is_file())
+        return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+    return listing
+
+
+def test_another_finished_matrix_stands_until_the_new_one_is_there(path, matrix, tmp_path):
+    write(path, matrix)
+    write(path, -matrix, tiles=3, identity=IDENTITY | {"images": "b"})
+    np.testing.assert_array_equal(read(path), matrix)
+    write(path, -matrix, identity=IDENTITY | {"images": "b"})
+    np.testing.assert_array_equal(read(path), -matrix)
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_a_kill_between_the_two_renames_loses_nothing(tmp_path, matrix):
+    path = tmp_path / "K.zarr"
+    write(path, matrix)
+    path.rename(tmp_path / ".K.zarr.replaced")  # as far as the kill let it come
+    other = IDENTITY | {"images": "b"}
+    write(path, -matrix, tiles=6, identity=other)
+    assert write(path, -matrix, identity=other) == []
+    np.testing.assert_array_equal(read(path), -matrix)
+    assert os.listdir(tmp_path) == ["K.zarr"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("images", "b", "differs in IMAGES."),
+        ("images2", "b", "differs in IMAGES2"),
+        ("kernel", {"tangent": True}, "differs in the kernel"),
+        ("preprocessing", [{"name": "zca"}], "the preprocessing"),
+        ("tile", 5, "tile: 4 there, 5 here"),
+        ("dtype", "float64", "dtype: float32 there, float64 here"),
+        ("backend", "cupy", "the backend: numpy there, cupy here"),
+    ],
+)
+def test_beginnings_of_other_matrices_are_refused(path, matrix, name, value, words):
+    write(path, matrix, tiles=2)
+    with pytest.raises(InvalidData, match=f"beginning of another matrix.*{words}.*delete the folder"):
+        write(path, matrix, identity=IDENTITY | {name: value})
+    assert len(write(path, matrix)) == 4  # and stay as they were
+
+
+def test_only_one_process_writes(path, matrix):
+    with GramStore(path, SQUARE, IDENTITY):
+        with pytest.raises(InvalidData, match="another process is computing"):
+            write(path, matrix)
+    write(path, matrix)
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path, matrix):
+    path = tmp_path / "K.npy"
+    write(path, matrix, tiles=3)
+    half_written = tmp_path / "K.npy.part/c/0/0.f00.partial", tmp_path / ".K.npy.abc.part"
+    for file in half_written:
+        file.write_bytes(b"half")
+    write(path, matrix, tiles=1)
+    assert not any(file.exists() for file in half_written)
+    empty = tmp_path / "L.npy.part"
+    empty.mkdir()
+    write(tmp_path / "L.npy", matrix)
+    assert not empty.exists()
+
+
+def test_places_where_no_matrix_can_be_written(tmp_path, matrix):
+    folder = tmp_path / "photos.zarr"
+    folder.mkdir()
+    (folder / "cat.jpg").touch()
+    (tmp_path / "K.zarr.part").mkdir()
+    (tmp_path / "K.zarr.part" / "cat.jpg").touch()
+    (tmp_path / "L.zarr.part").touch()
+    (tmp_path / "d.npy").mkdir()
+    for name, words in [
+        ("K.txt", "ending in .zarr or .npy"),
+        ("photos.zarr", "no Gram matrix of ckn gram"),
+        ("nowhere/K.zarr", "No such file or directory"),
+        ("d.npy", "it is a folder"),
+        ("K.zarr", "holds cat.jpg"),
+        ("L.zarr", "File exists"),
+    ]:
+        with pytest.raises(InvalidData, match=words):
+            write(tmp_path / name, matrix)
+    assert (folder / "cat.jpg").exists()
+    assert sorted(os.listdir(tmp_path)) == ["K.zarr.part", "L.zarr.part", "d.npy", "photos.zarr"]
+    with pytest.raises(InvalidData, match="no Gram matrix"):
+        check_gram_path(folder)
+
+
+def test_a_description_that_is_damaged(path, matrix):
+    write(path, matrix, tiles=1)
+    part = path.with_name(path.name + ".part")
+    whole = (part / "zarr.json").read_text()
+    for damaged in (
+        whole[:9],
+        "[]",
+        whole.replace("crc32c", "crc33c"),
+        whole.replace("chunk_grid", "chunk_grit"),
+    ):
+        (part / "zarr.json").write_text(damaged)
+        with pytest.raises(InvalidData, match=r"K\..*part is damaged or no folder of ckn gram: delete"):
+            write(path, matrix)
+    (part / "zarr.json").write_text(whole)
+    write(path, matrix)
+
+
+def test_a_link_stays_and_what_it_points_at_is_replaced(tmp_path, matrix):
+    (tmp_path / "disk").mkdir()
+    for name in ("K.zarr", "K.npy"):
+        (tmp_path / name).symlink_to(tmp_path / "disk" / name)
+        write(tmp_path / name, matrix)
+        assert (tmp_path / name).is_symlink()
+        np.testing.assert_array_equal(read(tmp_path / name), matrix)
+
+
+def test_numbers_that_are_not_finite_are_refused(path, matrix):
+    matrix[5, 9] = np.inf
+    with pytest.raises(InvalidData, match="image 6 and image 10 is inf.*scale or preprocess"):
+        write(path, matrix)
+
+
+def test_a_disk_that_is_too_small_is_found_before_the_work(path, matrix, monkeypatch):
+    usage = shutil.disk_usage(path.parent)._replace(free=100)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    with GramStore(path, SQUARE, IDENTITY) as opened:
+        with pytest.raises(InvalidData, match=r"GiB more, but .* GiB are free there: make room"):
+            opened.check_space(opened.unfinished())
+
+
+def test_finishing_needs_all_tiles(path, matrix):
+    with GramStore(path, SQUARE, IDENTITY) as opened:
+        opened.fill(cut(matrix, opened.unfinished()[:5]))
+        with pytest.raises(InvalidData, match="lacks 3 pairs"):
+            opened.finish()
+    assert not path.exists()
+
+
+def test_without_zarr(path, matrix, monkeypatch):
+    monkeypatch.setattr(store.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(StoreUnavailable, match=r"pip install 'ckncuda\[exact\]'"):
+        write(path, matrix)
+
+
+def test_memory_is_that_of_a_row_of_tiles(path):
+    tiling = Tiling(2048, tile=128)  # 34 MB in all
+    block = np.ones((128, 128))
+    tracemalloc.start()
+    try:
+        with GramStore(path, tiling, IDENTITY | {"dtype": "float64"}) as opened:
+            opened.fill((tile, block) for tile in opened.unfinished())
+            opened.finish()
+        assert tracemalloc.get_traced_memory()[1] < 8e6
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.fixture
+def images(rng):
+    return ArrayImages(rng.normal(size=(9, 6, 6, 2)).astype(np.float32))
+
+
+@pytest.mark.parametrize("rectangular", [False, True])
+def test_a_job_gives_the_matrix_of_memory(images, rng, rectangular):
+    backend = get_backend("numpy", threads=1)
+    others = ArrayImages(rng.normal(size=(5, 6, 6, 2)).astype(np.float32)) if rectangular else None
+    job = GramJob(KERNEL, images, others, dtype="float64", tile=4)
+    expected = gram(images, KERNEL, others, dtype=np.float64, tile=4, backend=backend)
+    for tile, block in job.blocks(job.tiling, backend):
+        np.testing.assert_array_equal(block, expected[tile.rows, tile.columns])
+    assert 0 < seconds_a_pair(job, next(iter(job.tiling)), backend) < 1
+
+
+def test_identity_tells_matrices_apart(images):
+    one = GramJob(KERNEL, images).identity("numpy")
+    changed = images.array.copy()
+    changed[3, 2, 1, 0] += 1
+    others = [
+        GramJob(KERNEL, ArrayImages(changed)),
+        GramJob(KERNEL, images, images),
+        GramJob(KERNEL, images, tile=3),
+        GramJob(KERNEL, images, dtype="float64"),
+        GramJob(ExactKernel(KERNEL.layers, flip=True), images),
+        GramJob(KERNEL, images, preprocessing=fit_preprocessing(images, [ZCA()])),
+    ]
+    assert one == GramJob(KERNEL, ArrayImages(images.array.copy())).identity("numpy")
+    filters = ExactKernel([dataclasses.replace(KERNEL.layers[0], filters=64, epsilon=0.5)])
+    assert one == GramJob(filters, images).identity("numpy")
+    assert len({str(job.identity("numpy")) for job in others} | {str(one)}) == 7
+
+
+def test_preprocessing_is_learned_from_the_first_images_alone(images, rng):
+    others = ArrayImages(rng.normal(size=(3, 6, 6, 2)).astype(np.float32))
+    steps = fit_preprocessing(images, [ZCA(epsilon=0.5)])
+    job = GramJob(KERNEL, images, others, steps)
+    tile = next(iter(job.tiling))
+    maps, other_maps = job.read(tile)
+    np.testing.assert_array_equal(maps, PreparedImages(images, steps).read(0, 9))
+    np.testing.assert_allclose(other_maps, steps[0].apply(others.array), rtol=1e-5, atol=1e-6)
