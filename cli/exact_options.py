@@ -12,9 +12,9 @@ from ckncuda.preprocess import Preprocessor, preprocessor_from_dict
 
 from .network_options import parse_options, parse_preprocessing, read_tables
 
-PUBLISHED = (  # two layers for images of 32x32, as exact kernels have been measured on
-    LayerSpec(filters=1, patch=3, subsampling=2, kernel=Exponential(sigma=0.6)),
-    LayerSpec(filters=1, patch=3, subsampling=5, kernel=Exponential(sigma=0.6)),
+DEFAULT = tuple(  # for images of 32x32, as exact kernels have been measured on, but centred: see --flip
+    LayerSpec(filters=1, patch=3, subsampling=s, kernel=Exponential(sigma=0.6), alignment="centered")
+    for s in (2, 5)
 )
 
 Preprocessing = tuple[Preprocessor, ...] | None
@@ -41,8 +41,8 @@ def read_exact_kernels(
         ``flip = true`` at its top, in a table ``[exact]`` or in one of ``[[encoders]]``, each of which is a
         kernel.  Its classifier is not looked at.
     layers : tuple of str
-        Values of --layer, in which ``filters`` may be left out.  Without these and a file it is the two
-        published layers.
+        Values of --layer, in which ``filters`` may be left out.  Without these and a file it is two
+        layers for images of 32x32.
     preprocess : tuple of str
         Values of --preprocess, which take the place of what the file says.
     tangent, flip : bool, optional
@@ -68,7 +68,7 @@ def read_exact_kernels(
     elif layers:
         described = [({"layers": [_parse_layer(text) for text in layers]}, None)]
     else:
-        described = [({"layers": PUBLISHED}, None)]
+        described = [({"layers": DEFAULT}, None)]
     given = {name: value for name, value in (("tangent", tangent), ("flip", flip)) if value is not None}
     kernels = [(ExactKernel(**(options | given)), preprocessing) for options, preprocessing in described]
     for kernel, _ in kernels:

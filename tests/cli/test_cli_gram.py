@@ -25,20 +25,23 @@ LAYER = "patch=3,subsampling=2,kernel=exp,sigma=0.6"
 RELU = "patch=3,subsampling=3,kernel=arccos1"
 SPEC = LayerSpec(filters=1, patch=3, subsampling=2, kernel=Exponential(sigma=0.6))
 RELU_SPEC = LayerSpec(filters=1, patch=3, subsampling=3, kernel=ArcCosine(1))
-PUBLISHED = [SPEC, LayerSpec(filters=1, patch=3, subsampling=5, kernel=Exponential(sigma=0.6))]
+DEFAULT = [
+    LayerSpec(filters=1, patch=3, subsampling=s, kernel=Exponential(sigma=0.6), alignment="centered")
+    for s in (2, 5)
+]
 
 
 def stored(path):
     return np.load(path) if path.suffix == ".npy" else zarr.open_array(str(path), mode="r")[:]
 
 
-def test_the_published_kernel_by_default(works, data, tmp_path):
+def test_two_layers_by_default(works, data, tmp_path):
     done = works("gram", data.npy, "-o", "K.zarr", "--tile", 16, "--preprocess", "none")
-    np.testing.assert_array_equal(stored(tmp_path / "K.zarr"), gram(data.images, PUBLISHED, tile=16))
+    np.testing.assert_array_equal(stored(tmp_path / "K.zarr"), gram(data.images, DEFAULT, tile=16))
     assert os.listdir(tmp_path) == ["K.zarr"]
     assert done.stdout.splitlines()[-1] == "wrote K.zarr: 40 x 40, float32"
     lines = done.stderr.splitlines()
-    assert "Kernel: the published layers, 3x3/2 and 3x3/5, exp of sigma 0.6; --layer gives others" in lines
+    assert "Kernel: two layers, 3x3/2 and 3x3/5, exp of sigma 0.6, centred; --layer gives others" in lines
     assert "Plan: 820 pairs of images in 6 tiles; 0 of 6 tiles are finished and verified" in lines
     assert any(line.startswith("Time: about ") and "a tile" in line for line in lines)
     assert "Size: 6.25 KiB in K.zarr, 2 KiB a tile" in lines
