@@ -417,6 +417,27 @@ def _arccos1(t):
     return np.sqrt(max(squared, float32(0.0))) * _OVER_PI + t * _arccos0(t)
 
 
+@njit(**_OPTIONS)
+def _to_power(row, exponent):
+    """Each number to a power of at least 1, in place, by repeated squaring; the usual ones as vectors."""
+    if exponent == 2:
+        for q in range(len(row)):
+            row[q] = row[q] * row[q]
+        return
+    if exponent == 3:
+        for q in range(len(row)):
+            row[q] = row[q] * row[q] * row[q]
+        return
+    for q in range(len(row)):
+        square, result, left = row[q], float32(1.0), exponent
+        while left > 0:
+            if left % 2 == 1:
+                result *= square
+            square *= square
+            left //= 2
+        row[q] = result
+
+
 @njit(inline="always", **_OPTIONS)
 def _apply(kernel, parameters, row):
     """κ of each number, in place."""
@@ -428,11 +449,8 @@ def _apply(kernel, parameters, row):
     elif kernel == POLY:
         offset, over = parameters[1], float32(1.0) / (float32(1.0) + parameters[1])
         for q in range(n):
-            base = (row[q] + offset) * over
-            power = base
-            for _ in range(int(parameters[0]) - 1):
-                power *= base
-            row[q] = power
+            row[q] = (row[q] + offset) * over
+        _to_power(row, int(parameters[0]))
     elif kernel == INVERSE:
         for q in range(n):
             row[q] = float32(1.0) / (float32(2.0) - row[q])

@@ -21,6 +21,7 @@ KERNELS = [
     Exponential(sigma=0.6),
     Polynomial(2),
     Polynomial(3, offset=1.0),
+    Polynomial(1000, offset=50.0),
     InversePolynomial(),
     ArcCosine(0),
     ArcCosine(1),
