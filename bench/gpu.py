@@ -1,9 +1,10 @@
-"""Everything that an NVIDIA GPU has to show, in one run: extraction and k-means beside PyTorch at its best.
+"""Everything that an NVIDIA GPU has to show, in one run: extraction, k-means, exact kernels.
 
     python bench/gpu.py [--seconds 300]       needs CuPy and, for the other side, PyTorch
     python bench/gpu.py --rehearse            tiny sizes, no GPU; the figures mean nothing
 
-Ours and PyTorch's take turns on data that is on the device, timed by CUDA events, and medians count.
+Ours and PyTorch's take turns on data that is on the device, timed by CUDA events, and medians count;
+exact kernels have nobody beside them.
 PyTorch runs the form that is fastest here: several batch sizes and ways of pooling, eager and compiled
 (gpu_torch.py).  Floors come from ceilings measured in the same run.  What fails or no longer fits the
 time is said in its row; the files are written anew after each row, so that an interrupted run keeps
@@ -20,6 +21,7 @@ from typing import Any
 
 import numpy as np
 from gpu_bench import NO_TORCH, OURS, TORCH, Bench, Run, difference, gpu_torch, wall_seconds
+from gpu_exact import exact_kernels
 from gpu_plan import CHECKED, FULL, TINY, Budget, Subject
 from gpu_report import Report, Row, gpu_state, machine, one_line
 from numpy.typing import NDArray
@@ -40,6 +42,8 @@ NOTES = (
     "The floor is the longer of these FLOP at the rate of the matrix product at the same precision and of",
     "input, anchors and output in float32 at the rate of a copy.  In float32, ours may go below that floor:",
     "it takes three TF32 products, while the matrix product of float32 takes plain arithmetic.",
+    "The floor of exact kernels is the longest of three products of halves for each of float32 at the rate",
+    "of bfloat16, of an exponential for each κ, and of the maps between layers at the rate of a copy.",
 )
 
 
@@ -50,6 +54,7 @@ def measure(bench: Bench) -> None:
         (0.25, single_layers),
         (0.35, kmeans),
         (0.45, from_host),
+        (0.55, exact_kernels),
         (1.0, networks),
     ):
         bench.budget.share = share

@@ -31,10 +31,23 @@ class Network:
 
 
 @dataclass(frozen=True)
+class ExactNetwork:
+    """An exact kernel to measure: patches of 3x3, Gaussian pooling, images [side, side, 3]."""
+
+    name: str
+    kernel: str  # exp or relu
+    subsamplings: tuple[int, ...]
+    tangent: bool = False
+    side: int = 32
+
+
+@dataclass(frozen=True)
 class Plan:
     """All sizes of a run."""
 
     networks: tuple[Network, ...]
+    exact_networks: tuple[ExactNetwork, ...]
+    exact_images: int  # on either side of a matrix
     patches: int
     patch_sizes: tuple[int, ...]
     anchors: tuple[int, ...]
@@ -51,7 +64,14 @@ FULL = Plan(
         Network("64/128 filters, subsampling 4/4, 224x224 images", 224, ((64, 4), (128, 4)),
                 (256,), (32, 128, 256), 256, 256, None),
     ),
-    patches=1_000_000, patch_sizes=(27, 576), anchors=(256, 1_024), matrix=8_192, copied=1 << 31,
+    (
+        ExactNetwork("exp, subsampling 2/5", "exp", (2, 5)),
+        ExactNetwork("exp, subsampling 2/2/2", "exp", (2, 2, 2)),
+        ExactNetwork("ReLU, subsampling 2/5", "relu", (2, 5)),
+        ExactNetwork("ReLU, neural tangent kernel, subsampling 2/5", "relu", (2, 5), tangent=True),
+    ),
+    exact_images=128, patches=1_000_000, patch_sizes=(27, 576),
+    anchors=(256, 1_024), matrix=8_192, copied=1 << 31,
 )  # fmt: skip
 TINY = Plan(
     (
@@ -59,7 +79,13 @@ TINY = Plan(
         Network("L, tiny", 12, ((16, 2), (32, 6)), (2,), (1, 2), 2, 2, 5.0),
         Network("large images, tiny", 20, ((8, 4), (16, 4)), (2,), (1, 2), 2, 2, None),
     ),
-    patches=300, patch_sizes=(27, 36), anchors=(8, 70), matrix=64, copied=1 << 16,
+    (
+        ExactNetwork("exp, tiny", "exp", (2, 2), side=12),
+        ExactNetwork("exp, three layers, tiny", "exp", (2, 2, 1), side=20),
+        ExactNetwork("ReLU, tiny", "relu", (2, 2), side=12),
+        ExactNetwork("neural tangent kernel, tiny", "relu", (2, 2), tangent=True, side=12),
+    ),
+    exact_images=3, patches=300, patch_sizes=(27, 36), anchors=(8, 70), matrix=64, copied=1 << 16,
 )  # fmt: skip
 
 

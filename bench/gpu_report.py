@@ -102,18 +102,20 @@ class Report:
     machine: dict[str, str] = field(default_factory=dict)
     copy_rate: float | None = None  # bytes a second, read and written
     matrix_rates: dict[str, float] = field(default_factory=dict)  # FLOP a second, by precision
+    exp_rate: float | None = None  # exponentials a second
     failures: list[str] = field(default_factory=list)  # of what has no row
     rows: list[Row] = field(default_factory=list)
     status: str = "still running"
 
     def head(self) -> list[str]:
         """What stands above the table."""
-        title = "# Extraction and k-means on a GPU"
+        title = "# Extraction, k-means and exact kernels on a GPU"
         if self.rehearsal:
             title = "# A rehearsal of `bench/gpu.py` without a GPU: these figures mean nothing"
         rates = [f"{rate / 1e12:,.4g} ({name})" for name, rate in self.matrix_rates.items()]
         ceilings = [f"copies {self.copy_rate / 1e9:,.4g} GB/s, read and written"] if self.copy_rate else []
         ceilings += [f"matrix products {', '.join(rates)} TFLOP/s"] if rates else []
+        ceilings += [f"exponentials {self.exp_rate / 1e12:,.4g} T/s"] if self.exp_rate else []
         return [
             title,
             "",

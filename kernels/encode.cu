@@ -22,17 +22,6 @@
 
 constexpr int MAP_STRIDE = ANCHORS + 4;  // of a position of the unpooled chunk
 
-// A piece of shared memory of `count` elements; advances the pointer past it, 16-byte aligned.
-template <class T>
-__device__ inline T* take(unsigned char*& shared, int count) {
-    T* piece = reinterpret_cast<T*>(shared);
-    shared += (count * sizeof(T) + 15) / 16 * 16;
-    return piece;
-}
-
-// Rounds down, also below zero.
-__device__ inline int floor_divide(int a, int b) { return a >= 0 ? a / b : -((b - 1 - a) / b); }
-
 template <class Precision, class Kernel>
 __global__ void __launch_bounds__(THREADS, 2) encode(
     const float* __restrict__ maps,        // [images, height, width, channels]

@@ -9,21 +9,8 @@
 // Per term and warp 18/8 shared loads feed 8/8 (TF32) tensor-core instructions of 2,048 FLOP: the tensor cores wait
 // for shared memory unless they do three products a term, as in float32.
 #pragma once
-#include "primitives.cuh"
+#include "block.cuh"
 
-// Division of whole numbers from 0 to 2^20 by one that stays the same: a GPU has no instruction for it, and this takes
-// three. n + ½ over d is 1/(2d) or more from any whole number, far more than floats err there.
-class Divisor {
-    int d;
-    float inverse;
-
-public:
-    __device__ explicit Divisor(int d) : d(d), inverse(1.0f / d) {}
-    __device__ int quotient(int n) const { return static_cast<int>((n + 0.5f) * inverse); }
-    __device__ int remainder(int n) const { return n - quotient(n) * d; }
-};
-
-constexpr int THREADS = 256;
 constexpr int PATCHES = 128;        // of a tile
 constexpr int ANCHORS = 64;         // of a slab
 constexpr int TERMS = 32;           // of a stage: what is copied to shared memory at once

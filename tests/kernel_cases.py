@@ -14,6 +14,7 @@ from ckncuda import (
     Series,
 )
 from ckncuda.backend import get_backend
+from ckncuda.backend.normed_maps import NormedMaps
 
 
 def make_layer(channels, **options):
@@ -37,6 +38,15 @@ CASES = {
     ),
     "no pooling": ((2, 4, 5, 4), make_layer(4, subsampling=1, patch=1)),
 }
+PAIR_PRECISIONS = ["cupy, float32", "cupy, float32 without tensor cores"]  # that differ in exact kernels
+RELU = {"kernel": ArcCosine(1), "filters": 1}
+# Images, layers and whether of tangents, that reach every branch of the kernels of pairs in little time.
+PAIR_CASES = {
+    "colour, two layers": ((2, 7, 6, 3), [{"alignment": "valid"}, {"patch": 2}], False),
+    "one channel, five positions together": ((2, 12, 11, 1), [{"subsampling": 5}, {"subsampling": 1}], False),
+    "many terms, wide maps": ((2, 3, 66, 4), [{"subsampling": 3}], False),
+    "tangents of two layers": ((2, 6, 7, 3), [RELU, {**RELU, "scale": "floored_norm"}], True),
+}
 OTHER_KERNELS = [
     Polynomial(3, offset=0.5),
     InversePolynomial(),
@@ -55,6 +65,16 @@ def run_encode(backend, case, many_multiprocessors=True):
         backend._multiprocessors = 1000  # tiles of rows, though there are few
     actual = backend.to_host(backend.encode(backend.asarray(maps), [layer]))
     return actual, get_backend("reference").encode(maps, [layer])
+
+
+def run_pairs(backend, case):
+    """The Gram matrix of a case, and its reference."""
+    shape, options, tangent = PAIR_CASES[case]
+    maps = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    specs = [make_layer(1, **layer).spec for layer in options]
+    images = NormedMaps(maps, get_backend("reference").patch_norms(maps, specs))
+    actual = backend.gram_block(images, images, specs, tangent=tangent, symmetric=True)
+    return actual, get_backend("reference").gram_block(images, images, specs, tangent=tangent)
 
 
 def run_kmeans(backend, n=130, d=37, clusters=66):
@@ -81,6 +101,10 @@ def run_everything():
                 run_encode(backend, case)
             for size in (36, 37):
                 run_kmeans(backend, d=size)
+        for precision in PAIR_PRECISIONS:
+            backend = gpu.cupy_backend(precision)
+            for case in PAIR_CASES:
+                run_pairs(backend, case)
         for kernel in OTHER_KERNELS:
             backend.encode(backend.asarray(np.ones((1, 4, 4, 1))), [make_layer(1, kernel=kernel)])
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ckncuda.backend import cuda_layer, plain_pairs
+from ckncuda.backend import cuda_layer, cuda_pair_tiling, cuda_pairs, plain_pairs
 from ckncuda.backend.cuda_blocks import map_blocks
 from ckncuda.backend.cuda_layer import ANCHORS, PATCHES, STRIDE, TERMS, THREADS, WORDS, Tiling
 from ckncuda.backend.normed_maps import NormedMaps, mirror
@@ -144,6 +144,7 @@ class CupyBackend:
         self._layers: weakref.WeakKeyDictionary[Layer, dict[Shape, _PreparedLayer]] = (
             weakref.WeakKeyDictionary()
         )
+        self._pairs: dict[Any, cuda_pairs.PairKernels | None] = {}
 
     def encode(self, maps: Array, layers: Sequence[Layer]) -> Array:
         """Encode maps [n, h, w, c] that are on the device: one launch and one product a layer.
@@ -296,8 +297,11 @@ class CupyBackend:
         return sums
 
     def patch_norms(self, maps: Array, specs: Sequence[LayerSpec]) -> tuple[NDArray[np.float64], ...]:
-        """Image by image, in the host's memory."""
-        return plain_pairs.patch_norms(maps, specs, _one_by_one)
+        """From each image's pairs of positions; of what has no fused form, in the host's memory."""
+        kernels = self._pair_kernels(maps, specs, tangent=False)
+        if kernels is None:
+            return plain_pairs.patch_norms(maps, specs, _one_by_one)
+        return kernels.norms(maps, self._memory_for_pairs())
 
     def gram_block(
         self,
@@ -308,7 +312,10 @@ class CupyBackend:
         tangent: bool = False,
         symmetric: bool = False,
     ) -> NDArray[np.floating[Any]]:
-        """By array operations."""
+        """A launch a layer for many pairs; by array operations in float64 and what has no fused form."""
+        kernels = self._pair_kernels(first.maps, specs, tangent)
+        if kernels is not None:
+            return kernels.gram(first, second, symmetric, self._memory_for_pairs())
         like = self._cupy.empty(0, first.maps.dtype)
         steps = plain_pairs.steps_of(specs, first.maps.shape[1:], like)
         out = self._cupy.zeros((len(first), len(second)), like.dtype)
@@ -317,6 +324,38 @@ class CupyBackend:
         if symmetric:
             mirror(gram)
         return gram
+
+    def _pair_kernels(
+        self, maps: NDArray[Any], specs: Sequence[LayerSpec], tangent: bool
+    ) -> cuda_pairs.PairKernels | None:
+        """The fused form of exact kernels, or None: there is none."""
+        key = tuple(specs), maps.shape[1:], maps.dtype.name, tangent
+        if key not in self._pairs:
+            self._pairs[key] = self._prepare_pairs(*key)
+        return self._pairs[key]
+
+    def _prepare_pairs(
+        self, specs: tuple[LayerSpec, ...], shape: Shape, dtype: str, tangent: bool
+    ) -> cuda_pairs.PairKernels | None:
+        laid_out: Any = f"the fused kernels compute in float32, not in {dtype}"
+        if dtype == "float32":
+            laid_out = cuda_pair_tiling.tilings(specs, shape, tangent, self._shared_limit)
+        if isinstance(laid_out, str):
+            logging.getLogger("ckncuda").info("An exact kernel takes array operations: %s", laid_out)
+            return None
+        # Whatever the precision of `encode`: an exponential makes too much of the error of TF32's cosines.
+        halves = self._precision != "Fma"
+
+        def launch(
+            operation: str, parameters: Sequence[str], blocks: int, shared: int, *arguments: Any
+        ) -> None:
+            kernel = self._kernel(operation, *parameters)
+            self._launch(kernel, (blocks,), (THREADS,), shared, *arguments)
+
+        return cuda_pairs.PairKernels(self._cupy, specs, laid_out, shape, tangent, halves, launch)
+
+    def _memory_for_pairs(self) -> int:
+        return min(self.memory_budget, self._free_bytes() // 2)
 
     def images_per_block(self, layers: Sequence[Layer], shape: Shape) -> int:
         """As many as half of what is free and `memory_budget` hold, twice: two blocks are under way."""

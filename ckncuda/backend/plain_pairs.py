@@ -103,7 +103,7 @@ def _with_logarithms(patches: Array, factor: Array, kernel: Any, second: bool) -
     if second:
         return np.concatenate([patches, ones, logarithm], axis=-1)
     patches *= kernel.alpha
-    return np.concatenate([patches, logarithm - np.asarray(kernel.alpha, patches.dtype), ones], axis=-1)
+    return np.concatenate([patches, logarithm - patches.dtype.type(kernel.alpha), ones], axis=-1)
 
 
 def pair(

@@ -83,15 +83,17 @@ __global__ void copy_to(const float* x, int to, int from, int sixteen) {
 template <int n> __device__ void load(u32 (&to)[n], const u32* from) {
     for (int i = 0; i < n; ++i) to[i] = from[threadIdx.x * n + i];
 }
-template <bool tf32> __global__ void multiply(const u32* a, const u32* b, float* d, int times) {
+enum Kind { tf32, bf16, f16 };
+template <Kind kind> __global__ void multiply(const u32* a, const u32* b, float* d, int times) {
     u32 fragment_a[4], fragment_b[2];
     load(fragment_a, a);
     load(fragment_b, b);
     float sums[4];
     for (int i = 0; i < 4; ++i) sums[i] = d[threadIdx.x * 4 + i];
     for (int i = 0; i < times; ++i) {
-        if (tf32) mma_tf32(sums, fragment_a, fragment_b);
-        else mma_bf16(sums, fragment_a, fragment_b);
+        if (kind == tf32) mma_tf32(sums, fragment_a, fragment_b);
+        else if (kind == bf16) mma_bf16(sums, fragment_a, fragment_b);
+        else mma_f16(sums, fragment_a, fragment_b);
     }
     for (int i = 0; i < 4; ++i) d[threadIdx.x * 4 + i] = sums[i];
 }
@@ -158,7 +160,16 @@ KERNELS = (
         "copies<0>",
         "copies<1>",
     ),
-    *("copy_to", "multiply<true>", "multiply<false>", "rounded", "diverge", "between_blocks", "all_blocks"),
+    *(
+        "copy_to",
+        "multiply<tf32>",
+        "multiply<bf16>",
+        "multiply<f16>",
+        "rounded",
+        "diverge",
+        "between_blocks",
+        "all_blocks",
+    ),
     *("atomics<int>", "atomics<float>", "atomics<unsigned int>", "write_at", "write_shared_at", "misaligned"),
     *("scale", "many"),
 )
@@ -398,7 +409,7 @@ def held_sums(d):
     return np.stack([d[g, 2 * t], d[g, 2 * t + 1], d[g + 8, 2 * t], d[g + 8, 2 * t + 1]], axis=1)
 
 
-@pytest.mark.parametrize("kind", ["tf32", "bf16"])
+@pytest.mark.parametrize("kind", ["tf32", "bf16", "f16"])
 def test_products_of_tiles(cp, toys, rng, order, kind):
     depth = 8 if kind == "tf32" else 16
     a, b = (rng.normal(size=shape).astype(np.float32) for shape in ((16, depth), (depth, 8)))
@@ -408,15 +419,18 @@ def test_products_of_tiles(cp, toys, rng, order, kind):
         exact = [m.view(np.float32).astype(np.float64) for m in bits]
         noisy = [m | rng.integers(0, 1 << 13, m.shape, dtype=np.uint32) for m in bits]  # ignored
         held = fragments_tf32(*noisy)
+    elif kind == "f16":
+        a[0, :3] = 3e-6, 0, 6e4  # not normal, zero, large
+        bits = [m.astype(np.float16).view(np.uint16).astype(np.uint32) for m in (a, b)]
+        exact = [m.astype(np.float16).astype(np.float64) for m in (a, b)]
+        held = fragments_bf16(*bits)  # laid out alike
     else:
         bits = [bf16(m) for m in (a, b)]
         exact = [(m << 16).view(np.float32).astype(np.float64) for m in bits]
         held = fragments_bf16(*bits)
     sums = cp.asarray(held_sums(d))
     operands = [cp.asarray(np.ascontiguousarray(m)) for m in held]
-    toys.get_function(f"multiply<{'true' if kind == 'tf32' else 'false'}>")(
-        (1,), (32,), (*operands, sums, np.int32(2))
-    )
+    toys.get_function(f"multiply<{kind}>")((1,), (32,), (*operands, sums, np.int32(2)))
     expected = held_sums(d + 2 * exact[0] @ exact[1])
     np.testing.assert_allclose(sums.get(), expected, rtol=3e-7, atol=1e-6)
 
@@ -694,7 +708,7 @@ def launch_recorded(cp: Any, toys: Any, folder: Path, name: str) -> None:
         "misaligned": ((1,), (1,), (y,), 0),
         "between_blocks": ((2,), (1,), (y,), 0),
         "all_blocks": ((4,), (32,), (y,), 0),
-        "multiply<true>": ((3,), (32,), (x.view(np.uint32), x.view(np.uint32)[:64], y[:128], np.int32(2)), 0),
+        "multiply<tf32>": ((3,), (32,), (x.view(np.uint32), x.view(np.uint32)[:64], y[:128], np.int32(2)), 0),
     }
     grid, block, values, shared = arguments[name]
     with sanitize.recorded_to(folder):
@@ -728,7 +742,7 @@ def test_sanitizers_find_nothing_in_right_kernels(cp, toys, tmp_path, sanitizer)
         ("misaligned", "address", "misaligned address"),
         ("reverse_without_barrier", "thread", "data race"),
         ("between_blocks", "thread", "data race"),
-        ("multiply<true>", "thread", "data race"),  # all blocks write the same sums
+        ("multiply<tf32>", "thread", "data race"),  # all blocks write the same sums
     ],
 )
 def test_sanitizers_find_what_is_wrong(cp, toys, tmp_path, name, sanitizer, message):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tolerances
 from cuda_on_cpu import environment, line_coverage, sanitize
-from kernel_cases import CASES, run_encode, run_kmeans
+from kernel_cases import CASES, PAIR_CASES, PAIR_PRECISIONS, run_encode, run_kmeans, run_pairs
 
 from ckncuda.backend import cupy as cupy_backend
 from ckncuda.kernels import source
@@ -53,6 +53,35 @@ def test_the_order_of_blocks_and_threads_changes_no_bit(on_a_cpu, monkeypatch, p
             assert first.tobytes() == second.tobytes()
 
 
+@pytest.mark.parametrize("precision", PAIR_PRECISIONS)
+def test_the_order_changes_no_bit_of_exact_kernels(on_a_cpu, monkeypatch, precision):
+    found = []
+    for order in ORDERS:
+        monkeypatch.setenv("CKNCUDA_CPU_ORDER", order)
+        backend = gpu.cupy_backend(precision)
+        grams, references = zip(*(run_pairs(backend, case) for case in PAIR_CASES), strict=True)
+        found.append(grams)
+    assert max(map(error, grams, references)) <= 1e-5
+    for other in found[1:]:
+        for first, second in zip(found[0], other, strict=True):
+            assert first.tobytes() == second.tobytes()
+
+
+@pytest.mark.parametrize("sanitizer", ["address", "thread"])
+@pytest.mark.parametrize("precision", PAIR_PRECISIONS)
+def test_sanitizers_find_nothing_in_exact_kernels(on_a_cpu, tmp_path, sanitizer, precision):
+    if reason := sanitize.why_unavailable(sanitizer):
+        pytest.skip(reason)
+    cases = list(PAIR_CASES) if sanitizer == "address" else ["colour, two layers"]  # threads are slow there
+    with sanitize.recorded_to(tmp_path):
+        backend = gpu.cupy_backend(precision)
+        for case in cases:
+            run_pairs(backend, case)
+    done = sanitize.replay(tmp_path, sanitizer)
+    assert done.launches == sum(len(PAIR_CASES[case][1]) for case in cases)
+    assert done.returncode == 0, done.report
+
+
 @pytest.mark.parametrize("sanitizer", ["address", "thread"])
 @pytest.mark.parametrize("precision", gpu.PRECISIONS)
 def test_sanitizers_find_nothing(on_a_cpu, tmp_path, sanitizer, precision):
@@ -83,6 +112,11 @@ FAULTS = {
     "missing barrier": (
         "encode",
         "__syncthreads();  // the buffer may be filled again",
+        "",
+    ),
+    "missing barrier of pairs": (
+        "pair_products",
+        "__syncthreads();  // all are done with the tile before",
         "",
     ),
     "wrong halo": (
@@ -142,6 +176,18 @@ def test_a_missing_barrier_is_caught(planted, tmp_path, monkeypatch):
     assert "encode.cu" in done.report
 
 
+@pytest.mark.parametrize("planted", ["missing barrier of pairs"], indirect=True)
+def test_a_missing_barrier_of_pairs_is_caught(planted, tmp_path):
+    if reason := sanitize.why_unavailable("thread"):
+        pytest.skip(reason)
+    with sanitize.recorded_to(tmp_path):
+        run_pairs(gpu.cupy_backend("cupy, float32"), "many terms, wide maps")
+    done = sanitize.replay(tmp_path, "thread")
+    assert done.returncode != 0
+    assert "data race" in done.report
+    assert "pair_pooling.cuh" in done.report
+
+
 @pytest.mark.parametrize("planted", ["wrong halo"], indirect=True)
 def test_a_wrong_halo_is_caught(planted):
     """Only where an image is cut into tiles: in the rows at their seams."""
@@ -165,9 +211,13 @@ def test_all_lines_of_the_kernels_are_executed(tmp_path, record_property):
     assert set(counted) == {
         f"kernels/{name}"
         for name in (
+            "block.cuh",
             "dot_product.cuh",
             "encode.cu",
             "nearest_anchor.cu",
+            "pair_pooling.cuh",
+            "pair_products.cu",
+            "pair_sums.cu",
             "product.cuh",
             "sum_by_anchor.cu",
         )

@@ -1,4 +1,4 @@
-// TF32, bfloat16, and the products of tiles that a warp makes together.
+// TF32, bfloat16, half precision, and the products of tiles that a warp makes together.
 //
 // Layouts are those documented in kernels/primitives.cuh.  The products are summed in double precision and
 // cut off to float32, towards zero, as tensor cores do by measurements (Fasi, Higham, Mikaitis, Pranesh 2021).
@@ -59,17 +59,29 @@ CKN_HARNESS void multiply_tf32(Thread* first, unsigned) {
     add_product(first, a, b);
 }
 
-CKN_HARNESS void multiply_bf16(Thread* first, unsigned) {
+// What a half of a word holds, in bfloat16 or half precision.
+CKN_HARNESS float of_bf16(uint32_t bits) { return float_of_bits(bits << 16); }
+
+CKN_HARNESS float of_f16(uint32_t bits) {
+    int exponent = static_cast<int>(bits >> 10 & 31), mantissa = static_cast<int>(bits & 1023);
+    float size = exponent == 31  ? (mantissa ? NAN : INFINITY)
+                 : exponent == 0 ? std::ldexp(static_cast<float>(mantissa), -24)
+                                 : std::ldexp(static_cast<float>(1024 + mantissa), exponent - 25);
+    return bits >> 15 & 1 ? -size : size;
+}
+
+template <float of_half(uint32_t)>
+CKN_HARNESS void multiply_halves(Thread* first, unsigned) {
     float a[16][16], b[16][8];
     for (int lane = 0; lane < lanes; ++lane) {
         const Product& held = *static_cast<Product*>(first[lane].operand);
         int g = lane / 4, t = lane % 4;
         for (int i = 0; i < 4; ++i)
             for (int half = 0; half < 2; ++half)
-                a[g + i % 2 * 8][2 * t + half + i / 2 * 8] = float_of_bits(held.a[i] >> 16 * half << 16);
+                a[g + i % 2 * 8][2 * t + half + i / 2 * 8] = of_half(held.a[i] >> 16 * half & 0xffffu);
         for (int i = 0; i < 2; ++i)
             for (int half = 0; half < 2; ++half)
-                b[2 * t + half + i * 8][g] = float_of_bits(held.b[i] >> 16 * half << 16);
+                b[2 * t + half + i * 8][g] = of_half(held.b[i] >> 16 * half & 0xffffu);
     }
     add_product(first, a, b);
 }
@@ -82,5 +94,9 @@ static inline void mma_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_
 }
 static inline void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], CKN_HERE) {
     ckn::Product operand{d, a, b};
-    ckn::meet({"mma_bf16", file, line}, {~0u, ckn::multiply_bf16, true, false}, &operand);
+    ckn::meet({"mma_bf16", file, line}, {~0u, ckn::multiply_halves<ckn::of_bf16>, true, false}, &operand);
+}
+static inline void mma_f16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], CKN_HERE) {
+    ckn::Product operand{d, a, b};
+    ckn::meet({"mma_f16", file, line}, {~0u, ckn::multiply_halves<ckn::of_f16>, true, false}, &operand);
 }
