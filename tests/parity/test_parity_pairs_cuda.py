@@ -261,6 +261,7 @@ class Own(Polynomial):
     [
         ({"kernel": Own(2)}, (6, 6, 1), "float32", "layer 1: the kernel poly has no CUDA form"),
         ({"kernel": RELU}, (6, 6, 1), "float64", "the fused kernels compute in float32, not in float64"),
+        ({}, (6, 6, 1), "float64", "the fused kernels compute in float32, not in float64"),
         (
             {"kernel": RELU},
             (3, 257, 1),
