@@ -106,7 +106,7 @@ def distance(
     The distance is that of Gram matrices of some of IMAGES, ‖F Fᵀ − K‖ / ‖K‖ in the Frobenius norm, F the
     features of a network and K the exact kernel: 0.1 means a tenth; and that of the centred matrices.
     Networks are fitted on these images for each number of anchor points, or it is a model's that is
-    compared.
+    compared, without its mirror images.
 
     \b
     Examples:
@@ -115,7 +115,7 @@ def distance(
         ckn distance Xtr.csv --model model.ckn
     """
     if output is not None:
-        check_plotting()
+        check_plotting(output)
         check_outputs([output], [images, path, config])
     if path is not None and (config or layer or preprocess):
         raise InvalidSpec(

@@ -245,8 +245,8 @@ def _apply_to_strip(kernel, parameters, strip, scale, factor):
     for i in range(scale.shape[0]):
         for k in range(scale.shape[1]):
             row, s, f = strip[i, k], scale[i, k], factor[i, k]
-            for q in range(PANEL):
-                row[q] *= s
+            for q in range(PANEL):  # Winograd's rounding is that of the brightest patch nearby
+                row[q] = min(max(s * row[q], float32(-1.0)), float32(1.0))
             _apply(kernel, parameters, row)
             for q in range(PANEL):
                 row[q] *= f

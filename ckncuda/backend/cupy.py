@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from ckncuda.backend import cuda_layer, cuda_pair_tiling, cuda_pairs, plain_pairs
 from ckncuda.backend.cuda_blocks import map_blocks
 from ckncuda.backend.cuda_layer import ANCHORS, PATCHES, STRIDE, TERMS, THREADS, WORDS, Tiling
-from ckncuda.backend.normed_maps import NormedMaps, mirror
+from ckncuda.backend.normed_maps import NormedMaps, have_dark_patches, mirror
 from ckncuda.backend.sketch import Sketch
 from ckncuda.backend.whole_maps import encode_whole_maps
 from ckncuda.errors import BackendUnavailable, InvalidData, InvalidSpec, OutOfMemory
@@ -314,7 +314,8 @@ class CupyBackend:
     ) -> NDArray[np.floating[Any]]:
         """A launch a layer for many pairs; by array operations in float64 and what has no fused form."""
         kernels = self._pair_kernels(first.maps, specs, tangent)
-        if kernels is not None:
+        dark = tangent and any(have_dark_patches(images, specs[0]) for images in (first, second))
+        if kernels is not None and not dark:
             return kernels.gram(first, second, symmetric, self._memory_for_pairs())
         like = self._cupy.empty(0, first.maps.dtype)
         steps = plain_pairs.steps_of(specs, first.maps.shape[1:], like)

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ckncuda.layer import LayerSpec
+
 
 @dataclass(frozen=True, eq=False)
 class NormedMaps:
@@ -29,6 +31,15 @@ class NormedMaps:
     def __getitem__(self, images: slice) -> "NormedMaps":
         """Some of the images."""
         return NormedMaps(self.maps[images], tuple(norms[images] for norms in self.norms))
+
+
+def have_dark_patches(images: NormedMaps, spec: LayerSpec) -> bool:
+    """Whether patches of the images, not of zeros, have norms below the floor by which they are divided.
+
+    Then n t n' is not their inner product, which tangents of a fused first layer take it for.
+    """
+    norms = images.norms[0]
+    return spec.scale == "norm" and bool(((norms > 0) & (norms < spec.norm_floor)).any())
 
 
 def mirror(gram: NDArray[Any]) -> None:

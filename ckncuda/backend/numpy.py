@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from ckncuda.backend import plain_pairs
 from ckncuda.backend.host_blocks import HostBlocks
-from ckncuda.backend.normed_maps import NormedMaps, mirror
+from ckncuda.backend.normed_maps import NormedMaps, have_dark_patches, mirror
 from ckncuda.backend.sketch import Sketch, sketch
 from ckncuda.backend.tiles import Band, LayerPlan, aligned
 from ckncuda.errors import InvalidData
@@ -180,7 +180,8 @@ class NumpyBackend(HostBlocks):
     ) -> NDArray[np.floating[Any]]:
         """An image, or a few, against many others at a time."""
         gram = np.empty((len(first), len(second)), first.maps.dtype)
-        if (pairs := self._compiled_pairs(first.maps, specs)) is not None:
+        dark = tangent and any(have_dark_patches(images, specs[0]) for images in (first, second))
+        if not dark and (pairs := self._compiled_pairs(first.maps, specs)) is not None:
             pairs.gram_block(first, second, specs, tangent, symmetric, gram, self._run, self._buffer)
         else:
             self._plain_gram_block(first, second, specs, tangent, symmetric, gram)

@@ -129,7 +129,8 @@ def pair(
             cosines /= floored2[j]
         if tangent:
             arriving = cosines if tangents is None else patch_sums(tangents, step.spec)
-            pairs, tangents = _with_tangents(cosines, arriving, factor[i], factor2[j], number == 0)
+            divided = (floored[i], floored2[j]) if tangents is None else None
+            pairs, tangents = _with_tangents(cosines, arriving, factor[i], factor2[j], divided)
             tangents = step.pooled(tangents, scratch)
         elif number == 0 and x.logarithmic:
             pairs = np.exp(cosines, out=cosines)
@@ -143,9 +144,12 @@ def pair(
 
 
 def _with_tangents(
-    cosines: Array, arriving: Array, factor: Array, factor2: Array, cosine_arrives: bool
+    cosines: Array, arriving: Array, factor: Array, factor2: Array, divided: tuple[Array, Array] | None
 ) -> tuple[Array, Array]:
-    """N κ_1(t) n2, and that plus Θ_patch κ_0(t); Θ_patch of the first layer is n t n2."""
+    """N κ_1(t) n2, and that plus Θ_patch κ_0(t).
+
+    Where what arrives has been ``divided`` by norms, as the first layer's cosines, they are multiplied in.
+    """
     angle = np.pi - np.arccos(np.clip(cosines, -1, 1))
     relu = np.sqrt(np.maximum(1 - cosines * cosines, 0))
     relu += cosines * angle
@@ -153,9 +157,9 @@ def _with_tangents(
     relu *= factor2
     angle *= arriving
     angle *= 1 / np.pi
-    if cosine_arrives:
-        angle *= factor[:, None]
-        angle *= factor2
+    if divided is not None:
+        angle *= divided[0][:, None]
+        angle *= divided[1]
     angle += relu
     return relu, angle
 

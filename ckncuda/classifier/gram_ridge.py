@@ -42,6 +42,9 @@ JITTERS = tuple(10.0**power for power in range(-6, -2))
 """Added to the diagonal of the landmarks' Gram matrix, as parts of its mean: the first that makes a matrix of
 single-precision entries positive definite."""
 
+FEWEST = 10
+"""Landmarks by which weights are chosen; of fewer, or of one class alone, kernels have equal weights."""
+
 ASYMMETRY = 1e-3  # of the largest entry on the diagonal: far beyond rounding in any precision
 SAME = 1e-9  # part of the diagonal below which images' kernels differ by rounding only
 
@@ -237,12 +240,15 @@ class GramRidge(LinearClassifier):
         alpha[system.order] = solution.alpha
         self.validation_accuracy_ = left_out_accuracy(solution.left_out_residuals(), system.targets)
         centred = alpha - alpha.mean(axis=0)
-        self.weights_ = np.concatenate(
-            [(weight / part.spread) * centred for weight, part in zip(weights, system.parts, strict=True)]
-        ).astype(np.float32)
-        # Rounded weights are made up for at the mean of the training images.
-        mean = np.concatenate([part.means for part in system.parts])
-        self.intercept_ = (alpha.sum(axis=0) - mean @ self.weights_.astype(np.float64)).astype(np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):  # what does not fit is reported
+            self.weights_ = np.concatenate(
+                [(weight / part.spread) * centred for weight, part in zip(weights, system.parts, strict=True)]
+            ).astype(np.float32)
+            # Rounded weights are made up for at the mean of the training images.
+            mean = np.concatenate([part.means for part in system.parts])
+            rounded = mean @ self.weights_.astype(np.float64)
+            self.intercept_ = (alpha.sum(axis=0) - rounded).astype(np.float32)
+        _check_weights(self.weights_, self.intercept_)
         self.classes_ = classes
         self.kernel_weights_, self.regularization_ = weights, regularization
         return judged
@@ -328,6 +334,8 @@ class GramRidge(LinearClassifier):
         kept = np.arange(len(points))
         if self.validation != 0:
             kept = np.flatnonzero(np.isin(points, held_out_split(targets, self.validation, self.seed)[0]))
+        if len(kept) < FEWEST or len(np.unique(targets[points[kept]])) < 2:
+            return normalized_weights((1.0,) * len(own)), "; the kernels have equal weights"
         some = [square[np.ix_(kept, kept)] for square in own]
         chooser = GramRidge().fit(some, targets[points[kept]], progress=progress)
         weights = chooser.kernel_weights_
@@ -448,9 +456,20 @@ def _factor(gram: Array) -> Array:
     )
 
 
+def _check_weights(weights: npt.NDArray[np.float32], intercept: npt.NDArray[np.float32]) -> None:
+    """Raise `InvalidData` where single precision does not hold what has been learned."""
+    if not (np.isfinite(weights).all() and np.isfinite(intercept).all() and weights.any()):
+        raise InvalidData(
+            "the kernel's values are so small or so large that weights on them do not fit single precision: "
+            "multiply the Gram matrix, and those of images to predict, by a number that brings it near 1"
+        )
+
+
 def _checked_grams(grams: npt.ArrayLike | Sequence[npt.ArrayLike], images: int, columns: int) -> list[Array]:
     """As a list, or raise `InvalidData`; arrays that are read in blocks, from a disk, stay there."""
     given: Any = grams
+    if not hasattr(given, "shape") and (not isinstance(given, list | tuple) or not given):
+        raise InvalidData(f"Gram matrices are {grams!r}; expected one, or a list of them, [images, images]")
     one = getattr(given, "ndim", None) == 2 or (
         getattr(given, "ndim", None) is None and np.ndim(given[0]) == 1
     )

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ckncuda.atomic_file import atomic_file
 from ckncuda.backend import Backend, get_backend
-from ckncuda.errors import CknError, InvalidSpec
+from ckncuda.errors import CknError, InvalidData, InvalidSpec
 from ckncuda.exact.gram import gram
 from ckncuda.exact.kernel import ExactKernel
 from ckncuda.images import Images, as_images
@@ -157,7 +157,7 @@ def plot_distances(
     PlotUnavailable
         Matplotlib is not installed.
     """
-    check_plotting()
+    check_plotting(path)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
@@ -197,8 +197,10 @@ def _filters(distance: Distance) -> str:
     return "/".join(map(str, distance.filters)) + " anchor points"
 
 
-def check_plotting() -> None:
-    """Raise `PlotUnavailable` unless matplotlib is there."""
+def check_plotting(path: str) -> None:
+    """Raise `PlotUnavailable` unless matplotlib is there, `InvalidData` unless the path is a PNG's."""
+    if not path.lower().endswith(".png"):
+        raise InvalidData(f"the plot is a PNG: give a name ending in .png, not {path}")
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
@@ -224,6 +226,8 @@ def _distances(
     kernel = exact.astype(np.float64)
     double = features.astype(np.float64)
     difference = double @ double.T - kernel
+    if not np.linalg.norm(_centred(kernel)) > 1e-9 * np.linalg.norm(kernel):
+        raise InvalidData(f"the {len(kernel)} images are all alike: give images that differ")
     whole = np.linalg.norm(difference) / np.linalg.norm(kernel)
     centred = np.linalg.norm(_centred(difference)) / np.linalg.norm(_centred(kernel))
     return float(whole), float(centred)

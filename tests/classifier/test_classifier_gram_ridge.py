@@ -342,3 +342,25 @@ def test_a_lambda_that_is_too_small_for_a_matrix_that_is_no_kernels():
     x, labels = points(12)
     with pytest.raises(InvalidSpec, match="too small"):
         GramRidge(1e-8).fit(gauss(x, x) - 0.5 * np.eye(12), labels)
+
+
+@pytest.mark.parametrize("grams", [[], (), None, 3.0])
+def test_no_matrices_at_all(grams):
+    with pytest.raises(InvalidData, match="expected one, or a list of them"):
+        GramRidge().fit(grams, [0, 1])
+
+
+@pytest.mark.parametrize("factor", [1e-44, 1e60])
+def test_values_whose_weights_do_not_fit_single_precision(factor):
+    x, labels = points(40)
+    with pytest.raises(InvalidData, match="multiply the Gram matrix"):
+        GramRidge().fit(factor * gauss(x, x), labels)
+
+
+def test_landmarks_of_one_class_choose_no_weights():
+    x, labels = points(40)
+    labels[:20] = 0
+    kernels = [gauss(x, x)[:, :12], (x @ x.T)[:, :12]]
+    ridge = GramRidge().fit(kernels, labels, points=range(12))
+    assert ridge.kernel_weights_ == (0.5, 0.5)
+    assert "equal weights" in ridge.validation_

@@ -48,6 +48,7 @@ def test_distance_of_a_model(works, data, model):
         (("--layer", "patch=3,subsampling=2,kernel=exp,quantile=0.1"), "sigma, not quantile"),
         (("--layer", LAYER, "--model", "m.ckn"), "--model brings its layers"),
         (("--layer", LAYER, "-o", "nowhere/d.png"), "nowhere"),
+        (("--layer", LAYER, "-o", "d.txt"), "ending in .png"),
         (("--layer", "patch=30,subsampling=2,sigma=0.6"), "layer 1 does not fit"),
     ],
 )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ckncuda import CKN, ArcCosine, Exponential, LayerSpec
-from ckncuda.errors import InvalidSpec
+from ckncuda.errors import InvalidData, InvalidSpec
 from ckncuda.exact import ExactKernel, gram
 from ckncuda.exact.distance import network_distance, nystrom_distances, plot_distances
 
@@ -59,6 +59,12 @@ def test_decorrelation_is_refused(images):
     network = CKN([LayerSpec(8, 3, 2, EXP, decorrelation=0.25)]).fit(images, seed=0, backend="numpy")
     with pytest.raises(InvalidSpec, match="decorrelation"):
         network_distance(network, images, backend="numpy")
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_images_that_do_not_differ(images, count):
+    with pytest.raises(InvalidData, match="all alike"):
+        nystrom_distances(np.repeat(images[:1], count, axis=0), [LayerSpec(1, 3, 2, EXP)], [4])
 
 
 def test_plot(images, tmp_path):

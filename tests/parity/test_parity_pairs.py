@@ -157,6 +157,22 @@ def test_neither_threads_nor_neighbours_change_a_bit(kind, rng):
     assert np.array_equal(whole, np.concatenate(parts))
 
 
+@pytest.mark.parametrize("scale", ["norm", "floored_norm"])
+def test_tangents_of_patches_below_the_floor(kind, scale, rng):
+    maps = rng.normal(size=(3, 8, 8, 3)) * 0.1
+    maps[0, :4] = 0
+    specs = [spec(ArcCosine(1), norm_floor=1.0, scale=scale)] * 2
+    check(kind, maps, maps, specs, tangent=True)
+
+
+@pytest.mark.parametrize("kernel", [Series([0.1] * 10), Polynomial(4), InversePolynomial()], ids=repr)
+def test_a_patch_beside_a_much_brighter_one(kind, kernel, rng):
+    """Rounding of Winograd's algorithm is that of the brightest patch nearby: no cosine may leave [-1, 1]."""
+    maps = rng.random(size=(2, 12, 12, 3)) * 1e-3
+    maps[:, 5, 6] *= 1e9
+    check(kind, maps, maps, [spec(kernel), spec(kernel)])
+
+
 @settings(max_examples=15)
 @given(
     height=st.integers(5, 20),
