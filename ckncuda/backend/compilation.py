@@ -42,5 +42,5 @@ def announce(function: Any) -> None:
 @functools.cache
 def _announce_compilation() -> None:
     logging.getLogger("ckncuda").info(
-        "Compiling the inner loops with Numba: ten seconds or so, at the first use after an installation"
+        "Compiling the inner loops with Numba: up to half a minute, at the first use after an installation"
     )

@@ -191,7 +191,7 @@ def fill_filters(padded, inverse, runs, k, algorithm, filters):
                     filters[panel, 0, term, lane + q] = flat[term]
 
 
-@njit(inline="always", **_OPTIONS)
+@njit(**_OPTIONS)
 def _transform(patch, filters, lane):
     """G g Gᵀ of a patch [3, 3, 3], to a lane of filters [108, LANES]: see `colour_filters`."""
     for channel in range(COLOURS):
@@ -319,7 +319,7 @@ def _next_layer(layer, norms_of_x, inverse_y, factor_y, tangent, deeper, work):
         _pool_x(pooled[1], rows, columns, breadth, following, work.sums[0], work.tangents[target])
 
 
-@njit(inline="always", **_OPTIONS)
+@njit(**_OPTIONS)
 def _pooling_matrices(deeper, layer):
     """Weights of a layer's pooling: [pooled rows, rows], [pooled columns, columns]."""
     sizes = deeper.sizes[layer]
@@ -330,7 +330,7 @@ def _pooling_matrices(deeper, layer):
     return rows, deeper.pooling[middle:end].reshape(sizes[_POOLED_WIDTH], w)
 
 
-@njit(inline="always", **_OPTIONS)
+@njit(**_OPTIONS)
 def _patch_sums(pairs, v, u, breadth, stride, k, row):
     """Σ_δ G(v+δ, u+q+δ) for all q of a row."""
     for dy in range(k):
@@ -345,7 +345,7 @@ def _patch_sums(pairs, v, u, breadth, stride, k, row):
                     row[q] += source[q]
 
 
-@njit(inline="always", **_OPTIONS)
+@njit(**_OPTIONS)
 def _add_rows(row, rows, columns, factor, pooled):
     """Add a row, of one position of y, to those of the pooled positions that see it."""
     n, width = len(row), len(columns)
@@ -438,7 +438,7 @@ def _to_power(row, exponent):
         row[q] = result
 
 
-@njit(inline="always", **_OPTIONS)
+@njit(**_OPTIONS)
 def _apply(kernel, parameters, row):
     """κ of each number, in place."""
     n = len(row)
