@@ -210,6 +210,12 @@ def _compute(
         left = store.unfinished(progress)
     progress.close()
     tiles = len(list(job.tiling))
+    if store.replaces:
+        click.echo(
+            f"Output: {store.path} holds another matrix, which is replaced when this one is finished; it "
+            f"differs in {store.replaces}",
+            err=True,
+        )
     with stopwatch.stage("computing"), contextlib.ExitStack() as stack:
         if left:
             store.check_space(left)

@@ -15,6 +15,7 @@ from ckncuda.exact.encoder import ExactEncoder
 from ckncuda.exact.gram import check_images, gram
 from ckncuda.exact.kernel import ExactKernel
 from ckncuda.exact.prepared import PreparedImages, fit_preprocessing
+from ckncuda.exact.store import check_finite
 from ckncuda.exact.tiles import TILE
 from ckncuda.images import ArrayImages, DeviceImages, Images, as_images
 from ckncuda.model import Model, type_name
@@ -118,7 +119,9 @@ def fit_exact(
                 columns.append(grams[number])
             else:
                 one, other = (ArrayImages(points), None) if chosen is None else (rows, ArrayImages(points))
-                columns.append(gram(one, kernel, other, backend=engine, progress=told))
+                computed = gram(one, kernel, other, backend=engine, progress=told)
+                _check_computed(computed, chosen)
+                columns.append(computed)
         encoders.append(encoder)
     with stopwatch.stage("classifier"):
         ridge.fit(columns, labels, points=chosen, progress=progress)
@@ -204,6 +207,15 @@ def _read(images: PreparedImages, chosen: NDArray[np.intp] | None) -> NDArray[An
     return out
 
 
+def _check_computed(matrix: NDArray[Any], chosen: NDArray[np.intp] | None) -> None:
+    """Raise `InvalidData` unless the kernels of all images, with all or with those chosen, are finite."""
+    n, m = matrix.shape
+    numbers = range(m) if chosen is None else chosen.tolist()
+    for start in range(0, n, TILE):
+        block = matrix[start : start + TILE]
+        check_finite(block, range(start, start + len(block)), numbers)
+
+
 def _check_gram(
     encoder: ExactEncoder, matrix: NDArray[Any], number: int, seed: int, backend: Backend
 ) -> None:
@@ -213,6 +225,7 @@ def _check_gram(
     few = ExactEncoder(encoder.kernel, encoder.points[some])
     expected = few.kernels(few.normed_points(backend), backend)
     found = np.array([np.asarray(matrix[int(i) : int(i) + 1], np.float64)[0, some] for i in some])
+    check_finite(expected, some.tolist(), some.tolist())
     scale = np.sqrt(np.outer(expected.diagonal(), expected.diagonal()))
     wrong = ~(np.abs(found - expected) <= AGREEMENT * scale)
     if wrong.any():

@@ -3,8 +3,8 @@
 Until the last tile is there, K.zarr is a folder K.zarr.part, a Zarr array whose chunks carry checksums.
 A tile is finished if its chunks read back without an error and hold no NaN, which is what a chunk that
 is not there reads as; chunks are written under another name and renamed.  So whoever opens the folder
-after a crash, a full disk or a flipped bit finds what is left to be done.  At the end the folder is
-renamed, or copied to K.npy, a row of tiles at a time.
+after a crash, a full disk or a flipped bit finds what is left to be done; without any tile it is not kept.
+At the end the folder is renamed, or copied to K.npy, a row of tiles at a time.
 
 >>> import tempfile
 >>> from ckncuda import Exponential, LayerSpec
@@ -25,6 +25,7 @@ renamed, or copied to K.npy, a row of tiles at a time.
 
 import contextlib
 import errno
+import fnmatch
 import glob
 import importlib.util
 import json
@@ -32,7 +33,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -54,6 +55,11 @@ FORMAT = 1
 ATTRIBUTE = "ckncuda_gram"  # of the Zarr array: what it is, and of what
 NEEDS = "Gram matrices on disk need Zarr; install it with: pip install 'ckncuda[exact]'"
 LOCK = ".lock"
+DESCRIPTION = "zarr.json"  # what Zarr says of the array; our attribute is in it
+CHUNKS = "c"
+HALF_WRITTEN = "*.partial"  # what Zarr is writing, before it has its name
+DESCRIPTION_HALF_WRITTEN = "zarr.*.partial"
+ADVICE = "delete the folder to begin anew, or give another output"
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 _SAID = {  # what identifies a matrix, as people call it
     "images": "IMAGES",
@@ -79,25 +85,18 @@ def check_installed() -> None:
 def check_gram_path(path: str | os.PathLike[str]) -> None:
     """Raise `InvalidData`, before any work, if no matrix can be written there."""
     path = Path(path)
-    suffix = path.suffix.lower()
-    if suffix == ".npy":
-        check_writable(path)
-    elif suffix != ".zarr":
+    if path.suffix.lower() not in (".npy", ".zarr"):
         raise InvalidData(
             f"cannot tell from {path} how to write a matrix: give a name ending in .zarr or .npy"
         )
-    elif path.exists() and _description(path) is None:
-        raise InvalidData(
-            f"cannot write {path}: something stands there that is no Gram matrix of ckn gram; "
-            "give another name"
-        )
+    _check_link(path)
+    if _is_npy(path):
+        check_writable(path)
     else:
-        folder = part_of(path).parent
-        try:
-            with tempfile.TemporaryFile(dir=folder):
-                pass
-        except OSError as error:
-            raise InvalidData(f"cannot write {path}: {error.strerror} ({folder})") from error
+        if path.exists():
+            _check_ours(path, path)
+        _check_parent(path)
+    _check_begun(part_of(path))
 
 
 def part_of(path: str | os.PathLike[str]) -> Path:
@@ -106,9 +105,146 @@ def part_of(path: str | os.PathLike[str]) -> Path:
     return place.with_name(place.name + ".part")
 
 
+def check_finite(block: Maps, rows: Sequence[int], columns: Sequence[int]) -> None:
+    """Raise `InvalidData` if a kernel is infinite or none.
+
+    Parameters
+    ----------
+    block : [n, m]
+    rows, columns : sequence of int
+        The numbers of the images, from 0.
+    """
+    if not np.isfinite(block).all():
+        i, j = (int(place) for place in np.argwhere(~np.isfinite(block))[0])
+        raise InvalidData(
+            f"the kernel of image {rows[i] + 1} and image {columns[j] + 1} is {block[i, j]}: it is too large "
+            f"for {block.dtype}; scale or preprocess the images"
+        )
+
+
 def _place(path: str | os.PathLike[str]) -> Path:
     """Of a link, which stays, what it points at: that is replaced."""
     return Path(os.path.realpath(path)) if Path(path).is_symlink() else Path(path)
+
+
+def _is_npy(path: Path) -> bool:
+    """Rather than .zarr, by the name that was given; what a link points at may have any."""
+    return path.suffix.lower() == ".npy"
+
+
+def _check_link(path: Path) -> None:
+    """Raise unless a link leads somewhere, and not to a file of another kind than its name says."""
+    if not path.is_symlink():
+        return
+    try:
+        os.path.realpath(path, strict=True)
+        begins = _first_bytes(path) if _is_npy(path) and path.is_file() else b""
+    except FileNotFoundError:
+        return  # it appears with the matrix
+    except OSError as error:
+        raise InvalidData(f"cannot write {path}: {error.strerror}; give another name") from error
+    if begins not in (b"", npy.MAGIC_PREFIX):
+        raise InvalidData(
+            f"cannot write {path}: it is a link to {_place(path)}, which is no .npy file and would be "
+            "replaced; give another name"
+        )
+
+
+def _first_bytes(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(len(npy.MAGIC_PREFIX))
+
+
+def _check_ours(folder: Path, path: Path) -> None:
+    """Raise unless a folder is a Gram matrix, and nothing else, which may be replaced by that of a path."""
+    if _description(folder) is None:
+        raise InvalidData(
+            f"cannot write {path}: something stands there that is no Gram matrix of ckn gram; "
+            "give another name"
+        )
+    if foreign := _foreign(folder):
+        raise InvalidData(
+            f"cannot write {path}: it holds {foreign}, which is not of ckn gram and would be lost; "
+            "move that elsewhere, or give another name"
+        )
+
+
+def _check_parent(path: Path) -> None:
+    """Raise unless folders can be made where that of a matrix shall stand."""
+    folder = _place(path).parent
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InvalidData(f"cannot write {path}: {error.strerror} ({folder})") from error
+
+
+def _check_begun(part: Path) -> None:
+    """Raise if what stands where a matrix shall grow is not of ours; nothing is written into it."""
+    if not os.path.lexists(part):
+        return
+    if part.is_symlink() or not part.is_dir():
+        raise InvalidData(
+            f"{part}, where the matrix grows until it is finished, is no folder: move it elsewhere, "
+            "or give another output"
+        )
+    try:
+        foreign = _foreign(part)
+    except OSError as error:
+        raise InvalidData(f"cannot read {part}: {error.strerror}; give another output") from error
+    if foreign:
+        raise InvalidData(
+            f"{part} is no folder of ckn gram, since it holds {foreign}; move that elsewhere, "
+            "or give another output"
+        )
+    if not _is_ours(part):
+        raise _damaged(part)
+
+
+def _foreign(folder: Path) -> str | None:
+    """The name of something in a folder that `GramStore` has not written."""
+    names = set(os.listdir(folder))
+    # Tiles without a description of which matrix they are could be taken for those of another.
+    ours = {LOCK, DESCRIPTION, CHUNKS} if DESCRIPTION in names else {LOCK}
+    half_written = fnmatch.filter(names, DESCRIPTION_HALF_WRITTEN)
+    return min(names - ours - set(half_written), default=None)
+
+
+def _damaged(part: Path) -> InvalidData:
+    return InvalidData(f"{part} is damaged or no folder of ckn gram: {ADVICE}")
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether nothing else is in a folder, be there a matrix or what a kill has left of one."""
+    return _foreign(folder) is None and not ((folder / DESCRIPTION).exists() and _description(folder) is None)
+
+
+def _has_tiles(folder: Path) -> bool:
+    """Whether there is any file that may be a tile."""
+    files = (file for file in (folder / CHUNKS).rglob("*") if not file.is_dir())
+    return any(not fnmatch.fnmatch(file.name, HALF_WRITTEN) for file in files)
+
+
+def _remove(folder: Path) -> None:
+    """A folder of ours; its description goes after the tiles, so that what a kill leaves is known as ours."""
+    if (folder / CHUNKS).exists():
+        shutil.rmtree(folder / CHUNKS)
+    for half_written in folder.glob(DESCRIPTION_HALF_WRITTEN):
+        half_written.unlink(missing_ok=True)
+    (folder / DESCRIPTION).unlink(missing_ok=True)
+    (folder / LOCK).unlink(missing_ok=True)
+    folder.rmdir()  # fails if anything else is in it
+
+
+def _remove_replaced(folder: Path) -> None:
+    """A matrix that was replaced, now or before a kill; raise `InvalidData` if it is something else."""
+    if not os.path.lexists(folder):
+        return
+    if folder.is_symlink() or not folder.is_dir() or not _is_ours(folder):
+        raise InvalidData(
+            f"{folder} is in the way and not of ckn gram: move it elsewhere and give the same command again"
+        )
+    _remove(folder)
 
 
 class GramStore:
@@ -126,7 +262,8 @@ class GramStore:
     Raises
     ------
     InvalidData
-        What is there is of another matrix; somebody else writes it; no space, no permission.
+        What is there is of another matrix, and some of it is finished; somebody else writes it; no space, no
+        permission.
     StoreUnavailable
         Zarr is not installed.
     """
@@ -159,14 +296,14 @@ class GramStore:
 
     def __enter__(self) -> Self:
         with self._writing():
-            finished = self._output.suffix.lower() == ".zarr" and not self.part.exists()
+            finished = not _is_npy(self.path) and not self.part.exists()
             if finished and _description(self._output) == self._identity:
                 self._folder = self._output
             self._folder.mkdir(exist_ok=True)
             self._lock = _locked(self._folder, self.path)
             try:
-                self._array = self._open()
                 self._tidy()
+                self._array = self._open()
             except BaseException:
                 self._release()
                 raise
@@ -186,11 +323,17 @@ class GramStore:
         """Let others write; no trace is left in a finished matrix, nor of one that was never begun."""
         assert self._lock is not None
         with contextlib.suppress(OSError):
-            if self._folder == self._output or os.listdir(self._folder) == [LOCK]:
+            if self._folder == self._output:
                 (self._folder / LOCK).unlink()
-                self._folder.rmdir()  # fails if anything is in it
+            elif self._is_bare():
+                _remove(self._folder)
         self._lock.close()
         self._lock = None
+
+    def _is_bare(self) -> bool:
+        """Whether nothing is lost with the folder: it is of this matrix, and no tile is in it."""
+        same = _description(self._folder) in (None, self._identity)
+        return same and _is_ours(self._folder) and not _has_tiles(self._folder)
 
     def _whole(self, function: Callable[[], T]) -> T:
         """What Zarr does in a thread of its own: Ctrl-C, which ends the wait here, lets it end well there."""
@@ -201,16 +344,16 @@ class GramStore:
         import zarr
         from zarr.codecs import Crc32cCodec
 
-        if (self._folder / "zarr.json").exists():
-            self._check_same(_description(self._folder))
+        description = self._folder / DESCRIPTION
+        found = _description(self._folder)
+        if found not in (None, self._identity) and not _has_tiles(self._folder):
+            description.unlink()  # of another matrix that was never begun
+        if description.exists():
+            self._check_same(found)
             try:
                 return self._whole(lambda: zarr.open_array(str(self._folder), mode="r+"))
-            except (ValueError, LookupError, TypeError):  # Zarr's words for what it cannot read
-                self._check_same(None)
-        if foreign := sorted(set(os.listdir(self._folder)) - {LOCK, "c"}):
-            raise InvalidData(
-                f"{self.part} is no folder of ckn gram, since it holds {foreign[0]}; give another output"
-            )
+            except (ValueError, LookupError, TypeError) as error:  # Zarr's words for what it cannot read
+                raise _damaged(self._folder) from error
         (n, m), tile = self.tiling.shape, self.tiling.tile
         attributes: dict[str, Any] = {ATTRIBUTE: self._identity}
         return self._whole(
@@ -228,28 +371,37 @@ class GramStore:
         )
 
     def _check_same(self, found: dict[str, Any] | None) -> None:
-        if found == self._identity:
-            return
-        advice = "delete the folder to begin anew, or give another output"
         if found is None:
-            raise InvalidData(f"{self.part} is damaged or no folder of ckn gram: {advice}")
+            raise _damaged(self._folder)
+        if found != self._identity:
+            raise InvalidData(
+                f"{self.part} holds the beginning of another matrix; it differs in "
+                f"{self._differences(found)}. Give what it was begun with, {ADVICE}"
+            )
+
+    def _differences(self, found: dict[str, Any]) -> str:
+        """What tells another matrix from this one."""
         names = [name for name in self._identity if found.get(name) != self._identity[name]]
-        differences = "; ".join(
+        return "; ".join(
             _SAID.get(name, name)
             if name in ("images", "images2", "kernel", "preprocessing")
             else f"{_SAID.get(name, name)}: {found.get(name)} there, {self._identity[name]} here"
             for name in names
         )
-        raise InvalidData(
-            f"{self.part} holds the beginning of another matrix; it differs in {differences}. "
-            f"Give what it was begun with, {advice}"
-        )
+
+    @property
+    def replaces(self) -> str | None:
+        """In what a finished matrix, which stands there until this one is finished, differs from it."""
+        found = None if _is_npy(self.path) else _description(self._output)
+        return None if found in (None, self._identity) else self._differences(found)
 
     def _tidy(self) -> None:
         """Remove what a process that was killed has left: files that never got their names."""
-        for half_written in self._folder.rglob("*.partial"):
+        for half_written in self._folder.glob(DESCRIPTION_HALF_WRITTEN):
             half_written.unlink(missing_ok=True)
-        if self._output.suffix.lower() == ".npy":
+        for half_written in (self._folder / CHUNKS).rglob(HALF_WRITTEN):
+            half_written.unlink(missing_ok=True)
+        if _is_npy(self.path):
             for half_written in self._output.parent.glob(f".{glob.escape(self._output.name)}.*.part"):
                 half_written.unlink(missing_ok=True)
 
@@ -266,6 +418,7 @@ class GramStore:
         self._pairs_left = 0
         for number, tile in enumerate(tiles, 1):
             if not self._is_finished(tile):
+                self._clear(tile)
                 left.append(tile)
                 self._pairs_left += tile.pairs
             if progress is not None:
@@ -278,14 +431,31 @@ class GramStore:
         return left
 
     def _is_finished(self, tile: Tile) -> bool:
-        sides = [(tile.rows, tile.columns)] + ([(tile.columns, tile.rows)] if tile.mirrored else [])
         # Zarr takes a while to say that there is no file: many tiles, most of them to be computed.
-        return all(self._chunk(*side).exists() and self._read(*side) is not None for side in sides)
+        return all(
+            self._chunk(*side).is_file() and self._read(*side) is not None for side in self._sides(tile)
+        )
+
+    def _clear(self, tile: Tile) -> None:
+        """Make way for the files of a tile, or raise `InvalidData`: a folder is not replaced by a file."""
+        for side in self._sides(tile):
+            chunk = self._chunk(*side)
+            with contextlib.suppress(OSError):  # there is none, or it is not empty
+                chunk.rmdir()
+            blocking = [folder for folder in (chunk.parent.parent, chunk.parent) if folder.is_file()]
+            if found := next(iter(blocking), chunk if chunk.is_dir() else None):
+                raise InvalidData(
+                    f"{found} is in the way of a tile: delete it, then give the same command again"
+                )
+
+    def _sides(self, tile: Tile) -> list[tuple[slice, slice]]:
+        """Where the matrix has a tile, and its transpose."""
+        return [(tile.rows, tile.columns)] + ([(tile.columns, tile.rows)] if tile.mirrored else [])
 
     def _chunk(self, rows: slice, columns: slice) -> Path:
         """The file of a tile."""
         i, j = (side.start // self.tiling.tile for side in (rows, columns))
-        return self._folder / "c" / str(i) / str(j)
+        return self._folder / CHUNKS / str(i) / str(j)
 
     def _read(self, rows: slice, columns: slice) -> Maps | None:
         """A part of the matrix; None if any of it is missing or damaged."""
@@ -298,7 +468,7 @@ class GramStore:
     def check_space(self, tiles: Iterable[Tile]) -> None:
         """Raise `InvalidData` if the disk has not enough room for these tiles and what becomes of them."""
         needed = sum(self.bytes_of(tile) for tile in tiles)
-        if self._output.suffix.lower() == ".npy":
+        if _is_npy(self.path):
             needed += self.nbytes
         free = shutil.disk_usage(self.part.parent).free
         if needed > free:
@@ -333,12 +503,8 @@ class GramStore:
         InvalidData
             The disk is full; a number is infinite or none.
         """
-        if not np.isfinite(block).all():
-            i, j = (int(place) for place in np.argwhere(~np.isfinite(block))[0])
-            raise InvalidData(
-                f"the kernel of image {tile.rows.start + i + 1} and image {tile.columns.start + j + 1} is "
-                f"{block[i, j]}: it is too large for {self.dtype}; scale or preprocess the images"
-            )
+        rows, columns = (range(side.start, side.stop) for side in (tile.rows, tile.columns))
+        check_finite(block, rows, columns)
         with self._writing():
             if tile.mirrored:
                 self._whole(lambda: self._array.__setitem__((tile.columns, tile.rows), block.T))
@@ -352,10 +518,10 @@ class GramStore:
         if self._folder == self._output:
             return
         with self._writing():
-            if self._output.suffix.lower() == ".npy":
+            if _is_npy(self.path):
                 self._write_npy()
                 self._array = None
-                shutil.rmtree(self.part)
+                _remove(self.part)
             else:
                 self._rename()
 
@@ -375,13 +541,18 @@ class GramStore:
     def _rename(self) -> None:
         """No folder replaces another in one step; at any moment, all that was finished stands somewhere."""
         replaced = self._output.with_name(f".{self._output.name}.replaced")
-        if self._output.exists():
-            shutil.rmtree(replaced, ignore_errors=True)  # of a process that was killed in the last step
+        if os.path.lexists(self._output):
+            _check_ours(self._output, self.path)  # again: the work has taken a while
+            _remove_replaced(replaced)
             self._output.rename(replaced)
-        self.part.rename(self._output)
+        try:
+            self.part.rename(self._output)
+        except OSError:
+            if replaced.exists() and not os.path.lexists(self._output):
+                replaced.rename(self._output)
+            raise
         self._folder = self._output
-        if replaced.exists():
-            shutil.rmtree(replaced)
+        _remove_replaced(replaced)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -389,14 +560,14 @@ class GramStore:
         try:
             yield
         except OSError as error:
-            kept = "; its finished tiles are kept, the same command goes on" if self.part.exists() else ""
+            kept = "; its finished tiles are kept, the same command goes on" if _has_tiles(self.part) else ""
             raise InvalidData(f"cannot write {self.part}: {error.strerror or error}{kept}") from error
 
 
 def _description(folder: Path) -> dict[str, Any] | None:
     """What a folder of ours says that it is."""
     try:
-        found = json.loads((folder / "zarr.json").read_bytes())["attributes"][ATTRIBUTE]
+        found = json.loads((folder / DESCRIPTION).read_bytes())["attributes"][ATTRIBUTE]
     except (OSError, ValueError, LookupError, TypeError):  # not ours, or damaged
         return None
     return found if isinstance(found, dict) else None

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckncuda.errors import InvalidData
+from ckncuda.exact.store import part_of
 
 
 def open_gram(path: str | os.PathLike[str]) -> NDArray[Any]:
@@ -21,7 +22,8 @@ def open_gram(path: str | os.PathLike[str]) -> NDArray[Any]:
     Returns
     -------
     gram : [n, m]
-        An array of NumPy or of Zarr: it has a shape and a type, and gives NumPy arrays for ranges of rows.
+        An array of NumPy, or a `ZarrRows`: it has a shape and a type, and gives NumPy arrays for ranges of
+        rows.
 
     Raises
     ------
@@ -38,8 +40,7 @@ def open_gram(path: str | os.PathLike[str]) -> NDArray[Any]:
     """
     path = Path(path)
     if not path.exists():
-        part = path.with_name(path.name + ".part")
-        if part.exists():
+        if part_of(path).exists():
             raise InvalidData(f"{path} is not finished: give the same ckn gram again, which goes on with it")
         raise InvalidData(f"there is no Gram matrix {path}; make one with: ckn gram IMAGES -o {path}")
     suffix = path.suffix.lower()
@@ -47,12 +48,51 @@ def open_gram(path: str | os.PathLike[str]) -> NDArray[Any]:
         raise InvalidData(f"cannot read a Gram matrix from {path}: give a .npy or .zarr that ckn gram wrote")
     try:
         gram: Any = np.load(path, mmap_mode="r", allow_pickle=False) if suffix == ".npy" else _zarr(path)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise InvalidData(f"{path} cannot be read as a matrix ({error}); compute it again") from error
     if getattr(gram, "ndim", 0) != 2 or gram.dtype.kind != "f":
         raise InvalidData(f"{path} holds no matrix of floating-point numbers, but {_shown(gram)}")
-    found: NDArray[Any] = gram
-    return found
+    found: Any = gram if suffix == ".npy" else ZarrRows(path, gram)
+    rows: NDArray[Any] = found
+    return rows
+
+
+class ZarrRows:
+    """The rows of a matrix in Zarr's format, whose damages come to light only when they are read.
+
+    Parameters
+    ----------
+    path : path-like
+        As messages name it.
+    array : zarr.Array [n, m]
+
+    Attributes
+    ----------
+    shape : tuple of int
+    dtype : numpy.dtype
+    ndim : int
+    """
+
+    ndim = 2
+
+    def __init__(self, path: str | os.PathLike[str], array: Any) -> None:
+        self.shape: tuple[int, ...] = tuple(array.shape)
+        self.dtype: np.dtype[Any] = np.dtype(array.dtype)
+        self._path, self._array = path, array
+
+    def __getitem__(self, rows: slice) -> NDArray[Any]:
+        """These rows, or raise `InvalidData` if any of them is damaged or missing."""
+        damaged = f"{self._path} is damaged; give the same ckn gram again, which mends it"
+        try:
+            values = np.asarray(self._array[rows])
+        except MemoryError:
+            raise
+        except Exception as error:  # whatever a reader says of bytes that are not what was written
+            reason = f" ({error.strerror})" if isinstance(error, OSError) and error.strerror else ""
+            raise InvalidData(damaged + reason) from error
+        if np.isnan(values).any():  # as a chunk reads that is not there
+            raise InvalidData(damaged)
+        return values
 
 
 def _zarr(path: Path) -> Any:

@@ -132,6 +132,30 @@ def test_matrices_of_something_else_are_refused(refused, data, tmp_path):
     refused(*fit, "--gram", "M.zarr", words=["there is no Gram matrix M.zarr", "ckn gram"])
 
 
+@pytest.mark.parametrize("damage", [b"", b"?"])
+def test_a_damaged_matrix_is_refused_until_it_is_mended(works, refused, data, tmp_path, damage):
+    pytest.importorskip("zarr")
+    works("gram", data.npz, "-o", "K.zarr", *EXACT[:4], "--tile", 16)
+    chunk = tmp_path / "K.zarr/c/1/1"
+    chunk.write_bytes(damage + chunk.read_bytes()[1:] if damage else b"")
+    fit = ("fit", data.npz, "-o", "m.ckn", *EXACT, "--gram", "K.zarr")
+    refused(*fit, words=["K.zarr is damaged; give the same ckn gram again, which mends it"])
+    works("gram", data.npz, "-o", "K.zarr", *EXACT[:4], "--tile", 16)
+    works(*fit)
+
+
+def test_images_that_are_too_large(ckn, data, tmp_path):
+    images = data.images.copy()
+    images[4] *= np.float32(1e20)
+    np.savez(tmp_path / "huge.npz", images=images, labels=data.labels)
+    done = ckn("fit", "huge.npz", "-o", "m.ckn", *EXACT, cwd=tmp_path)
+    assert done.rc == 2
+    assert done.stderr.splitlines()[-1] == (
+        "Error: the kernel of image 5 and image 5 is inf: it is too large for float32; "
+        "scale or preprocess the images"
+    )
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -236,10 +236,16 @@ def test_two_at_once(many, start, refused, tmp_path):
 
 
 def test_the_beginning_of_another_matrix(ckn, works, data, tmp_path, listing):
-    def restrict():  # the second row of tiles finds the disk full
+    def restrict():  # the file of a tile is larger
         resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
 
     first = ("gram", data.npy, "-o", "K.zarr", "--preprocess", "none", "--layer", LAYER)
+    done = ckn(*first, "--tile", 32, cwd=tmp_path, preexec_fn=restrict)
+    assert done.stderr.splitlines()[-1] == "Error: cannot write K.zarr.part: File too large"
+    assert os.listdir(tmp_path) == []
+    works(*first, "--tile", 32)
+    (tmp_path / "K.zarr").rename(tmp_path / "K.zarr.part")
+    (tmp_path / "K.zarr.part/c/1/1").unlink()
     done = ckn(*first, "--tile", 32, cwd=tmp_path, preexec_fn=restrict)
     assert done.rc == 2
     assert done.stderr.splitlines()[-1] == (
@@ -333,6 +339,57 @@ def test_a_folder_of_somebody_else_is_not_replaced(refused, data, tmp_path):
     (tmp_path / "K.zarr").mkdir()
     (tmp_path / "K.zarr" / "cat.jpg").touch()
     refused("gram", data.npy, "-o", "K.zarr", words=["cannot write K.zarr", "no Gram matrix of ckn gram"])
+
+
+OPTIONS = ("--layer", LAYER, "--preprocess", "none")
+
+
+def test_what_stands_where_the_matrix_would_grow(refused, works, data, tmp_path):
+    first = ("gram", data.npy, *OPTIONS, "-o")
+    (tmp_path / "A.zarr.part").touch()
+    words = ["A.zarr.part, where the matrix grows until it is finished, is no folder: move it elsewhere"]
+    error = refused(*first, "A.zarr", words=words)
+    assert "tiles are kept" not in error
+    (tmp_path / "B.zarr.part").mkdir()
+    (tmp_path / "B.zarr.part/cat.jpg").touch()
+    refused(*first, "B.zarr", words=["B.zarr.part is no folder of ckn gram, since it holds cat.jpg"])
+    (tmp_path / "loop.zarr").symlink_to("loop.zarr")
+    loop = ("gram", "missing.npy", *OPTIONS, "-o", "loop.zarr")  # before images are looked for
+    refused(*loop, words=["cannot write loop.zarr: Too many levels of symbolic links"])
+    (tmp_path / "m.dat").write_text("precious")
+    (tmp_path / "S.npy").symlink_to("m.dat")
+    refused(*first, "S.npy", words=["cannot write S.npy: it is a link to", "m.dat, which is no .npy file"])
+    (tmp_path / "P.zarr.part").mkdir()
+    (tmp_path / "P.zarr.part/zarr.abc.partial").touch()
+    works(*first, "P.zarr")
+    np.testing.assert_array_equal(stored(tmp_path / "P.zarr"), gram(data.images, [SPEC]))
+
+
+def test_images_that_are_too_large(ckn, works, data, tmp_path):
+    images = data.images.copy()
+    images[0] *= np.float32(1e20)
+    np.save(tmp_path / "x.npy", images)
+    first = ("gram", "x.npy", *OPTIONS, "-o", "H.zarr")
+    done = ckn(*first, cwd=tmp_path)
+    assert done.rc == 2
+    assert "it is too large for float32; scale or preprocess the images" in done.stderr
+    assert os.listdir(tmp_path) == ["x.npy"]
+    np.save(tmp_path / "x.npy", images / np.float32(1e20))
+    works(*first)
+
+
+def test_it_says_that_another_matrix_is_replaced(works, data, tmp_path):
+    first = ("gram", data.npy, *OPTIONS, "-o", "K.zarr")
+    said = (
+        "Output: K.zarr holds another matrix, which is replaced when this one is finished; "
+        "it differs in the kernel"
+    )
+    assert "holds another" not in works(*first).stderr
+    assert "holds another" not in works(*first).stderr
+    assert said in works(*first, "--flip").stderr.splitlines()
+    np.testing.assert_array_equal(
+        stored(tmp_path / "K.zarr"), gram(data.images, ExactKernel([SPEC], flip=True))
+    )
 
 
 @pytest.mark.parametrize(

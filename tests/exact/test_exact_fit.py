@@ -8,7 +8,7 @@ import pytest
 from ckncuda import ArcCosine, ExactKernel, Exponential, GramRidge, LayerSpec, gram, load
 from ckncuda.errors import InvalidData, InvalidSpec
 from ckncuda.exact.fit import fit_exact
-from ckncuda.exact.stored import open_gram
+from ckncuda.exact.stored import ZarrRows, open_gram
 from ckncuda.images import as_images
 from ckncuda.preprocess import Standardize, suggested_preprocessing
 from ckncuda.stopwatch import Stopwatch
@@ -241,6 +241,81 @@ def test_matrices_that_do_not_fit(stripes, stored):
     damaged[3, 4] = np.nan
     with pytest.raises(InvalidData, match="NaN"):
         fit(stripes, grams=[damaged])
+
+
+@pytest.fixture
+def zarr_matrix(stored, tmp_path):
+    zarr = pytest.importorskip("zarr")
+    path = tmp_path / "K.zarr"
+    checksum = zarr.codecs.Crc32cCodec()
+    options = {"chunks": (7, 7), "dtype": stored.dtype, "compressors": [checksum], "fill_value": np.nan}
+    zarr.create_array(str(path), shape=stored.shape, **options)[...] = stored
+    return path
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda chunk: chunk.write_bytes(b"?" + chunk.read_bytes()[1:]),
+        lambda chunk: chunk.write_bytes(b""),
+        lambda chunk: chunk.unlink(),
+    ],
+    ids=["flipped", "emptied", "removed"],
+)
+@pytest.mark.parametrize("place", range(6))  # rows are read to compare, and again to fit
+def test_a_matrix_that_has_been_damaged(stripes, zarr_matrix, damage, place):
+    damage(zarr_matrix / "c" / str(place) / "2")
+    with pytest.raises(
+        InvalidData, match=r"K\.zarr is damaged; give the same ckn gram again, which mends it"
+    ):
+        fit(stripes, grams=[open_gram(zarr_matrix)])
+
+
+def test_rows_of_a_stored_matrix(stripes, stored, zarr_matrix):
+    rows = open_gram(zarr_matrix)
+    assert (rows.shape, rows.dtype, rows.ndim) == ((40, 40), np.float32, 2)
+    np.testing.assert_array_equal(rows[3:9], stored[3:9])
+    ridge = GramRidge(validation=0.25, regularization=1e-2).fit(rows, stripes[1][:40])
+    expected = GramRidge(validation=0.25, regularization=1e-2).fit(stored, stripes[1][:40])
+    np.testing.assert_array_equal(ridge.weights_, expected.weights_)
+
+
+class Unreadable:
+    shape, dtype = (3, 3), "float32"
+
+    def __init__(self, error):
+        self.error = error
+
+    def __getitem__(self, rows):
+        raise self.error
+
+
+def test_what_a_reader_says_of_a_disk_and_of_memory():
+    damaged = r"K\.zarr is damaged; give the same ckn gram again, which mends it \(Input/output error\)"
+    with pytest.raises(InvalidData, match=damaged):
+        ZarrRows("K.zarr", Unreadable(OSError(5, "Input/output error")))[:2]
+    with pytest.raises(MemoryError):  # is no damage
+        ZarrRows("K.zarr", Unreadable(MemoryError()))[:2]
+
+
+def test_an_unfinished_matrix_behind_a_link(tmp_path):
+    (tmp_path / "mat.part").mkdir()
+    (tmp_path / "K.zarr").symlink_to(tmp_path / "mat")
+    with pytest.raises(InvalidData, match="is not finished: give the same ckn gram again"):
+        open_gram(tmp_path / "K.zarr")
+
+
+@pytest.mark.parametrize("landmarks", [None, 15])
+def test_kernels_that_are_too_large_are_named(stripes, stored, landmarks):
+    images = stripes[0][:40] / np.float32(255)
+    images[23] *= np.float32(1e20)
+    match = r"the kernel of image \d+ and image \d+ is (inf|nan): it is too large for float32; scale or"
+    with np.errstate(all="ignore"):
+        with pytest.raises(InvalidData, match=match) as refusal:
+            fit((images, stripes[1]), landmarks=landmarks)
+        assert "image 24 " in str(refusal.value)
+        with pytest.raises(InvalidData, match=match):
+            fit((images[18:30], stripes[1][18:30]), grams=[stored[18:30, 18:30]], images=12, seed=1)
 
 
 def test_files_that_are_no_matrices(tmp_path):
