@@ -168,7 +168,11 @@ second with 256 and 1,024 filters, and ours 73 s, at 490 (bench/results/extract.
         """1,000 random CIFAR-10 training images and 1,000 others, whose standard error is 1.6 points. The
 exact kernel of two layers (`--method exact`) with ridge regression on it and nothing else, without and with
 mirror images; the network that approximates it with 256 and 1,024 anchor points, also with ridge; and two
-presets, which have more: decorrelation, mirror images and another kernel on top.""",
+presets, which have more: decorrelation, mirror images and another kernel on top. Alignment and preprocessing
+of the exact kernel were chosen by leave-one-out on 512 images, some of these 1,000 but none of the others.
+Times of this section and the next were taken while other work shared the cores, and are too long by a factor
+of up to two; what a pair takes by itself is in
+[bench/results/exact_speed.md](../bench/results/exact_speed.md).""",
         (),
         [
             cifar_row(name, options, "cifar-1000", "cifar-1000-others")
