@@ -261,7 +261,7 @@ def _say_plan(job: GramJob, store: GramStore, tiles: list[Tile], engine: Backend
     all_tiles = len(list(job.tiling))
     widest = max(tiles, key=lambda tile: tile.pairs)
     click.echo(
-        f"Plan: {pairs:,} pairs of images in {len(tiles):,} tiles; "
+        f"Plan: {pairs:,} pairs of images in {len(tiles):,} tile{'s' * (len(tiles) > 1)}; "
         f"{all_tiles - len(tiles):,} of {all_tiles:,} tiles are finished and verified\n"
         f"Time: about {shown_duration(seconds * pairs)} on this machine alone, "
         f"{shown_duration(seconds * widest.pairs)} a tile\n"

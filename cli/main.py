@@ -70,6 +70,8 @@ def main() -> NoReturn:
     warnings.showwarning = _show_warning
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("ckncuda").setLevel(logging.INFO)
+    # When one of several reads of Zarr fails, asyncio complains of the others; the failure is reported.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     try:
         cli.main(standalone_mode=False, prog_name="ckn")
         status = 0
