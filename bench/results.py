@@ -170,9 +170,9 @@ exact kernel of two layers (`--method exact`) with ridge regression on it and no
 mirror images; the network that approximates it with 256 and 1,024 anchor points, also with ridge; and two
 presets, which have more: decorrelation, mirror images and another kernel on top. Alignment and preprocessing
 of the exact kernel were chosen by leave-one-out on 512 images, some of these 1,000 but none of the others.
-Times of this section and the next were taken while other work shared the cores, and are too long by a factor
-of up to two; what a pair takes by itself is in
-[bench/results/exact_speed.md](../bench/results/exact_speed.md).""",
+Times of this section and the next were taken while other work shared the cores. Going by what a pair takes
+undisturbed ([bench/results/exact_speed.md](../bench/results/exact_speed.md)), those of exact kernels are too
+long by a factor of up to two and a half.""",
         (),
         [
             cifar_row(name, options, "cifar-1000", "cifar-1000-others")

@@ -1,16 +1,21 @@
 """From --config, --layer, --preprocess, --tangent and --flip to exact kernels."""
 
-import tomllib
-from pathlib import Path
 from typing import Any
 
 from ckncuda.dot_product import Exponential
 from ckncuda.errors import InvalidSpec
 from ckncuda.exact import ExactKernel
 from ckncuda.layer import LayerSpec, Shape
-from ckncuda.preprocess import Preprocessor, preprocessor_from_dict
+from ckncuda.preprocess import Preprocessor
 
-from .network_options import parse_options, parse_preprocessing, read_tables
+from .network_options import (
+    parse_options,
+    parse_preprocessing,
+    read_preprocessing,
+    read_symmetries,
+    read_tables,
+    read_toml,
+)
 
 DEFAULT = tuple(  # for images of 32x32, as exact kernels have been measured on, but centred: see --flip
     LayerSpec(filters=1, patch=3, subsampling=s, kernel=Exponential(sigma=0.6), alignment="centered")
@@ -85,12 +90,7 @@ def _parse_layer(text: str) -> LayerSpec:
 
 def _from_config(path: str) -> list[tuple[dict[str, Any], Preprocessing]]:
     """What a TOML file says of each kernel; its form is in the README."""
-    try:
-        content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InvalidSpec(f"cannot read the configuration {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InvalidSpec(f"{path} is not TOML: {error}") from error
+    content = read_toml(path)
     if unknown := sorted(set(content) - _OF_A_FILE):
         raise InvalidSpec(
             f"{path}: there is no {', '.join(unknown)} in the description of an exact kernel; "
@@ -123,9 +123,7 @@ def _kernel(table: dict[str, Any], shared: dict[str, Any], path: str) -> tuple[d
     layers = read_tables(table.get("layers"), path, "layers")
     if not layers:
         raise InvalidSpec(f"{path} describes no layer: it needs [[layers]] with patch and subsampling")
-    symmetries = table.get("symmetries", {})
-    if not isinstance(symmetries, dict) or set(symmetries) - {"flip", "shift"}:
-        raise InvalidSpec(f"{path}: symmetries must be a table of flip and shift; it is {symmetries}")
+    symmetries = read_symmetries(table, path)
     if symmetries.get("shift", 0) != 0:
         raise InvalidSpec(
             f"{path}: shift is {symmetries['shift']}; exact kernels are averaged over mirror images alone: "
@@ -133,8 +131,5 @@ def _kernel(table: dict[str, Any], shared: dict[str, Any], path: str) -> tuple[d
         )
     own = {name: table[name] for name in ("tangent", "flip") if name in table}
     mirrored = {"flip": symmetries["flip"]} if "flip" in symmetries else {}
-    preprocessing = [
-        preprocessor_from_dict(t) for t in read_tables(table.get("preprocessing"), path, "preprocessing")
-    ]
     specs = [LayerSpec.from_dict({"filters": 1} | layer) for layer in layers]
-    return {"layers": specs} | shared | mirrored | own, tuple(preprocessing)
+    return {"layers": specs} | shared | mirrored | own, read_preprocessing(table, path)

@@ -162,12 +162,7 @@ def _parse_value(text: str) -> Any:
 
 def _from_config(path: str) -> System:
     """Read a TOML file; its form is in the README."""
-    try:
-        content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InvalidSpec(f"cannot read the configuration {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InvalidSpec(f"{path} is not TOML: {error}") from error
+    content = read_toml(path)
     known = ["encoders", "layers", "preprocessing", "symmetries", "classifier"]
     if unknown := sorted(set(content) - set(known)):
         raise InvalidSpec(f"{path}: there is no table {', '.join(unknown)}; there are {', '.join(known)}")
@@ -189,6 +184,16 @@ def _from_config(path: str) -> System:
     return System([_encoder(table, path) for table in tables or [alone]], name, options)
 
 
+def read_toml(path: str) -> dict[str, Any]:
+    """The content of a configuration file."""
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InvalidSpec(f"cannot read the configuration {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidSpec(f"{path} is not TOML: {error}") from error
+
+
 def _encoder(table: dict[str, Any], path: str) -> EncoderSpec:
     """One encoder from its tables."""
     if unknown := sorted(set(table) - {"layers", "preprocessing", "symmetries"}):
@@ -198,13 +203,23 @@ def _encoder(table: dict[str, Any], path: str) -> EncoderSpec:
     layers = read_tables(table.get("layers"), path, "layers")
     if not layers:
         raise InvalidSpec(f"{path} describes no layer: it needs [[layers]] with filters, patch, subsampling")
+    symmetries = Symmetries(**read_symmetries(table, path))
+    specs = [LayerSpec.from_dict(layer) for layer in layers]
+    return EncoderSpec(specs, read_preprocessing(table, path), symmetries)
+
+
+def read_symmetries(table: dict[str, Any], path: str) -> dict[str, Any]:
+    """Those of an encoder's table: flip and shift, where they are given."""
     symmetries = table.get("symmetries", {})
     if not isinstance(symmetries, dict) or set(symmetries) - {"flip", "shift"}:
         raise InvalidSpec(f"{path}: symmetries must be a table of flip and shift; it is {symmetries}")
-    preprocessing = [
-        preprocessor_from_dict(t) for t in read_tables(table.get("preprocessing"), path, "preprocessing")
-    ]
-    return EncoderSpec([LayerSpec.from_dict(t) for t in layers], preprocessing, Symmetries(**symmetries))
+    return symmetries
+
+
+def read_preprocessing(table: dict[str, Any], path: str) -> tuple[Preprocessor, ...]:
+    """That of an encoder's table."""
+    steps = read_tables(table.get("preprocessing"), path, "preprocessing")
+    return tuple(preprocessor_from_dict(step) for step in steps)
 
 
 def read_tables(value: Any, path: str, name: str) -> list[dict[str, Any]]:
