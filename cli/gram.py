@@ -13,10 +13,11 @@ from ckncuda.backend import Backend
 from ckncuda.backend.numpy import available_threads
 from ckncuda.errors import InvalidData, InvalidSpec
 from ckncuda.exact import ExactKernel
+from ckncuda.exact.gram_folder import check_gram_path, part_of
 from ckncuda.exact.job import GramJob, seconds_a_pair
 from ckncuda.exact.kernel import Maps
 from ckncuda.exact.prepared import fit_preprocessing
-from ckncuda.exact.store import GramStore, check_gram_path, check_installed, part_of
+from ckncuda.exact.store import GramStore, check_installed
 from ckncuda.exact.tiles import TILE, Tile
 from ckncuda.images import Images
 from ckncuda.layer import Shape

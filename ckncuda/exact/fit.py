@@ -15,8 +15,7 @@ from ckncuda.exact.encoder import ExactEncoder
 from ckncuda.exact.gram import check_images, gram
 from ckncuda.exact.kernel import ExactKernel
 from ckncuda.exact.prepared import PreparedImages, fit_preprocessing
-from ckncuda.exact.store import check_finite
-from ckncuda.exact.tiles import TILE
+from ckncuda.exact.tiles import TILE, check_finite
 from ckncuda.images import ArrayImages, DeviceImages, Images, as_images
 from ckncuda.model import Model, type_name
 from ckncuda.preprocess import Preprocessor, suggested_preprocessing

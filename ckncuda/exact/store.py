@@ -24,16 +24,12 @@ At the end the folder is renamed, or copied to K.npy, a row of tiles at a time.
 """
 
 import contextlib
-import errno
-import fnmatch
 import glob
 import importlib.util
-import json
 import math
 import os
 import shutil
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -43,24 +39,37 @@ import numpy as np
 from numpy.lib import format as npy
 
 import ckncuda
-from ckncuda.atomic_file import atomic_file, check_writable
+from ckncuda.atomic_file import atomic_file
 from ckncuda.errors import CknError, InvalidData
+from ckncuda.exact.gram_folder import (
+    ADVICE,
+    ATTRIBUTE,
+    CHUNKS,
+    DESCRIPTION,
+    DESCRIPTION_HALF_WRITTEN,
+    HALF_WRITTEN,
+    LOCK,
+    check_gram_path,
+    check_ours,
+    damaged,
+    description_of,
+    has_tiles,
+    is_npy,
+    is_ours,
+    locked,
+    part_of,
+    place_of,
+    remove,
+    remove_replaced,
+)
 from ckncuda.exact.kernel import Maps
-from ckncuda.exact.tiles import Tile, Tiling
+from ckncuda.exact.tiles import Tile, Tiling, check_finite
 from ckncuda.progress import Progress
 
 T = TypeVar("T")
 
 FORMAT = 1
-ATTRIBUTE = "ckncuda_gram"  # of the Zarr array: what it is, and of what
 NEEDS = "Gram matrices on disk need Zarr; install it with: pip install 'ckncuda[exact]'"
-LOCK = ".lock"
-DESCRIPTION = "zarr.json"  # what Zarr says of the array; our attribute is in it
-CHUNKS = "c"
-HALF_WRITTEN = "*.partial"  # what Zarr is writing, before it has its name
-DESCRIPTION_HALF_WRITTEN = "zarr.*.partial"
-ADVICE = "delete the folder to begin anew, or give another output"
-_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 _SAID = {  # what identifies a matrix, as people call it
     "images": "IMAGES",
     "images2": "IMAGES2",
@@ -80,171 +89,6 @@ def check_installed() -> None:
     """Raise `StoreUnavailable` unless Zarr is there."""
     if importlib.util.find_spec("zarr") is None:
         raise StoreUnavailable(NEEDS)
-
-
-def check_gram_path(path: str | os.PathLike[str]) -> None:
-    """Raise `InvalidData`, before any work, if no matrix can be written there."""
-    path = Path(path)
-    if path.suffix.lower() not in (".npy", ".zarr"):
-        raise InvalidData(
-            f"cannot tell from {path} how to write a matrix: give a name ending in .zarr or .npy"
-        )
-    _check_link(path)
-    if _is_npy(path):
-        check_writable(path)
-    else:
-        if path.exists():
-            _check_ours(path, path)
-        _check_parent(path)
-    _check_begun(part_of(path))
-
-
-def part_of(path: str | os.PathLike[str]) -> Path:
-    """The folder of a matrix until it is finished."""
-    place = _place(path)
-    return place.with_name(place.name + ".part")
-
-
-def check_finite(block: Maps, rows: Sequence[int], columns: Sequence[int]) -> None:
-    """Raise `InvalidData` if a kernel is infinite or none.
-
-    Parameters
-    ----------
-    block : [n, m]
-    rows, columns : sequence of int
-        The numbers of the images, from 0.
-    """
-    if not np.isfinite(block).all():
-        i, j = (int(place) for place in np.argwhere(~np.isfinite(block))[0])
-        raise InvalidData(
-            f"the kernel of image {rows[i] + 1} and image {columns[j] + 1} is {block[i, j]}: it is too large "
-            f"for {block.dtype}; scale or preprocess the images"
-        )
-
-
-def _place(path: str | os.PathLike[str]) -> Path:
-    """Of a link, which stays, what it points at: that is replaced."""
-    return Path(os.path.realpath(path)) if Path(path).is_symlink() else Path(path)
-
-
-def _is_npy(path: Path) -> bool:
-    """Rather than .zarr, by the name that was given; what a link points at may have any."""
-    return path.suffix.lower() == ".npy"
-
-
-def _check_link(path: Path) -> None:
-    """Raise unless a link leads somewhere, and not to a file of another kind than its name says."""
-    if not path.is_symlink():
-        return
-    try:
-        os.path.realpath(path, strict=True)
-        begins = _first_bytes(path) if _is_npy(path) and path.is_file() else b""
-    except FileNotFoundError:
-        return  # it appears with the matrix
-    except OSError as error:
-        raise InvalidData(f"cannot write {path}: {error.strerror}; give another name") from error
-    if begins not in (b"", npy.MAGIC_PREFIX):
-        raise InvalidData(
-            f"cannot write {path}: it is a link to {_place(path)}, which is no .npy file and would be "
-            "replaced; give another name"
-        )
-
-
-def _first_bytes(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(len(npy.MAGIC_PREFIX))
-
-
-def _check_ours(folder: Path, path: Path) -> None:
-    """Raise unless a folder is a Gram matrix, and nothing else, which may be replaced by that of a path."""
-    if _description(folder) is None:
-        raise InvalidData(
-            f"cannot write {path}: something stands there that is no Gram matrix of ckn gram; "
-            "give another name"
-        )
-    if foreign := _foreign(folder):
-        raise InvalidData(
-            f"cannot write {path}: it holds {foreign}, which is not of ckn gram and would be lost; "
-            "move that elsewhere, or give another name"
-        )
-
-
-def _check_parent(path: Path) -> None:
-    """Raise unless folders can be made where that of a matrix shall stand."""
-    folder = _place(path).parent
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise InvalidData(f"cannot write {path}: {error.strerror} ({folder})") from error
-
-
-def _check_begun(part: Path) -> None:
-    """Raise if what stands where a matrix shall grow is not of ours; nothing is written into it."""
-    if not os.path.lexists(part):
-        return
-    if part.is_symlink() or not part.is_dir():
-        raise InvalidData(
-            f"{part}, where the matrix grows until it is finished, is no folder: move it elsewhere, "
-            "or give another output"
-        )
-    try:
-        foreign = _foreign(part)
-    except OSError as error:
-        raise InvalidData(f"cannot read {part}: {error.strerror}; give another output") from error
-    if foreign:
-        raise InvalidData(
-            f"{part} is no folder of ckn gram, since it holds {foreign}; move that elsewhere, "
-            "or give another output"
-        )
-    if not _is_ours(part):
-        raise _damaged(part)
-
-
-def _foreign(folder: Path) -> str | None:
-    """The name of something in a folder that `GramStore` has not written."""
-    names = set(os.listdir(folder))
-    # Tiles without a description of which matrix they are could be taken for those of another.
-    ours = {LOCK, DESCRIPTION, CHUNKS} if DESCRIPTION in names else {LOCK}
-    half_written = fnmatch.filter(names, DESCRIPTION_HALF_WRITTEN)
-    return min(names - ours - set(half_written), default=None)
-
-
-def _damaged(part: Path) -> InvalidData:
-    return InvalidData(f"{part} is damaged or no folder of ckn gram: {ADVICE}")
-
-
-def _is_ours(folder: Path) -> bool:
-    """Whether nothing else is in a folder, be there a matrix or what a kill has left of one."""
-    return _foreign(folder) is None and not ((folder / DESCRIPTION).exists() and _description(folder) is None)
-
-
-def _has_tiles(folder: Path) -> bool:
-    """Whether there is any file that may be a tile."""
-    files = (file for file in (folder / CHUNKS).rglob("*") if not file.is_dir())
-    return any(not fnmatch.fnmatch(file.name, HALF_WRITTEN) for file in files)
-
-
-def _remove(folder: Path) -> None:
-    """A folder of ours; its description goes after the tiles, so that what a kill leaves is known as ours."""
-    if (folder / CHUNKS).exists():
-        shutil.rmtree(folder / CHUNKS)
-    for half_written in folder.glob(DESCRIPTION_HALF_WRITTEN):
-        half_written.unlink(missing_ok=True)
-    (folder / DESCRIPTION).unlink(missing_ok=True)
-    (folder / LOCK).unlink(missing_ok=True)
-    folder.rmdir()  # fails if anything else is in it
-
-
-def _remove_replaced(folder: Path) -> None:
-    """A matrix that was replaced, now or before a kill; raise `InvalidData` if it is something else."""
-    if not os.path.lexists(folder):
-        return
-    if folder.is_symlink() or not folder.is_dir() or not _is_ours(folder):
-        raise InvalidData(
-            f"{folder} is in the way and not of ckn gram: move it elsewhere and give the same command again"
-        )
-    _remove(folder)
 
 
 class GramStore:
@@ -275,7 +119,7 @@ class GramStore:
         self.tiling = tiling
         self.dtype = np.dtype(identity["dtype"])
         self._identity = {"format": FORMAT, "ckncuda": ckncuda.__version__} | identity
-        self._output = _place(path)
+        self._output = place_of(path)
         self.part = part_of(path)
         self._folder = self.part
         self._lock: IO[bytes] | None = None
@@ -296,11 +140,11 @@ class GramStore:
 
     def __enter__(self) -> Self:
         with self._writing():
-            finished = not _is_npy(self.path) and not self.part.exists()
-            if finished and _description(self._output) == self._identity:
+            finished = not is_npy(self.path) and not self.part.exists()
+            if finished and description_of(self._output) == self._identity:
                 self._folder = self._output
             self._folder.mkdir(exist_ok=True)
-            self._lock = _locked(self._folder, self.path)
+            self._lock = locked(self._folder, self.path)
             try:
                 self._tidy()
                 self._array = self._open()
@@ -326,14 +170,14 @@ class GramStore:
             if self._folder == self._output:
                 (self._folder / LOCK).unlink()
             elif self._is_bare():
-                _remove(self._folder)
+                remove(self._folder)
         self._lock.close()
         self._lock = None
 
     def _is_bare(self) -> bool:
         """Whether nothing is lost with the folder: it is of this matrix, and no tile is in it."""
-        same = _description(self._folder) in (None, self._identity)
-        return same and _is_ours(self._folder) and not _has_tiles(self._folder)
+        same = description_of(self._folder) in (None, self._identity)
+        return same and is_ours(self._folder) and not has_tiles(self._folder)
 
     def _whole(self, function: Callable[[], T]) -> T:
         """What Zarr does in a thread of its own: Ctrl-C, which ends the wait here, lets it end well there."""
@@ -345,15 +189,15 @@ class GramStore:
         from zarr.codecs import Crc32cCodec
 
         description = self._folder / DESCRIPTION
-        found = _description(self._folder)
-        if found not in (None, self._identity) and not _has_tiles(self._folder):
+        found = description_of(self._folder)
+        if found not in (None, self._identity) and not has_tiles(self._folder):
             description.unlink()  # of another matrix that was never begun
         if description.exists():
             self._check_same(found)
             try:
                 return self._whole(lambda: zarr.open_array(str(self._folder), mode="r+"))
             except (ValueError, LookupError, TypeError) as error:  # Zarr's words for what it cannot read
-                raise _damaged(self._folder) from error
+                raise damaged(self._folder) from error
         (n, m), tile = self.tiling.shape, self.tiling.tile
         attributes: dict[str, Any] = {ATTRIBUTE: self._identity}
         return self._whole(
@@ -372,7 +216,7 @@ class GramStore:
 
     def _check_same(self, found: dict[str, Any] | None) -> None:
         if found is None:
-            raise _damaged(self._folder)
+            raise damaged(self._folder)
         if found != self._identity:
             raise InvalidData(
                 f"{self.part} holds the beginning of another matrix; it differs in "
@@ -392,7 +236,7 @@ class GramStore:
     @property
     def replaces(self) -> str | None:
         """In what a finished matrix, which stands there until this one is finished, differs from it."""
-        found = None if _is_npy(self.path) else _description(self._output)
+        found = None if is_npy(self.path) else description_of(self._output)
         return None if found in (None, self._identity) else self._differences(found)
 
     def _tidy(self) -> None:
@@ -401,7 +245,7 @@ class GramStore:
             half_written.unlink(missing_ok=True)
         for half_written in (self._folder / CHUNKS).rglob(HALF_WRITTEN):
             half_written.unlink(missing_ok=True)
-        if _is_npy(self.path):
+        if is_npy(self.path):
             for half_written in self._output.parent.glob(f".{glob.escape(self._output.name)}.*.part"):
                 half_written.unlink(missing_ok=True)
 
@@ -468,7 +312,7 @@ class GramStore:
     def check_space(self, tiles: Iterable[Tile]) -> None:
         """Raise `InvalidData` if the disk has not enough room for these tiles and what becomes of them."""
         needed = sum(self.bytes_of(tile) for tile in tiles)
-        if _is_npy(self.path):
+        if is_npy(self.path):
             needed += self.nbytes
         free = shutil.disk_usage(self.part.parent).free
         if needed > free:
@@ -518,10 +362,10 @@ class GramStore:
         if self._folder == self._output:
             return
         with self._writing():
-            if _is_npy(self.path):
+            if is_npy(self.path):
                 self._write_npy()
                 self._array = None
-                _remove(self.part)
+                remove(self.part)
             else:
                 self._rename()
 
@@ -542,8 +386,8 @@ class GramStore:
         """No folder replaces another in one step; at any moment, all that was finished stands somewhere."""
         replaced = self._output.with_name(f".{self._output.name}.replaced")
         if os.path.lexists(self._output):
-            _check_ours(self._output, self.path)  # again: the work has taken a while
-            _remove_replaced(replaced)
+            check_ours(self._output, self.path)  # again: the work has taken a while
+            remove_replaced(replaced)
             self._output.rename(replaced)
         try:
             self.part.rename(self._output)
@@ -552,7 +396,7 @@ class GramStore:
                 replaced.rename(self._output)
             raise
         self._folder = self._output
-        _remove_replaced(replaced)
+        remove_replaced(replaced)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -560,35 +404,5 @@ class GramStore:
         try:
             yield
         except OSError as error:
-            kept = "; its finished tiles are kept, the same command goes on" if _has_tiles(self.part) else ""
+            kept = "; its finished tiles are kept, the same command goes on" if has_tiles(self.part) else ""
             raise InvalidData(f"cannot write {self.part}: {error.strerror or error}{kept}") from error
-
-
-def _description(folder: Path) -> dict[str, Any] | None:
-    """What a folder of ours says that it is."""
-    try:
-        found = json.loads((folder / DESCRIPTION).read_bytes())["attributes"][ATTRIBUTE]
-    except (OSError, ValueError, LookupError, TypeError):  # not ours, or damaged
-        return None
-    return found if isinstance(found, dict) else None
-
-
-def _locked(folder: Path, path: Path) -> IO[bytes]:
-    """A file that no other process can lock while this one lives; the system forgets it after a kill."""
-    file = open(folder / LOCK, "ab")  # noqa: SIM115  (open as long as the folder is ours)
-    try:
-        import fcntl  # not on Windows, where nobody is kept out
-    except ImportError:
-        return file
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.close()
-        raise InvalidData(
-            f"another process is computing {path}: wait for it, or give another output"
-        ) from error
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:  # some network file systems know no locks
-            file.close()
-            raise
-    return file

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckncuda.errors import InvalidData
-from ckncuda.exact.store import part_of
+from ckncuda.exact.gram_folder import part_of
 
 
 def open_gram(path: str | os.PathLike[str]) -> NDArray[Any]:

@@ -1,12 +1,12 @@
 """How a Gram matrix is cut into tiles, each of which is computed by itself."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from ckncuda.errors import InvalidSpec
+from ckncuda.errors import InvalidData, InvalidSpec
 from ckncuda.exact.kernel import Maps
 from ckncuda.images import Images
 
@@ -92,3 +92,20 @@ def read_maps(images: Images, rows: slice, dtype: npt.DTypeLike) -> Maps:
     scale = 255 if block.dtype == np.uint8 else 1
     maps: Maps = np.ascontiguousarray(block, dtype=dtype)
     return maps / maps.dtype.type(scale) if scale != 1 else maps
+
+
+def check_finite(block: Maps, rows: Sequence[int], columns: Sequence[int]) -> None:
+    """Raise `InvalidData` if a kernel is infinite or none.
+
+    Parameters
+    ----------
+    block : [n, m]
+    rows, columns : sequence of int
+        The numbers of the images, from 0.
+    """
+    if not np.isfinite(block).all():
+        i, j = (int(place) for place in np.argwhere(~np.isfinite(block))[0])
+        raise InvalidData(
+            f"the kernel of image {rows[i] + 1} and image {columns[j] + 1} is {block[i, j]}: it is too large "
+            f"for {block.dtype}; scale or preprocess the images"
+        )

@@ -13,10 +13,11 @@ import zarr
 from ckncuda import Exponential, LayerSpec
 from ckncuda.backend import get_backend
 from ckncuda.errors import InvalidData
-from ckncuda.exact import ExactKernel, gram, store
+from ckncuda.exact import ExactKernel, gram, gram_folder, store
+from ckncuda.exact.gram_folder import check_gram_path
 from ckncuda.exact.job import GramJob, seconds_a_pair
 from ckncuda.exact.prepared import PreparedImages, fit_preprocessing
-from ckncuda.exact.store import GramStore, StoreUnavailable, check_gram_path
+from ckncuda.exact.store import GramStore, StoreUnavailable
 from ckncuda.exact.tiles import Tiling
 from ckncuda.images import ArrayImages
 from ckncuda.preprocess import ZCA
@@ -365,7 +366,7 @@ def test_a_kill_while_a_folder_is_removed_leaves_what_is_known_as_ours(path, mat
 
     monkeypatch.setattr(Path, "unlink", kill)
     with pytest.raises(KeyboardInterrupt):
-        store._remove(part)
+        gram_folder.remove(part)
     monkeypatch.setattr(Path, "unlink", unlink)
     assert (part / "zarr.json").exists()
     assert not (part / "c").exists()
