@@ -443,6 +443,19 @@ def test_finishing_needs_all_tiles(path, matrix):
     assert not path.exists()
 
 
+@pytest.mark.parametrize("harm", [Path.unlink, lambda chunk: chunk.write_bytes(b"")])
+def test_a_tile_that_is_harmed_before_the_end_is_in_no_result(tmp_path, matrix, harm):
+    path = tmp_path / "K.npy"
+    with GramStore(path, SQUARE, IDENTITY) as opened:
+        opened.fill(cut(matrix, opened.unfinished()))
+        harm(tmp_path / "K.npy.part/c/1/2")
+        with pytest.raises(InvalidData, match="has been damaged meanwhile"):
+            opened.finish()
+    assert not path.exists()
+    assert len(write(path, matrix)) == 1
+    np.testing.assert_array_equal(read(path), matrix)
+
+
 def test_without_zarr(path, matrix, monkeypatch):
     monkeypatch.setattr(store.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(StoreUnavailable, match=r"pip install 'ckncuda\[exact\]'"):
