@@ -20,8 +20,8 @@ from ckncuda.backend.normed_maps import NormedMaps
 from ckncuda.backend.numpy import NumpyBackend, available_threads
 from ckncuda.backend.reference import ReferenceBackend
 from ckncuda.data import open_images
-from ckncuda.exact.prepared import PreparedImages, fit_preprocessing
-from ckncuda.preprocess import suggested_preprocessing
+from ckncuda.images.preprocess import suggested_preprocessing
+from ckncuda.images.preprocessed import PreparedImages, fit_preprocessing
 
 IMAGES = 16
 TITLES = {

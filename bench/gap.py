@@ -17,11 +17,11 @@ import numpy as np
 from challenge import machine
 
 from ckncuda import CKN, Exponential, LayerSpec, Ridge
-from ckncuda.encoder import Encoder
-from ckncuda.images import as_images
-from ckncuda.model import Model
-from ckncuda.preprocess import ZCA
-from ckncuda.symmetries import Symmetries
+from ckncuda.images.preprocess import ZCA
+from ckncuda.images.sources import as_images
+from ckncuda.images.symmetries import Symmetries
+from ckncuda.model.model import Model
+from ckncuda.network.encoder import Encoder
 
 REGULARIZATION = 1e-5  # for all, so that nothing is chosen
 PATCHES = 100_000

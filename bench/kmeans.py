@@ -36,7 +36,7 @@ PRODUCT = "matrix product"
 def patches_of(images, n, layers):
     """Patches [n, d] of norm 1 at random places of images, or of their maps by a first layer."""
     from ckncuda import CKN, Exponential, LayerSpec
-    from ckncuda.anchors import normalized, patches_at
+    from ckncuda.network.anchors import normalized, patches_at
 
     spec = LayerSpec(filters=64, patch=3, subsampling=2, kernel=Exponential(sigma=0.6))
     maps = CKN([spec]).fit(images, patches=100_000).transform(images) if layers else images
@@ -50,8 +50,8 @@ def patches_of(images, n, layers):
 
 def our_run(patches, k):
     """Return a function that does so many iterations: the centres, and how many it did."""
-    from ckncuda.anchors import spherical_kmeans
     from ckncuda.backend.numpy import NumpyBackend
+    from ckncuda.network.anchors import spherical_kmeans
 
     backend = NumpyBackend()
 

@@ -4,9 +4,13 @@
 >>> network = CKN([LayerSpec(filters=64, patch=3, subsampling=2, kernel=Exponential(sigma=0.6))])
 """
 
-from ckncuda import conventions
 from ckncuda.classifier import GramRidge, KernelRidge, NystromRidge, Ridge, Softmax, SquaredHinge
-from ckncuda.dot_product import (
+from ckncuda.errors import CknError
+from ckncuda.exact import ExactKernel, gram
+from ckncuda.files.model_file import load
+from ckncuda.images.symmetries import Symmetries
+from ckncuda.layer import conventions
+from ckncuda.layer.dot_product import (
     ArcCosine,
     DotProductKernel,
     Exponential,
@@ -15,17 +19,14 @@ from ckncuda.dot_product import (
     Polynomial,
     Series,
 )
-from ckncuda.encoder import Encoder, EncoderSpec
-from ckncuda.errors import CknError
-from ckncuda.exact import ExactKernel, gram
-from ckncuda.exact.fit import fit_exact
-from ckncuda.layer import Layer, LayerSpec
-from ckncuda.model import Model
-from ckncuda.model_file import load
-from ckncuda.network import CKN
-from ckncuda.symmetries import Symmetries
+from ckncuda.layer.layer import Layer
+from ckncuda.layer.spec import LayerSpec
+from ckncuda.model.exact_fit import fit_exact
+from ckncuda.model.model import Model
+from ckncuda.network.encoder import Encoder, EncoderSpec
+from ckncuda.network.network import CKN
+from ckncuda.version import __version__ as __version__
 
-__version__ = "0.1.0"
 __all__ = [
     "CKN",
     "ArcCosine",

@@ -4,9 +4,9 @@ import time
 
 import click
 
-from ckncuda.baseline import fit_baseline
 from ckncuda.data import read_labels, write_submission
 from ckncuda.errors import InvalidData
+from ckncuda.studies.baseline import fit_baseline
 
 from .options import ImageOptions, check_outputs, image_options, json_option, opened, print_result
 from .progress import ProgressBars

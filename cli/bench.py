@@ -7,9 +7,9 @@ import click
 
 from ckncuda.backend import Backend
 from ckncuda.data.source import format_shape
-from ckncuda.images import Images
-from ckncuda.model_file import load
-from ckncuda.speed import RandomImages, Speed, measure_speed
+from ckncuda.files.model_file import load
+from ckncuda.images.sources import Images
+from ckncuda.studies.speed import RandomImages, Speed, measure_speed
 
 from .options import ImageOptions, backend_options, image_options, json_option, opened, print_result
 from .progress import ProgressBars

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from ckncuda.backend import Backend
-from ckncuda.demo import run_demo
+from ckncuda.studies.demo import run_demo
 
 from .options import backend_options
 from .progress import ProgressBars

@@ -11,18 +11,18 @@ from ckncuda.backend import Backend
 from ckncuda.data import ImageSource
 from ckncuda.errors import InvalidSpec
 from ckncuda.exact import ExactKernel, gram
-from ckncuda.exact.distance import (
+from ckncuda.files.model_file import load
+from ckncuda.images.preprocess import suggested_preprocessing
+from ckncuda.images.preprocessed import PreparedImages, fit_preprocessing
+from ckncuda.images.sources import Images
+from ckncuda.network.network import PATCHES
+from ckncuda.studies.distance import (
     Distance,
     check_plotting,
     network_distance,
     nystrom_distances,
     plot_distances,
 )
-from ckncuda.exact.prepared import PreparedImages, fit_preprocessing
-from ckncuda.images import Images
-from ckncuda.model_file import load
-from ckncuda.network import PATCHES
-from ckncuda.preprocess import suggested_preprocessing
 
 from .exact_options import read_exact_kernels
 from .options import (

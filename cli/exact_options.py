@@ -2,11 +2,12 @@
 
 from typing import Any
 
-from ckncuda.dot_product import Exponential
 from ckncuda.errors import InvalidSpec
 from ckncuda.exact import ExactKernel
-from ckncuda.layer import LayerSpec, Shape
-from ckncuda.preprocess import Preprocessor
+from ckncuda.images.preprocess import Preprocessor
+from ckncuda.layer.dot_product import Exponential
+from ckncuda.layer.spec import LayerSpec
+from ckncuda.types import Shape
 
 from .network_options import (
     parse_options,

@@ -5,7 +5,7 @@ import click
 from ckncuda.backend import Backend
 from ckncuda.data import feature_writer
 from ckncuda.data.writers import check_features_path
-from ckncuda.model_file import load
+from ckncuda.files.model_file import load
 from ckncuda.stopwatch import Stopwatch
 
 from .options import (

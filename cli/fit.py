@@ -17,15 +17,15 @@ from ckncuda.classifier import GramRidge
 from ckncuda.data import ImageSource, read_labels
 from ckncuda.errors import InvalidData, InvalidSpec
 from ckncuda.exact import ExactKernel
-from ckncuda.exact.fit import check_fit, fit_exact
 from ckncuda.exact.job import GramJob, seconds_a_pair
-from ckncuda.exact.stored import open_gram
+from ckncuda.exact.on_disk.reading import open_gram
 from ckncuda.exact.tiles import Tiling
-from ckncuda.images import Images, as_images
-from ckncuda.model import Model
-from ckncuda.network import PATCHES
-from ckncuda.preprocess import Preprocessor, suggested_preprocessing
-from ckncuda.presets import PRESETS
+from ckncuda.images.preprocess import Preprocessor, suggested_preprocessing
+from ckncuda.images.sources import Images, as_images
+from ckncuda.model.exact_fit import check_fit, fit_exact
+from ckncuda.model.model import Model
+from ckncuda.model.presets import PRESETS
+from ckncuda.network.network import PATCHES
 from ckncuda.progress import Progress
 from ckncuda.stopwatch import Stopwatch
 

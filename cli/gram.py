@@ -8,21 +8,21 @@ from typing import Any
 
 import click
 
-from ckncuda import distributed
 from ckncuda.backend import Backend
 from ckncuda.backend.numpy import available_threads
 from ckncuda.errors import InvalidData, InvalidSpec
 from ckncuda.exact import ExactKernel
-from ckncuda.exact.gram_folder import check_gram_path, part_of
+from ckncuda.exact import cluster as distributed
 from ckncuda.exact.job import GramJob, seconds_a_pair
 from ckncuda.exact.kernel import Maps
-from ckncuda.exact.prepared import fit_preprocessing
-from ckncuda.exact.store import GramStore, check_installed
+from ckncuda.exact.on_disk.folder import check_gram_path, part_of
+from ckncuda.exact.on_disk.writing import GramStore, check_installed
 from ckncuda.exact.tiles import TILE, Tile
-from ckncuda.images import Images
-from ckncuda.layer import Shape
-from ckncuda.preprocess import Preprocessor, suggested_preprocessing
+from ckncuda.images.preprocess import Preprocessor, suggested_preprocessing
+from ckncuda.images.preprocessed import fit_preprocessing
+from ckncuda.images.sources import Images
 from ckncuda.stopwatch import Stopwatch
+from ckncuda.types import Shape
 
 from .exact_options import Preprocessing, read_exact_kernels
 from .options import (

@@ -5,12 +5,12 @@ from typing import Any
 
 import click
 
-from ckncuda.backend.cuda_layer import unfused_reason
-from ckncuda.encoder import Encoder, ImageEncoder
+from ckncuda.backend.cupy.encode import unfused_reason
 from ckncuda.exact.encoder import ExactEncoder
-from ckncuda.layer import Shape
-from ckncuda.model import Model
-from ckncuda.model_file import load
+from ckncuda.files.model_file import load
+from ckncuda.model.model import Model
+from ckncuda.network.encoder import Encoder, ImageEncoder
+from ckncuda.types import Shape
 
 from .options import json_option, print_result
 

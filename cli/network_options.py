@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from ckncuda.classifier import KernelRidge, NystromRidge, Ridge, Softmax, SquaredHinge, TrainableClassifier
-from ckncuda.dot_product import DotProductKernel, kernel_from_dict
-from ckncuda.encoder import EncoderSpec
 from ckncuda.errors import InvalidSpec
-from ckncuda.layer import LayerSpec, Shape
-from ckncuda.network import PATCHES
-from ckncuda.preprocess import Preprocessor, preprocessor_from_dict
-from ckncuda.presets import preset
-from ckncuda.symmetries import Symmetries
+from ckncuda.images.preprocess import Preprocessor, preprocessor_from_dict
+from ckncuda.images.symmetries import Symmetries
+from ckncuda.layer.dot_product import DotProductKernel, kernel_from_dict
+from ckncuda.layer.spec import LayerSpec
+from ckncuda.model.presets import preset
+from ckncuda.network.encoder import EncoderSpec
+from ckncuda.network.network import PATCHES
+from ckncuda.types import Shape
 
 CLASSIFIERS: dict[str, tuple[type[TrainableClassifier], tuple[str, ...]]] = {
     "ridge": (Ridge, ("regularization", "validation", "seed")),

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import click
 import threadpoolctl
 
-from ckncuda.atomic_file import check_writable
 from ckncuda.backend import NAMES, get_backend
 from ckncuda.data import ImageSource, open_images
 from ckncuda.data.open import FORMATS, find_format
 from ckncuda.errors import InvalidData
+from ckncuda.files.atomic_file import check_writable
 from ckncuda.stopwatch import Stopwatch
 
 Command = Callable[..., Any]

@@ -6,10 +6,10 @@ import os
 import click
 import numpy as np
 
-from ckncuda.atomic_file import atomic_file
 from ckncuda.backend import Backend
 from ckncuda.data import write_submission
-from ckncuda.model_file import load
+from ckncuda.files.atomic_file import atomic_file
+from ckncuda.files.model_file import load
 from ckncuda.stopwatch import Stopwatch
 
 from .options import (

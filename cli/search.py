@@ -11,8 +11,8 @@ import numpy as np
 from ckncuda.backend import Backend
 from ckncuda.data import ImageSource, read_labels
 from ckncuda.errors import InvalidData
-from ckncuda.search import SearchResult, check_installed, leaderboard_data, table
-from ckncuda.search import search as search_systems
+from ckncuda.studies.search.trials import SearchResult, check_installed, leaderboard_data, table
+from ckncuda.studies.search.trials import search as search_systems
 
 from .options import (
     ImageOptions,

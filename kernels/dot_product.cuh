@@ -1,4 +1,4 @@
-// The dot-product kernels κ of a cosine t: the device's side of ckncuda/dot_product.py.
+// The dot-product kernels κ of a cosine t: the device's side of ckncuda/layer/dot_product.py.
 //
 // Each is made from `parameters`, a few floats of global memory, the same for all threads.
 #pragma once

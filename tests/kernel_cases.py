@@ -3,16 +3,7 @@
 import gpu
 import numpy as np
 
-from ckncuda import (
-    ArcCosine,
-    Exponential,
-    InversePolynomial,
-    Layer,
-    LayerSpec,
-    Linear,
-    Polynomial,
-    Series,
-)
+from ckncuda import ArcCosine, Exponential, InversePolynomial, Layer, LayerSpec, Linear, Polynomial, Series
 from ckncuda.backend import get_backend
 from ckncuda.backend.normed_maps import NormedMaps
 

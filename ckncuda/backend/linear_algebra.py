@@ -1,4 +1,4 @@
-"""Dense linear algebra where SciPy and CuPy do not go by the same names, and arrays where they are.
+"""Dense linear algebra where SciPy and CuPy do not go by the same names.
 
 Each function looks at its arguments: for NumPy's arrays it asks SciPy's BLAS and LAPACK, which work in place
 on column-major matrices; for arrays on a GPU it asks CuPy's libraries, and the result stays there. All else
@@ -10,42 +10,13 @@ SciPy's linear algebra, a third of the library's start-up, and CuPy are imported
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike, NDArray
-
-from ckncuda.images import DLPACK_CPU
+from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
 AT_ONCE = 4096
 """Rows or columns of a square matrix that a GPU computes at a time: so what lies beyond the diagonal is left
 out, and intermediate results are no further square matrices."""
-
-
-def as_array(array: ArrayLike, dtype: DTypeLike) -> Array:
-    """As an array of this type where it is: CuPy's on a GPU, of CuPy or by DLPack; else NumPy's."""
-    where: Any = getattr(array, "__dlpack_device__", None)
-    if isinstance(array, np.ndarray) or where is None or where()[0] == DLPACK_CPU:
-        return np.asarray(array, dtype)
-    import cupy
-
-    on_device: Array = array if isinstance(array, cupy.ndarray) else cupy.from_dlpack(array)
-    return on_device.astype(dtype, copy=False)
-
-
-def to_host(array: Array) -> Array:
-    """As a NumPy array; waits for what is queued."""
-    if isinstance(array, np.ndarray):
-        return array
-    host: Array = array.get()
-    return host
-
-
-def wait(array: Array) -> None:
-    """Return when this array has been computed: on a GPU, other streams than the current one may read it."""
-    if not isinstance(array, np.ndarray):
-        import cupy
-
-        cupy.cuda.get_current_stream().synchronize()
 
 
 def add_product(total: Array, block: Array) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ckncuda.layer import LayerSpec
+from ckncuda.layer.spec import LayerSpec
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,12 +13,14 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from ckncuda.backend.host_blocks import HostBlocks
+from ckncuda.backend.arrays import on_host
 from ckncuda.backend.normed_maps import NormedMaps
+from ckncuda.backend.operations import HostBlocks
 from ckncuda.backend.sketch import Sketch
-from ckncuda.dot_product import ArcCosine
-from ckncuda.images import on_host
-from ckncuda.layer import Layer, LayerSpec, Shape
+from ckncuda.layer.dot_product import ArcCosine
+from ckncuda.layer.layer import Layer
+from ckncuda.layer.spec import LayerSpec
+from ckncuda.types import Shape
 
 Array = NDArray[np.floating[Any]]
 

@@ -7,7 +7,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from ckncuda.backend.linear_algebra import to_host
+from ckncuda.backend.arrays import to_host
 from ckncuda.classifier.training_data import check_features
 from ckncuda.errors import InvalidData, InvalidSpec
 

@@ -7,12 +7,12 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from ckncuda.backend.linear_algebra import wait
+from ckncuda.backend.arrays import wait
 from ckncuda.classifier.classifier import Classifier
 from ckncuda.classifier.scaling import FeatureScaling, check_widths, parts
 from ckncuda.classifier.training_data import blocks, check_labels
-from ckncuda.dot_product import DotProductKernel, Exponential, kernel_from_dict
 from ckncuda.errors import InvalidData
+from ckncuda.layer.dot_product import DotProductKernel, Exponential, kernel_from_dict
 
 Array = npt.NDArray[np.floating[Any]]
 

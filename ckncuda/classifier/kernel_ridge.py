@@ -8,7 +8,8 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from ckncuda.backend.linear_algebra import add_product, to_host
+from ckncuda.backend.arrays import to_host
+from ckncuda.backend.linear_algebra import add_product
 from ckncuda.classifier.classifier import Progress, TrainableClassifier
 from ckncuda.classifier.dual_ridge import (
     LAMBDAS,
@@ -34,8 +35,8 @@ from ckncuda.classifier.selection import (
     held_out_split,
 )
 from ckncuda.classifier.training_data import blocks, check_training_data, rows_of, signed_targets
-from ckncuda.dot_product import DotProductKernel, Exponential
 from ckncuda.errors import InvalidSpec
+from ckncuda.layer.dot_product import DotProductKernel, Exponential
 
 Array = npt.NDArray[Any]
 

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ckncuda.backend import linear_algebra
-from ckncuda.backend.linear_algebra import to_host
+from ckncuda.backend.arrays import to_host
 from ckncuda.classifier.classifier import Progress, TrainableClassifier
 from ckncuda.classifier.dual_ridge import shown_weights
 from ckncuda.classifier.kernel import Array, KernelClassifier, normalized_weights, part_norms
@@ -16,8 +16,8 @@ from ckncuda.classifier.ridge import Ridge
 from ckncuda.classifier.scaling import FeatureScaling, check_widths
 from ckncuda.classifier.selection import FEW, held_out_split
 from ckncuda.classifier.training_data import blocks, check_training_data, rows_of
-from ckncuda.dot_product import DotProductKernel
 from ckncuda.errors import InvalidSpec
+from ckncuda.layer.dot_product import DotProductKernel
 
 LANDMARKS = 8000
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ckncuda.backend.linear_algebra import to_host
+from ckncuda.backend.arrays import to_host
 from ckncuda.classifier.training_data import blocks
 from ckncuda.errors import InvalidData
 

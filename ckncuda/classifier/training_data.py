@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from ckncuda.backend.linear_algebra import as_array
+from ckncuda.backend.arrays import as_array
 from ckncuda.errors import InvalidData
 
 BLOCK_BYTES = 32 * 2**20

@@ -218,7 +218,7 @@ def _compiled_parser() -> Callable[..., bool] | None:
     """`parse_numbers` where Numba is installed."""
     if importlib.util.find_spec("numba") is None:
         return None
-    from ckncuda.data.compiled_csv import parse_numbers
+    from ckncuda.data.compiled.csv import parse_numbers
 
     parser: Callable[..., bool] = parse_numbers
     return parser

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import ArrayLike, NDArray
 
-from ckncuda.atomic_file import atomic_file
 from ckncuda.data.source import StrPath, check_labels
 from ckncuda.errors import InvalidData
+from ckncuda.files.atomic_file import atomic_file
 
 FEATURES_KEY = "features"  # the name of the array in an .npz file
 

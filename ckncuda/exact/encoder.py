@@ -8,14 +8,14 @@ from numpy.typing import NDArray
 
 from ckncuda.backend import Backend
 from ckncuda.backend.normed_maps import NormedMaps
-from ckncuda.encoder import preprocessed
 from ckncuda.errors import InvalidData
 from ckncuda.exact.kernel import ExactKernel
 from ckncuda.exact.tiles import TILE, read_maps
-from ckncuda.images import ArrayImages
-from ckncuda.layer import Shape
-from ckncuda.preprocess import Preprocessor
+from ckncuda.images.preprocess import Preprocessor
+from ckncuda.images.sources import ArrayImages
+from ckncuda.network.encoder import preprocessed
 from ckncuda.stopwatch import Stopwatch
+from ckncuda.types import Shape
 
 Array = NDArray[np.floating[Any]]
 

@@ -1,4 +1,4 @@
-"""Gram matrices of exact kernels in memory; see `ckncuda.exact.store` for those that outlive a process."""
+"""Gram matrices of exact kernels in memory; see `on_disk.writing` for those that outlive a process."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,8 +10,8 @@ from ckncuda.backend import Backend, get_backend
 from ckncuda.errors import InvalidData, InvalidSpec
 from ckncuda.exact.kernel import ExactKernel
 from ckncuda.exact.tiles import TILE, Tiling, read_maps
-from ckncuda.images import Images, as_images
-from ckncuda.layer import LayerSpec
+from ckncuda.images.sources import Images, as_images
+from ckncuda.layer.spec import LayerSpec
 from ckncuda.progress import Progress
 
 

@@ -13,10 +13,10 @@ import numpy as np
 from ckncuda.backend import Backend
 from ckncuda.exact.gram import check_dtype, check_images
 from ckncuda.exact.kernel import ExactKernel, Maps
-from ckncuda.exact.prepared import PreparedImages
 from ckncuda.exact.tiles import TILE, Tile, Tiling, read_maps
-from ckncuda.images import Images
-from ckncuda.preprocess import Preprocessor
+from ckncuda.images.preprocess import Preprocessor
+from ckncuda.images.preprocessed import PreparedImages
+from ckncuda.images.sources import Images
 from ckncuda.progress import Progress
 
 MEASURED = 0.2  # seconds, at least, from which the time of a pair is taken
@@ -36,7 +36,7 @@ class GramJob:
     images2 : Images, optional
         Its columns.
     preprocessing : tuple of Preprocessor
-        Fitted, of all images; see `ckncuda.exact.prepared.fit_preprocessing`.
+        Fitted, of all images; see `ckncuda.images.preprocessed.fit_preprocessing`.
     dtype : {float32, float64}
         In which to compute.
     tile : int
@@ -51,7 +51,7 @@ class GramJob:
     --------
     >>> from ckncuda import Exponential, LayerSpec
     >>> from ckncuda.backend import get_backend
-    >>> from ckncuda.images import ArrayImages
+    >>> from ckncuda.images.sources import ArrayImages
     >>> images = ArrayImages(np.random.default_rng(0).normal(size=(5, 8, 8, 1)))
     >>> layer = LayerSpec(filters=1, patch=3, subsampling=2, kernel=Exponential(sigma=0.6))
     >>> job = GramJob(ExactKernel([layer]), images, tile=4)

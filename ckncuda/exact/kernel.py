@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from ckncuda.backend import Backend
 from ckncuda.backend.normed_maps import NormedMaps
-from ckncuda.dot_product import ArcCosine, Exponential
 from ckncuda.errors import InvalidSpec
-from ckncuda.layer import LayerSpec, Shape
-from ckncuda.network import check_specs
+from ckncuda.layer.dot_product import ArcCosine, Exponential
+from ckncuda.layer.spec import LayerSpec, check_specs
+from ckncuda.types import Shape
 
 Maps = NDArray[np.floating[Any]]
 

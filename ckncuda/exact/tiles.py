@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from ckncuda.errors import InvalidData, InvalidSpec
 from ckncuda.exact.kernel import Maps
-from ckncuda.images import Images
+from ckncuda.images.sources import Images
 
 TILE = 256  # images of either side
 

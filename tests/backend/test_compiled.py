@@ -5,9 +5,11 @@ import pytest
 
 pytest.importorskip("numba")
 
-from ckncuda.backend import compiled, compiled_pairs, compiled_search
-from ckncuda.backend.compilation import digest_of_inlined
-from ckncuda.backend.register_product import PANEL
+from ckncuda.backend.numpy.compiled import encode_loops as compiled
+from ckncuda.backend.numpy.compiled import nearest as compiled_search
+from ckncuda.backend.numpy.compiled import pair_loops as compiled_pairs
+from ckncuda.backend.numpy.compiled.cache import digest_of_inlined
+from ckncuda.backend.numpy.compiled.llvm.product import PANEL
 
 
 def exponential(x):
@@ -35,7 +37,8 @@ def test_exponential_of_what_is_far_below_is_tiny():
 
 
 @pytest.mark.parametrize(
-    ("module", "further"), [(compiled, ()), (compiled_search, ("compiled",)), (compiled_pairs, ("compiled",))]
+    ("module", "further"),
+    [(compiled, ()), (compiled_search, ("encode_loops",)), (compiled_pairs, ("encode_loops",))],
 )
 def test_what_was_compiled_of_other_sources_is_not_used(module, further):
     """Else an upgrade that changes them alone would go on with the old machine code, on new layouts."""

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from ckncuda import CKN, Exponential, Layer, LayerSpec, Linear, load
-from ckncuda.backend import cuda_layer, get_backend
-from ckncuda.backend.cuda_layer import Tiling, tiling
+from ckncuda.backend import get_backend
 from ckncuda.backend.cupy import CupyBackend
-from ckncuda.dot_product import DotProductKernel
+from ckncuda.backend.cupy import encode as cuda_layer
+from ckncuda.backend.cupy.encode import Tiling, tiling
 from ckncuda.errors import BackendUnavailable, InvalidData, InvalidSpec, OutOfMemory
+from ckncuda.layer.dot_product import DotProductKernel
 
 LIMIT = 227 << 10
 TOLERANCE = 2e-5
@@ -119,7 +120,7 @@ def test_what_has_no_fused_form_takes_array_operations_and_says_so(
 
 
 def test_array_operations_take_some_images_at_a_time(device, monkeypatch, rng, relative_error):
-    monkeypatch.setattr("ckncuda.backend.whole_maps.AT_ONCE", 100_000)
+    monkeypatch.setattr("ckncuda.backend.any_array.encode.AT_ONCE", 100_000)
     layer = make_layer(2, rng, kernel=Cosine())
     check(device, rng.normal(size=(7, 12, 13, 2)), [layer], relative_error)
 
@@ -166,7 +167,7 @@ def test_an_interrupted_stream_leaves_nothing_under_way(device, monkeypatch, rng
 
 def test_what_is_under_way_is_waited_for_after_an_exception(device, monkeypatch, rng):
     """The device must not write to host memory that has been given back."""
-    from ckncuda.backend import cuda_blocks
+    from ckncuda.backend.cupy import memory as cuda_blocks
 
     network, images = network_and_images(rng)
     events = []

@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ckncuda import Exponential, Layer, LayerSpec, conventions
+from ckncuda import Exponential, Layer, LayerSpec
 from ckncuda.backend import get_backend
 from ckncuda.backend.reference import unpooled_map
+from ckncuda.layer import conventions
 
 TOLERANCE = {"reference": 1e-11, "numpy": 1e-4}
 seeds = st.integers(0, 1000)

@@ -33,7 +33,7 @@ from ckncuda.classifier.normal_equations import cholesky
 from ckncuda.data import ArraySource
 from ckncuda.errors import InvalidData, InvalidSpec
 from ckncuda.exact import ExactKernel, gram
-from ckncuda.preprocess import ZCA, LocalWhitening, Standardize
+from ckncuda.images.preprocess import ZCA, LocalWhitening, Standardize
 
 SPECS = [
     LayerSpec(filters=12, patch=3, subsampling=2, kernel=Exponential(sigma=0.6)),
@@ -308,7 +308,7 @@ def test_malformed_features_on_the_device_are_refused(device):
     ids=repr,
 )
 def test_preprocessing(device, monkeypatch, preprocessor, channels, rng, relative_error):
-    monkeypatch.setattr("ckncuda.preprocess.BLOCK_BYTES", 1 << 16)  # some images at a time
+    monkeypatch.setattr("ckncuda.images.preprocess.BLOCK_BYTES", 1 << 16)  # some images at a time
     images = rng.normal(size=(40, 9, 8, channels)).cumsum(axis=1).cumsum(axis=2).astype(np.float32)
     images[3] = 0.1
     images[4, :, :, 0] = 5

@@ -26,8 +26,8 @@ from ckncuda.classifier.kernel_ridge import LAMBDAS, SIGMAS, WEIGHTS, _System
 from ckncuda.classifier.scaling import FeatureScaling, check_widths, parts
 from ckncuda.classifier.selection import climb, halvings, held_out_split
 from ckncuda.classifier.training_data import signed_targets
-from ckncuda.dot_product import KERNELS, kernel_from_dict
 from ckncuda.errors import InvalidData, InvalidSpec
+from ckncuda.layer.dot_product import KERNELS, kernel_from_dict
 
 SOME_KERNELS = [
     Exponential(sigma=1.0),

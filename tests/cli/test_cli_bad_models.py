@@ -8,7 +8,7 @@ import pytest
 import safetensors
 import safetensors.numpy
 
-from ckncuda.model_file import ENTRY
+from ckncuda.files.model_file import ENTRY
 
 PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(200)
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from ckncuda.exact import gram
-from ckncuda.exact.distance import network_distance
-from ckncuda.model_file import load
+from ckncuda.files.model_file import load
+from ckncuda.studies.distance import network_distance
 
 LAYER = "patch=3,subsampling=3,kernel=exp,sigma=0.6"
 

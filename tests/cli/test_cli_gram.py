@@ -17,9 +17,9 @@ from ckncuda.cli.exact_options import read_exact_kernels
 from ckncuda.cli.progress import ProgressLines
 from ckncuda.errors import InvalidSpec
 from ckncuda.exact import ExactKernel, gram
-from ckncuda.exact.prepared import PreparedImages, fit_preprocessing
-from ckncuda.images import ArrayImages
-from ckncuda.preprocess import ZCA
+from ckncuda.images.preprocess import ZCA
+from ckncuda.images.preprocessed import PreparedImages, fit_preprocessing
+from ckncuda.images.sources import ArrayImages
 
 LAYER = "patch=3,subsampling=2,kernel=exp,sigma=0.6"
 RELU = "patch=3,subsampling=3,kernel=arccos1"

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("numba")
 
-from ckncuda.data.compiled_csv import parse_numbers
+from ckncuda.data.compiled.csv import parse_numbers
 
 
 def parsed(text, lines, width, first=0):

@@ -7,24 +7,14 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from ckncuda import (
-    CKN,
-    ArcCosine,
-    ExactKernel,
-    Exponential,
-    LayerSpec,
-    Model,
-    Ridge,
-    gram,
-    load,
-)
+from ckncuda import CKN, ArcCosine, ExactKernel, Exponential, LayerSpec, Model, Ridge, gram, load
 from ckncuda.backend import get_backend
 from ckncuda.errors import InvalidData, InvalidModelFile, InvalidSpec
 from ckncuda.exact.encoder import ExactEncoder
-from ckncuda.images import as_images
-from ckncuda.preprocess import ZCA, Standardize
-from ckncuda.speed import RandomImages, measure_speed
+from ckncuda.images.preprocess import ZCA, Standardize
+from ckncuda.images.sources import as_images
 from ckncuda.stopwatch import Stopwatch
+from ckncuda.studies.speed import RandomImages, measure_speed
 
 LAYER = LayerSpec(filters=1, patch=3, subsampling=2, kernel=Exponential(sigma=0.6))
 RELU = LayerSpec(filters=1, patch=2, subsampling=2, kernel=ArcCosine(1))

@@ -13,14 +13,16 @@ import zarr
 from ckncuda import Exponential, LayerSpec
 from ckncuda.backend import get_backend
 from ckncuda.errors import InvalidData
-from ckncuda.exact import ExactKernel, gram, gram_folder, store
-from ckncuda.exact.gram_folder import check_gram_path
+from ckncuda.exact import ExactKernel, gram
 from ckncuda.exact.job import GramJob, seconds_a_pair
-from ckncuda.exact.prepared import PreparedImages, fit_preprocessing
-from ckncuda.exact.store import GramStore, StoreUnavailable
+from ckncuda.exact.on_disk import folder as gram_folder
+from ckncuda.exact.on_disk import writing as store
+from ckncuda.exact.on_disk.folder import check_gram_path
+from ckncuda.exact.on_disk.writing import GramStore, StoreUnavailable
 from ckncuda.exact.tiles import Tiling
-from ckncuda.images import ArrayImages
-from ckncuda.preprocess import ZCA
+from ckncuda.images.preprocess import ZCA
+from ckncuda.images.preprocessed import PreparedImages, fit_preprocessing
+from ckncuda.images.sources import ArrayImages
 
 IDENTITY = {
     "images": "a",

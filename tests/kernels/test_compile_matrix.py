@@ -12,10 +12,10 @@ import nvrtc
 import pytest
 
 from ckncuda import ArcCosine, Exponential, LayerSpec
-from ckncuda.backend import cuda_pair_tiling
-from ckncuda.backend.cuda_layer import THREADS, WORDS, Tiling, tiling
-from ckncuda.dot_product import DotProductKernel
+from ckncuda.backend.cupy import pair_tiling as cuda_pair_tiling
+from ckncuda.backend.cupy.encode import THREADS, WORDS, Tiling, tiling
 from ckncuda.kernels import source
+from ckncuda.layer.dot_product import DotProductKernel
 
 BUDGET = json.loads(Path(__file__).with_name("budget.json").read_text())
 SHARED_LIMITS = {"sm_75": 64 << 10, "sm_80": 163 << 10, "sm_90a": 227 << 10, "sm_100": 227 << 10}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ckncuda import CKN, Exponential, LayerSpec, Polynomial
-from ckncuda.conventions import CHEN
+from ckncuda.layer.conventions import CHEN
 
 FILES = ["chen_seed_paper", "chen_two_layer", "chen_poly_valid"]
 ON_A_GPU = ["cupy, float32", "cupy, float32 without tensor cores"]

@@ -10,24 +10,16 @@ import tolerances
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ckncuda import (
-    ArcCosine,
-    Exponential,
-    InversePolynomial,
-    Layer,
-    LayerSpec,
-    Linear,
-    Polynomial,
-    Series,
-    conventions,
-)
-from ckncuda.anchors import spherical_kmeans
-from ckncuda.backend import get_backend, tiles
+from ckncuda import ArcCosine, Exponential, InversePolynomial, Layer, LayerSpec, Linear, Polynomial, Series
+from ckncuda.backend import get_backend
 from ckncuda.backend import numpy as numpy_backend
+from ckncuda.backend.numpy import tiles
 from ckncuda.errors import InvalidData, InvalidSpec
+from ckncuda.layer import conventions
+from ckncuda.network.anchors import spherical_kmeans
 
 if numpy_backend.has_numba():
-    from ckncuda.backend import compiled as loops
+    from ckncuda.backend.numpy.compiled import encode_loops as loops
 
 
 CPU = ["numpy, plain", "numpy, compiled"]

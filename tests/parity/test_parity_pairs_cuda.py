@@ -9,17 +9,11 @@ import numpy as np
 import pytest
 from kernel_cases import PAIR_PRECISIONS
 
-from ckncuda import (
-    ArcCosine,
-    Exponential,
-    InversePolynomial,
-    LayerSpec,
-    Linear,
-    Polynomial,
-    Series,
-)
-from ckncuda.backend import cuda_pair_tiling, cuda_pairs, get_backend
-from ckncuda.backend.cuda_layer import LEAST_SHARED
+from ckncuda import ArcCosine, Exponential, InversePolynomial, LayerSpec, Linear, Polynomial, Series
+from ckncuda.backend import get_backend
+from ckncuda.backend.cupy import pair_tiling as cuda_pair_tiling
+from ckncuda.backend.cupy import pairs as cuda_pairs
+from ckncuda.backend.cupy.encode import LEAST_SHARED
 from ckncuda.backend.normed_maps import NormedMaps
 from ckncuda.errors import OutOfMemory
 

@@ -1,0 +1,253 @@
+"""Exact kernels through array operations alone, a pair of images at a time.
+
+Everything is asked of NumPy's functions, which CuPy's arrays answer where they are.  u are positions of the
+first image, v of the second; a map of pairs is [h, w, h2, w2] or, flattened, [positions, positions2].
+"""
+
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ckncuda.backend.normed_maps import NormedMaps
+from ckncuda.layer.dot_product import Exponential
+from ckncuda.layer.spec import LayerSpec
+from ckncuda.types import Shape
+
+Array = NDArray[np.floating[Any]]
+
+LEAST_LOGARITHM = -80.0  # for log 0: exp of it is negligible, and it meets no infinity
+
+
+class _Scratch:
+    """Arrays of the largest size that are used again for the next pair: fresh pages cost more than sums."""
+
+    def __init__(self, like: Array) -> None:
+        self._like = like
+        self._arrays: dict[tuple[Any, ...], Array] = {}
+
+    def __call__(self, name: str, shape: tuple[int, ...]) -> Array:
+        """The array of that name and shape, of unknown content."""
+        key = (name, *shape)
+        if key not in self._arrays:
+            self._arrays[key] = np.empty_like(self._like, shape=shape)
+        return self._arrays[key]
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A layer on maps of one shape and type."""
+
+    spec: LayerSpec
+    shape: Shape
+    rows: Array  # pooling
+    columns: Array
+    last: bool
+
+    def pooled(self, pairs: Array, scratch: "_Scratch") -> Array:
+        """A G Aᵀ of pairs that may be flattened, to [h', w', h2', w2']."""
+        (height, h), (width, w) = self.rows.shape, self.columns.shape
+        if self.spec.subsampling == 1:
+            return pairs.reshape(h, w, h, w)
+        # Leading axes first: those are few products with long rows, and leave little for the others.
+        half = scratch("half", (height, w * h * w))
+        np.matmul(self.rows, pairs.reshape(h, -1), out=half)
+        one_side = scratch("one side", (height, width, h * w))
+        np.matmul(self.columns, half.reshape(height, w, h * w), out=one_side)
+        pairs = np.matmul(self.rows, one_side.reshape(height * width, h, w))
+        pairs = np.matmul(pairs.reshape(-1, w), self.columns.T)
+        return pairs.reshape(height, width, height, width)
+
+    def factors(self, norms: Array) -> tuple[Array, Array]:
+        """Of norms [.., h', w']: those to divide by and those to multiply with, flattened."""
+        norms = norms.reshape(*norms.shape[:-2], -1)
+        floored = np.maximum(norms, self.spec.norm_floor)
+        return floored, norms if self.spec.scale == "norm" else floored
+
+
+def steps_of(specs: Sequence[LayerSpec], shape: Shape, like: Array) -> list[_Step]:
+    """The layers on images of this shape, with pooling of the type of ``like`` and where it is."""
+    steps = []
+    for number, spec in enumerate(specs, 1):
+        rows, columns = (
+            np.asarray(weights.astype(like.dtype), like=like) for weights in spec.pooling_matrices(shape)
+        )
+        steps.append(_Step(spec, shape, rows, columns, number == len(specs)))
+        shape = spec.output_shape(shape)
+    return steps
+
+
+class ImagePatches:
+    """What pairs of images are computed from: patches over their norms, ready for products."""
+
+    def __init__(self, images: NormedMaps, steps: Sequence[_Step], tangent: bool, second: bool) -> None:
+        first = steps[0]
+        maps = np.asarray(images.maps, like=first.rows)
+        norms = [np.asarray(n.astype(maps.dtype), like=maps) for n in images.norms]
+        self.factors = [step.factors(n) for step, n in zip(steps, norms, strict=True)]
+        floored, factor = self.factors[0]
+        self.patches = flat_patches(maps, first.spec)
+        self.patches /= floored[..., None]
+        self.logarithmic = isinstance(first.spec.kernel, Exponential) and not tangent
+        if self.logarithmic:
+            self.patches = _with_logarithms(self.patches, factor, first.spec.kernel, second)
+
+
+def _with_logarithms(patches: Array, factor: Array, kernel: Any, second: bool) -> Array:
+    """With two numbers more, so that a product of patches of two images is log(n n' κ(t))."""
+    with np.errstate(divide="ignore"):
+        logarithm = np.maximum(np.log(factor), LEAST_LOGARITHM)[..., None]
+    ones = np.ones_like(logarithm)
+    if second:
+        return np.concatenate([patches, ones, logarithm], axis=-1)
+    patches *= kernel.alpha
+    return np.concatenate([patches, logarithm - patches.dtype.type(kernel.alpha), ones], axis=-1)
+
+
+def pair(
+    x: ImagePatches,
+    i: int,
+    y: ImagePatches,
+    j: int,
+    steps: Sequence[_Step],
+    tangent: bool,
+    scratch: _Scratch,
+) -> Any:
+    """The kernel of image i of x and image j of y."""
+    pairs = x.patches[i]
+    tangents: Array | None = None
+    for number, step in enumerate(steps):
+        (floored, factor), (floored2, factor2) = x.factors[number], y.factors[number]
+        if number == 0:
+            cosines = scratch("cosines", (len(x.patches[i]), len(y.patches[j])))
+            np.matmul(x.patches[i], y.patches[j].T, out=cosines)
+        else:
+            cosines = patch_sums(pairs, step.spec)
+            cosines /= floored[i][:, None]
+            cosines /= floored2[j]
+        if tangent:
+            arriving = cosines if tangents is None else patch_sums(tangents, step.spec)
+            divided = (floored[i], floored2[j]) if tangents is None else None
+            pairs, tangents = _with_tangents(cosines, arriving, factor[i], factor2[j], divided)
+            tangents = step.pooled(tangents, scratch)
+        elif number == 0 and x.logarithmic:
+            pairs = np.exp(cosines, out=cosines)
+        else:
+            pairs = step.spec.kernel.value(cosines, out=cosines)
+            pairs *= factor[i][:, None]
+            pairs *= factor2[j]
+        if not (tangent and step.last):
+            pairs = step.pooled(pairs, scratch)
+    return np.einsum("uvuv->", pairs if tangents is None else tangents)
+
+
+def _with_tangents(
+    cosines: Array, arriving: Array, factor: Array, factor2: Array, divided: tuple[Array, Array] | None
+) -> tuple[Array, Array]:
+    """N κ_1(t) n2, and that plus Θ_patch κ_0(t).
+
+    Where what arrives has been ``divided`` by norms, as the first layer's cosines, they are multiplied in.
+    """
+    angle = np.pi - np.arccos(np.clip(cosines, -1, 1))
+    relu = np.sqrt(np.maximum(1 - cosines * cosines, 0))
+    relu += cosines * angle
+    relu *= factor[:, None] / np.pi
+    relu *= factor2
+    angle *= arriving
+    angle *= 1 / np.pi
+    if divided is not None:
+        angle *= divided[0][:, None]
+        angle *= divided[1]
+    angle += relu
+    return relu, angle
+
+
+def gram_block(
+    first: NormedMaps,
+    second: NormedMaps,
+    steps: Sequence[_Step],
+    tangent: bool,
+    out: Array,
+    diagonal: int | None,
+) -> None:
+    """Kernels of all pairs, to out [n, n2] where the steps' arrays are.
+
+    With ``diagonal`` the number of the second images' first one less that of the first images', those of
+    pairs below the diagonal of the whole matrix are left out.
+    """
+    x = ImagePatches(first, steps, tangent, second=False)
+    y = ImagePatches(second, steps, tangent, second=True)
+    scratch = _Scratch(steps[0].rows)
+    for i in range(len(first)):
+        for j in range(len(second)):
+            if diagonal is None or diagonal + j >= i:
+                out[i, j] = pair(x, i, y, j, steps, tangent, scratch)
+
+
+def own_norms(patches: Array, i: int, steps: Sequence[_Step]) -> list[Array]:
+    """The norm n(u) of each patch of an image at each layer, flattened; patches are [n, positions, d]."""
+    unit = patches[i]
+    norms = [np.sqrt(np.einsum("ui,ui->u", unit, unit))]
+    pairs, scratch = unit, _Scratch(steps[0].rows)
+    for number, (step, following) in enumerate(itertools.pairwise(steps)):
+        height, width, _ = step.spec.map_shape(step.shape)
+        floored, factor = step.factors(norms[-1].reshape(height, width))
+        if number == 0:
+            unit = unit / floored[:, None]
+            cosines = np.matmul(unit, unit.T)
+        else:
+            cosines = patch_sums(pairs, step.spec)
+            cosines /= floored[:, None]
+            cosines /= floored
+        values = step.spec.kernel.value(cosines, out=cosines)
+        values *= factor[:, None]
+        values *= factor
+        pairs = step.pooled(values, scratch)
+        norms.append(np.sqrt(np.maximum(patch_sums(pairs, following.spec).diagonal(), 0)))
+    return norms
+
+
+def patch_norms(
+    maps: Array, specs: Sequence[LayerSpec], run: Callable[[Callable[[int], None], Iterable[Any]], None]
+) -> tuple[NDArray[np.float64], ...]:
+    """Norms [n, h_l, w_l] of the patches of images in the host's memory, at each layer.
+
+    ``run`` calls a function with each tuple of arguments.
+    """
+    steps = steps_of(specs, maps.shape[1:], maps)
+    shapes = [step.spec.map_shape(step.shape)[:2] for step in steps]
+    norms = tuple(np.empty((len(maps), *shape)) for shape in shapes)
+
+    def image(i: int) -> None:
+        patches = flat_patches(maps[i : i + 1], specs[0])
+        for one, own in zip(norms, own_norms(patches, 0, steps), strict=True):
+            one[i] = own.reshape(one.shape[1:])
+
+    run(image, ((i,) for i in range(len(maps))))
+    return norms
+
+
+def flat_patches(maps: Array, spec: LayerSpec) -> Array:
+    """All patches, in the order (dy, dx, channel): [n, h, w, c] to [n, h' · w', k·k·c]."""
+    height, width, _ = spec.map_shape(maps.shape[1:])
+    before, after = spec.margins
+    padded = np.pad(maps, ((0, 0), (before, after), (before, after), (0, 0)))
+    shifted = [padded[:, y : y + height, x : x + width] for y in range(spec.patch) for x in range(spec.patch)]
+    return np.concatenate(shifted, axis=3).reshape(len(maps), height * width, -1)
+
+
+def patch_sums(pairs: Array, spec: LayerSpec) -> Array:
+    """S(u, v) = Σ_δ G(u+δ, v+δ): [h, w, h2, w2] to [h' · w', h2' · w2'].  Along one axis, then the other."""
+    k = spec.patch
+    padded = np.pad(pairs, [spec.margins] * 4)
+    h, w, h2, w2 = (size - k + 1 for size in padded.shape)
+    down = padded[:h, :, :h2].copy()
+    for d in range(1, k):
+        down += padded[d : d + h, :, d : d + h2]
+    sums = down[:, :w, :, :w2].copy()
+    for d in range(1, k):
+        sums += down[:, d : d + w, :, d : d + w2]
+    return sums.reshape(h * w, h2 * w2)

@@ -1,0 +1,420 @@
+"""Inner loops of the NumPy backend, compiled by Numba where it is installed (the extra ``fast``).
+
+One panel of filters at a time goes from the products through κ to the pooled map, a few rows of the
+map at a time, so that nothing larger than a pooled map leaves the caches.  Every product is a loop over
+`llvm.product.product`.  The functions release the GIL and work on one thread's tile.
+"""
+
+# Numba's decorators are not typed, and its functions take what they are given.
+# mypy: disable-error-code="no-untyped-call,untyped-decorator,no-untyped-def,call-arg"
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from llvmlite import ir
+from numba import float32, int32, njit, types
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+
+from ckncuda.backend.numpy.compiled.cache import options
+from ckncuda.backend.numpy.compiled.llvm.emitter import LANES
+from ckncuda.backend.numpy.compiled.llvm.product import PANEL, ROWS, product, weighted_sum
+from ckncuda.backend.numpy.compiled.llvm.winograd import (
+    AT_ONCE,
+    COLOURS,
+    ROW,
+    ROW_TILES,
+    colour_columns,
+    input_transform,
+    output_transform,
+)
+
+INLINED = "9c248c9dac5450e9"  # see `cache`
+_OPTIONS = options(INLINED)
+# A sum over channels has no other way to become vectors than in an order of their own.
+_REORDERED: dict[str, Any] = {**_OPTIONS, "fastmath": {"contract", "nsz", "reassoc"}}
+
+Array = NDArray[np.float32]
+DIRECT, COLOUR, MANY = 0, 1, 2
+
+
+class Taps(NamedTuple):
+    """The non-zero part of each row of a pooling matrix."""
+
+    weights: Array  # [pooled, taps]
+    first: NDArray[np.int64]  # [pooled]
+    length: NDArray[np.int64]  # [pooled]
+
+
+class Constants(NamedTuple):
+    """What a tile needs of its layer."""
+
+    patch: int
+    algorithm: int  # DIRECT, or Winograd's for COLOUR images or for MANY channels
+    # [panels, 1, k·k·c, PANEL], or transformed [panels, 36, c, PANEL] or [panels, groups, 108, LANES]
+    filters: Array
+    projection: Array  # [panels, filters, PANEL]
+    columns: Taps
+    slope: float  # scale = slope / floored norm; exp(α (t − 1)) = 2^(scale · product − slope)
+    norm_floor: float
+    floored_factor: bool  # whether κ is multiplied with the floored norm
+
+
+class Workspace(NamedTuple):
+    """One thread's arrays for a tile of b images and the rows of one band."""
+
+    padded: Array  # [b, height, breadth, c]
+    scale: Array  # [b, rows, width]
+    factor: Array  # [b, rows, width]
+    # Winograd's; of MANY channels one tile more than there are, or all 36 would fall on one cache set.
+    transformed: Array  # [36, b · tiles + 1, c], or of a COLOUR image [1, 36, ROW]
+    products: Array  # [36, b · tiles + 1, PANEL]
+    rows: Array  # [6, numbers of a padded row, or more]
+    strip: Array  # [rows at a time, whole tiles' width, PANEL]
+    half: Array  # [rows, pooled columns, PANEL]
+    pooled: Array  # [b, pooled rows, pooled columns, panels · PANEL]
+    projected: Array  # the same, or empty where panels · PANEL is the number of filters
+
+
+@njit(**_OPTIONS)
+def encode(rows, work, layer, out, above, left, kernel):
+    """Encode a tile: from work.padded to out [b, height, width, filters], from its row and column on.
+
+    ``rows`` are the `Taps` of the band's rows.  What of the result lies above or below ``out`` is left
+    out.  With ``kernel`` None, κ is the exponential and everything is compiled.  Else this runs in
+    Python, with a kernel(strip, scale, factor) to call for each strip, which is then best the whole map.
+    """
+    b, n_rows = work.scale.shape[0], work.scale.shape[1]
+    for i in range(b):
+        patch_norms(work.padded[i], layer, work.scale[i], work.factor[i])
+        if layer.algorithm == MANY:
+            winograd_input(work.padded[i], i, work.transformed, work.rows)
+    for panel in range(len(layer.filters)):
+        if layer.algorithm == MANY:
+            winograd_products(work.transformed, layer.filters[panel], work.products)
+        for i in range(b):
+            for y in range(0, n_rows, len(work.strip)):
+                n = min(len(work.strip), n_rows - y)
+                if layer.algorithm == MANY:
+                    winograd_output(work.products, b, i, y, n, work.strip, work.rows)
+                elif layer.algorithm == COLOUR:
+                    colour_products(
+                        work.padded[i], layer.filters[panel], y, n, work.strip, work.rows, work.transformed[0]
+                    )
+                else:
+                    direct_products(work.padded[i], layer.patch, layer.filters[panel], y, n, work.strip)
+                scale, factor = work.scale[i, y : y + n], work.factor[i, y : y + n]
+                if kernel is None:
+                    exponential(work.strip, scale, factor, layer.slope)
+                else:
+                    kernel(work.strip[:n, : scale.shape[1]], scale, factor)
+                pool_columns(work.strip, n, layer.columns, work.half[y : y + n])
+            pool_rows(work.half, rows, panel, work.pooled[i])
+    project(work.pooled, layer.projection, out, above, left, work.projected)
+
+
+@njit(**_OPTIONS)
+def pad(maps, above, left, padded):
+    """Put maps [b, h, w, c] into padded maps, from that row (which may be negative) and column on."""
+    clear_margins(padded, above, left, maps.shape[1], maps.shape[2])
+    for i in range(len(maps)):
+        _place(maps[i].reshape(maps.shape[1], -1), maps.shape[3], above, left, padded[i])
+
+
+@njit(**_OPTIONS)
+def clear_margins(padded, above, left, h, w):
+    """Zeros in padded maps where a map of h × w that begins at that row and column has nothing."""
+    b, height, _, c = padded.shape
+    for i in range(b):
+        for y in range(height):
+            line = padded[i, y].reshape(-1)
+            if above <= y < above + h:
+                line[: left * c] = 0
+                line[(left + w) * c :] = 0
+            else:
+                line[:] = 0
+
+
+@njit(inline="always", **_OPTIONS)
+def _place(lines, channels, above, left, target):
+    """Copy the lines of a map, positions of so many numbers each, to a part of the target [h, w, c]."""
+    c = target.shape[2]
+    for y in range(max(0, -above), min(len(lines), len(target) - above)):
+        source, part = lines[y], target[above + y].reshape(-1)[left * c :]
+        if channels == c:
+            for q in range(len(source)):
+                part[q] = source[q]
+        else:
+            for x in range(len(source) // channels):
+                for q in range(c):
+                    part[x * c + q] = source[x * channels + q]
+
+
+@njit(**_REORDERED)
+def _squared_norms(padded, squares):
+    """Squared norm of each position of a padded map."""
+    height, width, c = padded.shape
+    if c == COLOURS:  # too few for a sum to be vectors: positions are
+        numbers = padded.reshape(-1)
+        for i in range(height * width):
+            red, green, blue = numbers[3 * i], numbers[3 * i + 1], numbers[3 * i + 2]
+            squares[i] = red * red + green * green + blue * blue
+    else:
+        positions = padded.reshape(-1, c)
+        for i in range(height * width):
+            numbers, total = positions[i], float32(0.0)
+            for q in range(c):
+                total += numbers[q] * numbers[q]
+            squares[i] = total
+
+
+@njit(**_OPTIONS)
+def patch_norms(padded, layer, scale, factor):
+    """Of the k×k patches of a padded map: slope over floored norm, and norm, each [h, w]."""
+    (h, w), k, width = scale.shape, layer.patch, padded.shape[1]
+    squares = np.empty(padded.shape[0] * width, np.float32)
+    _squared_norms(padded, squares)
+    # Sums over the rows of a patch, then over its columns, of all positions as one vector: those at the
+    # end of a row are of no use.
+    n = h * width
+    high = np.zeros(n + k - 1, np.float32)
+    for dy in range(k):
+        part = squares[dy * width : dy * width + n]
+        for i in range(n):
+            high[i] += part[i]
+    box = np.zeros(n, np.float32)
+    for dx in range(k):
+        part = high[dx : dx + n]
+        for i in range(n):
+            box[i] += part[i]
+    floor, slope = float32(layer.norm_floor), float32(layer.slope)
+    for y in range(h):
+        line, over, row = box[y * width : y * width + w], scale[y], factor[y]
+        for x in range(w):
+            norm = np.sqrt(line[x])
+            floored = max(norm, floor)
+            over[x] = slope / floored
+            row[x] = floored if layer.floored_factor else norm
+
+
+@njit(inline="always", **_OPTIONS)
+def product_of_rows(a, a_stride, n, runs, run, run_stride, b, c, c_stride):
+    """`product` for n rows, ROWS at a time: the last ones may compute some rows twice."""
+    if n >= ROWS:
+        for i in range(0, n, ROWS):
+            j = min(i, n - ROWS)
+            product(a + 4 * j * a_stride, a_stride, runs, run, run_stride, b, c + 4 * j * c_stride, c_stride)
+    else:
+        for i in range(n):
+            product(a + 4 * i * a_stride, 0, runs, run, run_stride, b, c + 4 * i * c_stride, 0)
+
+
+@njit(**_OPTIONS)
+def direct_products(padded, k, filters, first, n, strip):
+    """Products of the patches of n rows of a padded map with a panel of filters [1, k·k·c, PANEL]."""
+    _, width, c = padded.shape
+    for y in range(n):
+        product_of_rows(
+            padded[first + y].ctypes.data, c, strip.shape[1], k, k * c, width * c,
+            filters.ctypes.data, strip[y].ctypes.data, PANEL,
+        )  # fmt: skip
+
+
+@njit(**_OPTIONS)
+def winograd_products(v, filters, m):
+    """The 36 products of transformed maps v [36, tiles, c] and a panel of filters [36, c, PANEL]."""
+    _, allocated, c = v.shape
+    for j in range(36):
+        product_of_rows(
+            v[j].ctypes.data, c, allocated - 1, 1, c, 0, filters[j].ctypes.data, m[j].ctypes.data, PANEL
+        )
+
+
+@njit(**_OPTIONS)
+def project(pooled, projection, out, above, left, projected):
+    """Pooled maps [b, h', w', panels · PANEL] times packed projections, to a part of out [b, h, w, filters].
+
+    ``projected`` [b, h', w', panels · PANEL] is workspace, for filters that do not fill their panels.
+    """
+    b, height, width, p = pooled.shape
+    if out.shape[3] < p:
+        _positions_times(pooled.ctypes.data, b * height * width, p, projection, projected.ctypes.data)
+        for i in range(b):
+            _place(projected[i].reshape(height, -1), p, above, left, out[i])
+    elif above == 0 and left == 0 and out.shape[1] == height and out.shape[2] == width:
+        _positions_times(pooled.ctypes.data, b * height * width, p, projection, out.ctypes.data)
+    else:
+        for i in range(b):
+            for y in range(max(0, -above), min(height, out.shape[1] - above)):
+                target = out[i, above + y, left]
+                _positions_times(pooled[i, y].ctypes.data, width, p, projection, target.ctypes.data)
+
+
+@njit(inline="always", **_OPTIONS)
+def _positions_times(positions, n, p, projection, out):
+    """Multiply n rows of p numbers with a packed projection, to n rows of p numbers at ``out``."""
+    for panel in range(len(projection)):
+        product_of_rows(
+            positions, p, n, 1, projection.shape[1], 0,
+            projection[panel].ctypes.data, out + 4 * PANEL * panel, p,
+        )  # fmt: skip
+
+
+@intrinsic
+def _float_of_bits(context, bits):
+    """The float32 whose bits an int32 holds."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.bitcast(arguments[0], ir.FloatType())
+
+    return types.float32(types.int32), generate
+
+
+@intrinsic
+def _bits_of_float(context, number):
+    """The int32 that holds the bits of a float32."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.bitcast(arguments[0], ir.IntType(32))
+
+    return types.int32(types.float32), generate
+
+
+@njit(inline="always", **_OPTIONS)
+def _exp2(x):
+    """2^x of x ≤ 0 in float32, to 2 units in the last place: 2^n times a polynomial on ±1/2.
+
+    Written out so that it is vectorised with the loop around it; x below −125 gives about 1e-38.  A
+    cosine is at most 1, so that x > 0 is rounding, which beside much brighter patches may be large.
+    """
+    x = min(max(x, float32(-125.0)), float32(0.0))
+    # Adding 1.5 · 2^23 leaves no room for a fraction: it rounds, and n stands in the last bits.
+    shifted = x + float32(12582912.0)
+    r = x - (shifted - float32(12582912.0))
+    p = float32(1.535336001e-04)
+    p = p * r + float32(1.339887467e-03)
+    p = p * r + float32(9.618437367e-03)
+    p = p * r + float32(5.550332471e-02)
+    p = p * r + float32(2.402264791e-01)
+    p = p * r + float32(6.931472029e-01)
+    p = p * r + float32(1.0)
+    return _float_of_bits(_bits_of_float(p) + (_bits_of_float(shifted) << int32(23)))
+
+
+@njit(**_OPTIONS)
+def exponential(strip, scale, factor, shift):
+    """In place: y of a strip becomes factor · 2^(scale · y − shift), with these two [n, w] per position."""
+    shift = float32(shift)
+    for y in range(scale.shape[0]):
+        for x in range(scale.shape[1]):
+            row, s, f = strip[y, x], scale[y, x], factor[y, x]
+            for q in range(PANEL):
+                row[q] = f * _exp2(s * row[q] - shift)
+
+
+@njit(**_OPTIONS)
+def winograd_input(padded, image, v, rows):
+    """Bᵀ d B of the 6×6 tiles of a padded map [4·th+2, 4·tw+2, c]: v [36, tiles, c] of that image.
+
+    ``rows`` [6, width · c] is workspace.
+    """
+    height, width, c = padded.shape
+    th, tw = (height - 2) // 4, (width - 2) // 4
+    source, between, target = padded.ctypes.data, rows.ctypes.data, v.ctypes.data
+    step = v.shape[1] * c
+    for ty in range(th):
+        for q in range(0, width * c, LANES):  # neighbouring tiles share what they need of these
+            q = min(q, width * c - LANES)
+            input_transform(source + 4 * (4 * ty * width * c + q), width * c, between + 4 * q, width * c)
+        for tx in range(tw):
+            tile = (image * th + ty) * tw + tx
+            for y in range(6):
+                for q in range(0, c, LANES):
+                    q = min(q, c - LANES)
+                    input_transform(
+                        between + 4 * ((y * width + 4 * tx) * c + q), c,
+                        target + 4 * (6 * y * step + tile * c + q), step,
+                    )  # fmt: skip
+
+
+@njit(**_OPTIONS)
+def winograd_output(m, images, image, first, n, strip, rows):
+    """Aᵀ m A of an image's products m [36, tiles of all images, PANEL]: n rows of its map, whole tiles wide.
+
+    ``rows`` [≥ 24 · LANES] is workspace.
+    """
+    tw = strip.shape[1] // 4
+    tiles, step = (m.shape[1] - 1) // images, m.shape[1] * PANEL
+    source, between, target = m.ctypes.data, rows.ctypes.data, strip.ctypes.data
+    for y in range(0, n, 4):
+        for tx in range(tw):
+            tile = image * tiles + (first + y) // 4 * tw + tx
+            for q in range(0, PANEL, LANES):
+                for x in range(6):
+                    output_transform(
+                        source + 4 * (x * step + tile * PANEL + q), 6 * step,
+                        between + 4 * x * LANES, 6 * LANES,
+                    )  # fmt: skip
+                for dy in range(4):
+                    output_transform(
+                        between + 4 * 6 * dy * LANES, LANES,
+                        target + 4 * (((y + dy) * strip.shape[1] + 4 * tx) * PANEL + q), PANEL,
+                    )  # fmt: skip
+
+
+@njit(**_OPTIONS)
+def colour_products(padded, filters, first, n, strip, rows, v):
+    """All of Winograd's algorithm for n rows of a padded colour image: strip [n, 4·tw, PANEL].
+
+    The transform takes all positions, of tiles or not, as one vector.  ``rows`` [6, ROW] and ``v``
+    [36, ROW] are workspace for one part of a row of tiles.
+    """
+    size, tiles = padded.shape[1] * COLOURS, strip.shape[1] // 4
+    image, between, target = padded.ctypes.data, rows.ctypes.data, v.ctypes.data
+    for y in range(0, n, 4):
+        for t0 in range(0, tiles, ROW_TILES):
+            t1 = min(t0 + ROW_TILES, tiles)
+            start, length = 4 * t0 * COLOURS, (4 * (t1 - t0) + 2) * COLOURS
+            for q in range(0, length, LANES):
+                q = min(q, length - LANES)
+                input_transform(image + 4 * ((first + y) * size + start + q), size, between + 4 * q, ROW)
+            for i in range(6):
+                for q in range(0, length - 5 * COLOURS, LANES):  # some beyond the end, where rows have room
+                    input_transform(between + 4 * (i * ROW + q), COLOURS, target + 4 * (6 * i * ROW + q), ROW)
+            for group in range(PANEL // LANES):
+                for t in range(0, t1 - t0, AT_ONCE):
+                    colour_columns(target + 4 * 4 * COLOURS * t, filters[group].ctypes.data, between)
+                    for i in range(min(AT_ONCE, t1 - t0 - t)):
+                        for dy in range(4):
+                            x = (y + dy) * strip.shape[1] + 4 * (t0 + t + i)
+                            output_transform(
+                                between + 4 * (4 * i + dy) * 6 * LANES, LANES,
+                                strip.ctypes.data + 4 * (x * PANEL + group * LANES), PANEL,
+                            )  # fmt: skip
+
+
+@njit(**_OPTIONS)
+def pool_columns(strip, n, taps, half):
+    """Pool each of n rows of a strip [rows, width, PANEL]: half [n, pooled columns, PANEL]."""
+    weights, source, target = taps.weights.ctypes.data, strip.ctypes.data, half.ctypes.data
+    for y in range(n):
+        for v in range(half.shape[1]):
+            weighted_sum(
+                weights + 4 * v * taps.weights.shape[1], taps.length[v],
+                source + 4 * PANEL * (y * strip.shape[1] + taps.first[v]), PANEL,
+                target + 4 * PANEL * (y * half.shape[1] + v),
+            )  # fmt: skip
+
+
+@njit(**_OPTIONS)
+def pool_rows(half, taps, panel, pooled):
+    """Pool the rows of half [rows, columns, PANEL]: a panel of pooled [pooled rows, columns, p]."""
+    columns, p = half.shape[1], pooled.shape[2]
+    weights, source, target = taps.weights.ctypes.data, half.ctypes.data, pooled.ctypes.data
+    for u in range(len(pooled)):
+        for v in range(columns):
+            weighted_sum(
+                weights + 4 * u * taps.weights.shape[1], taps.length[u],
+                source + 4 * PANEL * (taps.first[u] * columns + v), columns * PANEL,
+                target + 4 * ((u * columns + v) * p + panel * PANEL),
+            )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Loops over vector registers, written as LLVM's instructions."""

@@ -1,0 +1,118 @@
+"""The one product that everything compiled ends in: a small one, whose sums stay in registers.
+
+`product` multiplies `ROWS` rows with a panel of `PANEL` columns, at the rate of the processor's
+multiply-adds.  What it reads decides what it is: patches of an image, without copying them first (each
+is a few runs of neighbouring numbers), tiles of Winograd's algorithm, or pooled maps.  A library's
+matrix product would pack both operands anew at each call, which for operands of this size costs a good
+part of the product itself; here the filters are packed once.
+"""
+
+# Intrinsics are not typed.
+# mypy: disable-error-code="no-untyped-call,untyped-decorator,no-untyped-def"
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+
+from ckncuda.backend.numpy.compiled.llvm.emitter import ADDRESS, COUNT, INDEX, LANES, Emitter
+from ckncuda.backend.numpy.tiles import aligned_copy
+
+ROWS = 4
+NARROW_ROWS = 8
+PANEL = (4 if LANES == 16 else 2) * LANES  # so that ROWS of sums fill half the registers
+
+
+def packed(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Cut a matrix [..., k, p] into panels of columns, the last one filled with zeros.
+
+    Returns
+    -------
+    float32 [panels, ..., k, PANEL]
+    """
+    *stack, k, p = matrix.shape
+    panels = -(-p // PANEL)
+    filled = np.zeros((*stack, k, panels * PANEL), np.float32)
+    filled[..., :p] = matrix
+    return aligned_copy(np.moveaxis(filled.reshape(*stack, k, panels, PANEL), -2, 0))
+
+
+def _emit(builder: ir.IRBuilder, n: int, a_rows, b, b_stride, c, c_stride, width=PANEL):
+    """The product of n rows with so many columns."""
+    a, a_stride, runs, run, run_stride = a_rows
+    emit = Emitter(builder, width)
+    a, b, c = emit.pointer(a), emit.pointer(b), emit.pointer(c)
+    rows = [emit.at(a, a_stride, i) for i in range(n)]
+
+    def one_run(r, sums):
+        numbers = [emit.at(row, r, run_stride) for row in rows]
+        first = emit.at(b, r, run, b_stride)
+
+        def one_number(q, sums):
+            columns = emit.load(emit.at(first, q, b_stride))
+            return [
+                emit.multiply_add(emit.broadcast(emit.at(x, q)), columns, s)
+                for x, s in zip(numbers, sums, strict=True)
+            ]
+
+        return emit.loop(run, sums, one_number)
+
+    for i, total in enumerate(emit.loop(runs, [emit.constant(0.0)] * n, one_run)):
+        emit.store(total, emit.at(c, c_stride, i))
+
+
+@intrinsic
+def product(context, a, a_stride, runs, run, run_stride, b, c, c_stride):
+    """C [ROWS, PANEL] = A B, at addresses a, b, c; strides and lengths in numbers, lengths at least 1.
+
+    Row i of A is the ``runs`` runs of ``run`` numbers at a + i · a_stride + r · run_stride; B is a
+    panel [runs · run, PANEL]; row i of C is at c + i · c_stride.
+    """
+
+    def generate(context, builder, signature, arguments):
+        *rows, b, c, c_stride = arguments
+        _emit(builder, ROWS, rows, b, INDEX(PANEL), c, c_stride)
+        return context.get_dummy_value()
+
+    return types.void(ADDRESS, *[COUNT] * 4, ADDRESS, ADDRESS, COUNT), generate
+
+
+@intrinsic
+def narrow_product(context, a, a_stride, run, b, b_stride, c, c_stride):
+    """C [NARROW_ROWS, LANES] = A B, with rows of A of ``run`` ≥ 1 numbers, ``a_stride`` apart, and so on."""
+
+    def generate(context, builder, signature, arguments):
+        a, a_stride, run, b, b_stride, c, c_stride = arguments
+        rows = (a, a_stride, INDEX(1), run, INDEX(0))
+        _emit(builder, NARROW_ROWS, rows, b, b_stride, c, c_stride, LANES)
+        return context.get_dummy_value()
+
+    return types.void(ADDRESS, *[COUNT] * 2, ADDRESS, COUNT, ADDRESS, COUNT), generate
+
+
+@intrinsic
+def weighted_sum(context, weights, count, b, b_stride, c):
+    """C [PANEL] = Σ_j weights[j] · B[j], with row j of B [count, PANEL] at b + j · b_stride; count ≥ 1."""
+
+    def generate(context, builder, signature, arguments):
+        weights, count, b, b_stride, c = arguments
+        none = INDEX(0)
+        _emit(builder, 1, (weights, none, INDEX(1), count, none), b, b_stride, c, none)
+        return context.get_dummy_value()
+
+    return types.void(ADDRESS, COUNT, ADDRESS, COUNT, ADDRESS), generate
+
+
+@intrinsic
+def add_multiple(context, weight, b, c):
+    """C [LANES] += weight · B [LANES]."""
+
+    def generate(context, builder, signature, arguments):
+        weight, b, c = arguments
+        emit = Emitter(builder, LANES)
+        b, c = emit.pointer(b), emit.pointer(c)
+        emit.store(emit.multiply_add(emit.spread(weight), emit.load(b), emit.load(c)), c)
+        return context.get_dummy_value()
+
+    return types.void(types.float32, ADDRESS, ADDRESS), generate

@@ -1,0 +1,1 @@
+"""The inner loops in NumPy and BLAS alone."""

@@ -1,0 +1,110 @@
+"""How the NumPy backend cuts a layer's work into tiles."""
+
+import abc
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ckncuda.layer.layer import Layer
+from ckncuda.types import Shape
+
+CACHE_LINE = 64  # bytes
+MAX_TILE_BYTES = 16 << 20  # above, an image is cut: that computes margins twice, so only where it pays
+
+
+class Buffer(Protocol):
+    """Workspace of one thread: an array by name and shape, kept from tile to tile."""
+
+    def __call__(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """The array, of unknown content."""
+        ...
+
+
+@dataclass(frozen=True)
+class Band:
+    """Rows (or columns) of the pooled map, with what they need of the map before pooling."""
+
+    pooled: slice  # of the pooled axis
+    source: slice  # of the unpooled axis
+    weights: NDArray[np.float32]  # [pooled, source]
+
+    @property
+    def length(self) -> int:
+        """Positions of the unpooled axis."""
+        return int(self.source.stop - self.source.start)
+
+
+def bands(matrix: NDArray[np.floating[Any]], size: int) -> list[Band]:
+    """Cut a pooling matrix into groups of ``size`` rows, each with its non-zero columns alone."""
+    result = []
+    for start in range(0, len(matrix), size):
+        rows = matrix[start : start + size]
+        used = np.flatnonzero(rows.any(axis=0))
+        # A pooled position may see nothing but the outside of the map; one position keeps the shapes plain.
+        first, last = (int(used[0]), int(used[-1])) if len(used) else (0, 0)
+        weights = np.ascontiguousarray(rows[:, first : last + 1], dtype=np.float32)
+        result.append(Band(slice(start, start + len(rows)), slice(first, last + 1), weights))
+    return result
+
+
+class LayerPlan(abc.ABC):
+    """What a layer needs of memory, and how its inputs of one shape are cut into tiles.
+
+    Attributes
+    ----------
+    row_bands : list of Band
+        The pooled rows that one tile computes; one band where it takes whole images.
+    projection : float32 [filters, filters]
+        Wᵀ, since positions are rows here.
+    """
+
+    def __init__(self, layer: Layer, shape: Shape) -> None:
+        self.spec = layer.spec
+        self.shape = shape
+        self.map_shape = layer.spec.map_shape(shape)
+        self.output_shape = layer.spec.output_shape(shape)
+        self.projection = np.ascontiguousarray(layer.projection.T, dtype=np.float32)
+        rows, self.columns = layer.spec.pooling_matrices(shape)
+        band = self.output_shape[0]
+        if self.bytes_per_row() * self.map_shape[0] > MAX_TILE_BYTES:
+            band = max(1, MAX_TILE_BYTES // (self.bytes_per_row() * layer.spec.subsampling))
+        self.row_bands = bands(rows, band)
+
+    @abc.abstractmethod
+    def bytes_per_row(self) -> int:
+        """Workspace for one row of one image's map."""
+
+    @property
+    @abc.abstractmethod
+    def images_per_tile(self) -> int:
+        """How many whole images are best taken at once."""
+
+    @property
+    def in_bands(self) -> bool:
+        """Whether an image is too large to be a tile."""
+        return len(self.row_bands) > 1
+
+    def tile_bytes(self) -> int:
+        """Workspace of one tile."""
+        return self.images_per_tile * max(band.length for band in self.row_bands) * self.bytes_per_row()
+
+
+def filter_columns(layer: Layer) -> NDArray[np.float32]:
+    """Anchor points as columns [k·k·c, filters]."""
+    return np.ascontiguousarray(layer.anchors.reshape(layer.spec.filters, -1).T, dtype=np.float32)
+
+
+def aligned(numbers: int) -> NDArray[np.float32]:
+    """An array [numbers] that begins at a cache line: else each long vector would lie across two."""
+    whole = np.empty(numbers + CACHE_LINE // 4, np.float32)
+    start = -whole.ctypes.data % CACHE_LINE // 4
+    return whole[start : start + numbers]
+
+
+def aligned_copy(array: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The same array, contiguous, beginning at a cache line."""
+    result = aligned(array.size).reshape(array.shape)
+    result[...] = array
+    return result

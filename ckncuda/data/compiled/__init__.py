@@ -1,0 +1,1 @@
+"""Readers that Numba compiles, where it is installed."""

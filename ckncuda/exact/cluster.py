@@ -1,0 +1,259 @@
+"""Tiles of a Gram matrix over a Dask cluster: processes of this machine, or of several.
+
+A task carries its images with it, a few megabytes beside a minute of work, so that nothing is lost with
+the worker that dies: Dask gives its tasks to others.  The results are those of one process, bit for bit,
+where the workers have the same CPU and the same installation.
+"""
+
+import contextlib
+import functools
+import importlib.util
+import itertools
+import logging
+import re
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import CancelledError
+from typing import TYPE_CHECKING, Any
+
+from ckncuda.backend import Backend, get_backend
+from ckncuda.errors import CknError, InvalidSpec
+from ckncuda.exact.job import GramJob, compute_block
+from ckncuda.exact.kernel import ExactKernel, Maps
+from ckncuda.exact.tiles import Tile
+from ckncuda.version import __version__
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+NEEDS = "several processes need Dask; install it with: pip install 'ckncuda[distributed]'"
+CONNECT = 10.0  # seconds to wait for a scheduler, and for its first worker
+NOBODY = 60.0  # seconds without a result after which to look whether anybody is at work
+FAILURES = 10  # workers of this machine that may die with the same tile
+DEAF = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"  # Ctrl-C is for who started them
+AHEAD = 2  # tiles of each thread of each worker that are on their way or being computed
+
+
+class ClusterUnavailable(CknError, RuntimeError):
+    """A cluster that cannot be reached, has no workers, or other software than ours."""
+
+
+def check_installed() -> None:
+    """Raise `ClusterUnavailable` unless Dask is there."""
+    if importlib.util.find_spec("distributed") is None:
+        raise ClusterUnavailable(NEEDS)
+
+
+@contextlib.contextmanager
+def local_cluster(workers: int) -> Iterator["Client"]:
+    """So many processes on this machine, each of which computes a tile at a time.
+
+    Raises
+    ------
+    ClusterUnavailable
+        Dask is not installed.
+    """
+    check_installed()
+    import dask
+    from distributed import Client, LocalCluster
+
+    if workers < 1:
+        raise InvalidSpec(f"workers is {workers}; it must be at least 1")
+    settings = {"distributed.scheduler.allowed-failures": FAILURES}
+    with (
+        dask.config.set(settings),
+        _quiet(),
+        LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,  # of Dask: the backend has threads of its own
+            processes=True,
+            dashboard_address=None,
+            preload=DEAF,
+            memory_limit=0,  # tiles bound the memory; Dask would pause or end a worker at its own limit
+            silence_logs=logging.CRITICAL,
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
+
+
+@contextlib.contextmanager
+def remote_cluster(address: str) -> Iterator["Client"]:
+    """The workers of a running scheduler, such as ``tcp://host:8786``.
+
+    Raises
+    ------
+    ClusterUnavailable
+        Dask is not installed; nothing answers there; there is no worker; one has another version of ckncuda.
+    """
+    check_installed()
+    from distributed import Client
+
+    if re.fullmatch(r"(tcp|tls|ws|wss)://\S+:\d+", address) is None:
+        raise InvalidSpec(f"{address!r} is not the address of a Dask scheduler, such as tcp://host:8786")
+    with _quiet():
+        try:
+            client = Client(address, timeout=CONNECT)
+        except OSError as error:
+            raise ClusterUnavailable(
+                f"no Dask scheduler answers at {address} within {CONNECT:g} s: start one with "
+                "`dask scheduler`, and give the address that it prints"
+            ) from error
+        with client:
+            try:
+                client.wait_for_workers(1, timeout=CONNECT)
+            except TimeoutError as error:
+                raise ClusterUnavailable(
+                    f"the scheduler at {address} has no workers; start some with: dask worker {address}"
+                ) from error
+            _check_versions(client)
+            yield client
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Dask's own words on workers that come and go, and on tasks that carry their images."""
+    import distributed  # noqa: F401  (sets levels of its own when it is imported)
+
+    noisy = ("distributed", "tornado", "asyncio")
+    names = [name for name in logging.root.manager.loggerDict if name.partition(".")[0] in noisy]
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Sending large graph")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _version() -> str:
+    return __version__
+
+
+def _check_versions(client: "Client") -> None:
+    try:
+        found = client.run(_version, on_error="return")
+    except ImportError as error:  # the scheduler itself need not have ckncuda
+        raise ClusterUnavailable(f"the workers cannot import ckncuda ({error}): install it there") from error
+    for address, version in found.items():
+        if version != __version__:
+            what = f"ckncuda {version}" if isinstance(version, str) else f"no ckncuda ({version})"
+            raise ClusterUnavailable(
+                f"the worker {address} has {what}, this process {__version__}: install the same version"
+            )
+
+
+def count_workers(client: "Client") -> int:
+    """How many there are now."""
+    return len(client.nthreads())
+
+
+def distributed_blocks(
+    client: "Client",
+    job: GramJob,
+    tiles: Iterable[Tile],
+    backend: str,
+    *,
+    threads: int | None = None,
+    memory: int | None = None,
+    tell: Callable[[str], None] = lambda line: None,
+) -> Iterator[tuple[Tile, Maps]]:
+    """These tiles, each with its part of the matrix, as the workers finish them.
+
+    Parameters
+    ----------
+    client : distributed.Client
+    job : GramJob
+        Its images are read here, when a worker is about to need them.
+    tiles : iterable of Tile
+    backend : str
+        The name of the backend that each worker makes for itself, once.
+    threads, memory : int, optional
+        Of each worker's backend; see `ckncuda.backend.get_backend`.
+    tell : callable, optional
+        Told, in a line for people, when there is nobody left to work.
+
+    Yields
+    ------
+    tile, block
+
+    Raises
+    ------
+    ClusterUnavailable
+        The connection to the scheduler is lost, or a tile has ended several workers.
+    """
+    from distributed import wait
+    from distributed.scheduler import KilledWorker
+
+    waiting = iter(tiles)
+    running: dict[Any, Tile] = {}
+    how = (backend, threads, memory)
+    try:
+        while True:
+            free = AHEAD * max(1, _count_threads(client)) - len(running)
+            for tile in itertools.islice(waiting, max(0, free)):
+                # Not pure: nothing is gained from digests of all images.
+                future = client.submit(_compute, job.kernel, *job.read(tile), how, __version__, pure=False)
+                running[future] = tile
+            if not running:
+                return
+            try:
+                finished = wait(list(running), timeout=NOBODY, return_when="FIRST_COMPLETED").done
+            except TimeoutError:
+                if _count_threads(client) == 0:
+                    tell("No worker is left; waiting for one.")
+                continue
+            for future in finished:
+                block = future.result()
+                yield running.pop(future), block
+    except KilledWorker as error:
+        raise ClusterUnavailable(
+            f"a tile has ended {error.allowed_failures + 1} workers, one after the other, probably for lack "
+            "of memory: give a smaller --tile, fewer --workers or more memory to each"
+        ) from error
+    except ImportError as error:
+        raise ClusterUnavailable(
+            f"a worker cannot import what it needs ({error}): install it there"
+        ) from error
+    except (CancelledError, OSError) as error:
+        raise ClusterUnavailable(f"the connection to the scheduler is lost ({error})") from error
+    finally:
+        for future in running:
+            future.release()
+
+
+def _count_threads(client: "Client") -> int:
+    """Of all workers there are now."""
+    threads: dict[str, int] = client.nthreads()
+    return sum(threads.values())
+
+
+_making = threading.Lock()
+
+
+@functools.cache
+def _backend(name: str, threads: int | None, memory: int | None) -> Backend:
+    return get_backend(name, threads=threads, memory=memory)
+
+
+def _compute(
+    kernel: ExactKernel,
+    maps: Maps,
+    others: Maps | None,
+    backend: tuple[str, int | None, int | None],
+    version: str,
+) -> Maps:
+    """A tile, on a worker, which may have come after the others were asked for their version."""
+    if version != __version__:
+        raise ClusterUnavailable(
+            f"a worker has ckncuda {__version__}, the process that sends it tiles {version}: "
+            "install the same version"
+        )
+    with _making:  # a worker of several threads makes one backend, too
+        engine = _backend(*backend)
+    return compute_block(kernel, maps, others, engine)

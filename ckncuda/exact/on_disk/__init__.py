@@ -1,0 +1,1 @@
+"""Gram matrices that outlive a process."""

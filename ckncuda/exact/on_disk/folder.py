@@ -1,0 +1,207 @@
+"""What stands where a Gram matrix is written: K.zarr, its beginning K.zarr.part, or something of somebody's.
+
+Nothing is written into a folder, nor replaced, that is not ours to the last file.
+"""
+
+import errno
+import fnmatch
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import IO, Any
+
+from numpy.lib import format as npy
+
+from ckncuda.errors import InvalidData
+from ckncuda.files.atomic_file import check_writable
+
+ATTRIBUTE = "ckncuda_gram"  # of the Zarr array: what it is, and of what
+LOCK = ".lock"
+DESCRIPTION = "zarr.json"  # what Zarr says of the array; our attribute is in it
+CHUNKS = "c"
+HALF_WRITTEN = "*.partial"  # what Zarr is writing, before it has its name
+DESCRIPTION_HALF_WRITTEN = "zarr.*.partial"
+ADVICE = "delete the folder to begin anew, or give another output"
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+
+
+def check_gram_path(path: str | os.PathLike[str]) -> None:
+    """Raise `InvalidData`, before any work, if no matrix can be written there."""
+    path = Path(path)
+    if path.suffix.lower() not in (".npy", ".zarr"):
+        raise InvalidData(
+            f"cannot tell from {path} how to write a matrix: give a name ending in .zarr or .npy"
+        )
+    _check_link(path)
+    if is_npy(path):
+        check_writable(path)
+    else:
+        if path.exists():
+            check_ours(path, path)
+        _check_parent(path)
+    _check_begun(part_of(path))
+
+
+def part_of(path: str | os.PathLike[str]) -> Path:
+    """The folder of a matrix until it is finished."""
+    place = place_of(path)
+    return place.with_name(place.name + ".part")
+
+
+def place_of(path: str | os.PathLike[str]) -> Path:
+    """Of a link, which stays, what it points at: that is replaced."""
+    return Path(os.path.realpath(path)) if Path(path).is_symlink() else Path(path)
+
+
+def is_npy(path: Path) -> bool:
+    """Rather than .zarr, by the name that was given; what a link points at may have any."""
+    return path.suffix.lower() == ".npy"
+
+
+def _check_link(path: Path) -> None:
+    """Raise unless a link leads somewhere, and not to a file of another kind than its name says."""
+    if not path.is_symlink():
+        return
+    try:
+        os.path.realpath(path, strict=True)
+        begins = _first_bytes(path) if is_npy(path) and path.is_file() else b""
+    except FileNotFoundError:
+        return  # it appears with the matrix
+    except OSError as error:
+        raise InvalidData(f"cannot write {path}: {error.strerror}; give another name") from error
+    if begins not in (b"", npy.MAGIC_PREFIX):
+        raise InvalidData(
+            f"cannot write {path}: it is a link to {place_of(path)}, which is no .npy file and would be "
+            "replaced; give another name"
+        )
+
+
+def _first_bytes(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(len(npy.MAGIC_PREFIX))
+
+
+def check_ours(folder: Path, path: Path) -> None:
+    """Raise unless a folder is a Gram matrix, and nothing else, which may be replaced by that of a path."""
+    if description_of(folder) is None:
+        raise InvalidData(
+            f"cannot write {path}: something stands there that is no Gram matrix of ckn gram; "
+            "give another name"
+        )
+    if foreign := _foreign(folder):
+        raise InvalidData(
+            f"cannot write {path}: it holds {foreign}, which is not of ckn gram and would be lost; "
+            "move that elsewhere, or give another name"
+        )
+
+
+def _check_parent(path: Path) -> None:
+    """Raise unless folders can be made where that of a matrix shall stand."""
+    folder = place_of(path).parent
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InvalidData(f"cannot write {path}: {error.strerror} ({folder})") from error
+
+
+def _check_begun(part: Path) -> None:
+    """Raise if what stands where a matrix shall grow is not of ours; nothing is written into it."""
+    if not os.path.lexists(part):
+        return
+    if part.is_symlink() or not part.is_dir():
+        raise InvalidData(
+            f"{part}, where the matrix grows until it is finished, is no folder: move it elsewhere, "
+            "or give another output"
+        )
+    try:
+        foreign = _foreign(part)
+    except OSError as error:
+        raise InvalidData(f"cannot read {part}: {error.strerror}; give another output") from error
+    if foreign:
+        raise InvalidData(
+            f"{part} is no folder of ckn gram, since it holds {foreign}; move that elsewhere, "
+            "or give another output"
+        )
+    if not is_ours(part):
+        raise damaged(part)
+
+
+def _foreign(folder: Path) -> str | None:
+    """The name of something in a folder that `GramStore` has not written."""
+    names = set(os.listdir(folder))
+    # Tiles without a description of which matrix they are could be taken for those of another.
+    ours = {LOCK, DESCRIPTION, CHUNKS} if DESCRIPTION in names else {LOCK}
+    half_written = fnmatch.filter(names, DESCRIPTION_HALF_WRITTEN)
+    return min(names - ours - set(half_written), default=None)
+
+
+def damaged(part: Path) -> InvalidData:
+    """What to raise of a folder that cannot be told to be ours."""
+    return InvalidData(f"{part} is damaged or no folder of ckn gram: {ADVICE}")
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether nothing else is in a folder, be there a matrix or what a kill has left of one."""
+    described = not (folder / DESCRIPTION).exists() or description_of(folder) is not None
+    return described and _foreign(folder) is None
+
+
+def has_tiles(folder: Path) -> bool:
+    """Whether there is any file that may be a tile."""
+    files = (file for file in (folder / CHUNKS).rglob("*") if not file.is_dir())
+    return any(not fnmatch.fnmatch(file.name, HALF_WRITTEN) for file in files)
+
+
+def remove(folder: Path) -> None:
+    """A folder of ours; its description goes after the tiles, so that what a kill leaves is known as ours."""
+    if (folder / CHUNKS).exists():
+        shutil.rmtree(folder / CHUNKS)
+    for half_written in folder.glob(DESCRIPTION_HALF_WRITTEN):
+        half_written.unlink(missing_ok=True)
+    (folder / DESCRIPTION).unlink(missing_ok=True)
+    (folder / LOCK).unlink(missing_ok=True)
+    folder.rmdir()  # fails if anything else is in it
+
+
+def remove_replaced(folder: Path) -> None:
+    """A matrix that was replaced, now or before a kill; raise `InvalidData` if it is something else."""
+    if not os.path.lexists(folder):
+        return
+    if folder.is_symlink() or not folder.is_dir() or not is_ours(folder):
+        raise InvalidData(
+            f"{folder} is in the way and not of ckn gram: move it elsewhere and give the same command again"
+        )
+    remove(folder)
+
+
+def description_of(folder: Path) -> dict[str, Any] | None:
+    """What a folder of ours says that it is."""
+    try:
+        found = json.loads((folder / DESCRIPTION).read_bytes())["attributes"][ATTRIBUTE]
+    except (OSError, ValueError, LookupError, TypeError):  # not ours, or damaged
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def locked(folder: Path, path: Path) -> IO[bytes]:
+    """A file that no other process can lock while this one lives; the system forgets it after a kill."""
+    file = open(folder / LOCK, "ab")  # noqa: SIM115  (open as long as the folder is ours)
+    try:
+        import fcntl  # not on Windows, where nobody is kept out
+    except ImportError:
+        return file
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise InvalidData(
+            f"another process is computing {path}: wait for it, or give another output"
+        ) from error
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:  # some network file systems know no locks
+            file.close()
+            raise
+    return file

@@ -1,0 +1,1 @@
+"""Formats of our own on disk: files that appear whole, and the model file."""

@@ -1,0 +1,1 @@
+"""Images in memory, before any network: sources, preprocessing, symmetries."""

@@ -1,0 +1,303 @@
+"""What is done to images before the first layer.
+
+A preprocessor is fitted on training images, where it learns something at all, and is stored in the
+model, so that new images meet exactly what the training images met.
+"""
+
+import abc
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from ckncuda.backend.arrays import as_float, to_host
+from ckncuda.errors import InvalidSpec
+from ckncuda.images.sources import Images
+from ckncuda.progress import Progress
+
+Array = NDArray[np.floating[Any]]
+
+ZCA_MAX_SIZE = (
+    12_288  # numbers an image, as 64x64x3: the whitening matrix is 0.6 GiB, its eigenvectors minutes
+)
+BLOCK = 256  # images at a time
+BLOCK_BYTES = 64 << 20  # of patches at a time
+LOOKED_AT = 1000  # images, to see whether they are raw
+ROUNDING = 1e-6  # a deviation below this part of the values is float32's, not the image's
+ZCA_AT_ONCE = 4096  # numbers of an image up to which ZCA is a matter of seconds
+MILD = 2.0  # ε of a ZCA that does not over-fit with hardly more images than numbers in each
+RAW_CORRELATION = 0.5  # of neighbouring pixels: photographs have about 0.9, the challenge's images 0.36
+
+
+class Preprocessor(abc.ABC):
+    """A map from images to images of the same shape, computed where they are: on the host or on a GPU."""
+
+    name: ClassVar[str]
+
+    def fit(self, images: Images, progress: Progress | None = None) -> "Preprocessor":
+        """What `apply` needs, learned from training images; most learn nothing and return themselves."""
+        return self
+
+    @abc.abstractmethod
+    def apply(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Preprocess images [n, h, w, c] into a new array of that shape."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The name and the options."""
+        options = {f.name: getattr(self, f.name) for f in fields(self) if f.init}  # type: ignore[arg-type]
+        return {"name": self.name} | options
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """What was learned, by name."""
+        return {}
+
+    def with_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> "Preprocessor":
+        """The inverse of `arrays`."""
+        return self
+
+
+@dataclass(frozen=True)
+class Standardize(Preprocessor):
+    """Per image and channel: zero mean and unit variance.  A constant channel becomes zero."""
+
+    name = "standardize"
+
+    def apply(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Preprocess images [n, h, w, c] into a new array of that shape."""
+        centred: NDArray[np.float32] = images - images.mean(axis=(1, 2), keepdims=True)
+        deviation = centred.std(axis=(1, 2), keepdims=True)
+        # Rounding leaves a constant channel a deviation of about 1e-7 of its value.
+        constant = deviation <= ROUNDING * np.abs(images).max(axis=(1, 2), keepdims=True)
+        centred /= np.where(constant, 1, deviation)
+        centred *= ~constant
+        return centred
+
+
+@dataclass(frozen=True)
+class LocalWhitening(Preprocessor):
+    """Per image: patches centred per channel and whitened, overlapping patches averaged back.
+
+    Parameters
+    ----------
+    patch : int
+        Side of the patches.
+    power : float
+        The patches are multiplied by (covariance)^(−power).  Published CKN programs take 1/4 (the
+        singular values to the power −1/2); 1/2 whitens fully.
+    """
+
+    patch: int = 3
+    power: float = 0.25
+    name = "local_whitening"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.patch, int) or self.patch < 2:
+            raise InvalidSpec(
+                f"local_whitening: patch is {self.patch}; it must be a whole number of at least 2"
+            )
+        if not isinstance(self.power, int | float) or not 0 < self.power <= 0.5:
+            raise InvalidSpec(f"local_whitening: power is {self.power}; it must lie in (0, 0.5]")
+
+    def apply(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Preprocess images [n, h, w, c] into a new array of that shape."""
+        n, h, w, c = images.shape
+        k = self.patch
+        if k > min(h, w):
+            raise InvalidSpec(f"local_whitening: patches of {k}x{k} are larger than the images of {h}x{w}")
+        out = np.zeros((n, h, w, c), np.float32, like=images)
+        count = np.zeros((h, w, 1), np.float32, like=images)
+        rows, columns = h - k + 1, w - k + 1
+        for dy in range(k):
+            for dx in range(k):
+                count[dy : dy + rows, dx : dx + columns] += 1
+        size = max(1, BLOCK_BYTES // (4 * 4 * h * w * c * k * k))  # patches, centred, copied and whitened
+        for i in range(0, n, size):
+            whitened = self._whiten(images[i : i + size]).reshape(-1, rows, columns, k, k, c)
+            for dy in range(k):
+                for dx in range(k):
+                    out[i : i + size, dy : dy + rows, dx : dx + columns] += whitened[:, :, :, dy, dx]
+        out /= count
+        return out
+
+    def _whiten(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Whitened patches [n, patches, k·k·c]."""
+        n, c = len(images), images.shape[3]
+        windows = sliding_window_view(images, (self.patch, self.patch), axis=(1, 2))  # [n, h', w', c, k, k]
+        centred = windows - windows.mean(axis=(4, 5), keepdims=True)
+        patches = centred.transpose(0, 1, 2, 4, 5, 3).reshape(n, -1, self.patch**2 * c)
+        exact = patches.astype(np.float64)  # matmul's dtype is that of the result alone in CuPy
+        covariance = np.matmul(exact.transpose(0, 2, 1), exact) / patches.shape[1]
+        del exact
+        eigenvalues, vectors = np.linalg.eigh(covariance)
+        # Centring takes away one direction a channel: what is left there is rounding, not signal.
+        largest = np.maximum(eigenvalues[:, -1:], np.finfo(np.float32).tiny)
+        # An image that is constant but for rounding has no structure to whiten at all.
+        scale = np.square(images, dtype=np.float64).mean(axis=(1, 2, 3))[:, None]
+        signal = (eigenvalues > 1e-6 * largest) & (largest > ROUNDING**2 * scale)
+        factors = np.where(signal, np.where(signal, eigenvalues, 1) ** -self.power, 0)
+        whitening = np.matmul(vectors * factors[:, None, :], vectors.transpose(0, 2, 1))
+        whitened: NDArray[np.float32] = np.matmul(patches, whitening.astype(np.float32))
+        return whitened
+
+
+@dataclass(frozen=True)
+class ZCA(Preprocessor):
+    """Whiten whole images with the covariance of the training images.
+
+    Each image is centred and scaled to unit variance over all its numbers (global contrast
+    normalisation); then x ↦ U (Λ/λ̄ + ε)^{-1/2} Uᵀ (x − μ), with U Λ Uᵀ the covariance, λ̄ its mean
+    eigenvalue and μ the mean image.
+
+    Parameters
+    ----------
+    epsilon : float
+        ε > 0: directions of less than ε times the mean variance are not amplified further.
+
+    Attributes
+    ----------
+    mean_ : float32 [h·w·c]
+    whitening_ : float32 [h·w·c, h·w·c]
+        Learned by `fit`; empty before.
+    """
+
+    epsilon: float = 0.1
+    mean_: NDArray[np.float32] = field(
+        default_factory=lambda: np.empty(0, np.float32), init=False, repr=False
+    )
+    whitening_: NDArray[np.float32] = field(
+        default_factory=lambda: np.empty((0, 0), np.float32), init=False, repr=False
+    )
+    name = "zca"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.epsilon, int | float) or not 0 < self.epsilon < math.inf:
+            raise InvalidSpec(f"zca: epsilon is {self.epsilon}; it must be a positive number, such as 0.1")
+
+    def fit(self, images: Images, progress: Progress | None = None) -> "ZCA":
+        """Mean and covariance of the training images, read in blocks."""
+        n, *shape = images.shape
+        size = int(np.prod(shape))
+        if size > ZCA_MAX_SIZE:
+            raise InvalidSpec(
+                f"zca: images of {'x'.join(map(str, shape))} have {size} numbers, more than {ZCA_MAX_SIZE}; "
+                "use local_whitening for large images"
+            )
+        for start in range(0, n, BLOCK):
+            block = self._normalize(as_float(images.read(start, min(start + BLOCK, n)))).astype(np.float64)
+            if start == 0:  # where the images are
+                total = np.zeros(size, like=block)
+                products = np.zeros((size, size), like=block)
+            total += block.sum(axis=0)
+            products += block.T @ block
+            if progress:
+                progress("zca", min(start + BLOCK, n), n)
+        mean = total / n
+        products /= n
+        products -= np.outer(mean, mean)
+        eigenvalues, vectors = np.linalg.eigh(products)
+        scaled = np.maximum(eigenvalues, 0) / max(float(eigenvalues.mean()), np.finfo(np.float64).tiny)
+        whitening = (vectors / np.sqrt(scaled + self.epsilon)) @ vectors.T
+        learned = {"mean": mean.astype(np.float32), "whitening": whitening.astype(np.float32)}
+        return self.with_arrays({name: to_host(array) for name, array in learned.items()})
+
+    def apply(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Preprocess images [n, h, w, c] into a new array of that shape."""
+        if not len(self.mean_):
+            raise InvalidSpec("zca has learned nothing yet: call fit first")
+        mean, whitening = (np.asarray(array, like=images) for array in (self.mean_, self.whitening_))
+        out = np.empty_like(images)
+        for i in range(0, len(images), BLOCK):
+            block = self._normalize(images[i : i + BLOCK])
+            block -= mean
+            out[i : i + BLOCK] = (block @ whitening).reshape(-1, *images.shape[1:])
+        return out
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """What was learned, by name."""
+        return {"mean": self.mean_, "whitening": self.whitening_}
+
+    def with_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> "ZCA":
+        """The inverse of `arrays`."""
+        fitted = ZCA(self.epsilon)
+        object.__setattr__(fitted, "mean_", arrays["mean"])
+        object.__setattr__(fitted, "whitening_", arrays["whitening"])
+        return fitted
+
+    @staticmethod
+    def _normalize(images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Global contrast normalisation: images as rows [n, h·w·c] of zero mean and unit variance."""
+        rows: NDArray[np.float32] = images.reshape(len(images), -1)
+        rows = rows - rows.mean(axis=1, keepdims=True)
+        deviation = rows.std(axis=1, keepdims=True)
+        constant = deviation <= ROUNDING * np.abs(images.reshape(len(images), -1)).max(axis=1, keepdims=True)
+        rows /= np.where(constant, 1, deviation)
+        rows *= ~constant
+        return rows
+
+
+PREPROCESSORS: Mapping[str, type[Preprocessor]] = {p.name: p for p in (Standardize, LocalWhitening, ZCA)}
+
+
+def preprocessor_from_dict(options: Mapping[str, Any]) -> Preprocessor:
+    """Build the preprocessor that ``options`` describe: its ``name`` and its own options.
+
+    Raises
+    ------
+    InvalidSpec
+        The name or an option is unknown.
+
+    Examples
+    --------
+    >>> preprocessor_from_dict({"name": "local_whitening", "power": 0.5})
+    LocalWhitening(patch=3, power=0.5)
+    """
+    options = dict(options)
+    name = options.pop("name", None)
+    if not isinstance(name, str) or name not in PREPROCESSORS:
+        raise InvalidSpec(f"there is no preprocessing {name!r}; there is {', '.join(PREPROCESSORS)}")
+    known = [f.name for f in fields(PREPROCESSORS[name]) if f.init]  # type: ignore[arg-type]
+    if unknown := sorted(set(options) - set(known)):
+        raise InvalidSpec(
+            f"the preprocessing {name} has no option {', '.join(map(repr, unknown))}; "
+            f"it has {', '.join(known) or 'none'}"
+        )
+    return PREPROCESSORS[name](**options)
+
+
+def suggested_preprocessing(images: Images) -> tuple[Preprocessor, ...]:
+    """What ``--preprocess auto`` takes: `LocalWhitening` for raw images, a mild `ZCA` for whitened ones.
+
+    Raw images are told by the correlation of neighbouring pixels.  What ZCA mends in whitened images is
+    mostly their contrast; where images are too large or too few for it, they are taken as they are.
+
+    Parameters
+    ----------
+    images : Images
+        Training images; the first 1,000 are looked at, fewer where they are large.
+    """
+    n, height, width, channels = images.shape
+    looked_at = max(1, min(n, LOOKED_AT, BLOCK_BYTES // (4 * height * width * channels)))
+    if min(height, width) < LocalWhitening().patch:
+        return ()
+    raw = _neighbour_correlation(as_float(images.read(0, looked_at))) >= RAW_CORRELATION
+    if raw:
+        return (LocalWhitening(),)
+    return (ZCA(MILD),) if zca_is_mild(n, (height, width, channels)) else ()
+
+
+def zca_is_mild(n: int, shape: tuple[int, int, int]) -> bool:
+    """Whether ZCA of ε = `MILD` takes seconds and has images enough: as many as numbers in each."""
+    size = math.prod(shape)
+    return size <= ZCA_AT_ONCE and n >= size
+
+
+def _neighbour_correlation(images: NDArray[np.float32]) -> float:
+    """Correlation of horizontally neighbouring pixels, each image and channel centred."""
+    centred = (images - images.mean(axis=(1, 2), keepdims=True)).astype(np.float64)
+    left, right = centred[:, :, :-1], centred[:, :, 1:]
+    scale = np.sqrt(np.sum(left**2) * np.sum(right**2))
+    return float(np.sum(left * right) / scale) if scale > 0 else 0.0

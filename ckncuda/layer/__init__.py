@@ -1,0 +1,6 @@
+"""One layer: its mathematics, what describes it, and what it has learned; no machine."""
+
+from ckncuda.layer.layer import Layer
+from ckncuda.layer.spec import LayerSpec
+
+__all__ = ["Layer", "LayerSpec"]

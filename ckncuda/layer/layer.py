@@ -1,0 +1,109 @@
+"""A layer that has learned its anchor points: `Layer`."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ckncuda.errors import InvalidSpec
+from ckncuda.layer.projection import inverse_square_root
+from ckncuda.layer.spec import LayerSpec
+
+DECORRELATION_FLOOR = 0.01  # of the mean variance: directions of less are not amplified further
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A layer that has learned its anchor points.
+
+    Attributes
+    ----------
+    spec : LayerSpec
+        Its kernel has all its parameters.
+    anchors : float32 or float64 [filters, patch, patch, channels]
+        Anchor points z_j, each of norm 1.
+    projection : float64 [filters, filters]
+        W = K_ZZ^{-1/2}, or V W with what decorrelates its outputs.
+    """
+
+    spec: LayerSpec
+    anchors: NDArray[np.floating[Any]]
+    projection: NDArray[np.float64]
+
+    @classmethod
+    def from_anchors(cls, spec: LayerSpec, anchors: NDArray[np.floating[Any]]) -> "Layer":
+        """Build a layer on given anchor points; computes the projection.
+
+        Parameters
+        ----------
+        spec : LayerSpec
+            What the layer is.
+        anchors : [filters, patch, patch, channels]
+            Anchor points of norm 1 (within 1e-3).
+
+        Raises
+        ------
+        InvalidSpec
+            The anchors are not of the specification's shape, not finite or not of norm 1; or outputs
+            shall be decorrelated, which anchors alone do not tell how to.
+        """
+        if spec.decorrelation:
+            raise InvalidSpec(
+                f"decorrelation is {spec.decorrelation}, but its matrix is learned from images: "
+                "fit the network, or give anchors without it"
+            )
+        anchors = np.asarray(anchors)
+        check_anchors(spec, anchors)
+        flat = anchors.reshape(spec.filters, -1).astype(np.float64)
+        projection = inverse_square_root(spec.kernel.value(flat @ flat.T), spec.whitening, spec.epsilon)
+        return cls(spec, anchors, projection)
+
+    def decorrelated(self, power: float, outputs: Iterable[NDArray[np.floating[Any]]]) -> "Layer":
+        """This layer with outputs multiplied by (C/λ̄ + 0.01)^{-power}.
+
+        Parameters
+        ----------
+        power : float
+            p of the specification.
+        outputs : iterable of arrays [m, filters]
+            Of this layer, at many positions of many images, block by block, on the host.
+        """
+        count, total = 0, np.zeros(self.spec.filters)
+        products = np.zeros((self.spec.filters, self.spec.filters))
+        for block in outputs:
+            exact = block.astype(np.float64)
+            count += len(exact)
+            total += exact.sum(axis=0)
+            products += exact.T @ exact
+        mean = total / count
+        eigenvalues, vectors = np.linalg.eigh(products / count - np.outer(mean, mean))
+        scaled = np.maximum(eigenvalues, 0) / max(float(eigenvalues.mean()), np.finfo(np.float64).tiny)
+        matrix = (vectors * (scaled + DECORRELATION_FLOOR) ** -power) @ vectors.T
+        spec = replace(self.spec, decorrelation=power)
+        return Layer(spec, self.anchors, matrix @ self.projection)
+
+    @property
+    def n_parameters(self) -> int:
+        """How many numbers the layer has learned: its anchor points; a projection follows from them."""
+        return int(self.anchors.size)
+
+
+def check_anchors(spec: LayerSpec, anchors: NDArray[Any]) -> None:
+    """Raise `InvalidSpec` unless these are anchor points for a layer: their shape, type and norm 1."""
+    expected = (spec.filters, spec.patch, spec.patch)
+    if anchors.ndim != 4 or anchors.shape[:3] != expected:
+        raise InvalidSpec(
+            f"anchors are of shape {list(anchors.shape)}; the layer needs "
+            f"[filters, patch, patch, channels] = [{spec.filters}, {spec.patch}, {spec.patch}, channels]"
+        )
+    if anchors.dtype not in (np.float32, np.float64):
+        raise InvalidSpec(f"anchors are of type {anchors.dtype}; give float32 or float64")
+    flat = anchors.reshape(spec.filters, -1).astype(np.float64)
+    norms = np.linalg.norm(flat, axis=1)
+    if not np.all(np.abs(norms - 1) < 1e-3):  # written so that NaN fails too
+        raise InvalidSpec(
+            f"anchor points must be of norm 1; here the norms go from {norms.min():.4g} to "
+            f"{norms.max():.4g}: divide each by its norm"
+        )

@@ -1,0 +1,209 @@
+"""What a layer is before it has learned anything: `LayerSpec`, frozen data."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ckncuda.errors import InvalidSpec
+from ckncuda.layer.dot_product import DotProductKernel, kernel_from_dict
+from ckncuda.layer.pooling import Alignment, Pooling, pooled_size, pooling_matrix
+from ckncuda.layer.projection import Whitening
+from ckncuda.types import Shape
+
+Padding = Literal["zero", "valid"]
+Scale = Literal["norm", "floored_norm"]
+
+
+_CHOICES = {
+    "padding": get_args(Padding),
+    "pooling": get_args(Pooling),
+    "alignment": get_args(Alignment),
+    "whitening": get_args(Whitening),
+    "scale": get_args(Scale),
+}
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """One convolutional kernel layer, before it has learned anything.
+
+    Parameters
+    ----------
+    filters : int
+        Number of anchor points, the channels of the layer's output.
+    patch : int
+        Side k of the k×k patches, in positions.
+    subsampling : int
+        s: the output has one position for s×s positions of the input; 1 means no pooling.
+    kernel : DotProductKernel
+        κ, such as ``Exponential(sigma=0.6)``.
+    padding : {"zero", "valid"}
+        Patches centred at every position, the image surrounded by zeros (an even patch reaches one
+        position further right and down than left and up); or only patches that lie inside the image.
+    pooling : {"gaussian", "average", "strided"}
+        Weights of the pooling.
+    alignment : {"corner", "centered", "valid"}
+        Where the pooled positions lie: from the first position on, centred, or at s, 2s, … without
+        the last, as programs for exact kernels take them.
+    whitening : {"ridge", "root"}
+        How K_ZZ^{-1/2} is regularised: (λ + ε)^{-1/2} or 1/(√λ + ε).
+    epsilon : float
+        ε of the whitening.
+    norm_floor : float
+        The least norm by which a patch is divided.
+    scale : {"norm", "floored_norm"}
+        What κ is multiplied with: the patch's norm, so that a patch of zeros maps to zero, or the
+        norm after flooring.
+    decorrelation : float
+        p from 0 (none) to 0.5: the output is multiplied by (C/λ̄ + 0.01)^{-p}, with C the covariance of its
+        filters over training images and positions and λ̄ the mean eigenvalue of C.  It lets directions of
+        small variance speak in what comes after: a kernel classifier sees more with 0.25 in the last layer.
+
+    Examples
+    --------
+    >>> from ckncuda import Exponential
+    >>> spec = LayerSpec(filters=64, patch=3, subsampling=2, kernel=Exponential(sigma=0.6))
+    >>> spec.output_shape((32, 32, 3))
+    (16, 16, 64)
+    >>> LayerSpec.from_dict(spec.to_dict()) == spec
+    True
+    """
+
+    filters: int
+    patch: int
+    subsampling: int
+    kernel: DotProductKernel
+    padding: Padding = "zero"
+    pooling: Pooling = "gaussian"
+    alignment: Alignment = "corner"
+    whitening: Whitening = "ridge"
+    epsilon: float = 1e-3
+    norm_floor: float = 1e-5
+    scale: Scale = "norm"
+    decorrelation: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("filters", "patch", "subsampling"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+                raise InvalidSpec(f"{name} is {value!r}; it must be a whole number of at least 1")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise InvalidSpec(
+                    f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}"
+                )
+        for name in ("epsilon", "norm_floor"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not (value >= 0 and math.isfinite(value)):
+                raise InvalidSpec(f"{name} is {value!r}; it must be a number that is not negative")
+        if not isinstance(self.decorrelation, int | float) or not 0 <= self.decorrelation <= 0.5:
+            raise InvalidSpec(f"decorrelation is {self.decorrelation!r}; it must lie between 0 and 0.5")
+        if self.norm_floor < 1e-30:
+            raise InvalidSpec(
+                f"norm_floor is {self.norm_floor}; it must be at least 1e-30, since patches of zeros "
+                "are divided by it"
+            )
+        if not isinstance(self.kernel, DotProductKernel):
+            raise InvalidSpec(
+                f"kernel is {self.kernel!r}; it must be a kernel such as Exponential(sigma=0.6)"
+            )
+
+    @property
+    def margins(self) -> tuple[int, int]:
+        """How many zeros stand before the first and behind the last position of each axis."""
+        return (0, 0) if self.padding == "valid" else ((self.patch - 1) // 2, self.patch // 2)
+
+    def map_shape(self, shape: Shape) -> Shape:
+        """Shape (height, width, filters) of the map before pooling, for an input (height, width, channels).
+
+        Raises
+        ------
+        InvalidSpec
+            A patch is larger than the input.
+        """
+        height, width, _ = shape
+        if self.patch > min(height, width):
+            raise InvalidSpec(
+                f"a patch of {self.patch}x{self.patch} is larger than its input of {height}x{width}"
+            )
+        shrink = self.patch - 1 - sum(self.margins)
+        return height - shrink, width - shrink, self.filters
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """Shape (height, width, filters) of the layer's output, for an input (height, width, channels).
+
+        Raises
+        ------
+        InvalidSpec
+            A patch is larger than the input, or the subsampling leaves no position.
+        """
+        height, width, filters = self.map_shape(shape)
+        if self.subsampling > min(height, width):
+            raise InvalidSpec(
+                f"a subsampling of {self.subsampling} is larger than the map of {height}x{width}"
+            )
+        pooled = [
+            pooled_size(size, self.subsampling, self.pooling, self.alignment) for size in (height, width)
+        ]
+        if min(pooled) < 1:
+            raise InvalidSpec(
+                f"a subsampling of {self.subsampling} with alignment {self.alignment!r} leaves nothing "
+                f"of a map of {height}x{width}"
+            )
+        return pooled[0], pooled[1], filters
+
+    def pooling_matrices(self, shape: Shape) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Pooling weights along the height and the width of the map of an input of this shape."""
+        height, width, _ = self.map_shape(shape)
+        return (
+            pooling_matrix(height, self.subsampling, self.pooling, self.alignment),
+            pooling_matrix(width, self.subsampling, self.pooling, self.alignment),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, the kernel's parameters among the layer's: what a configuration file holds."""
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "kernel"}
+        return own | self.kernel.to_dict()
+
+    @classmethod
+    def from_dict(cls, options: dict[str, Any]) -> "LayerSpec":
+        """The inverse of `to_dict`; options with defaults may be absent.
+
+        Raises
+        ------
+        InvalidSpec
+            An option is unknown, missing or out of range.
+        """
+        options = dict(options)
+        kernel = kernel_from_dict(options)
+        known = [f.name for f in fields(cls)]
+        if unknown := sorted(set(options) - set(known)):
+            raise InvalidSpec(
+                f"a layer with the kernel {kernel.name} has no option {', '.join(map(repr, unknown))}; "
+                f"it has {', '.join([*known, *list(kernel.to_dict())[1:]])}"
+            )
+        if missing := [name for name in ("filters", "patch", "subsampling") if name not in options]:
+            raise InvalidSpec(f"a layer needs {', '.join(missing)}, such as filters=64,patch=3,subsampling=2")
+        return cls(kernel=kernel, **options)
+
+
+def check_specs(specs: Sequence[LayerSpec], shape: Shape) -> list[Shape]:
+    """Output shapes of a stack of layers, for images of a shape (height, width, channels).
+
+    Raises
+    ------
+    InvalidSpec
+        A layer cannot work on what the layers below it leave; the message names the layer.
+    """
+    shapes = []
+    for number, spec in enumerate(specs, 1):
+        try:
+            shape = spec.output_shape(shape)
+        except InvalidSpec as error:
+            raise InvalidSpec(f"layer {number} does not fit: {error}") from error
+        shapes.append(shape)
+    return shapes

@@ -1,0 +1,1 @@
+"""A whole model: encoders and a classifier, described, fitted, stored."""

@@ -1,0 +1,1 @@
+"""Networks that are learned without labels: anchor points layer by layer."""

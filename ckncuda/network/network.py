@@ -1,0 +1,346 @@
+"""A convolutional kernel network: a stack of layers, each learned on the output of those below it."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ckncuda.backend import Backend, get_backend
+from ckncuda.errors import InvalidData, InvalidSpec
+from ckncuda.images.sources import DeviceImages, Images, as_images, numbered, read_blocks
+from ckncuda.layer.layer import Layer
+from ckncuda.layer.spec import LayerSpec, check_specs
+from ckncuda.network.anchors import MAX_ITERATIONS, normalized, patches_at, spherical_kmeans
+from ckncuda.progress import Progress, labelled
+from ckncuda.types import Shape
+
+if TYPE_CHECKING:
+    import os
+
+Array = NDArray[np.floating[Any]]
+
+PATCHES = 300_000  # sampled for each layer
+OUTPUTS_PER_FILTER = 20  # at which the covariance of a layer's outputs is measured
+
+
+class CKN:
+    """A convolutional kernel network.
+
+    Parameters
+    ----------
+    specs : sequence of LayerSpec
+        The layers, from the image upwards.
+
+    Attributes
+    ----------
+    specs : tuple of LayerSpec
+        As given.
+    layers_ : tuple of Layer
+        What was learned, after `fit` or `from_anchors`.
+
+    References
+    ----------
+    Mairal, *End-to-end kernel learning with supervised convolutional kernel networks*, 2016.
+
+    Examples
+    --------
+    >>> from ckncuda import Exponential, LayerSpec
+    >>> images = np.random.default_rng(0).normal(size=(10, 16, 16, 3)).astype(np.float32)
+    >>> network = CKN([LayerSpec(filters=8, patch=3, subsampling=4, kernel=Exponential(sigma=0.6))])
+    >>> network.fit(images, patches=1000, seed=0).transform(images).shape
+    (10, 4, 4, 8)
+    """
+
+    layers_: tuple[Layer, ...]
+
+    def __init__(self, specs: Sequence[LayerSpec]) -> None:
+        specs = (specs,) if isinstance(specs, LayerSpec) else tuple(specs)
+        if not specs:
+            raise InvalidSpec("a network needs at least one layer")
+        self.specs = specs
+
+    @classmethod
+    def from_anchors(cls, specs: Sequence[LayerSpec], anchors: Sequence[Array]) -> "CKN":
+        """Build a network on anchor points learned elsewhere.
+
+        Parameters
+        ----------
+        specs : sequence of LayerSpec
+            The layers; the kernels have all their parameters.
+        anchors : sequence of arrays [filters, patch, patch, channels]
+            One array a layer, float32 or float64, each anchor point of norm 1.
+
+        Raises
+        ------
+        InvalidSpec
+            The anchors do not fit the specifications or one another.
+        """
+        specs = cls(specs).specs
+        if len(anchors) != len(specs):
+            raise InvalidSpec(f"there are {len(specs)} layers but {len(anchors)} arrays of anchors")
+        layers: list[Layer] = []
+        for number, (spec, array) in enumerate(zip(specs, anchors, strict=True), 1):
+            try:
+                layer = Layer.from_anchors(spec, array)
+            except InvalidSpec as error:
+                raise InvalidSpec(f"layer {number}: {error}") from error
+            layers.append(layer)
+        return cls.from_layers(layers)
+
+    @classmethod
+    def from_layers(cls, layers: Sequence[Layer]) -> "CKN":
+        """Stack layers that have learned already.
+
+        Raises
+        ------
+        InvalidSpec
+            A layer's anchors have other channels than the layer below has filters.
+        """
+        for number, (below, layer) in enumerate(itertools.pairwise(layers), 2):
+            if layer.anchors.shape[3] != below.spec.filters:
+                raise InvalidSpec(
+                    f"layer {number}: anchors have {layer.anchors.shape[3]} channels, "
+                    f"the layer below has {below.spec.filters} filters"
+                )
+        network = cls([layer.spec for layer in layers])
+        network.layers_ = tuple(layers)
+        return network
+
+    def fit(
+        self,
+        images: Images | NDArray[Any],
+        *,
+        patches: int = PATCHES,
+        max_iterations: int = MAX_ITERATIONS,
+        seed: int = 0,
+        backend: Backend | str = "auto",
+        progress: Progress | None = None,
+    ) -> "CKN":
+        """Learn the anchor points, layer by layer, without labels.
+
+        Parameters
+        ----------
+        images : [n, h, w, c] or `Images`
+            Read once for each layer, in blocks.
+        patches : int
+            Patches to sample for each layer, uniformly over images and positions; fewer where there
+            are fewer, or where they would take more than half of the backend's ``memory``.
+        max_iterations : int
+            Of k-means, at most.
+        seed : int
+            The same seed, images and machine give the same anchors, bit for bit.
+        backend : Backend or str
+            A backend or the name of one.
+        progress : callable, optional
+            Called as ``progress(stage, done, total)``.
+
+        Returns
+        -------
+        CKN
+            This network.
+
+        Raises
+        ------
+        InvalidSpec
+            A layer does not fit the images, or there are fewer patches than filters.
+        InvalidData
+            The images are not finite or not of the right form.
+        """
+        images = as_images(images)
+        check_specs(self.specs, images.shape[1:])
+        backend = get_backend(backend) if isinstance(backend, str) else backend
+        layers: list[Layer] = []
+        for number, spec in enumerate(self.specs, 1):
+            rng = np.random.default_rng([seed, number])
+            report = labelled(progress, f"layer {number}")
+            sample = normalized(_sample(layers, spec, images, patches, backend, rng, report))
+            channels = sample.shape[1] // spec.patch**2
+            kernel = spec.kernel.resolved(sample, rng)
+            centres = spherical_kmeans(sample, spec.filters, backend, rng, max_iterations, report)
+            anchors = backend.to_host(centres).reshape(spec.filters, spec.patch, spec.patch, channels)
+            learned = dataclasses.replace(spec, kernel=kernel, decorrelation=0.0)
+            layer = Layer.from_anchors(learned, anchors)
+            if spec.decorrelation:
+                outputs = _outputs([*layers, layer], images, backend, rng, report)
+                layer = layer.decorrelated(spec.decorrelation, outputs)
+            layers.append(layer)
+        self.layers_ = tuple(layers)
+        return self
+
+    def transform(
+        self,
+        images: Images | NDArray[Any],
+        *,
+        backend: Backend | str = "auto",
+        progress: Progress | None = None,
+    ) -> Array:
+        """Feature maps of images.
+
+        Parameters
+        ----------
+        images : [n, h, w, c] or `Images`
+            Of the channels that the network was learned on.
+        backend : Backend or str
+            A backend or the name of one.
+        progress : callable, optional
+            Called as ``progress("features", done, total)``.
+
+        Returns
+        -------
+        [n, h', w', filters]
+            float32, or float64 from the backend ``reference``.  `transform_blocks` gives the same
+            without holding all of it in memory.  Of images on a GPU, an array there, of the same library.
+        """
+        images = as_images(images)
+        backend = get_backend(backend) if isinstance(backend, str) else backend
+        if isinstance(images, DeviceImages):
+            return self._transform_on_device(images, backend, progress)
+        n = images.shape[0]
+        out = np.empty((n, *self.output_shape(images.shape[1:])), backend.dtype)
+        for start, block in self._encode_blocks(images, backend, out):
+            if progress:
+                progress("features", start + len(block), n)
+        return out
+
+    def _transform_on_device(
+        self, images: DeviceImages, backend: Backend, progress: Progress | None
+    ) -> Array:
+        shape = (images.shape[0], *self.output_shape(images.shape[1:]))
+        features = np.empty_like(backend.asarray(images.read(0, 0)), shape=shape)
+        size = backend.images_per_block(self.layers, images.shape[1:])
+        for start, block in numbered(read_blocks(images, size)):
+            maps = backend.asarray(block)
+            if not bool(np.isfinite(maps).all()):
+                raise InvalidData(f"images {start} to {start + len(maps) - 1} hold NaN or infinite values")
+            features[start : start + len(maps)] = backend.encode(maps, self.layers)
+            if progress:
+                progress("features", start + len(maps), images.shape[0])
+        result: Array = images.returned(features)
+        return result
+
+    def transform_blocks(
+        self,
+        images: Images | NDArray[Any],
+        *,
+        backend: Backend | str = "auto",
+    ) -> Iterator[tuple[int, Array]]:
+        """Feature maps of block after block: pairs (number of the first image, maps [b, h', w', filters])."""
+        images = as_images(images)
+        backend = get_backend(backend) if isinstance(backend, str) else backend
+        self.output_shape(images.shape[1:])
+        yield from self._encode_blocks(images, backend)
+
+    def _encode_blocks(
+        self, images: Images, backend: Backend, out: Array | None = None
+    ) -> Iterator[tuple[int, Array]]:
+        def encode(block: Array) -> Array:
+            return backend.encode(block, self.layers)
+
+        size = backend.images_per_block(self.layers, images.shape[1:])
+        return numbered(backend.map_blocks(encode, read_blocks(images, size), out))
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """What was learned; raises `InvalidSpec` before `fit`."""
+        if not hasattr(self, "layers_"):
+            raise InvalidSpec("this network has learned nothing yet: call fit first, or use CKN.from_anchors")
+        return self.layers_
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """Shape (height, width, filters) of the features of an image (height, width, channels)."""
+        if hasattr(self, "layers_") and shape[2] != self.layers_[0].anchors.shape[3]:
+            raise InvalidData(
+                f"images have {shape[2]} channels; the network was learned on images with "
+                f"{self.layers_[0].anchors.shape[3]}"
+            )
+        return check_specs(self.specs, shape)[-1]
+
+    @property
+    def n_parameters(self) -> int:
+        """How many numbers the network has learned: its anchor points."""
+        return sum(layer.n_parameters for layer in self.layers)
+
+    def save(self, path: "str | os.PathLike[str]") -> None:
+        """Write the network to a model file; `ckncuda.load` reads it."""
+        from ckncuda.model.model import Model
+
+        Model.of_network(self).save(path)
+
+    @classmethod
+    def load(cls, path: "str | os.PathLike[str]") -> "CKN":
+        """Read the network of a model file; what is beside it is left aside."""
+        from ckncuda.files.model_file import load
+
+        return load(path).network
+
+    def __repr__(self) -> str:
+        return f"CKN([{', '.join(map(repr, self.specs))}])"
+
+
+def _sample(
+    layers: Sequence[Layer],
+    spec: LayerSpec,
+    images: Images,
+    patches: int,
+    backend: Backend,
+    rng: np.random.Generator,
+    progress: Progress | None,
+) -> Array:
+    """Patches [m, k·k·c] of the layer's input, uniform over images and positions, without repetition."""
+    n = images.shape[0]
+    shape = (
+        check_specs([layer.spec for layer in layers], images.shape[1:])[-1] if layers else images.shape[1:]
+    )
+    height, width, _ = spec.map_shape(shape)
+    size = spec.patch**2 * shape[2]
+    fitting = backend.memory_budget // 2 // (np.dtype(backend.dtype).itemsize * size)
+    m = min(patches, fitting, n * height * width)
+    if m < spec.filters:
+        raise InvalidSpec(
+            f"{spec.filters} filters were asked for, but only {m} patches of {size} numbers can be sampled"
+            + (
+                f" in {backend.memory_budget >> 20} MiB: give more memory"
+                if m == fitting
+                else ": give more images"
+            )
+        )
+    chosen = np.sort(rng.choice(n * height * width, m, replace=False))
+    image, position = np.divmod(chosen, height * width)
+    sample = backend.asarray(np.empty((m, size), backend.dtype))
+    if progress:
+        progress("sampling", 0, n)
+    images_at_a_time = backend.images_per_block(layers, images.shape[1:])
+    for start, block in numbered(read_blocks(images, images_at_a_time)):
+        maps = backend.encode(backend.asarray(block), layers)
+        first, last = np.searchsorted(image, [start, start + len(maps)])
+        y, x = np.divmod(position[first:last], width)
+        sample[first:last] = patches_at(maps, spec, image[first:last] - start, y, x)
+        if progress:
+            progress("sampling", start + len(maps), n)
+    return sample
+
+
+def _outputs(
+    layers: Sequence[Layer],
+    images: Images,
+    backend: Backend,
+    rng: np.random.Generator,
+    progress: Progress | None,
+) -> Iterator[Array]:
+    """Outputs [m, filters] of the last layer, by blocks, of as many random images as tell a covariance."""
+    n = images.shape[0]
+    height, width, filters = check_specs([layer.spec for layer in layers], images.shape[1:])[-1]
+    wanted = max(1, min(n, -(-OUTPUTS_PER_FILTER * filters // (height * width))))
+    chosen = np.sort(rng.choice(n, wanted, replace=False))
+    size = backend.images_per_block(layers, images.shape[1:])
+    for start, block in numbered(read_blocks(images, size)):
+        of_block = chosen[(chosen >= start) & (chosen < start + len(block))] - start
+        if len(of_block):
+            maps = backend.asarray(block)
+            maps = maps[np.asarray(of_block, like=maps)]
+            yield backend.to_host(backend.encode(maps, layers)).reshape(-1, filters)
+        if progress:
+            progress("decorrelation", start + len(block), n)

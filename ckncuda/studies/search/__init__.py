@@ -1,0 +1,1 @@
+"""The search for the best system within a time."""

@@ -1,0 +1,224 @@
+"""How fast a model is on this machine, stage by stage."""
+
+import contextlib
+import statistics
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ckncuda.backend import Backend
+from ckncuda.backend.arrays import to_host
+from ckncuda.errors import InvalidData, InvalidSpec
+from ckncuda.exact.encoder import ExactEncoder
+from ckncuda.images.sources import Images, as_images, read_blocks
+from ckncuda.model.model import Model
+from ckncuda.network.encoder import Encoder, ImageEncoder
+from ckncuda.progress import Progress
+from ckncuda.stopwatch import Stopwatch
+
+Array = NDArray[np.floating[Any]]
+
+LONG_ENOUGH = 0.3  # seconds of a pass: dozens of turns of a scheduler
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What `measure_speed` found.
+
+    Attributes
+    ----------
+    n_images : int
+        In each pass.
+    seconds : dict
+        Of a pass, by stage: reading, each step of the preprocessing, each layer or exact kernel and the
+        classifier.
+    total : float
+        Seconds of a whole pass, from images to scores or, without a classifier, to features.
+    """
+
+    n_images: int
+    seconds: dict[str, float]
+    total: float
+
+
+class RandomImages:
+    """Random images of the size and the type that a model was fitted on, as many as anyone reads.
+
+    All blocks are the same, so that reading them takes neither time nor memory.
+
+    Raises
+    ------
+    InvalidSpec
+        The model leaves the size open.
+    """
+
+    def __init__(self, model: Model, backend: Backend) -> None:
+        if model.image_shape is None:
+            raise InvalidSpec("this model is for images of any size: give IMAGES to measure it with")
+        size = model.images_per_block(model.image_shape, backend)
+        rng = np.random.default_rng(0)
+        self._block: NDArray[Any] = (
+            rng.integers(0, 256, (size, *model.image_shape), np.uint8)
+            if model.image_type == "uint8"
+            else rng.standard_normal((size, *model.image_shape), np.float32)
+        )
+        self.shape = (1 << 30, *model.image_shape)
+        self.dtype = self._block.dtype
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Images of a block at most."""
+        return self._block[: stop - start]
+
+
+class _First:
+    """The first n images."""
+
+    def __init__(self, images: Images, n: int) -> None:
+        self.shape = (n, *images.shape[1:])
+        self.dtype = images.dtype
+        self.read = images.read
+
+
+def measure_speed(
+    model: Model,
+    images: Images | NDArray[Any],
+    backend: Backend,
+    *,
+    n: int | None = None,
+    repeats: int = 5,
+    progress: Progress | None = None,
+) -> Speed:
+    """Seconds of each stage and of the whole, each the median of several passes over the same images.
+
+    Passes that time each stage and passes that time the whole take turns, so that a machine whose
+    speed drifts treats them alike.  What happens only once, such as compilation, is over before.
+
+    Parameters
+    ----------
+    model : Model
+        With a classifier or without.
+    images : [n, h, w, c] or `Images`
+        The first n are taken.
+    backend : Backend
+        Where to compute.
+    n : int, optional
+        By default as many as take a third of a second or more, or all.
+    repeats : int
+        Passes of each kind.
+    progress : callable, optional
+        Called as ``progress("measuring", done, total)``.
+
+    Raises
+    ------
+    InvalidData
+        The images are fewer than n, or are not what the model was fitted on.
+
+    Examples
+    --------
+    >>> from ckncuda import EncoderSpec, Exponential, LayerSpec
+    >>> from ckncuda.backend import get_backend
+    >>> backend = get_backend("numpy")
+    >>> images = np.random.default_rng(0).normal(size=(20, 8, 8, 1)).astype(np.float32)
+    >>> spec = LayerSpec(filters=8, patch=3, subsampling=2, kernel=Exponential(sigma=0.6))
+    >>> model = Model.fit(images, None, [EncoderSpec([spec])])
+    >>> speed = measure_speed(model, RandomImages(model, backend), backend, n=10)
+    >>> list(speed.seconds), speed.total > 0
+    (['reading', 'layer 1 (3x3, 8 filters)'], True)
+    """
+    images = as_images(images)
+    model.check_images(images)
+    available = images.shape[0]
+    if n is not None and n > available:
+        raise InvalidData(f"there are only {available} images, but {n} were asked for: ask for fewer")
+    if progress:
+        progress("measuring", 0, repeats)
+    warmed_up = _warm_up(model, images, backend, n or available)
+    images = _First(images, n or warmed_up)
+    stages: list[dict[str, float]] = []
+    totals: list[float] = []
+    for repeat in range(repeats):
+        stages.append(_seconds_of_stages(model, images, backend))
+        totals.append(_seconds(model, images, backend))
+        if progress:
+            progress("measuring", repeat + 1, repeats)
+    medians = {name: statistics.median(seconds[name] for seconds in stages) for name in stages[0]}
+    return Speed(images.shape[0], medians, statistics.median(totals))
+
+
+def _warm_up(model: Model, images: Images, backend: Backend, most: int) -> int:
+    """Compile, fill buffers, and return how many images take long enough to be measured."""
+    n = 1
+    while True:  # the first pass may compile, and another program may have disturbed one
+        quickest = min(_seconds(model, _First(images, n), backend) for _ in range(2))
+        if n == most or quickest > LONG_ENOUGH:
+            return n
+        n = min(2 * n, most)
+
+
+def _seconds(model: Model, images: Images, backend: Backend) -> float:
+    """Of a whole pass, block by block as `ckn predict` and `ckn extract` do it."""
+    stopwatch = Stopwatch()
+    if model.classifier is not None:
+        model.scores(images, backend=backend)
+    else:
+        for _ in model.feature_blocks(images, backend=backend):
+            pass
+    return stopwatch.total
+
+
+def _seconds_of_stages(model: Model, images: Images, backend: Backend) -> dict[str, float]:
+    """The same pass, one step after another; each step finds in the caches what it does find there."""
+    stopwatch = Stopwatch()
+
+    @contextlib.contextmanager
+    def stage(name: str) -> Iterator[None]:
+        with stopwatch.stage(name):
+            yield
+            backend.wait()
+
+    for raw in stopwatch.each(
+        "reading", read_blocks(images, model.images_per_block(images.shape[1:], backend))
+    ):
+        with stage("reading"):
+            block: Array = backend.asarray(raw)
+        features = [
+            _encoded(encoder, block, backend, stage, f"encoder {number}: " if len(model.encoders) > 1 else "")
+            for number, encoder in enumerate(model.encoders, 1)
+        ]
+        if model.classifier is not None:
+            with stage(f"classifier ({len(model.classifier.classes_)} classes)"):
+                to_host(model.classifier.unchecked_scores(np.concatenate(features, axis=1)))
+    return stopwatch.seconds
+
+
+def _encoded(
+    encoder: ImageEncoder,
+    block: Array,
+    backend: Backend,
+    stage: Callable[[str], contextlib.AbstractContextManager[None]],
+    prefix: str,
+) -> Array:
+    """Features [b, d] of a block, each step a stage of its own."""
+    for preprocessor in encoder.preprocessing:
+        with stage(prefix + preprocessor.name):
+            block = preprocessor.apply(block)
+    if isinstance(encoder, ExactEncoder):
+        with stage(prefix + f"kernels with {len(encoder.points):,} images"):
+            return backend.asarray(encoder.kernels(block, backend))
+    assert isinstance(encoder, Encoder)
+    layers, symmetries = encoder.network.layers, encoder.symmetries
+
+    def network(maps: Array) -> Array:
+        for number, layer in enumerate(layers, 1):
+            name = f"layer {number} ({layer.spec.patch}x{layer.spec.patch}, {layer.spec.filters:,} filters)"
+            with stage(prefix + name):
+                maps = backend.encode(maps, [layer])
+        return maps
+
+    if len(symmetries) == 1:
+        return network(block).reshape(len(block), -1)
+    with stage(prefix + "symmetries"):  # but for the layers, whose stages are inside
+        return symmetries.average(network, block).reshape(len(block), -1)

@@ -1,0 +1,15 @@
+"""Names of types that all rooms share, one meaning each."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.floating[Any]]
+"""Floating-point numbers, in the memory of whoever computes."""
+
+Index = NDArray[np.intp]
+"""Whole numbers that choose rows."""
+
+Shape = tuple[int, int, int]
+"""Of one image or map: height, width, channels."""

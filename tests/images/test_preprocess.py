@@ -1,0 +1,157 @@
+import numpy as np
+import pytest
+
+from ckncuda.backend.arrays import as_float
+from ckncuda.data import ArraySource
+from ckncuda.errors import InvalidSpec
+from ckncuda.images.preprocess import (
+    ZCA,
+    LocalWhitening,
+    Standardize,
+    preprocessor_from_dict,
+    suggested_preprocessing,
+)
+
+
+@pytest.fixture
+def smooth(rng):
+    """Images whose neighbouring pixels are alike, as those of photographs."""
+    noise = rng.normal(size=(60, 14, 14, 3))
+    for axis in (1, 2):
+        for _ in range(4):
+            noise = noise + np.roll(noise, 1, axis)
+    return (noise + 3).astype(np.float32)
+
+
+def test_bytes_become_zero_to_one():
+    assert as_float(np.array([0, 51, 255], np.uint8)).tolist() == pytest.approx([0, 0.2, 1])
+    floats = np.array([0.5, -3], np.float32)
+    assert np.array_equal(as_float(floats), floats)
+
+
+def test_standardize(smooth):
+    before = smooth.copy()
+    out = Standardize().apply(smooth)
+    np.testing.assert_allclose(out.mean(axis=(1, 2)), 0, atol=1e-5)
+    np.testing.assert_allclose(out.std(axis=(1, 2)), 1, rtol=1e-4)
+    assert np.array_equal(smooth, before)
+    assert out.dtype == np.float32
+
+
+def test_standardize_of_constant_channels_is_zero():
+    images = np.full((2, 5, 5, 3), 0.1, np.float32)
+    images[:, :, :, 0] = 1e6
+    assert np.array_equal(Standardize().apply(images), np.zeros_like(images))
+
+
+def whiten_one_image(image, k, power):
+    """Local whitening as it is defined, patch by patch, in float64."""
+    h, w, c = image.shape
+    patches, places = [], []
+    for y in range(h - k + 1):
+        for x in range(w - k + 1):
+            patch = image[y : y + k, x : x + k].astype(np.float64)
+            patches.append((patch - patch.mean(axis=(0, 1))).ravel())
+            places.append((y, x))
+    patches = np.array(patches)
+    eigenvalues, vectors = np.linalg.eigh(patches.T @ patches / len(patches))
+    factors = np.array([v**-power if v > 1e-6 * eigenvalues.max() else 0 for v in eigenvalues])
+    whitened = patches @ (vectors * factors) @ vectors.T
+    total, count = np.zeros((h, w, c)), np.zeros((h, w, 1))
+    for (y, x), patch in zip(places, whitened, strict=True):
+        total[y : y + k, x : x + k] += patch.reshape(k, k, c)
+        count[y : y + k, x : x + k] += 1
+    return total / count
+
+
+@pytest.mark.parametrize("power", [0.25, 0.5])
+@pytest.mark.parametrize("k", [2, 3])
+def test_local_whitening_is_the_definition(smooth, k, power):
+    out = LocalWhitening(patch=k, power=power).apply(smooth[:4])
+    for image, expected in zip(out, smooth[:4], strict=True):
+        np.testing.assert_allclose(image, whiten_one_image(expected, k, power), rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3, 1.0, 254.7, 1e-4])
+def test_constant_images_become_zero_and_not_noise(value, smooth):
+    constant = np.full((1, 14, 14, 3), value, np.float32)
+    for preprocessor in (LocalWhitening(), LocalWhitening(power=0.5)):
+        assert np.array_equal(preprocessor.apply(constant), np.zeros_like(constant))
+    zca = ZCA(epsilon=0.5).fit(ArraySource(smooth))
+    of_zero = zca.apply(np.zeros((1, 14, 14, 3), np.float32))
+    np.testing.assert_allclose(zca.apply(constant), of_zero, atol=1e-6)
+
+
+def test_whitening_of_large_images_takes_few_at_a_time(monkeypatch, smooth):
+    whole = LocalWhitening().apply(smooth)
+    monkeypatch.setattr("ckncuda.images.preprocess.BLOCK_BYTES", 1)
+    np.testing.assert_allclose(LocalWhitening().apply(smooth), whole, atol=1e-6)
+
+
+def test_zca_is_the_definition(smooth):
+    images = smooth[:, :6, :6]
+    zca = ZCA(epsilon=0.1).fit(ArraySource(images))
+    rows = images.reshape(60, -1).astype(np.float64)
+    rows = (rows - rows.mean(axis=1, keepdims=True)) / rows.std(axis=1, keepdims=True)
+    mean = rows.mean(axis=0)
+    covariance = (rows - mean).T @ (rows - mean) / 60
+    eigenvalues, vectors = np.linalg.eigh(covariance)
+    expected = (rows - mean) @ (vectors / np.sqrt(eigenvalues / eigenvalues.mean() + 0.1)) @ vectors.T
+    np.testing.assert_allclose(zca.apply(images).reshape(60, -1), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_zca_whitens_with_a_small_epsilon(rng):
+    mixing = rng.normal(size=(27, 27))
+    images = (rng.normal(size=(4000, 27)) @ mixing).reshape(4000, 3, 3, 3).astype(np.float32)
+    out = ZCA(epsilon=1e-6).fit(ArraySource(images)).apply(images).reshape(4000, -1).astype(np.float64)
+    eigenvalues = np.linalg.eigvalsh(np.cov(out.T))
+    np.testing.assert_allclose(eigenvalues[2:] / eigenvalues[-1], 1, rtol=0.1)  # centring takes one direction
+
+
+def test_zca_round_trip_and_images_that_were_not_seen(smooth):
+    zca = ZCA(epsilon=0.3).fit(ArraySource(smooth[:40]))
+    again = preprocessor_from_dict(zca.to_dict()).with_arrays(zca.arrays())
+    assert np.array_equal(again.apply(smooth[40:]), zca.apply(smooth[40:]))
+    assert np.array_equal(zca.apply(smooth)[40:], zca.apply(smooth[40:]))
+
+
+def test_zca_refuses_what_it_cannot_do(smooth):
+    with pytest.raises(InvalidSpec, match="call fit first"):
+        ZCA().apply(smooth)
+
+    class Large:
+        shape, dtype = (10, 100, 100, 3), np.dtype(np.float32)
+
+    with pytest.raises(InvalidSpec, match="100x100x3 have 30000 numbers.*local_whitening"):
+        ZCA().fit(Large())
+
+
+def test_auto_whitens_raw_images_only(smooth, rng):
+    noise = rng.normal(size=(60, 14, 14, 3)).astype(np.float32)
+    assert suggested_preprocessing(ArraySource(smooth)) == (LocalWhitening(),)
+    assert suggested_preprocessing(ArraySource(noise)) == ()
+    assert suggested_preprocessing(ArraySource(smooth[:, :2])) == ()  # no room for a patch
+    assert suggested_preprocessing(ArraySource(np.zeros((3, 8, 8, 3), np.uint8))) == ()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "pca"}, "there is no preprocessing 'pca'; there is standardize, local_whitening, zca"),
+        ({}, "there is no preprocessing None"),
+        ({"name": "zca", "epsilon": 0}, "epsilon is 0"),
+        ({"name": "zca", "strength": 1}, "zca has no option 'strength'; it has epsilon"),
+        ({"name": "zca", "epsilon": "much"}, "epsilon is much; it must be a positive number"),
+        ({"name": "local_whitening", "patch": 1}, "patch is 1"),
+        ({"name": "local_whitening", "power": 1}, "power is 1"),
+        ({"name": "standardize", "epsilon": 1}, "standardize has no option 'epsilon'; it has none"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(InvalidSpec, match=message):
+        preprocessor_from_dict(options)
+
+
+def test_local_whitening_needs_room_for_a_patch():
+    with pytest.raises(InvalidSpec, match="patches of 3x3 are larger than the images of 2x8"):
+        LocalWhitening().apply(np.ones((1, 2, 8, 3), np.float32))

@@ -1,0 +1,133 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ckncuda import Exponential, Layer, LayerSpec, Polynomial, Series
+from ckncuda.errors import InvalidSpec
+from ckncuda.layer import conventions
+
+KERNEL = Exponential(sigma=0.6)
+
+
+def spec(**options):
+    return LayerSpec(**{"filters": 8, "patch": 3, "subsampling": 2, "kernel": KERNEL} | options)
+
+
+@pytest.mark.parametrize(
+    ("options", "shape", "expected"),
+    [
+        ({}, (32, 32, 3), (16, 16, 8)),
+        ({}, (33, 31, 1), (17, 16, 8)),
+        ({"padding": "valid"}, (32, 32, 3), (15, 15, 8)),
+        ({"patch": 4}, (32, 32, 3), (16, 16, 8)),
+        ({"patch": 4, "padding": "valid"}, (32, 32, 3), (15, 15, 8)),
+        ({"subsampling": 1}, (32, 30, 3), (32, 30, 8)),
+        ({"alignment": "valid"}, (32, 32, 3), (15, 15, 8)),
+        ({"alignment": "valid", "pooling": "average"}, (33, 32, 3), (16, 16, 8)),
+    ],
+)
+def test_output_shape(options, shape, expected):
+    assert spec(**options).output_shape(shape) == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"filters": 0}, "filters is 0"),
+        ({"patch": 2.5}, "patch is 2.5"),
+        ({"subsampling": True}, "subsampling is True"),
+        ({"padding": "same"}, "padding is 'same'; it must be one of zero, valid"),
+        ({"pooling": "max"}, "pooling is 'max'"),
+        ({"alignment": "left"}, "alignment is 'left'"),
+        ({"whitening": "pca"}, "whitening is 'pca'"),
+        ({"scale": "none"}, "scale is 'none'"),
+        ({"epsilon": -1}, "epsilon is -1"),
+        ({"epsilon": math.nan}, "epsilon is nan"),
+        ({"norm_floor": 0}, "norm_floor is 0"),
+        ({"norm_floor": 1e-50}, "norm_floor is 1e-50; it must be at least 1e-30"),
+        ({"kernel": "exp"}, "kernel is 'exp'"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(InvalidSpec, match=message):
+        spec(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "shape", "message"),
+    [
+        ({"patch": 9}, (8, 32, 3), "patch of 9x9 is larger than its input of 8x32"),
+        ({"subsampling": 9}, (8, 32, 3), "subsampling of 9 is larger than the map of 8x32"),
+        ({"subsampling": 5, "alignment": "valid"}, (8, 8, 3), "leaves nothing"),
+    ],
+)
+def test_inputs_that_do_not_fit(options, shape, message):
+    with pytest.raises(InvalidSpec, match=message):
+        spec(**options).output_shape(shape)
+
+
+@pytest.mark.parametrize(
+    "example",
+    [
+        spec(),
+        spec(kernel=Exponential(quantile=0.1), padding="valid"),
+        spec(kernel=Polynomial(2, offset=0.5), **conventions.CHEN),
+        spec(kernel=Series([0.5, 0.5]), **conventions.MAIRAL),
+    ],
+)
+def test_dictionary_round_trip_and_repr(example):
+    import json
+
+    assert LayerSpec.from_dict(json.loads(json.dumps(example.to_dict()))) == example
+    assert eval(repr(example), vars(__import__("ckncuda"))) == example
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"filters": 8, "patch": 3}, "needs kernel parameters|sigma"),
+        ({"filters": 8, "sigma": 0.6}, "a layer needs patch, subsampling"),
+        ({"filters": 8, "patch": 3, "subsampling": 2, "sigma": 0.6, "stride": 2}, "no option 'stride'"),
+        ({"filters": 8, "patch": 3, "subsampling": 2, "kernel": "linear", "sigma": 1}, "no option 'sigma'"),
+    ],
+)
+def test_bad_dictionaries(options, message):
+    with pytest.raises(InvalidSpec, match=message):
+        LayerSpec.from_dict(options)
+
+
+def test_conventions_name_options_of_layer_spec():
+    assert spec(**conventions.CHEN).whitening == "root"
+    assert spec(**conventions.MAIRAL).alignment == "centered"
+    with pytest.raises(TypeError):
+        conventions.CHEN["epsilon"] = 1
+
+
+@given(p=st.integers(1, 10), seed=st.integers(0, 1000))
+def test_embedding_reproduces_the_kernel_between_anchors(p, seed):
+    """⟨ψ(z_i), ψ(z_j)⟩ = κ(⟨z_i, z_j⟩) as ε → 0, with ψ(z) = W κ(Z z)."""
+    z = np.random.default_rng(seed).normal(size=(p, 3, 3, 2))
+    z /= np.linalg.norm(z.reshape(p, -1), axis=1)[:, None, None, None]
+    layer = Layer.from_anchors(spec(filters=p, epsilon=0.0), z)
+    flat = z.reshape(p, -1)
+    gram = KERNEL.value(flat @ flat.T)
+    embedded = layer.projection @ gram
+    np.testing.assert_allclose(embedded.T @ embedded, gram, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("anchors", "message"),
+    [
+        (np.ones((8, 3, 3, 2)), "must be of norm 1"),
+        (np.full((8, 3, 3, 2), np.nan), "must be of norm 1"),
+        (np.ones((7, 3, 3, 2)) / np.sqrt(18), r"shape \[7, 3, 3, 2\].*\[8, 3, 3, channels\]"),
+        (np.ones((8, 18)) / np.sqrt(18), "shape"),
+        (np.ones((8, 3, 3, 2), int), "int64"),
+    ],
+)
+def test_bad_anchors(anchors, message):
+    with pytest.raises(InvalidSpec, match=message):
+        Layer.from_anchors(spec(), anchors)

@@ -1,0 +1,373 @@
+"""Models on exact kernels, from images and labels: what they learn, keep and refuse."""
+
+import json
+
+import numpy as np
+import pytest
+
+from ckncuda import ArcCosine, ExactKernel, Exponential, GramRidge, LayerSpec, gram, load
+from ckncuda.errors import InvalidData, InvalidSpec
+from ckncuda.exact.on_disk.reading import ZarrRows, open_gram
+from ckncuda.images.preprocess import Standardize, suggested_preprocessing
+from ckncuda.images.sources import as_images
+from ckncuda.model.exact_fit import fit_exact
+from ckncuda.stopwatch import Stopwatch
+
+LAYER = LayerSpec(filters=1, patch=3, subsampling=2, kernel=Exponential(sigma=0.6))
+EXP = ExactKernel([LAYER])
+NTK = ExactKernel([LayerSpec(filters=1, patch=3, subsampling=3, kernel=ArcCosine(1))], tangent=True)
+
+
+@pytest.fixture(scope="module")
+def stripes():
+    """Stripes along and across, of any phase, in noise: uint8 [60, 9, 9, 1], and which they are."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(60) % 2
+    phase = rng.uniform(0, 2 * np.pi, size=(60, 1, 1))
+    y, x = np.mgrid[:9, :9]
+    waves = np.where(labels[:, None, None], np.sin(1.5 * y + phase), np.sin(1.5 * x + phase))
+    images = 120 + 40 * waves + rng.normal(scale=40, size=waves.shape)
+    return images.round().clip(0, 255).astype(np.uint8)[..., None], labels + 3
+
+
+def fit(stripes, kernels=((EXP, ()),), images=40, **options):
+    return fit_exact(stripes[0][:images], stripes[1][:images], kernels, **{"backend": "numpy"} | options)
+
+
+@pytest.fixture(scope="module")
+def model(stripes):
+    return fit(stripes)
+
+
+def test_it_learns_what_pixels_do_not_tell(stripes, model):
+    images, labels = stripes
+    assert np.mean(model.predict(images[40:], backend="numpy") == labels[40:]) >= 0.9
+    assert model.report["validation_accuracy"] >= 0.9
+    assert model.report["validation"].startswith("leave-one-out over 40 images; λ = ")
+    assert "preprocessing" not in model.report["validation"]
+    assert model.report["n_features"] == model.n_features == model.report["n_images"] == 40
+    assert model.image_type == "uint8"
+    assert model.encoders[0].points.dtype == np.uint8
+
+
+@pytest.mark.parametrize("kernel", [EXP, ExactKernel([LAYER], flip=True), NTK], ids=["exp", "flip", "ntk"])
+@pytest.mark.parametrize("regularization", [1e-2, 1e-6])
+def test_scores_are_those_of_the_dual_solution_in_double_precision(stripes, kernel, regularization):
+    images, labels = stripes
+    fitted = fit(stripes, [(kernel, ())], regularization=regularization)
+    exact = images.astype(np.float64) / 255
+    own = gram(exact[:40], kernel, dtype=np.float64)
+    new = gram(exact[40:], kernel, exact[:40], dtype=np.float64)
+    scale = np.diag(own).mean() - own.mean()
+    centring = np.eye(40) - 1 / 40
+    signs = np.where(labels[:40, None] == [3, 4], 1.0, -1.0)
+    system = centring @ own @ centring / scale + 1 + 40 * regularization * np.eye(40)
+    alpha = np.linalg.solve(system, signs)
+    centred = (new - new.mean(axis=1, keepdims=True) - own.mean(axis=0) + own.mean()) / scale
+    expected = (centred + 1) @ alpha
+    # Kernels in single precision err by 1e-7, the solution by as much times the system's condition.
+    np.testing.assert_allclose(fitted.scores(images[40:], backend="numpy"), expected, atol=5e-3)
+    assert fitted.classifier.regularization_ == regularization
+
+
+def test_leave_one_out_is_what_fits_without_each_image_predict(stripes):
+    images, labels = stripes
+    images, labels = images[:24], labels[:24]
+    whole = fit((images, labels), regularization=1e-2, images=24)
+    right = 0
+    for i in range(24):
+        others = np.arange(24) != i
+        # n λ stays, and centring and scaling do: with 23 images λ is larger, and they hardly differ.
+        alone = fit((images[others], labels[others]), regularization=1e-2 * 24 / 23, images=23)
+        right += int(alone.predict(images[i : i + 1], backend="numpy")[0] == labels[i])
+    assert abs(whole.report["validation_accuracy"] - right / 24) <= 1 / 24
+
+
+def test_round_trip_through_a_file(stripes, model, tmp_path):
+    images, _ = stripes
+    model.save(tmp_path / "m")
+    again = load(tmp_path / "m")
+    assert np.array_equal(again.scores(images, backend="numpy"), model.scores(images, backend="numpy"))
+    assert again.report == model.report
+    again.save(tmp_path / "again")
+    fit(stripes).save(tmp_path / "anew")
+    assert (tmp_path / "again").read_bytes() == (tmp_path / "m").read_bytes()
+    assert (tmp_path / "anew").read_bytes() == (tmp_path / "m").read_bytes()
+
+
+def test_preprocessing_is_learned_once_and_met_by_new_images(stripes):
+    images, labels = stripes
+    prepared = Standardize().apply(images.astype(np.float32) / np.float32(255))
+    expected = fit((prepared, labels), regularization=1e-2)
+    fitted = fit(stripes, [(EXP, [Standardize()])], regularization=1e-2)
+    np.testing.assert_allclose(
+        fitted.scores(images, backend="numpy"), expected.scores(prepared, backend="numpy"), atol=1e-4
+    )
+    assert fitted.encoders[0].points.dtype == np.float32
+    assert fitted.report["validation"].endswith("; preprocessing saw all images, without labels")
+    first, second = fit(stripes, [(EXP, [Standardize()]), (NTK, [Standardize()])], images=30).encoders
+    assert first.preprocessing == (Standardize(),)
+    assert first.preprocessing is second.preprocessing
+    assert first.points is second.points
+
+
+def test_preprocessing_left_open_is_that_which_the_images_suggest(rng):
+    images = rng.normal(size=(80, 9, 9, 1)).cumsum(axis=1).cumsum(axis=2).astype(np.float32)
+    suggested = suggested_preprocessing(as_images(images))
+    assert suggested
+    fitted = fit((images, np.arange(80) % 2), [(EXP, None)], images=80, landmarks=5)
+    assert fitted.encoders[0].preprocessing == suggested
+
+
+def test_two_kernels_are_combined(stripes):
+    images, labels = stripes
+    fitted = fit(stripes, [(EXP, ()), (NTK, [Standardize()])])
+    assert fitted.widths == (40, 40)
+    assert fitted.report["kernel_weights"] == list(fitted.classifier.kernel_weights_)
+    assert len(fitted.report["kernel_weights"]) == 2
+    assert "weights" in fitted.report["validation"]
+    assert np.mean(fitted.predict(images[40:], backend="numpy") == labels[40:]) >= 0.9
+    given = fit(stripes, [(EXP, ()), (NTK, ())], weights=[1, 0], regularization=1e-2)
+    alone = fit(stripes, regularization=1e-2)
+    np.testing.assert_allclose(
+        given.scores(images, backend="numpy"), alone.scores(images, backend="numpy"), atol=1e-4
+    )
+
+
+def test_progress_and_time_are_told(stripes):
+    seen, stopwatch = [], Stopwatch()
+    fit(stripes, progress=lambda *stage: seen.append(stage), stopwatch=stopwatch)
+    assert ("Gram matrix", 40 * 41 // 2, 40 * 41 // 2) in seen
+    assert list(stopwatch.seconds) == ["preprocessing", "features", "classifier"]
+    seen.clear()
+    fit(stripes, [(EXP, ()), (NTK, ())], progress=lambda *stage: seen.append(stage))
+    stages = [stage for stage, _, _ in seen]
+    assert {"kernel 1: Gram matrix", "kernel 2: Gram matrix", "choosing kernel and λ"} == set(stages)
+
+
+def test_held_out_images(stripes):
+    fitted = fit(stripes, validation=0.25)
+    assert fitted.report["validation"].startswith("10 images held out of 40; λ = ")
+    assert fitted.report["validation_accuracy"] >= 0.8
+
+
+# ---- Landmarks -------------------------------------------------------------------------------------------
+
+
+def test_with_all_images_as_landmarks_it_is_the_whole_solution(stripes):
+    images, _ = stripes
+    whole, landmarks = fit(stripes, regularization=1e-2), fit(stripes, regularization=1e-2, landmarks=40)
+    np.testing.assert_allclose(
+        landmarks.scores(images, backend="numpy"), whole.scores(images, backend="numpy"), atol=2e-2
+    )
+    assert landmarks.predict(images).tolist() == whole.predict(images).tolist()
+
+
+@pytest.mark.parametrize("kernels", [[(EXP, ())], [(EXP, [Standardize()]), (NTK, ())]], ids=["one", "two"])
+def test_on_landmarks_only_their_kernels_are_computed(stripes, kernels, tmp_path):
+    images, labels = stripes
+    seen = []
+    fitted = fit(stripes, kernels, landmarks=15, progress=lambda *stage: seen.append(stage))
+    pairs = {total for stage, _, total in seen if stage.endswith("Gram matrix")}
+    assert pairs == {40 * 15}
+    assert fitted.widths == (15,) * len(kernels)
+    assert "15 landmarks" in fitted.report["validation"]
+    assert np.mean(fitted.predict(images[40:], backend="numpy") == labels[40:]) >= 0.8
+    fitted.save(tmp_path / "m")
+    assert np.array_equal(load(tmp_path / "m").scores(images), fitted.scores(images))
+    kept = fitted.encoders[-1].points
+    assert {image.tobytes() for image in kept} <= {image.tobytes() for image in images[:40]}
+
+
+def test_landmarks_follow_from_the_seed(stripes):
+    first, same, other = (fit(stripes, landmarks=10, seed=seed).encoders[0].points for seed in (1, 1, 2))
+    assert np.array_equal(first, same)
+    assert not np.array_equal(first, other)
+    assert len(fit(stripes, landmarks=1000).encoders[0].points) == 40
+
+
+# ---- Gram matrices that are there already ----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def stored(stripes):
+    return gram(stripes[0][:40], EXP)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".zarr"])
+def test_a_matrix_that_is_there_is_not_computed_again(stripes, stored, model, tmp_path, suffix, monkeypatch):
+    path = tmp_path / f"K{suffix}"
+    if suffix == ".npy":
+        np.save(path, stored)
+    else:
+        zarr = pytest.importorskip("zarr")
+        zarr.create_array(str(path), shape=stored.shape, chunks=(7, 7), dtype=stored.dtype)[...] = stored
+
+    def no_work(*arguments, **options):
+        raise AssertionError("the matrix is computed")
+
+    monkeypatch.setattr("ckncuda.model.exact_fit.gram", no_work)
+    fitted = fit(stripes, grams=[open_gram(path)])
+    images, _ = stripes
+    assert np.array_equal(fitted.scores(images, backend="numpy"), model.scores(images, backend="numpy"))
+    assert fitted.report == model.report
+
+
+@pytest.mark.parametrize(
+    ("kernel", "preprocessing", "images"),
+    [
+        (NTK, (), slice(40)),
+        (ExactKernel([LAYER], flip=True), (), slice(40)),
+        (EXP, [Standardize()], slice(40)),
+        (EXP, (), slice(10, 50)),
+        (EXP, (), slice(39, None, -1)),
+    ],
+    ids=["kernel", "flip", "preprocessing", "images", "order"],
+)
+def test_a_matrix_of_something_else_is_refused(stripes, stored, kernel, preprocessing, images):
+    labels = stripes[1][:40]
+    with pytest.raises(InvalidData, match="matrix 1 is not that of these images and this kernel: of images"):
+        fit_exact(stripes[0][images], labels, [(kernel, preprocessing)], grams=[stored], backend="numpy")
+
+
+def test_matrices_that_do_not_fit(stripes, stored):
+    with pytest.raises(InvalidData, match=r"of shape \[40, 39\]; expected \[40, 40\]"):
+        fit(stripes, grams=[stored[:, :39]])
+    with pytest.raises(InvalidSpec, match="1 Gram matrices were given for 2 kernels"):
+        fit(stripes, [(EXP, ()), (NTK, ())], grams=[stored])
+    with pytest.raises(InvalidSpec, match="landmarks spare a Gram matrix"):
+        fit(stripes, grams=[stored], landmarks=5)
+    damaged = stored.copy()
+    damaged[3, 4] = np.nan
+    with pytest.raises(InvalidData, match="NaN"):
+        fit(stripes, grams=[damaged])
+
+
+@pytest.fixture
+def zarr_matrix(stored, tmp_path):
+    zarr = pytest.importorskip("zarr")
+    path = tmp_path / "K.zarr"
+    checksum = zarr.codecs.Crc32cCodec()
+    options = {"chunks": (7, 7), "dtype": stored.dtype, "compressors": [checksum], "fill_value": np.nan}
+    zarr.create_array(str(path), shape=stored.shape, **options)[...] = stored
+    return path
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda chunk: chunk.write_bytes(b"?" + chunk.read_bytes()[1:]),
+        lambda chunk: chunk.write_bytes(b""),
+        lambda chunk: chunk.unlink(),
+    ],
+    ids=["flipped", "emptied", "removed"],
+)
+@pytest.mark.parametrize("place", range(6))  # rows are read to compare, and again to fit
+def test_a_matrix_that_has_been_damaged(stripes, zarr_matrix, damage, place):
+    damage(zarr_matrix / "c" / str(place) / "2")
+    with pytest.raises(
+        InvalidData, match=r"K\.zarr is damaged; give the same ckn gram again, which mends it"
+    ):
+        fit(stripes, grams=[open_gram(zarr_matrix)])
+
+
+def test_rows_of_a_stored_matrix(stripes, stored, zarr_matrix):
+    rows = open_gram(zarr_matrix)
+    assert (rows.shape, rows.dtype, rows.ndim) == ((40, 40), np.float32, 2)
+    np.testing.assert_array_equal(rows[3:9], stored[3:9])
+    ridge = GramRidge(validation=0.25, regularization=1e-2).fit(rows, stripes[1][:40])
+    expected = GramRidge(validation=0.25, regularization=1e-2).fit(stored, stripes[1][:40])
+    np.testing.assert_array_equal(ridge.weights_, expected.weights_)
+
+
+class Unreadable:
+    shape, dtype = (3, 3), "float32"
+
+    def __init__(self, error):
+        self.error = error
+
+    def __getitem__(self, rows):
+        raise self.error
+
+
+def test_what_a_reader_says_of_a_disk_and_of_memory():
+    damaged = r"K\.zarr is damaged; give the same ckn gram again, which mends it \(Input/output error\)"
+    with pytest.raises(InvalidData, match=damaged):
+        ZarrRows("K.zarr", Unreadable(OSError(5, "Input/output error")))[:2]
+    with pytest.raises(MemoryError):  # is no damage
+        ZarrRows("K.zarr", Unreadable(MemoryError()))[:2]
+
+
+def test_an_unfinished_matrix_behind_a_link(tmp_path):
+    (tmp_path / "mat.part").mkdir()
+    (tmp_path / "K.zarr").symlink_to(tmp_path / "mat")
+    with pytest.raises(InvalidData, match="is not finished: give the same ckn gram again"):
+        open_gram(tmp_path / "K.zarr")
+
+
+@pytest.mark.parametrize("landmarks", [None, 15])
+def test_kernels_that_are_too_large_are_named(stripes, stored, landmarks):
+    images = stripes[0][:40] / np.float32(255)
+    images[23] *= np.float32(1e20)
+    match = r"the kernel of image \d+ and image \d+ is (inf|nan): it is too large for float32; scale or"
+    with np.errstate(all="ignore"):
+        with pytest.raises(InvalidData, match=match) as refusal:
+            fit((images, stripes[1]), landmarks=landmarks)
+        assert "image 24 " in str(refusal.value)
+        with pytest.raises(InvalidData, match=match):
+            fit((images[18:30], stripes[1][18:30]), grams=[stored[18:30, 18:30]], images=12, seed=1)
+
+
+def test_files_that_are_no_matrices(tmp_path):
+    with pytest.raises(InvalidData, match="there is no Gram matrix .*ckn gram"):
+        open_gram(tmp_path / "K.npy")
+    (tmp_path / "K.zarr.part").mkdir()
+    with pytest.raises(InvalidData, match="is not finished: give the same ckn gram again"):
+        open_gram(tmp_path / "K.zarr")
+    (tmp_path / "K.csv").write_text("1,2")
+    with pytest.raises(InvalidData, match=r"\.npy or \.zarr"):
+        open_gram(tmp_path / "K.csv")
+    (tmp_path / "K.npy").write_bytes(b"no array")
+    with pytest.raises(InvalidData, match="cannot be read as a matrix"):
+        open_gram(tmp_path / "K.npy")
+    for array in (np.ones(3), np.ones((3, 3), int), np.array([["a"]])):
+        np.save(tmp_path / "K.npy", array)
+        with pytest.raises(InvalidData, match="holds no matrix of floating-point numbers"):
+            open_gram(tmp_path / "K.npy")
+
+
+# ---- What is refused, before the long work ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"regularization": -1.0}, "regularization is -1.0"),
+        ({"weights": [1.0, 2.0]}, "2 weights were given for 1 kernels"),
+        ({"validation": 1.5}, "validation is 1.5"),
+        ({"landmarks": 1}, "landmarks is 1; expected a whole number of at least 2"),
+        ({"kernels": []}, "at least one kernel"),
+        ({"kernels": [(ExactKernel([LayerSpec(1, 12, 2, Exponential(0.6))]), ())]}, "layer 1 does not fit"),
+    ],
+)
+def test_options_are_checked_before_the_long_work(stripes, options, match):
+    def no_work(stage, done, total):
+        raise AssertionError(f"{stage} began")
+
+    with pytest.raises(InvalidSpec, match=match):
+        fit(stripes, progress=no_work, **options)
+
+
+def test_labels_that_do_not_fit(stripes):
+    images, labels = stripes
+    with pytest.raises(InvalidData, match="60 images, no labels"):
+        fit_exact(images, None, [(EXP, ())])
+    with pytest.raises(InvalidData, match="60 images, 59 labels"):
+        fit_exact(images, labels[1:], [(EXP, ())])
+    with pytest.raises(InvalidData, match="a classifier needs images of two classes"):
+        fit_exact(images, labels * 0, [(EXP, ())])
+
+
+def test_a_report_is_plain_data(model):
+    assert json.loads(json.dumps(model.report)) == model.report
+    assert isinstance(model.classifier, GramRidge)

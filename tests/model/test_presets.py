@@ -1,0 +1,66 @@
+import pytest
+
+from ckncuda.errors import InvalidSpec
+from ckncuda.images.symmetries import Symmetries
+from ckncuda.model.presets import PRESETS, preset
+
+NETWORKS = [name for name in PRESETS if name != "seed"]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "shape", [(32, 32, 3), (28, 28, 1), (8, 8, 1), (64, 48, 3), (224, 224, 3), (3, 3, 1), (1, 1, 3)]
+)
+def test_few_positions_are_left_at_any_size(name, shape):
+    for encoder in preset(name).encoders(1000, shape):
+        height, width, _ = encoder.output_shape(shape)
+        assert height * width <= 20
+
+
+def test_few_images_are_asked_for_few_filters():
+    for n, shape, filters in (
+        (5000, (32, 32, 3), [64, 2048]),
+        (40, (10, 10, 3), [64, 100]),
+        (1, (1, 1, 3), [1, 1]),
+    ):
+        assert [layer.filters for layer in preset("default").encoders(n, shape)[0].layers] == filters
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_colour_images_are_flipped_and_digits_are_not(name):
+    for channels, flipped in ((1, False), (3, True)):
+        encoders = preset(name).encoders(1000, (32, 32, channels))
+        assert all(encoder.symmetries == Symmetries(flip=flipped) for encoder in encoders)
+
+
+def test_many_images_are_fitted_on_landmarks():
+    assert preset("fast").classifier_for(20_000) == ("kernel-ridge", {"kernel": "arccos1"})
+    assert preset("fast").classifier_for(20_001) == ("nystrom-ridge", {"kernel": "arccos1"})
+    assert preset("seed").classifier_for(60_000) == ("softmax", {"regularization": 1e-3})
+
+
+def test_the_seed_preset_is_the_published_network():
+    (encoder,) = preset("seed").encoders(1000, (32, 32, 3))
+    assert [layer.filters for layer in encoder.layers] == [64, 64, 128]
+    assert encoder.output_shape((32, 32, 3)) == (4, 4, 128)
+    assert preset("seed").classifier_options == {"regularization": 1e-3}
+
+
+def test_every_preset_has_a_summary_and_an_unknown_one_is_refused():
+    assert all(p.summary for p in PRESETS.values())
+    with pytest.raises(
+        InvalidSpec, match="no preset 'huge'; the presets are fast, default, best, mnist, seed"
+    ):
+        preset("huge")
+
+
+def test_best_whitens_as_the_images_allow():
+    def names(n, shape):
+        return [
+            None if encoder.preprocessing is None else [p.name for p in encoder.preprocessing]
+            for encoder in preset("best").encoders(n, shape)
+        ]
+
+    assert names(5000, (32, 32, 3)) == [None, ["local_whitening", "zca"], ["local_whitening"]]
+    assert names(300, (32, 32, 3)) == names(5000, (72, 72, 3)) == [None, ["local_whitening"]]
+    assert names(5000, (2, 2, 3)) == [None]

@@ -1,0 +1,339 @@
+"""The search: its space, its course, what it leaves, and that it goes on where it stopped."""
+
+import itertools
+import json
+import random
+import re
+import time
+
+import numpy as np
+import pytest
+
+import ckncuda
+from ckncuda.errors import InvalidData, InvalidSpec
+from ckncuda.images.preprocess import ZCA, LocalWhitening
+from ckncuda.images.symmetries import Symmetries
+from ckncuda.model.presets import PRESETS, Preset
+from ckncuda.network.encoder import EncoderSpec
+from ckncuda.studies.search import trials as searching
+from ckncuda.studies.search.space import Candidate, SearchSpace, candidate_of_preset
+from ckncuda.studies.search.trials import Row, draw, pareto_front, search
+
+optuna = pytest.importorskip("optuna", reason="Optuna, the extra `search`, is not installed")
+pytest.importorskip("matplotlib", reason="matplotlib, the extra `search`, is not installed")
+
+LAYER = ckncuda.LayerSpec(filters=8, patch=3, subsampling=4, kernel=ckncuda.Exponential(sigma=0.6))
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch):
+    """One small preset, few filters: what is tested is the search, not what it finds."""
+    monkeypatch.setattr(
+        searching, "PRESETS", {"small": Preset("small", lambda n, shape: [EncoderSpec([LAYER])], "ridge")}
+    )
+    monkeypatch.setattr("ckncuda.studies.search.space.PATCHES_PER_FILTER", 500)
+    monkeypatch.setattr(searching, "draw", lambda *_: None)  # takes longer than these trials
+
+
+@pytest.fixture(scope="module")
+def images():
+    rng = np.random.default_rng(3)
+    labels = np.arange(90) % 3
+    pixels = rng.normal(size=(90, 12, 12, 3)) * 0.4
+    pixels[:, ::2] += labels[:, None, None, None] * 0.3
+    return pixels.astype(np.float32), labels + 5
+
+
+class Tape:
+    """Lines that a search tells."""
+
+    def __init__(self, until=None):
+        self.lines, self.until = [], until
+
+    def __call__(self, line):
+        self.lines.append(line)
+        if self.until is not None and len(self.lines) >= self.until:
+            raise KeyboardInterrupt
+
+    @property
+    def systems(self):
+        return [line.rpartition("): ")[2] for line in self.lines]
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 3, 1), (5, 5, 3), (8, 8, 1), (13, 40, 3), (32, 32, 3)])
+@pytest.mark.parametrize("images", [20, 5_000, 60_000])
+def test_every_system_drawn_fits_the_images(shape, images):
+    space = SearchSpace(shape, images, max(1, images // 4), memory=1 << 30)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(40):
+        candidate = space.draw(study.ask())
+        layers = candidate.encoder.layers
+        height, width, filters = candidate.encoder.output_shape(shape)
+        assert 1 <= min(height, width) <= 4
+        assert filters == layers[-1].filters <= max(1, images // 4 * shape[0] * shape[1] // 500)
+        assert 4 * images * height * width * filters <= 1 << 30 or filters == 1
+        assert candidate.classifier == "ridge" or images <= 20_000
+        assert not candidate.encoder.symmetries.flip or shape[2] == 3
+        candidate.make_classifier(0).check_options()
+        stored = json.loads(json.dumps(candidate.to_dict()))
+        assert Candidate.from_dict(stored).to_dict() == candidate.to_dict()
+
+
+def test_what_is_said_of_a_preset_draws_it_again():
+    shape = (32, 32, 3)
+    space = SearchSpace(shape, 5000, 5000)
+    layers = [
+        ckncuda.LayerSpec(filters=64, patch=3, subsampling=2, kernel=ckncuda.Exponential(sigma=0.6)),
+        ckncuda.LayerSpec(
+            filters=1024, patch=5, subsampling=6, kernel=ckncuda.Exponential(sigma=0.5), decorrelation=0.25
+        ),
+    ]
+    encoder = EncoderSpec(layers, [ZCA(0.1)], Symmetries(flip=True))
+    candidate = Candidate(encoder, "kernel-ridge", {"kernel": "arccos1"}, 40_960)
+    found = space.matching(candidate)
+    assert set(found) == set(space.parameters)
+    again = space.draw(optuna.trial.FixedTrial(found))
+    assert again.to_dict() == candidate.to_dict()
+
+
+def test_a_preset_is_described_as_far_as_the_space_has_words():
+    layer = ckncuda.LayerSpec(filters=100, patch=4, subsampling=16, kernel=ckncuda.Exponential(sigma=0.607))
+    candidate = Candidate(EncoderSpec([layer], [ZCA(10), LocalWhitening()]), "ridge", {}, 1000)
+    found = SearchSpace((32, 32, 1), 5000, 5000).matching(candidate)
+    assert found == {"layers": 1, "classifier": "ridge", "last_positions": 2, "last_decorrelation": 0.0}
+
+
+def test_presets_that_a_search_cannot_judge_are_left_out():
+    shape = (32, 32, 3)
+    assert candidate_of_preset(PRESETS["default"], 1000, shape) is not None
+    assert candidate_of_preset(PRESETS["seed"], 1000, shape) is None  # softmax
+    ensemble = Preset("two", lambda n, shape: [EncoderSpec([LAYER])] * 2, "ridge")
+    assert candidate_of_preset(ensemble, 1000, shape) is None
+    large = Preset("large", lambda n, shape: [EncoderSpec([LAYER])], "ridge")
+    assert candidate_of_preset(large, 1000, (2, 2, 3)) is None
+
+
+def test_a_search_leaves_leaderboard_plot_and_a_model_of_all_images(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(searching, "draw", draw)
+    tape = Tape()
+    found = search(*images, tmp_path / "s", trials=4, hold_out=0.2, seed=1, tell=tape)
+    assert sum(found.counts.values()) == 4 == len(tape.lines)
+    assert tape.lines[0].endswith("(preset small)")  # presets come first
+    accuracies = [row.accuracy for row in found.leaderboard]
+    assert accuracies == sorted(accuracies, reverse=True)
+    assert found.best == found.leaderboard[0]
+    assert found.n_held_out == 18
+    assert 0 <= found.held_out_accuracy <= 1
+    assert found.model.report["n_images"] == 90
+    said = found.model.report["search"]
+    assert said["trials"] == 4
+    assert said["held_out_accuracy"] == found.held_out_accuracy
+    assert "72 images" in said["chosen_by"]
+    assert "optimistic" in said["chosen_by"]
+    path = tmp_path / "best.ckn"
+    found.model.save(path)
+    assert ckncuda.load(path).report["search"] == said
+    board = (tmp_path / "s" / "leaderboard.md").read_text()
+    assert all(row.system in board for row in found.leaderboard)
+    assert (tmp_path / "s" / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+    stored = json.loads((tmp_path / "s" / "search.json").read_text())
+    assert (stored["n_images"], stored["image_shape"], stored["seed"], stored["hold_out"]) == (
+        *(90, [12, 12, 3], 1, 0.2),
+    )
+
+
+def test_what_is_held_out_is_not_seen(images, tmp_path):
+    labels = np.random.default_rng(0).permutation(np.arange(90) % 3)  # nothing to learn, much to remember
+    found = search(images[0], labels, tmp_path, trials=2, hold_out=0.3)
+    assert found.n_held_out == 27
+    assert found.held_out_accuracy < 0.7
+    assert np.mean(found.model.predict(images[0]) == labels) > found.held_out_accuracy
+
+
+def test_a_search_that_was_interrupted_tries_what_one_at_a_stretch_tries(images, tmp_path, monkeypatch):
+    tape = Tape()
+    search(*images, tmp_path / "whole", trials=4, hold_out=0, tell=tape)
+
+    tries, fit = itertools.count(), searching._Search._fit
+
+    def interrupted(self, *arguments, **options):
+        if next(tries) in (0, 2):  # in the midst of the preset, and of a system that was drawn
+            raise KeyboardInterrupt
+        return fit(self, *arguments, **options)
+
+    monkeypatch.setattr(searching._Search, "_fit", interrupted)
+    parts = Tape()
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            search(*images, tmp_path / "parts", trials=4, hold_out=0, tell=parts)
+    found = search(*images, tmp_path / "parts", trials=4, hold_out=0, tell=parts)
+    assert parts.systems == tape.systems
+    assert sum(found.counts.values()) == 4
+    assert len(found.leaderboard) == found.counts["complete"]
+
+
+def test_only_the_better_half_goes_on_to_all_images(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(searching, "ONE_RUNG", 50)
+    tape = Tape()
+    found = search(*images, tmp_path, trials=12, hold_out=0.1, tell=tape)
+    given_up = [line for line in tape.lines if "given up" in line]
+    assert found.counts["given up"] == len(given_up) > 0
+    assert len(found.leaderboard) == 12 - len(given_up)
+    for line in given_up:
+        accuracy, on = re.search(r": ([0-9.]+) on (\d+) images in", line).groups()
+        assert int(on) in (20, 40)  # a quarter and a half of 81
+        assert float(accuracy) <= found.best.accuracy + 0.05
+    assert not any("small" in line for line in given_up)  # presets are fitted to the end
+
+
+def test_no_trial_is_begun_that_would_end_too_late(images, tmp_path):
+    tape = Tape()
+    found = search(*images, tmp_path, seconds=1e-3, hold_out=0, tell=tape)
+    assert len(tape.lines) == 1  # the first, however long it takes
+    again = search(*images, tmp_path, seconds=0, hold_out=0, tell=tape)
+    assert len(tape.lines) == 1
+    assert again.best == found.best
+
+
+def test_a_trial_without_time_left_does_not_count(images, tmp_path, monkeypatch):
+    search(*images, tmp_path, trials=1, hold_out=0)
+    fit = ckncuda.Model.fit
+
+    def slow(*arguments, progress, **options):
+        time.sleep(1)
+        return fit(*arguments, progress=progress, **options)
+
+    monkeypatch.setattr(ckncuda.Model, "fit", slow)
+    monkeypatch.setattr(searching._Search, "_reserve", lambda *_: 0.0)
+    monkeypatch.setattr(searching.statistics, "median", lambda seconds: min(max(seconds), 0.1))
+    tape = Tape()
+    found = search(*images, tmp_path, seconds=0.8, hold_out=0, tell=tape)
+    assert sum(found.counts.values()) == 1
+    assert tape.lines
+    assert all("no time left" in line for line in tape.lines)
+
+
+def test_what_fails_is_said_and_the_search_goes_on(images, tmp_path, monkeypatch):
+    fit, tries = searching._Search._fit, itertools.count()
+
+    def failing(self, *arguments, **options):
+        if next(tries) == 1:
+            raise MemoryError("too large")
+        return fit(self, *arguments, **options)
+
+    monkeypatch.setattr(searching._Search, "_fit", failing)
+    tape = Tape()
+    found = search(*images, tmp_path, trials=3, hold_out=0, tell=tape)
+    assert found.counts["failed"] == 1
+    assert "failed: too large" in tape.lines[1]
+
+
+def test_images_on_which_everything_fails_end_the_search(images, tmp_path):
+    pixels, labels = images
+    with pytest.raises(InvalidData, match="the first 10 trials all failed; the last: "):
+        search(np.zeros_like(pixels), labels, tmp_path, hold_out=0)
+
+
+def test_a_journal_whose_process_was_killed_is_read(images, tmp_path):
+    search(*images, tmp_path, trials=2, hold_out=0)
+    journal = tmp_path / "journal.log"
+    study = searching._open_study(journal)
+    study.ask()  # left running
+    whole = journal.read_bytes()
+    journal.write_bytes(whole + whole.splitlines()[-1][:7])  # and half a line
+    found = search(*images, tmp_path, trials=4, hold_out=0)
+    assert found.counts["failed"] == 1
+    assert sum(found.counts.values()) == 4
+
+
+def test_a_folder_of_another_search_is_refused(images, tmp_path):
+    pixels, labels = images
+    search(pixels, labels, tmp_path, trials=1)
+    with pytest.raises(InvalidData, match="seed was 0, is 1"):
+        search(pixels, labels, tmp_path, trials=1, seed=1)
+    with pytest.raises(InvalidData, match="labels_sha256 was"):
+        search(pixels, labels[::-1], tmp_path, trials=1)
+    with pytest.raises(InvalidData, match=r"n_images was 90, is 88.* Give another --folder"):
+        search(pixels[:88], labels[:88], tmp_path, trials=1)
+    (tmp_path / "search.json").write_text("{")
+    with pytest.raises(InvalidData, match="cannot read"):
+        search(pixels, labels, tmp_path, trials=1)
+
+
+def test_two_searches_in_one_folder_are_refused(images, tmp_path):
+    pytest.importorskip("fcntl")
+    with searching._alone_in(tmp_path), pytest.raises(InvalidData, match="another search is at work"):
+        search(*images, tmp_path, trials=1)
+
+
+def test_what_is_malformed_is_refused_before_anything_is_written(images, tmp_path):
+    pixels, labels = images
+    folder = tmp_path / "s"
+    with pytest.raises(InvalidData, match="80 labels were given for 90 images"):
+        search(pixels, labels[:80], folder)
+    with pytest.raises(InvalidData, match="two classes"):
+        search(pixels, labels * 0, folder)
+    with pytest.raises(InvalidSpec, match="hold_out is 1"):
+        search(pixels, labels, folder, hold_out=1)
+    broken = pixels.copy()
+    broken[3, 0, 0, 0] = np.nan
+    with pytest.raises(InvalidData, match="image 3"):
+        search(broken, labels, folder)
+    assert not folder.exists()
+    folder.write_text("a file")
+    with pytest.raises(InvalidData, match="is a file"):
+        search(pixels, labels, folder)
+
+
+def test_a_search_without_a_trial_has_nothing_to_write(images, tmp_path):
+    with pytest.raises(InvalidData, match="no trial has been completed"):
+        search(*images, tmp_path, seconds=0)
+
+
+def test_no_row_of_the_pareto_front_is_beaten():
+    random.seed(0)
+    rows = [Row(i, random.random(), random.random(), 8, "system") for i in range(100)]
+    front = pareto_front(rows)
+    for row in rows:
+        beaten = any(r.accuracy > row.accuracy and r.seconds < row.seconds for r in rows)
+        assert (row in front) == (not beaten)
+
+
+def test_one_row_is_drawn(tmp_path):
+    draw([Row(0, 0.5, 1.0, 8, "system", "default")], 100, tmp_path / "accuracy.png")
+    assert (tmp_path / "accuracy.png").stat().st_size > 1000
+
+
+def test_every_preset_can_be_tried(images, tmp_path, monkeypatch):
+    """With what it says of its classifier as plain data, as the journal keeps it."""
+    monkeypatch.setattr(searching, "PRESETS", {name: PRESETS[name] for name in ("fast", "mnist")})
+    monkeypatch.setattr("ckncuda.studies.search.space.PATCHES_PER_FILTER", 10)
+    found = search(*images, tmp_path / "s", seconds=60, trials=2, backend="numpy")
+    assert sorted(row.preset for row in found.leaderboard) == ["fast", "mnist"]
+    assert "of the best of 2 systems by such accuracies" in found.model.report["validation"]
+
+
+def test_a_fault_of_ours_ends_the_trial_and_is_not_hidden(images, tmp_path, monkeypatch):
+    def broken(self, *_):
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(searching._Search, "_judge", broken)
+        with pytest.raises(ZeroDivisionError):
+            search(*images, tmp_path / "s", seconds=60, trials=1, backend="numpy")
+    assert len(search(*images, tmp_path / "s", seconds=60, trials=1, backend="numpy").leaderboard) == 1
+
+
+@pytest.mark.parametrize("content", ['{"a": 1}\n', "garbage\n"])
+def test_a_journal_that_is_none_is_refused(images, tmp_path, content):
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "journal.log").write_text(content)
+    with pytest.raises(InvalidData, match=r"journal.log is damaged, or not the journal of a search"):
+        search(*images, tmp_path / "s", seconds=60, trials=1, backend="numpy")
+
+
+def test_other_images_under_the_same_name_are_another_search(images, tmp_path):
+    pixels, labels = images
+    search(pixels, labels, tmp_path / "s", seconds=60, trials=1, backend="numpy")
+    with pytest.raises(InvalidData, match="images_sha256"):
+        search(pixels + 1, labels, tmp_path / "s", seconds=60, trials=1, backend="numpy")
