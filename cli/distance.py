@@ -168,7 +168,7 @@ def _some(images: Images, count: int, seed: int) -> NDArray[Any]:
 def _named(kernel: ExactKernel) -> str:
     """The layers, briefly."""
     return ", then ".join(
-        f"{layer.kernel.name} {layer.patch}x{layer.patch}/{layer.subsampling}" for layer in kernel.layers
+        f"{layer.kernel.name} {layer.shown_patch}/{layer.subsampling}" for layer in kernel.layers
     )
 
 

@@ -184,7 +184,7 @@ def _one_kernel(
         )
     kernel, preprocessing = kernels[0]
     if not (config or layer):
-        layers = " and ".join(f"{layer.patch}x{layer.patch}/{layer.subsampling}" for layer in kernel.layers)
+        layers = " and ".join(f"{layer.shown_patch}/{layer.subsampling}" for layer in kernel.layers)
         click.echo(f"Kernel: two layers, {layers}, exp of sigma 0.6, centred; --layer gives others", err=True)
     return kernel, preprocessing
 

@@ -27,11 +27,10 @@ Array = NDArray[np.floating[Any]]
 
 def extract_patches(maps: Array, spec: LayerSpec) -> Array:
     """All patches, flattened in the order (dy, dx, channel): [n, h, w, c] to [n, h', w', k·k·c]."""
-    before, after = spec.margins
-    padded = np.pad(maps, ((0, 0), (before, after), (before, after), (0, 0)))
-    windows = sliding_window_view(padded, (spec.patch, spec.patch), axis=(1, 2))  # [n, h', w', c, k, k]
+    padded = np.pad(maps, ((0, 0), *spec.margins, (0, 0)))
+    windows = sliding_window_view(padded, spec.patch_shape, axis=(1, 2))  # [n, h', w', c, k, k]
     n, h, w = windows.shape[:3]
-    return windows.transpose(0, 1, 2, 4, 5, 3).reshape(n, h, w, spec.patch**2 * maps.shape[3])
+    return windows.transpose(0, 1, 2, 4, 5, 3).reshape(n, h, w, spec.terms(maps.shape[3]))
 
 
 def unpooled_map(maps: Array, layer: Layer) -> Array:
@@ -48,9 +47,10 @@ def unpooled_map(maps: Array, layer: Layer) -> Array:
 
 def patch_sums(pairs: Array, spec: LayerSpec) -> Array:
     """S(u, v) = Σ_δ G(u+δ, v+δ) over the patch: [h, w, h2, w2] to [h', w', h2', w2']."""
-    padded = np.pad(pairs, [spec.margins] * 4)
-    h, w, h2, w2 = (size - spec.patch + 1 for size in padded.shape)
-    shifts = itertools.product(range(spec.patch), repeat=2)
+    height, width = spec.patch_shape
+    padded = np.pad(pairs, spec.margins * 2)
+    h, w, h2, w2 = (size - side + 1 for size, side in zip(padded.shape, spec.patch_shape * 2, strict=True))
+    shifts = itertools.product(range(height), range(width))
     sums: Array = sum((padded[y : y + h, x : x + w, y : y + h2, x : x + w2] for y, x in shifts), np.zeros(()))
     return sums
 
@@ -163,7 +163,7 @@ class ReferenceBackend(HostBlocks):
         per_image = 3 * 8 * math.prod(shape)
         for layer in layers:
             h, w, p = layer.spec.map_shape(shape)
-            per_image = max(per_image, 8 * h * w * (2 * layer.spec.patch**2 * shape[2] + 3 * p))
+            per_image = max(per_image, 8 * h * w * (2 * layer.spec.terms(shape[2]) + 3 * p))
             shape = layer.spec.output_shape(shape)
         return max(1, min(64, self.memory_budget // per_image))
 

@@ -138,7 +138,7 @@ class ExactKernel:
     def _keeps_mirror_images(self, shape: Shape) -> bool:
         """Whether the mirror image's maps are the maps' mirror images: pooling and margins are symmetric."""
         for layer in self.layers:
-            before, after = layer.margins
+            before, after = layer.margins[1]
             _, columns = layer.pooling_matrices(shape)
             if before != after or not np.allclose(columns, columns[::-1, ::-1], rtol=1e-12, atol=0):
                 return False

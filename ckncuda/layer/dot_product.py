@@ -22,10 +22,10 @@ class DotProductKernel(abc.ABC):
     """A function κ of the cosine between a normalised patch and an anchor point."""
 
     name: ClassVar[str]
-    cuda_name: ClassVar[str | None] = None
+    device_name: ClassVar[str | None] = None
     """Of its class in ``kernels/dot_product.cuh``; None: the CUDA backend takes `value` on whole maps."""
 
-    def cuda_parameters(self) -> tuple[float, ...]:
+    def device_parameters(self) -> tuple[float, ...]:
         """What that class finds in its ``parameters``."""
         return ()
 
@@ -75,7 +75,7 @@ class Exponential(DotProductKernel):
     sigma: float | None = None
     quantile: float | None = None
     name = "exp"
-    cuda_name = "Exponential"
+    device_name = "Exponential"
 
     def __post_init__(self) -> None:
         if (self.sigma is None) == (self.quantile is None):
@@ -98,7 +98,7 @@ class Exponential(DotProductKernel):
             )
         return 1.0 / self.sigma**2
 
-    def cuda_parameters(self) -> tuple[float, ...]:
+    def device_parameters(self) -> tuple[float, ...]:
         """α log₂ e: the device's exponential is of base 2."""
         return (self.alpha / math.log(2),)
 
@@ -149,7 +149,7 @@ class Polynomial(DotProductKernel):
     degree: int
     offset: float = 0.0
     name = "poly"
-    cuda_name = "Polynomial"
+    device_name = "Polynomial"
 
     def __post_init__(self) -> None:
         if not _is_number(self.degree) or self.degree != int(self.degree) or self.degree < 1:
@@ -157,7 +157,7 @@ class Polynomial(DotProductKernel):
         if not (_is_number(self.offset) and self.offset >= 0):
             raise InvalidSpec(f"offset is {self.offset}; it must be a number that is not negative")
 
-    def cuda_parameters(self) -> tuple[float, ...]:
+    def device_parameters(self) -> tuple[float, ...]:
         """d, c and 1/(1 + c)."""
         return float(self.degree), self.offset, 1 / (1 + self.offset)
 
@@ -178,7 +178,7 @@ class InversePolynomial(DotProductKernel):
     """κ(t) = 1/(2 − t)."""
 
     name = "inverse_polynomial"
-    cuda_name = "InversePolynomial"
+    device_name = "InversePolynomial"
 
     def _write(self, t: Array, out: Array) -> None:
         np.subtract(2, t, out=out)
@@ -215,7 +215,7 @@ class ArcCosine(DotProductKernel):
         return f"arccos{self.degree}"
 
     @property
-    def cuda_name(self) -> str:  # type: ignore[override]
+    def device_name(self) -> str:  # type: ignore[override]
         """``ArcCosine0`` or ``ArcCosine1``."""
         return f"ArcCosine{self.degree}"
 
@@ -245,7 +245,7 @@ class Linear(DotProductKernel):
     """κ(t) = t: the layer is a linear convolution."""
 
     name = "linear"
-    cuda_name = "Linear"
+    device_name = "Linear"
 
     def _write(self, t: Array, out: Array) -> None:
         np.positive(t, out=out)
@@ -267,7 +267,7 @@ class Series(DotProductKernel):
 
     coefficients: tuple[float, ...]
     name = "series"
-    cuda_name = "Series"
+    device_name = "Series"
 
     def __post_init__(self) -> None:
         given = self.coefficients
@@ -285,7 +285,7 @@ class Series(DotProductKernel):
             )
         object.__setattr__(self, "coefficients", coefficients)
 
-    def cuda_parameters(self) -> tuple[float, ...]:
+    def device_parameters(self) -> tuple[float, ...]:
         """M, a_0, …, a_M."""
         return len(self.coefficients) - 1, *self.coefficients
 

@@ -22,7 +22,7 @@ class Layer:
     ----------
     spec : LayerSpec
         Its kernel has all its parameters.
-    anchors : float32 or float64 [filters, patch, patch, channels]
+    anchors : float32 or float64 [filters, height, width, channels]
         Anchor points z_j, each of norm 1.
     projection : float64 [filters, filters]
         W = K_ZZ^{-1/2}, or V W with what decorrelates its outputs.
@@ -40,7 +40,7 @@ class Layer:
         ----------
         spec : LayerSpec
             What the layer is.
-        anchors : [filters, patch, patch, channels]
+        anchors : [filters, height, width, channels]
             Anchor points of norm 1 (within 1e-3).
 
         Raises
@@ -92,11 +92,12 @@ class Layer:
 
 def check_anchors(spec: LayerSpec, anchors: NDArray[Any]) -> None:
     """Raise `InvalidSpec` unless these are anchor points for a layer: their shape, type and norm 1."""
-    expected = (spec.filters, spec.patch, spec.patch)
+    expected = (spec.filters, *spec.patch_shape)
     if anchors.ndim != 4 or anchors.shape[:3] != expected:
+        height, width = spec.patch_shape
         raise InvalidSpec(
             f"anchors are of shape {list(anchors.shape)}; the layer needs "
-            f"[filters, patch, patch, channels] = [{spec.filters}, {spec.patch}, {spec.patch}, channels]"
+            f"[filters, patch, patch, channels] = [{spec.filters}, {height}, {width}, channels]"
         )
     if anchors.dtype not in (np.float32, np.float64):
         raise InvalidSpec(f"anchors are of type {anchors.dtype}; give float32 or float64")

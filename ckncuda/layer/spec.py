@@ -1,42 +1,116 @@
-"""What a layer is before it has learned anything: `LayerSpec`, frozen data."""
+"""What a layer is before it has learned anything: `LayerSpec`, or `KernelLayer`, which never learns."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
-
-import numpy as np
-from numpy.typing import NDArray
 
 from ckncuda.errors import InvalidSpec
 from ckncuda.layer.dot_product import DotProductKernel, kernel_from_dict
-from ckncuda.layer.pooling import Alignment, Pooling, pooled_size, pooling_matrix
+from ckncuda.layer.geometry import CHOICES, Geometry, Padding, Patch, checked_patch, is_whole
+from ckncuda.layer.pooling import Alignment, Pooling
 from ckncuda.layer.projection import Whitening
 from ckncuda.types import Shape
 
-Padding = Literal["zero", "valid"]
 Scale = Literal["norm", "floored_norm"]
 
+_CHOICES = CHOICES | {"whitening": get_args(Whitening), "scale": get_args(Scale)}
 
-_CHOICES = {
-    "padding": get_args(Padding),
-    "pooling": get_args(Pooling),
-    "alignment": get_args(Alignment),
-    "whitening": get_args(Whitening),
-    "scale": get_args(Scale),
-}
+
+class _PatchLayer(Geometry):
+    """Geometry and κ: what layers have in common, whether they learn anchor points or not."""
+
+    kernel: DotProductKernel
+    norm_floor: float
+    scale: Scale
+
+    def __post_init__(self) -> None:
+        own = {f.name for f in fields(self)}  # type: ignore[arg-type]  # of the dataclasses
+        for name in ("filters", "patch", "subsampling"):
+            value = getattr(self, name, 1)
+            if name == "patch":
+                object.__setattr__(self, name, checked_patch(value))
+            elif not is_whole(value):
+                raise InvalidSpec(f"{name} is {value!r}; it must be a whole number of at least 1")
+        for name, choices in _CHOICES.items():
+            if name in own and getattr(self, name) not in choices:
+                raise InvalidSpec(
+                    f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}"
+                )
+        for name in ("epsilon", "norm_floor"):
+            value = getattr(self, name, 0.0)
+            if not isinstance(value, int | float) or not (value >= 0 and math.isfinite(value)):
+                raise InvalidSpec(f"{name} is {value!r}; it must be a number that is not negative")
+        decorrelation = getattr(self, "decorrelation", 0.0)
+        if not isinstance(decorrelation, int | float) or not 0 <= decorrelation <= 0.5:
+            raise InvalidSpec(f"decorrelation is {decorrelation!r}; it must lie between 0 and 0.5")
+        if self.norm_floor < 1e-30:
+            raise InvalidSpec(
+                f"norm_floor is {self.norm_floor}; it must be at least 1e-30, since patches of zeros "
+                "are divided by it"
+            )
+        if not isinstance(self.kernel, DotProductKernel):
+            raise InvalidSpec(
+                f"kernel is {self.kernel!r}; it must be a kernel such as Exponential(sigma=0.6)"
+            )
 
 
 @dataclass(frozen=True)
-class LayerSpec:
+class KernelLayer(_PatchLayer):
+    """A layer of an exact kernel: geometry and κ, all that there is where no anchor points are learned.
+
+    A map of pairs of positions has one number for each of them: `channels` is 1.
+
+    Parameters
+    ----------
+    patch, subsampling, kernel, padding, pooling, alignment, norm_floor, scale
+        See `LayerSpec`.
+
+    Examples
+    --------
+    >>> from ckncuda import Exponential
+    >>> layer = KernelLayer(patch=3, subsampling=2, kernel=Exponential(sigma=0.6))
+    >>> layer.with_anchors(filters=64).without_anchors() == layer
+    True
+    """
+
+    patch: Patch
+    subsampling: int
+    kernel: DotProductKernel
+    padding: Padding = "zero"
+    pooling: Pooling = "gaussian"
+    alignment: Alignment = "corner"
+    norm_floor: float = 1e-5
+    scale: Scale = "norm"
+
+    @property
+    def channels(self) -> int:
+        """One number for each pair of positions."""
+        return 1
+
+    def with_anchors(self, filters: int, **options: Any) -> "LayerSpec":
+        """Return the layer of a network that approximates this one with so many anchor points.
+
+        Parameters
+        ----------
+        filters : int
+        **options
+            ``whitening``, ``epsilon`` and ``decorrelation`` of `LayerSpec`.
+        """
+        own = {f.name: getattr(self, f.name) for f in fields(self)}
+        return LayerSpec(filters=filters, **own, **options)
+
+
+@dataclass(frozen=True)
+class LayerSpec(_PatchLayer):
     """One convolutional kernel layer, before it has learned anything.
 
     Parameters
     ----------
     filters : int
         Number of anchor points, the channels of the layer's output.
-    patch : int
-        Side k of the k×k patches, in positions.
+    patch : int or (int, int)
+        Side k of the k×k patches, or their height and width, in positions.
     subsampling : int
         s: the output has one position for s×s positions of the input; 1 means no pooling.
     kernel : DotProductKernel
@@ -74,7 +148,7 @@ class LayerSpec:
     """
 
     filters: int
-    patch: int
+    patch: Patch
     subsampling: int
     kernel: DotProductKernel
     padding: Padding = "zero"
@@ -86,83 +160,18 @@ class LayerSpec:
     scale: Scale = "norm"
     decorrelation: float = 0.0
 
-    def __post_init__(self) -> None:
-        for name in ("filters", "patch", "subsampling"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-                raise InvalidSpec(f"{name} is {value!r}; it must be a whole number of at least 1")
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise InvalidSpec(
-                    f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}"
-                )
-        for name in ("epsilon", "norm_floor"):
-            value = getattr(self, name)
-            if not isinstance(value, int | float) or not (value >= 0 and math.isfinite(value)):
-                raise InvalidSpec(f"{name} is {value!r}; it must be a number that is not negative")
-        if not isinstance(self.decorrelation, int | float) or not 0 <= self.decorrelation <= 0.5:
-            raise InvalidSpec(f"decorrelation is {self.decorrelation!r}; it must lie between 0 and 0.5")
-        if self.norm_floor < 1e-30:
-            raise InvalidSpec(
-                f"norm_floor is {self.norm_floor}; it must be at least 1e-30, since patches of zeros "
-                "are divided by it"
-            )
-        if not isinstance(self.kernel, DotProductKernel):
-            raise InvalidSpec(
-                f"kernel is {self.kernel!r}; it must be a kernel such as Exponential(sigma=0.6)"
-            )
-
     @property
-    def margins(self) -> tuple[int, int]:
-        """How many zeros stand before the first and behind the last position of each axis."""
-        return (0, 0) if self.padding == "valid" else ((self.patch - 1) // 2, self.patch // 2)
+    def channels(self) -> int:
+        """As many as there are filters."""
+        return self.filters
 
-    def map_shape(self, shape: Shape) -> Shape:
-        """Shape (height, width, filters) of the map before pooling, for an input (height, width, channels).
+    def with_anchors(self, filters: int, **options: Any) -> "LayerSpec":
+        """Return this layer with another number of anchor points; see `KernelLayer.with_anchors`."""
+        return replace(self, filters=filters, **options)
 
-        Raises
-        ------
-        InvalidSpec
-            A patch is larger than the input.
-        """
-        height, width, _ = shape
-        if self.patch > min(height, width):
-            raise InvalidSpec(
-                f"a patch of {self.patch}x{self.patch} is larger than its input of {height}x{width}"
-            )
-        shrink = self.patch - 1 - sum(self.margins)
-        return height - shrink, width - shrink, self.filters
-
-    def output_shape(self, shape: Shape) -> Shape:
-        """Shape (height, width, filters) of the layer's output, for an input (height, width, channels).
-
-        Raises
-        ------
-        InvalidSpec
-            A patch is larger than the input, or the subsampling leaves no position.
-        """
-        height, width, filters = self.map_shape(shape)
-        if self.subsampling > min(height, width):
-            raise InvalidSpec(
-                f"a subsampling of {self.subsampling} is larger than the map of {height}x{width}"
-            )
-        pooled = [
-            pooled_size(size, self.subsampling, self.pooling, self.alignment) for size in (height, width)
-        ]
-        if min(pooled) < 1:
-            raise InvalidSpec(
-                f"a subsampling of {self.subsampling} with alignment {self.alignment!r} leaves nothing "
-                f"of a map of {height}x{width}"
-            )
-        return pooled[0], pooled[1], filters
-
-    def pooling_matrices(self, shape: Shape) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Pooling weights along the height and the width of the map of an input of this shape."""
-        height, width, _ = self.map_shape(shape)
-        return (
-            pooling_matrix(height, self.subsampling, self.pooling, self.alignment),
-            pooling_matrix(width, self.subsampling, self.pooling, self.alignment),
-        )
+    def without_anchors(self) -> KernelLayer:
+        """Return the layer of the exact kernel that this one approximates."""
+        return KernelLayer(**{f.name: getattr(self, f.name) for f in fields(KernelLayer)})
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, the kernel's parameters among the layer's: what a configuration file holds."""
@@ -191,7 +200,7 @@ class LayerSpec:
         return cls(kernel=kernel, **options)
 
 
-def check_specs(specs: Sequence[LayerSpec], shape: Shape) -> list[Shape]:
+def check_specs(specs: Sequence[KernelLayer | LayerSpec], shape: Shape) -> list[Shape]:
     """Output shapes of a stack of layers, for images of a shape (height, width, channels).
 
     Raises

@@ -36,11 +36,11 @@ def patches_at(
     -------
     [m, k·k·c], of the maps' type
     """
-    before, after = spec.margins
-    padded = np.pad(maps, ((0, 0), (before, after), (before, after), (0, 0)))
+    height, width = spec.patch_shape
+    padded = np.pad(maps, ((0, 0), *spec.margins, (0, 0)))
     image, y, x = (np.asarray(index, like=maps)[:, None, None] for index in (image, y, x))
-    across = np.arange(spec.patch, like=maps)
-    patches: Array = padded[image, y + across[:, None], x + across]
+    down, across = np.arange(height, like=maps), np.arange(width, like=maps)
+    patches: Array = padded[image, y + down[:, None], x + across]
     return patches.reshape(len(image), -1)
 
 

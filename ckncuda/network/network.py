@@ -157,10 +157,10 @@ class CKN:
             rng = np.random.default_rng([seed, number])
             report = labelled(progress, f"layer {number}")
             sample = normalized(_sample(layers, spec, images, patches, backend, rng, report))
-            channels = sample.shape[1] // spec.patch**2
+            channels = sample.shape[1] // spec.terms(1)
             kernel = spec.kernel.resolved(sample, rng)
             centres = spherical_kmeans(sample, spec.filters, backend, rng, max_iterations, report)
-            anchors = backend.to_host(centres).reshape(spec.filters, spec.patch, spec.patch, channels)
+            anchors = backend.to_host(centres).reshape(spec.filters, *spec.patch_shape, channels)
             learned = dataclasses.replace(spec, kernel=kernel, decorrelation=0.0)
             layer = Layer.from_anchors(learned, anchors)
             if spec.decorrelation:
@@ -295,7 +295,7 @@ def _sample(
         check_specs([layer.spec for layer in layers], images.shape[1:])[-1] if layers else images.shape[1:]
     )
     height, width, _ = spec.map_shape(shape)
-    size = spec.patch**2 * shape[2]
+    size = spec.terms(shape[2])
     fitting = backend.memory_budget // 2 // (np.dtype(backend.dtype).itemsize * size)
     m = min(patches, fitting, n * height * width)
     if m < spec.filters:

@@ -213,7 +213,7 @@ def _encoded(
 
     def network(maps: Array) -> Array:
         for number, layer in enumerate(layers, 1):
-            name = f"layer {number} ({layer.spec.patch}x{layer.spec.patch}, {layer.spec.filters:,} filters)"
+            name = f"layer {number} ({layer.spec.shown_patch}, {layer.spec.filters:,} filters)"
             with stage(prefix + name):
                 maps = backend.encode(maps, [layer])
         return maps

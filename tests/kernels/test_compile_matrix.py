@@ -31,7 +31,7 @@ def kernels(base=DotProductKernel):
     """C++ names of all κ."""
     names = set()
     for kind in base.__subclasses__():
-        name = kind.cuda_name
+        name = kind.device_name
         names |= kernels(kind) | ({"ArcCosine0", "ArcCosine1"} if isinstance(name, property) else {name})
     return names - {None}
 

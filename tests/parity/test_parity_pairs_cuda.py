@@ -245,7 +245,7 @@ def test_no_images_at_all(tensor_cores, rng):
 class Own(Polynomial):
     """A kernel of a user's own, of which CUDA knows nothing."""
 
-    cuda_name = None
+    device_name = None
 
 
 @pytest.mark.parametrize(

@@ -38,9 +38,8 @@ def _unpooled(
 ) -> NDArray[Any]:
     """n(u) κ(t_j(u)) of every position: [n, h, w, filters]."""
     spec = layer.spec
-    before, after = spec.margins
-    padded = np.pad(maps, ((0, 0), (before, after), (before, after), (0, 0)))
-    shifted = [padded[:, y : y + height, x : x + width] for y in range(spec.patch) for x in range(spec.patch)]
+    padded = np.pad(maps, ((0, 0), *spec.margins, (0, 0)))
+    shifted = [padded[:, y : y + height, x : x + width] for y, x in np.ndindex(spec.patch_shape)]
     patches = np.concatenate(shifted, axis=3).reshape(-1, anchors.shape[1])
     norms = np.sqrt(np.einsum("ij,ij->i", patches, patches))[:, None]
     floored = np.maximum(norms, np.float32(spec.norm_floor))

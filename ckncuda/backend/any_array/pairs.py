@@ -233,16 +233,16 @@ def patch_norms(
 def flat_patches(maps: Array, spec: LayerSpec) -> Array:
     """All patches, in the order (dy, dx, channel): [n, h, w, c] to [n, h' · w', k·k·c]."""
     height, width, _ = spec.map_shape(maps.shape[1:])
-    before, after = spec.margins
+    before, after = spec.margins[0]
     padded = np.pad(maps, ((0, 0), (before, after), (before, after), (0, 0)))
-    shifted = [padded[:, y : y + height, x : x + width] for y in range(spec.patch) for x in range(spec.patch)]
+    shifted = [padded[:, y : y + height, x : x + width] for y, x in np.ndindex(spec.patch_shape)]
     return np.concatenate(shifted, axis=3).reshape(len(maps), height * width, -1)
 
 
 def patch_sums(pairs: Array, spec: LayerSpec) -> Array:
     """S(u, v) = Σ_δ G(u+δ, v+δ): [h, w, h2, w2] to [h' · w', h2' · w2'].  Along one axis, then the other."""
     k = spec.patch
-    padded = np.pad(pairs, [spec.margins] * 4)
+    padded = np.pad(pairs, spec.margins * 2)
     h, w, h2, w2 = (size - k + 1 for size in padded.shape)
     down = padded[:h, :, :h2].copy()
     for d in range(1, k):

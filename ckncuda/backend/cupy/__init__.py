@@ -215,7 +215,7 @@ class CupyBackend:
         if laid_out.channels % 4 == 0 and maps.data.ptr % 16:  # another library's, not as its copies need it
             maps = maps.copy()
         tile_rows = laid_out.tile_rows(images, self._multiprocessors)
-        kernel = self._kernel("encode", self._precision, str(spec.kernel.cuda_name))
+        kernel = self._kernel("encode", self._precision, str(spec.kernel.device_name))
         self._launch(
             kernel,
             (laid_out.blocks(images, tile_rows),),
@@ -421,7 +421,7 @@ class CupyBackend:
         arrays = (
             cuda_layer.packed_anchors(layer, laid_out, self._precision),
             laid_out.offsets(),
-            np.array(layer.spec.kernel.cuda_parameters() or (0,), np.float32),
+            np.array(layer.spec.kernel.device_parameters() or (0,), np.float32),
             cuda_layer.pooling_weights(layer.spec, shape),
         )
         prepared = _PreparedLayer(laid_out, tuple(map(cupy.asarray, arrays)), projection)

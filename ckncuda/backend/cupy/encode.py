@@ -126,7 +126,7 @@ def tiling(spec: LayerSpec, shape: Shape, precision: str, shared_limit: int) -> 
     shared_limit : int
         Bytes of shared memory that a block may have.
     """
-    if spec.kernel.cuda_name is None:
+    if spec.kernel.device_name is None:
         return f"the kernel {spec.kernel.name} has no CUDA form"
     map_height, map_width, _ = spec.map_shape(shape)
     pooled_height, pooled_width, _ = spec.output_shape(shape)
@@ -139,7 +139,7 @@ def tiling(spec: LayerSpec, shape: Shape, precision: str, shared_limit: int) -> 
         shape[2], map_height, map_width, pooled_width, spec.subsampling, len(taps_x)
     ):
         candidate = Tiling(
-            *shape, spec.filters, spec.patch, spec.margins[0],
+            *shape, spec.filters, spec.patch, spec.margins[0][0],
             map_height, map_width, pooled_height, pooled_width,
             spec.subsampling, len(taps_y), len(taps_x), origin_y, origin_x,
             part, channel_stride(part), parts=-(-shape[2] // part),

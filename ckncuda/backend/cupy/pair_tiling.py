@@ -131,7 +131,7 @@ def sum_tiling(spec: LayerSpec, shape: Shape, tangent: bool, shared_limit: int) 
     def laid_out(common: dict[str, int]) -> SumTiling:
         return SumTiling(
             **common, stride=columns << common["across_log2"],
-            height=height, width=width, patch=spec.patch, before=spec.margins[0], columns=columns,
+            height=height, width=width, patch=spec.patch, before=spec.margins[0][0], columns=columns,
         )  # fmt: skip
 
     return _tiling(spec, shape, columns, slots, laid_out, shared_limit)
@@ -149,7 +149,7 @@ def _tiling(
     limit: int,
 ) -> AnyTiling | str:
     """The layout of most positions of the first image at a time that fits shared memory."""
-    if spec.kernel.cuda_name is None:
+    if spec.kernel.device_name is None:
         return f"the kernel {spec.kernel.name} has no CUDA form"
     map_height, map_width, _ = spec.map_shape(shape)
     pooled_height, pooled_width, _ = spec.output_shape(shape)

@@ -127,7 +127,7 @@ class PairKernels:
         self._cupy, self._tangent, self._halves, self._launch = cupy, tangent, halves, launch
         self._layers = []
         for spec, tiling in zip(specs, laid_out, strict=True):
-            parameters = np.array(spec.kernel.cuda_parameters() or (0,), np.float32)
+            parameters = np.array(spec.kernel.device_parameters() or (0,), np.float32)
             arrays = map(cupy.asarray, (parameters, pooling_weights(spec, shape)))
             self._layers.append(_PairLayer(spec, tiling, *arrays))
             shape = spec.output_shape(shape)
@@ -239,7 +239,7 @@ class PairKernels:
         """The pooled maps of pairs, and their tangents, of a layer from those of the layer before."""
         layer = self._layers[number]
         pooling = str(layer.laid_out.taps), str(layer.laid_out.subsampling)
-        kernel = str(layer.spec.kernel.cuda_name), "true" if self._tangent else "false", *pooling
+        kernel = str(layer.spec.kernel.device_name), "true" if self._tangent else "false", *pooling
         found = self._cupy.zeros((len(i), layer.pooled_positions, layer.pooled_positions), np.float32)
         also = self._cupy.zeros_like(found) if self._tangent else found  # without tangents, of no account
         arrays = (*x, *y, i, j, found, also, layer.parameters, layer.weights)
@@ -282,7 +282,7 @@ def _diagonal(pairs: Array) -> Array:
 
 def _patch_sums(maps: Array, spec: LayerSpec) -> Array:
     """Sums over the patch at each position: [n, h, w] to [n, h', w']."""
-    padded = np.pad(maps, ((0, 0), spec.margins, spec.margins))
+    padded = np.pad(maps, ((0, 0), *spec.margins))
     height, width = (size - spec.patch + 1 for size in padded.shape[1:])
-    shifted = [padded[:, y : y + height, x : x + width] for y in range(spec.patch) for x in range(spec.patch)]
+    shifted = [padded[:, y : y + height, x : x + width] for y, x in np.ndindex(spec.patch_shape)]
     return sum(shifted[1:], shifted[0])

@@ -92,7 +92,7 @@ class Candidate:
         total = 0
         for layer in self.encoder.layers:
             height, width, filters = layer.map_shape(shape)
-            total += height * width * filters * layer.patch**2 * shape[2]
+            total += height * width * filters * layer.terms(shape[2])
             shape = layer.output_shape(shape)
         return total * len(self.encoder.symmetries)
 
@@ -314,7 +314,7 @@ def _shown_layer(layer: LayerSpec) -> str:
         if isinstance(kernel, Exponential) and kernel.sigma is not None
         else _shown_options(kernel.to_dict(), "kernel")
     )
-    shown = f"{layer.filters} {layer.patch}x{layer.patch} {of_kernel} /{layer.subsampling}"
+    shown = f"{layer.filters} {layer.shown_patch} {of_kernel} /{layer.subsampling}"
     return shown + (f" decorrelated {layer.decorrelation:g}" if layer.decorrelation else "")
 
 

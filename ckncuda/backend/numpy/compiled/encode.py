@@ -78,7 +78,7 @@ class Plan(LayerPlan):
 
     def place(self, band: Band) -> tuple[int, int]:
         """The row and the column of its padded input at which the input begins."""
-        return self.spec.margins[0] - band.source.start, self.spec.margins[0]
+        return self.spec.margins[0][0] - band.source.start, self.spec.margins[1][0]
 
 
 def encode_images(maps: Map, plans: Sequence[Plan], out: Map, buffer: Buffer) -> None:

@@ -102,7 +102,7 @@ def patch_norms(
 
 def _first_norms(maps: Array, spec: LayerSpec) -> NDArray[np.float64]:
     """Norms [n, h, w] of the patches of the images themselves."""
-    before, after = spec.margins
+    before, after = spec.margins[0]
     squares = np.einsum("nyxc,nyxc->nyx", maps, maps, dtype=np.float64)
     padded = np.pad(squares, ((0, 0), (before, after), (before, after)))
     windows = sliding_window_view(padded, (spec.patch, spec.patch), axis=(1, 2))
@@ -181,7 +181,7 @@ class PairPlan:
     def images(self, images: NormedMaps) -> Images:
         """Images y."""
         inverse, factor = _factors(images.norms[0], self.specs[0])
-        before, (h, w), k = self.specs[0].margins[0], self.map_shape, self.specs[0].patch
+        before, (h, w), k = self.specs[0].margins[0][0], self.map_shape, self.specs[0].patch
         height, breadth = (-(-size // self.side) * self.side + k - 1 for size in (h, w))
         padded = aligned(len(images) * height * breadth * self.shape[2]).reshape(
             len(images), height, breadth, self.shape[2]
@@ -224,11 +224,11 @@ class PairPlan:
 def _kernel(kernel: DotProductKernel) -> tuple[int, Array]:
     """The number of a kernel and its parameters."""
     number, parameters = {
-        Exponential: (compiled_pairs.EXP, kernel.cuda_parameters()),
-        Polynomial: (compiled_pairs.POLY, kernel.cuda_parameters()),
+        Exponential: (compiled_pairs.EXP, kernel.device_parameters()),
+        Polynomial: (compiled_pairs.POLY, kernel.device_parameters()),
         InversePolynomial: (compiled_pairs.INVERSE, ()),
         Linear: (compiled_pairs.LINEAR, ()),
-        Series: (compiled_pairs.SERIES, kernel.cuda_parameters()),
+        Series: (compiled_pairs.SERIES, kernel.device_parameters()),
         ArcCosine: (compiled_pairs.ARCCOS1 if kernel == ArcCosine(1) else compiled_pairs.ARCCOS0, ()),
     }[type(kernel)]
     return number, np.array(parameters or (0,), np.float32)
@@ -265,7 +265,7 @@ def _deeper(specs: Sequence[LayerSpec], shape: Shape) -> Deeper:
     start = dict.fromkeys(("pooling", "of_x", "of_y"), 0)
     shape = specs[0].output_shape(shape)
     for spec in specs[1:]:
-        before, after = spec.margins
+        before, after = spec.margins[0]
         height, width, _ = spec.map_shape(shape)
         pooled_height, pooled_width, _ = spec.output_shape(shape)
         kernel, numbers = _kernel(spec.kernel)

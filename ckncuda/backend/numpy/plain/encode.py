@@ -148,7 +148,7 @@ def _pad(maps: Map, spec: LayerSpec, rows: slice, height: int, width: int, buffe
 
     Returns float32 [b, height, width, c], at least rows + patch − 1 high; what is beyond the input is zero.
     """
-    before, _ = spec.margins
+    before, _ = spec.margins[0]
     first = rows.start - before  # row of the input at which the result begins
     padded = buffer("padded", (len(maps), height, width, maps.shape[3]))
     padded.fill(0)

@@ -1,0 +1,127 @@
+"""What a layer does with positions: patches, padding, subsampling, and the shapes that follow."""
+
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ckncuda.errors import InvalidSpec
+from ckncuda.layer.pooling import Alignment, Pooling, pooled_size, pooling_matrix
+from ckncuda.types import Shape
+
+Padding = Literal["zero", "valid"]
+Patch = int | tuple[int, int]
+"""Side of square patches, or their height and width."""
+
+CHOICES = {"padding": get_args(Padding), "pooling": get_args(Pooling), "alignment": get_args(Alignment)}
+
+
+class Geometry:
+    """The part of a layer's description that places patches and pooled positions; see `LayerSpec`.
+
+    Its fields belong to the dataclasses that inherit from it.
+    """
+
+    patch: Patch
+    subsampling: int
+    padding: Padding
+    pooling: Pooling
+    alignment: Alignment
+
+    @property
+    def channels(self) -> int:
+        """Numbers at each position of the layer's map."""
+        raise NotImplementedError
+
+    @property
+    def patch_shape(self) -> tuple[int, int]:
+        """Height and width of a patch."""
+        return (self.patch, self.patch) if isinstance(self.patch, int) else self.patch
+
+    @property
+    def shown_patch(self) -> str:
+        """Height and width of a patch for people, such as 3x3."""
+        return "x".join(map(str, self.patch_shape))
+
+    def terms(self, channels: int) -> int:
+        """Count the numbers of a patch of an input of so many channels."""
+        height, width = self.patch_shape
+        return height * width * channels
+
+    @property
+    def margins(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Zeros before the first and behind the last position: of the height, then of the width."""
+        height, width = self.patch_shape
+        if self.padding == "valid":
+            return (0, 0), (0, 0)
+        return ((height - 1) // 2, height // 2), ((width - 1) // 2, width // 2)
+
+    def map_shape(self, shape: Shape) -> Shape:
+        """Shape (height, width, channels) of the map before pooling, for an input of a shape.
+
+        Raises
+        ------
+        InvalidSpec
+            A patch is larger than the input.
+        """
+        height, width, _ = shape
+        patch_height, patch_width = self.patch_shape
+        if patch_height > height or patch_width > width:
+            raise InvalidSpec(f"a patch of {self.shown_patch} is larger than its input of {height}x{width}")
+        rows, columns = map(sum, self.margins)
+        return height - patch_height + 1 + rows, width - patch_width + 1 + columns, self.channels
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """Shape (height, width, channels) of the layer's output, for an input (height, width, channels).
+
+        Raises
+        ------
+        InvalidSpec
+            A patch is larger than the input, or the subsampling leaves no position.
+        """
+        height, width, channels = self.map_shape(shape)
+        if self.subsampling > min(height, width):
+            raise InvalidSpec(
+                f"a subsampling of {self.subsampling} is larger than the map of {height}x{width}"
+            )
+        pooled = [
+            pooled_size(size, self.subsampling, self.pooling, self.alignment) for size in (height, width)
+        ]
+        if min(pooled) < 1:
+            raise InvalidSpec(
+                f"a subsampling of {self.subsampling} with alignment {self.alignment!r} leaves nothing "
+                f"of a map of {height}x{width}"
+            )
+        return pooled[0], pooled[1], channels
+
+    def pooling_matrices(self, shape: Shape) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Pooling weights along the height and the width of the map of an input of this shape."""
+        height, width, _ = self.map_shape(shape)
+        return (
+            pooling_matrix(height, self.subsampling, self.pooling, self.alignment),
+            pooling_matrix(width, self.subsampling, self.pooling, self.alignment),
+        )
+
+
+def is_whole(value: object) -> bool:
+    """Whether a value, which may come from a file, is a whole number of at least 1."""
+    return not isinstance(value, bool) and isinstance(value, int | np.integer) and bool(value >= 1)
+
+
+def checked_patch(value: object) -> Patch:
+    """Return a patch as a side, or as height and width where they differ.
+
+    Raises
+    ------
+    InvalidSpec
+        It is neither a whole number of at least 1 nor two of them.
+    """
+    if isinstance(value, list | tuple) and len(value) == 2 and all(map(is_whole, value)):
+        height, width = map(int, value)
+        return height if height == width else (height, width)
+    if not is_whole(value):
+        raise InvalidSpec(
+            f"patch is {value!r}; it must be a whole number of at least 1"
+            + (", or two of them, height and width" if isinstance(value, list | tuple) else "")
+        )
+    return value  # type: ignore[return-value]  # is_whole has looked
