@@ -15,7 +15,7 @@ from ckncuda.exact.gram import check_dtype, check_images
 from ckncuda.exact.kernel import ExactKernel, Maps
 from ckncuda.exact.tiles import TILE, Tile, Tiling, read_maps
 from ckncuda.images.preprocess import Preprocessor
-from ckncuda.images.preprocessed import PreparedImages
+from ckncuda.images.preprocessed import PreprocessedImages
 from ckncuda.images.sources import Images
 from ckncuda.progress import Progress
 
@@ -85,7 +85,7 @@ class GramJob:
         return maps, self._read(self.images if self.images2 is None else self.images2, tile.columns)
 
     def _read(self, images: Images, rows: slice) -> Maps:
-        return read_maps(PreparedImages(images, self.preprocessing), rows, self.dtype)
+        return read_maps(PreprocessedImages(images, self.preprocessing), rows, self.dtype)
 
     def blocks(self, tiles: Iterable[Tile], backend: Backend) -> Iterator[tuple[Tile, Maps]]:
         """These tiles, one after the other, each with its part of the matrix."""

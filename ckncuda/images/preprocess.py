@@ -6,7 +6,7 @@ model, so that new images meet exactly what the training images met.
 
 import abc
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from ckncuda.backend.arrays import as_float, to_host
 from ckncuda.errors import InvalidSpec
+from ckncuda.files.model_file import group
 from ckncuda.images.sources import Images
-from ckncuda.progress import Progress
+from ckncuda.progress import Progress, Report
 
 Array = NDArray[np.floating[Any]]
 
@@ -268,6 +269,25 @@ def preprocessor_from_dict(options: Mapping[str, Any]) -> Preprocessor:
     return PREPROCESSORS[name](**options)
 
 
+def preprocessing_arrays(steps: Sequence[Preprocessor]) -> dict[str, NDArray[Any]]:
+    """What the steps have learned, by name, as a model file holds it."""
+    return {
+        f"preprocessing.{number}.{name}": array
+        for number, step in enumerate(steps)
+        for name, array in step.arrays().items()
+    }
+
+
+def preprocessing_from_dict(
+    options: Sequence[Mapping[str, Any]], arrays: Mapping[str, NDArray[Any]]
+) -> tuple[Preprocessor, ...]:
+    """Rebuild fitted steps from their plain data and `preprocessing_arrays`, among other arrays."""
+    return tuple(
+        preprocessor_from_dict(step).with_arrays(group(arrays, f"preprocessing.{number}."))
+        for number, step in enumerate(options)
+    )
+
+
 def suggested_preprocessing(images: Images) -> tuple[Preprocessor, ...]:
     """What ``--preprocess auto`` takes: `LocalWhitening` for raw images, a mild `ZCA` for whitened ones.
 
@@ -287,6 +307,27 @@ def suggested_preprocessing(images: Images) -> tuple[Preprocessor, ...]:
     if raw:
         return (LocalWhitening(),)
     return (ZCA(MILD),) if zca_is_mild(n, (height, width, channels)) else ()
+
+
+def resolved(
+    preprocessing: Sequence[Preprocessor] | None, images: Images, report: Report | None = None
+) -> tuple[Preprocessor, ...]:
+    """Return the steps, or, where they are left open (None), those that the images suggest.
+
+    Parameters
+    ----------
+    preprocessing : sequence of Preprocessor, or None
+    images : Images
+        Training images; see `suggested_preprocessing`.
+    report : Report, optional
+        Told what has been chosen.
+    """
+    if preprocessing is not None:
+        return tuple(preprocessing)
+    suggested = suggested_preprocessing(images)
+    if report is not None:
+        report.tell(f"Preprocessing: {', '.join(step.name for step in suggested) or 'none'}")
+    return suggested
 
 
 def zca_is_mild(n: int, shape: tuple[int, int, int]) -> bool:
