@@ -1,4 +1,4 @@
-"""What long work says of itself: how much is done, what takes which time, lines for people."""
+"""Reports of long work: how much is done, what takes which time, lines for people."""
 
 import contextlib
 import copy
@@ -82,7 +82,7 @@ class Report:
 
     @property
     def is_heard(self) -> bool:
-        """Whether anybody listens to what it tells."""
+        """True if anybody listens to what it tells."""
         return self._tell is not None
 
     def tell(self, line: str) -> None:

@@ -1,4 +1,4 @@
-"""From images to their exact kernels with the images that a model was fitted on."""
+"""Encoders that are exact kernels: images compared with those that a model was fitted on."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -144,7 +144,7 @@ class ExactEncoder:
 
     @property
     def saw(self) -> str:
-        """What of it saw all training images before any was held out."""
+        """Parts that saw all training images before any was held out."""
         return "preprocessing" if self.preprocessing else ""
 
     def encode(self, images: Array, backend: Backend, report: Report) -> Array:
@@ -254,7 +254,7 @@ class ExactEncoder:
 
     @property
     def n_parameters(self) -> int:
-        """How many numbers it holds: those of its images."""
+        """Number of numbers that it holds: those of its images."""
         return int(self.points.size)
 
     def describe(self, shape: Shape | None) -> dict[str, Any]:
@@ -265,7 +265,7 @@ class ExactEncoder:
         return about | self.kernel.description()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, as a model file holds it."""
+        """Return plain data, as a model file holds it."""
         return {
             "kind": self.kind,
             "kernel": self.kernel.to_dict(),
@@ -274,7 +274,7 @@ class ExactEncoder:
         }
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """What was learned or kept, by name."""
+        """Return what was learned or kept, by name."""
         return preprocessing_arrays(self.preprocessing) | {"points": self.points}
 
     @classmethod

@@ -40,11 +40,11 @@ class Part(Protocol):
     """A part of a model that stores itself: an encoder or a classifier."""
 
     def to_dict(self) -> Mapping[str, Any]:
-        """Plain data."""
+        """Return plain data."""
         ...
 
     def arrays(self) -> Mapping[str, NDArray[Any]]:
-        """Arrays, by name."""
+        """Return arrays, by name."""
         ...
 
 
@@ -63,17 +63,17 @@ class StoredPart:
     tensors: Tensors
 
     def to_dict(self) -> Mapping[str, Any]:
-        """Plain data."""
+        """Return plain data."""
         return self.options
 
     def arrays(self) -> Tensors:
-        """Arrays, by name."""
+        """Return arrays, by name."""
         return self.tensors
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What a model file holds.
+    """The contents of a model file.
 
     Attributes
     ----------
@@ -186,7 +186,7 @@ def _read(path: Path) -> tuple[str, Tensors]:
 
 
 def _is_truncated(path: Path) -> bool:
-    """Whether the file starts as a safetensors file does and ends before its data do."""
+    """Return whether a file starts as a safetensors file does and ends before its data do."""
     size = path.stat().st_size
     with open(path, "rb") as file:
         head = file.read(9)

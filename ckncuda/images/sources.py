@@ -89,7 +89,7 @@ class DeviceImages(Images):
 
 
 class SomeImages(Images):
-    """Some of other images, chosen by number, without a copy of them all.
+    """A choice among other images, by number, without a copy of them all.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""One layer: its mathematics, what describes it, and what it has learned; no machine."""
+"""A layer: its mathematics, its description, and what it has learned; no machine."""
 
 from ckncuda.layer.layer import Layer
 from ckncuda.layer.spec import KernelLayer, LayerSpec

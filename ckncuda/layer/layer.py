@@ -85,11 +85,11 @@ class Layer:
         return Layer(spec, self.anchors, matrix @ self.projection)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data: that of the specification."""
+        """Return plain data: that of the specification."""
         return self.spec.to_dict()
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """What was learned, by name."""
+        """Return what was learned, by name."""
         return {"anchors": self.anchors, "projection": self.projection}
 
     @classmethod

@@ -1,4 +1,4 @@
-"""What a model asks of its encoders, whether they are networks or exact kernels."""
+"""Encoders as a model sees them, whether they are networks or exact kernels."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -16,7 +16,7 @@ from ckncuda.types import Array, Shape
 
 
 class ImageEncoder(Protocol):
-    """One way from images to features, as it has been learned."""
+    """A way from images to features, as it has been learned."""
 
     kind: ClassVar[str]
 
@@ -27,12 +27,12 @@ class ImageEncoder(Protocol):
 
     @property
     def saw(self) -> str:
-        """What of it saw all training images before any was held out."""
+        """Parts that saw all training images before any was held out."""
         ...
 
     @property
     def n_parameters(self) -> int:
-        """How many numbers it has learned, or keeps."""
+        """Number of numbers that it has learned, or keeps."""
         ...
 
     def encode(self, images: Array, backend: Backend, report: Report) -> Array:
@@ -58,22 +58,22 @@ class ImageEncoder(Protocol):
         ...
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, as a model file holds it."""
+        """Return plain data, as a model file holds it."""
         ...
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """What was learned or kept, by name."""
+        """Return what was learned or kept, by name."""
         ...
 
 
 class ImageEncoderSpec(Protocol):
-    """One way from images to features, before it has learned anything."""
+    """A way from images to features, before it has learned anything."""
 
     compares: ClassVar[bool]
 
     @property
     def preprocessing(self) -> Sequence[Preprocessor] | None:
-        """In the order in which they are applied; None: as the images suggest."""
+        """Steps in the order in which they are applied; None: as the images suggest."""
         ...
 
     def check(self, images: Images) -> None:

@@ -1,4 +1,4 @@
-"""From a system, images and labels to a model."""
+"""The fit: a system, images and labels make a model."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any

@@ -23,7 +23,7 @@ from ckncuda.types import Shape
 
 @dataclass
 class Model:
-    """What a model file holds.
+    """Encoders and a classifier: what a model file holds.
 
     Attributes
     ----------
@@ -63,7 +63,7 @@ class Model:
 
     @classmethod
     def of_network(cls, network: CKN) -> "Model":
-        """A network alone, for images of any size."""
+        """Make a model of a network alone, for images of any size."""
         network.layers  # noqa: B018  (raises if there is nothing to keep)
         return cls((Encoder(network),))
 
@@ -294,12 +294,12 @@ class Model:
 
     @property
     def n_features(self) -> int:
-        """How many features an image of `image_shape` has."""
+        """Number of features of an image of `image_shape`."""
         return sum(self.widths)
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """How many of the features come from each encoder."""
+        """Number of features that come from each encoder."""
         if self.image_shape is None:
             raise InvalidSpec(
                 "the number of features depends on the size of the images, which the model leaves open"
@@ -315,7 +315,7 @@ class Model:
 
     @property
     def n_parameters(self) -> int:
-        """How many numbers were learned: anchor points, or images to compare with, and the classifier's."""
+        """Number of numbers learned: anchor points, or images to compare with, and the classifier's."""
         encoders = sum(encoder.n_parameters for encoder in self.encoders)
         return encoders + (0 if self.classifier is None else self.classifier.n_parameters)
 

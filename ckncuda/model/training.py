@@ -107,7 +107,7 @@ class Training:
 
     @property
     def _landmarks(self) -> int | None:
-        """How many landmarks there are, the same for all kernels; None: all images are compared with."""
+        """Number of landmarks, the same for all kernels; None: all images are compared with."""
         landmarks: int | None = getattr(self._specs[0], "landmarks", None)
         return landmarks
 
@@ -136,7 +136,7 @@ class Training:
         return encoders
 
     def _of(self, number: int) -> Report:
-        """The report of one of several encoders."""
+        """Return the report of one of several encoders."""
         if len(self._specs) == 1:
             return self._report
         return self._report.labelled(f"{'kernel' if self.compares else 'encoder'} {number + 1}")

@@ -1,4 +1,4 @@
-"""From images to features: preprocessing, a network, and the average over symmetries."""
+"""Encoders that are networks: preprocessing, layers, and the average over symmetries."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +29,7 @@ from ckncuda.types import Array, Shape
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """One way from images to features, before it has learned anything.
+    """A way from images to features, before it has learned anything.
 
     Parameters
     ----------
@@ -123,7 +123,7 @@ class EncoderSpec:
 
 @dataclass(frozen=True, eq=False)
 class Encoder:
-    """One way from images to features, as it has been learned.
+    """A way from images to features, as it has been learned.
 
     Attributes
     ----------
@@ -179,7 +179,7 @@ class Encoder:
 
     @property
     def n_parameters(self) -> int:
-        """How many numbers it has learned: those of its anchor points."""
+        """Number of numbers that it has learned: those of its anchor points."""
         return self.network.n_parameters
 
     def describe(self, shape: Shape | None) -> dict[str, Any]:
@@ -199,7 +199,7 @@ class Encoder:
         return {name: own[name] for name in ("kind", "preprocessing", "symmetries")} | {"layers": layers}
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, as a model file holds it."""
+        """Return plain data, as a model file holds it."""
         return {
             "kind": self.kind,
             **self.network.to_dict(),
@@ -208,7 +208,7 @@ class Encoder:
         }
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """What was learned, by name."""
+        """Return what was learned, by name."""
         return preprocessing_arrays(self.preprocessing) | self.network.arrays()
 
     @classmethod

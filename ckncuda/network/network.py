@@ -264,11 +264,11 @@ class CKN:
         return sum(layer.n_parameters for layer in self.layers)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data: the layers."""
+        """Return plain data: the layers."""
         return {"layers": [layer.to_dict() for layer in self.layers]}
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """What was learned, by name."""
+        """Return what was learned, by name."""
         return {
             f"layers.{number}.{name}": array
             for number, layer in enumerate(self.layers)
