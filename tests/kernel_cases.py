@@ -13,7 +13,7 @@ def make_layer(channels, **options):
     spec = LayerSpec(
         **{"filters": 10, "patch": 3, "subsampling": 2, "kernel": Exponential(sigma=0.6)} | options
     )
-    anchors = rng.normal(size=(spec.filters, spec.patch, spec.patch, channels))
+    anchors = rng.normal(size=(spec.filters, *spec.patch_shape, channels))
     anchors /= np.linalg.norm(anchors.reshape(spec.filters, -1), axis=1)[:, None, None, None]
     return Layer.from_anchors(spec, anchors)
 
@@ -53,7 +53,7 @@ def run_encode(backend, case, many_multiprocessors=True):
     shape, layer = CASES[case]
     maps = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     if many_multiprocessors:
-        backend._multiprocessors = 1000  # tiles of rows, though there are few
+        backend.gpu.multiprocessors = 1000  # tiles of rows, though there are few
     actual = backend.to_host(backend.encode(backend.asarray(maps), [layer]))
     return actual, get_backend("reference").encode(maps, [layer])
 

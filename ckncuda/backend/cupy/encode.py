@@ -5,6 +5,7 @@ learned is packed once a layer, and forgotten with it. So a layer that changes a
 is packed anew, but never planned anew.
 """
 
+import functools
 import logging
 import weakref
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from ckncuda.types import Shape
 
 Array = Any  # a CuPy array, whose type is not known here
 
+PLANS = 256  # kept: of a few networks on images of a few shapes
 LEAST_SHARED = 64 << 10  # bytes that a block may have on compute capability 7.5, the oldest
 
 
@@ -69,7 +71,7 @@ class Encoder:
 
     def __init__(self, gpu: Gpu) -> None:
         self._gpu = gpu
-        self._plans: dict[tuple[LayerSpec, Shape], _Plan] = {}
+        self._plan = functools.lru_cache(PLANS)(self._new_plan)
         self._packed: weakref.WeakKeyDictionary[Layer, dict[Shape, _Packed]] = weakref.WeakKeyDictionary()
 
     def encode(self, maps: Array, layer: Layer) -> Array:
@@ -110,17 +112,13 @@ class Encoder:
 
     def prepare(self, layer: Layer, shape: Shape) -> tuple[_Plan, _Packed]:
         """Bring a layer to the device, for inputs of a shape, unless it is there: any stream may read it."""
-        plan = self._plans.get((layer.spec, shape))
-        packed = self._packed.setdefault(layer, {})
-        if plan is not None and shape in packed:
-            return plan, packed[shape]
-        if plan is None:
-            plan = self._plans[layer.spec, shape] = self._plan(layer.spec, shape)
-        packed[shape] = self._pack(layer, plan.tiling)
-        self._gpu.cupy.cuda.get_current_stream().synchronize()  # other streams will read it
+        plan, packed = self._plan(layer.spec, shape), self._packed.setdefault(layer, {})
+        if shape not in packed:
+            packed[shape] = self._pack(layer, plan.tiling)
+            self._gpu.cupy.cuda.get_current_stream().synchronize()  # other streams will read it, and the plan
         return plan, packed[shape]
 
-    def _plan(self, spec: LayerSpec, shape: Shape) -> _Plan:
+    def _new_plan(self, spec: LayerSpec, shape: Shape) -> _Plan:
         laid_out = tiling(spec, shape, self._gpu.products, self._gpu.shared_limit)
         if isinstance(laid_out, str):
             logging.getLogger("ckncuda").info("A layer takes array operations: %s", laid_out)

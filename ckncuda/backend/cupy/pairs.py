@@ -252,11 +252,11 @@ class FusedPairs:
         shared = layer.laid_out.shared_bytes()
         if isinstance(layer.laid_out, ProductTiling):
             products = self._products(layer.laid_out)
-            operation, parameters = "pair_products", (products, *kernel)
+            launched: tuple[str, tuple[str, ...]] = "pair_products", (products, *kernel)
         else:
-            operation, parameters = "pair_sums", kernel
+            launched = "pair_sums", kernel
             arguments = (pairs, tangents, *arguments)
-        self._gpu.launch(operation, parameters, (len(i),), THREADS, shared, *arguments)
+        self._gpu.launch(*launched, (len(i),), THREADS, shared, *arguments)
         return found, also
 
     def _products(self, laid_out: ProductTiling) -> str:
