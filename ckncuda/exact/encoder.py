@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckncuda.backend import Backend
-from ckncuda.backend.normed_maps import NormedMaps
+from ckncuda.backend.operations import NormedMaps
 from ckncuda.errors import InvalidData
 from ckncuda.exact.kernel import ExactKernel
 from ckncuda.exact.tiles import TILE, read_maps

@@ -25,8 +25,7 @@ from ckncuda.backend.cupy import pair_tiling as cuda_pair_tiling
 from ckncuda.backend.cupy import pairs as cuda_pairs
 from ckncuda.backend.cupy.encode import ANCHORS, PATCHES, STRIDE, TERMS, THREADS, WORDS, Tiling
 from ckncuda.backend.cupy.memory import map_blocks
-from ckncuda.backend.normed_maps import NormedMaps, have_dark_patches, mirror
-from ckncuda.backend.sketch import Sketch
+from ckncuda.backend.operations import NormedMaps, mirror
 from ckncuda.errors import BackendUnavailable, InvalidData, InvalidSpec, OutOfMemory
 from ckncuda.kernels import source
 from ckncuda.layer.layer import Layer
@@ -246,12 +245,11 @@ class CupyBackend:
 
         yield from map_blocks(self._cupy, whole, blocks, out)
 
-    def sketch(self, patches: Array) -> None:
-        """All products are computed: the tensor cores are faster than a choice."""
+    def anchor_search(self, patches: Array) -> Callable[[Array], tuple[Array, Array]]:
+        """Prepare nothing: the tensor cores are faster with all products than a choice."""
+        return functools.partial(self.nearest_anchor, patches)
 
-    def nearest_anchor(
-        self, patches: Array, anchors: Array, sketch: Sketch | None = None
-    ) -> tuple[Array, Array]:
+    def nearest_anchor(self, patches: Array, anchors: Array) -> tuple[Array, Array]:
         """Product and comparison in one kernel."""
         cupy = self._cupy
         patches, anchors = self.asarray(patches), self.asarray(anchors)
@@ -319,7 +317,7 @@ class CupyBackend:
     ) -> NDArray[np.floating[Any]]:
         """A launch a layer for many pairs; by array operations in float64 and what has no fused form."""
         kernels = self._pair_kernels(first.maps, specs, tangent)
-        dark = tangent and any(have_dark_patches(images, specs[0]) for images in (first, second))
+        dark = tangent and any(images.have_dark_patches(specs[0]) for images in (first, second))
         if kernels is not None and not dark:
             return kernels.gram(first, second, symmetric, self._memory_for_pairs())
         like = self._cupy.empty(0, first.maps.dtype)

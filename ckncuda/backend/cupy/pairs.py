@@ -12,10 +12,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ckncuda.backend.any_array.pairs import flat_patches
+from ckncuda.backend.any_array.patches import flat_patches
 from ckncuda.backend.cupy.encode import pooling_weights
 from ckncuda.backend.cupy.pair_tiling import STEP, ProductTiling, SumTiling
-from ckncuda.backend.normed_maps import NormedMaps, mirror
+from ckncuda.backend.operations import NormedMaps, mirror
 from ckncuda.errors import OutOfMemory
 from ckncuda.layer.spec import LayerSpec
 from ckncuda.types import Shape
