@@ -5,7 +5,7 @@ import numpy as np
 
 from ckncuda import ArcCosine, Exponential, InversePolynomial, Layer, LayerSpec, Linear, Polynomial, Series
 from ckncuda.backend import get_backend
-from ckncuda.backend.normed_maps import NormedMaps
+from ckncuda.backend.operations import NormedMaps
 
 
 def make_layer(channels, **options):

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckncuda.backend import Backend
-from ckncuda.backend.normed_maps import NormedMaps
+from ckncuda.backend.operations import NormedMaps
 from ckncuda.errors import InvalidData, InvalidSpec
 from ckncuda.exact.gram import check_images, gram
 from ckncuda.exact.kernel import ExactKernel

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ckncuda import ArcCosine, Exponential, InversePolynomial, LayerSpec, Linear, Polynomial, Series
 from ckncuda.backend import numpy as numpy_backend
-from ckncuda.backend.normed_maps import NormedMaps
+from ckncuda.backend.operations import NormedMaps
 from ckncuda.backend.numpy import NumpyBackend
 from ckncuda.backend.reference import ReferenceBackend
 from ckncuda.errors import InvalidSpec

@@ -14,7 +14,7 @@ from ckncuda.backend import get_backend
 from ckncuda.backend.cupy import pair_tiling as cuda_pair_tiling
 from ckncuda.backend.cupy import pairs as cuda_pairs
 from ckncuda.backend.cupy.encode import LEAST_SHARED
-from ckncuda.backend.normed_maps import NormedMaps
+from ckncuda.backend.operations import NormedMaps
 from ckncuda.errors import OutOfMemory
 
 TOLERANCE = 3e-6

@@ -13,9 +13,8 @@ from ckncuda.backend.cupy.device import Gpu, describe
 from ckncuda.backend.cupy.encode import Encoder
 from ckncuda.backend.cupy.encode_tiling import bytes_per_image
 from ckncuda.backend.cupy.pairs import FusedPairs, fused_pairs
-from ckncuda.backend.normed_maps import NormedMaps, have_dark_patches, mirror
+from ckncuda.backend.operations import AnchorSearch, NormedMaps, Specs, mirror
 from ckncuda.layer.layer import Layer
-from ckncuda.layer.spec import LayerSpec
 from ckncuda.types import Shape
 
 Array = Any  # a CuPy array, whose type is not known here
@@ -53,14 +52,10 @@ class CupyBackend:
         self.precision = precision
         self.description = describe(precision)
         self.memory_budget = memory if memory is not None else DEFAULT_MEMORY
+        self.options = {"name": self.name, "memory": self.memory_budget, "precision": precision}
         self.encoder = Encoder(self.gpu)
         self._most_images: int | None = None  # once a block did not fit the device's memory
         self._pairs: dict[Any, FusedPairs | None] = {}
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Arguments with which `get_backend` makes the same backend."""
-        return {"name": self.name, "memory": self.memory_budget, "precision": self.precision}
 
     def encode(self, maps: Array, layers: Sequence[Layer]) -> Array:
         """Encode maps [n, h, w, c] that are on the device: one launch and one product a layer.
@@ -109,7 +104,7 @@ class CupyBackend:
             self._cupy, lambda block: function(self.asarray(block)), blocks, out
         )
 
-    def anchor_search(self, patches: Array) -> Callable[[Array], tuple[Array, Array]]:
+    def anchor_search(self, patches: Array) -> AnchorSearch:
         """Compute all products: the tensor cores are faster than a choice."""
         here = self.asarray(patches)
         return lambda anchors: nearest.nearest_anchor(self.gpu, here, self.asarray(anchors))
@@ -123,7 +118,7 @@ class CupyBackend:
         numbers = self._cupy.asarray(nearest_anchors, np.int64)
         return nearest.sum_by_anchor(self.gpu, self.asarray(patches), numbers, anchors)
 
-    def patch_norms(self, maps: Array, specs: Sequence[LayerSpec]) -> tuple[NDArray[np.float64], ...]:
+    def patch_norms(self, maps: Array, specs: Specs) -> tuple[NDArray[np.float64], ...]:
         """Compute them from each image's pairs of positions; what has no fused form, in the host's memory."""
         fused = self.fused_pairs(maps, specs, tangent=False)
         if fused is None:
@@ -134,14 +129,14 @@ class CupyBackend:
         self,
         first: NormedMaps,
         second: NormedMaps,
-        specs: Sequence[LayerSpec],
+        specs: Specs,
         *,
         tangent: bool = False,
         symmetric: bool = False,
     ) -> NDArray[np.floating[Any]]:
         """Launch a kernel a layer for many pairs; float64 and what has no fused form by array operations."""
         fused = self.fused_pairs(first.maps, specs, tangent)
-        dark = tangent and any(have_dark_patches(images, specs[0]) for images in (first, second))
+        dark = tangent and any(images.have_dark_patches(specs[0]) for images in (first, second))
         if fused is not None and not dark:
             return fused.gram(first, second, symmetric, self._memory_for_pairs())
         like = self._cupy.empty(0, first.maps.dtype)
@@ -153,7 +148,7 @@ class CupyBackend:
             mirror(gram)
         return gram
 
-    def fused_pairs(self, maps: NDArray[Any], specs: Sequence[LayerSpec], tangent: bool) -> FusedPairs | None:
+    def fused_pairs(self, maps: NDArray[Any], specs: Specs, tangent: bool) -> FusedPairs | None:
         """Return the fused form of exact kernels of images such as these, or None: there is none."""
         key = tuple(specs), maps.shape[1:], maps.dtype.name, tangent
         if key not in self._pairs:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ckncuda.backend.cupy.product import ANCHORS, PATCHES, STRIDE, TERMS, WORDS
 from ckncuda.layer.pooling import pooling_filter
-from ckncuda.layer.spec import LayerSpec
+from ckncuda.layer.spec import KernelLayer, LayerSpec
 from ckncuda.types import Shape
 
 MAP_STRIDE = ANCHORS + 4  # of a position of the unpooled chunk
@@ -186,7 +186,7 @@ def channel_stride(part: int) -> int:
     return part + 4 if part // 4 % 2 == 0 else part
 
 
-def pooling_weights(spec: LayerSpec, shape: Shape) -> NDArray[np.float32]:
+def pooling_weights(spec: KernelLayer | LayerSpec, shape: Shape) -> NDArray[np.float32]:
     """Return the taps of the pooling along the height, then along the width."""
     height, width, _ = spec.map_shape(shape)
     taps: list[Any] = [

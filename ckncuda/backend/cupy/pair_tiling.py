@@ -11,8 +11,8 @@ from typing import TypeVar
 import numpy as np
 
 from ckncuda.backend.cupy.product import THREADS
+from ckncuda.backend.operations import PairSpec, Specs
 from ckncuda.layer.pooling import pooling_filter
-from ckncuda.layer.spec import LayerSpec
 from ckncuda.types import Shape
 
 WARPS = THREADS // 32
@@ -109,7 +109,7 @@ def _shared_bytes(pieces: Sequence[int]) -> int:
     return sum(-(-4 * count // 16) * 16 for count in pieces)
 
 
-def product_tiling(spec: LayerSpec, shape: Shape, tangent: bool, shared_limit: int) -> ProductTiling | str:
+def product_tiling(spec: PairSpec, shape: Shape, tangent: bool, shared_limit: int) -> ProductTiling | str:
     """Lay out the first layer for images (height, width, channels), or say why it has no fused form."""
     columns = 16 if tangent else 32  # of a warp
     steps = -(-spec.terms(shape[2]) // STEP)
@@ -121,7 +121,7 @@ def product_tiling(spec: LayerSpec, shape: Shape, tangent: bool, shared_limit: i
     return _tiling(spec, shape, columns, 16, laid_out, shared_limit)
 
 
-def sum_tiling(spec: LayerSpec, shape: Shape, tangent: bool, shared_limit: int) -> SumTiling | str:
+def sum_tiling(spec: PairSpec, shape: Shape, tangent: bool, shared_limit: int) -> SumTiling | str:
     """Lay out a further layer for maps (height, width, …) of each image, or say why it has no fused form."""
     height, width, _ = shape
     if (height * width) ** 2 >= 1 << 31:
@@ -145,7 +145,7 @@ AnyTiling = TypeVar("AnyTiling", ProductTiling, SumTiling)
 
 
 def _tiling(
-    spec: LayerSpec,
+    spec: PairSpec,
     shape: Shape,
     columns: int,
     slots_of_warp: int,
@@ -202,7 +202,7 @@ def _reached(size: int, pooled: int, subsampling: int, origin: int, taps: int) -
 
 
 def tilings(
-    specs: Sequence[LayerSpec], shape: Shape, tangent: bool, shared_limit: int
+    specs: Specs, shape: Shape, tangent: bool, shared_limit: int
 ) -> list[ProductTiling | SumTiling] | str:
     """Lay out all layers for images (height, width, channels), or say why they have no fused form."""
     found: list[ProductTiling | SumTiling] = []

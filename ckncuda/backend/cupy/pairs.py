@@ -13,14 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ckncuda.backend.any_array.pairs import flat_patches
+from ckncuda.backend.any_array.patches import flat_patches
 from ckncuda.backend.cupy.device import Gpu
 from ckncuda.backend.cupy.encode_tiling import pooling_weights
 from ckncuda.backend.cupy.memory import Halves
 from ckncuda.backend.cupy.pair_tiling import STEP, ProductTiling, SumTiling, tilings
 from ckncuda.backend.cupy.product import THREADS
-from ckncuda.backend.normed_maps import NormedMaps, mirror
-from ckncuda.layer.spec import LayerSpec
+from ckncuda.backend.operations import NormedMaps, PairSpec, Specs, mirror
 from ckncuda.types import Shape
 
 Array = Any  # of the device
@@ -80,7 +79,7 @@ def _halves(terms: Array, t: ProductTiling) -> Array:
 class _PairLayer:
     """A layer with its numbers on the device."""
 
-    spec: LayerSpec
+    spec: PairSpec
     laid_out: ProductTiling | SumTiling
     parameters: Array  # of κ
     weights: Array  # of the pooling
@@ -91,9 +90,7 @@ class _PairLayer:
         return self.laid_out.pooled_height * self.laid_out.pooled_width
 
 
-def fused_pairs(
-    gpu: Gpu, specs: Sequence[LayerSpec], shape: Shape, dtype: str, tangent: bool
-) -> "FusedPairs | None":
+def fused_pairs(gpu: Gpu, specs: Specs, shape: Shape, dtype: str, tangent: bool) -> "FusedPairs | None":
     """Return the fused form of exact kernels for images of a shape, or None: there is none."""
     laid_out: list[ProductTiling | SumTiling] | str
     laid_out = f"the fused kernels compute in float32, not in {dtype}"
@@ -113,7 +110,7 @@ class FusedPairs:
     gpu : Gpu
         Whatever its precision, products are those of float32: an exponential makes too much of the error
         of TF32's cosines.
-    specs : sequence of LayerSpec
+    specs : sequence of KernelLayer or LayerSpec
     laid_out : list of tilings
         Of `tilings`.
     shape : (height, width, channels)
@@ -123,7 +120,7 @@ class FusedPairs:
     def __init__(
         self,
         gpu: Gpu,
-        specs: Sequence[LayerSpec],
+        specs: Specs,
         laid_out: Sequence[ProductTiling | SumTiling],
         shape: Shape,
         tangent: bool,
@@ -287,7 +284,7 @@ def _diagonal(pairs: Array) -> Array:
     return pairs.reshape(len(pairs), -1)[:, :: pairs.shape[1] + 1]
 
 
-def _patch_sums(maps: Array, spec: LayerSpec) -> Array:
+def _patch_sums(maps: Array, spec: PairSpec) -> Array:
     """Sum over the patch at each position: [n, h, w] to [n, h', w']."""
     padded = np.pad(maps, ((0, 0), *spec.margins))
     height, width = (size - k + 1 for size, k in zip(padded.shape[1:], spec.patch_shape, strict=True))
