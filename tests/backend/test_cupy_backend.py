@@ -11,8 +11,7 @@ import pytest
 
 from ckncuda import CKN, Exponential, Layer, LayerSpec, Linear, load
 from ckncuda.backend import get_backend
-from ckncuda.backend.cupy import CupyBackend
-from ckncuda.backend.cupy import encode, product
+from ckncuda.backend.cupy import CupyBackend, encode, product
 from ckncuda.backend.cupy.encode_tiling import MAP_STRIDE, Tiling, tiling
 from ckncuda.errors import BackendUnavailable, InvalidData, InvalidSpec, OutOfMemory
 from ckncuda.layer.dot_product import DotProductKernel

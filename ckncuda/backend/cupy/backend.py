@@ -52,7 +52,7 @@ class CupyBackend:
         self.precision = precision
         self.description = describe(precision)
         self.memory_budget = memory if memory is not None else DEFAULT_MEMORY
-        self.options = {"name": self.name, "memory": self.memory_budget, "precision": precision}
+        self.options: dict[str, Any] = {"name": self.name, "memory": memory, "precision": precision}
         self.encoder = Encoder(self.gpu)
         self._most_images: int | None = None  # once a block did not fit the device's memory
         self._pairs: dict[Any, FusedPairs | None] = {}
