@@ -5,12 +5,31 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ckncuda import EncoderSpec, Exponential, LayerSpec, Model, Ridge
+from ckncuda import EncoderSpec, Exponential, Layer, LayerSpec, Model, Ridge
 
 TWO_LAYERS = [
     LayerSpec(filters=12, patch=3, subsampling=2, kernel=Exponential(sigma=0.6)),
     LayerSpec(filters=16, patch=2, subsampling=2, kernel=Exponential(sigma=0.6)),
 ]
+
+
+def make_spec(**options: Any) -> LayerSpec:
+    """Return the specification of a small layer, changed in these options."""
+    defaults = {"filters": 12, "patch": 3, "subsampling": 2, "kernel": Exponential(sigma=0.6)}
+    return LayerSpec(**defaults | options)
+
+
+def make_layer(channels: int, rng: np.random.Generator, **options: Any) -> Layer:
+    """Return a small layer whose anchors are drawn from the unit sphere."""
+    spec = make_spec(**options)
+    anchors = rng.normal(size=(spec.filters, *spec.patch_shape, channels))
+    anchors /= np.linalg.norm(anchors.reshape(spec.filters, -1), axis=1)[:, None, None, None]
+    return Layer.from_anchors(spec, anchors)
+
+
+def make_images(rng: np.random.Generator, n: int, *shape: int) -> NDArray[np.float32]:
+    """Return n images of noise, float32, of height, width and channels."""
+    return rng.normal(size=(n, *shape)).astype(np.float32)
 
 
 def overlapping_classes(

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from ckncuda import ArcCosine, Exponential, InversePolynomial, LayerSpec, Linear, Polynomial, Series
 from ckncuda.backend import numpy as numpy_backend
-from ckncuda.backend.operations import NormedMaps
 from ckncuda.backend.numpy import NumpyBackend
+from ckncuda.backend.operations import NormedMaps
 from ckncuda.backend.reference import ReferenceBackend
 from ckncuda.errors import InvalidSpec
 
