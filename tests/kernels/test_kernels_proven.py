@@ -13,7 +13,7 @@ import kernel_cases
 import numpy as np
 import pytest
 import tolerances
-from cuda_on_cpu import environment, line_coverage, sanitize
+from cuda_on_cpu import ORDERS, environment, line_coverage, sanitize
 from kernel_cases import CASES, PAIR_CASES, PAIR_PRECISIONS, run_encode, run_kmeans, run_pairs
 
 from ckncuda.backend.cupy import device
@@ -21,8 +21,6 @@ from ckncuda.kernels import source
 
 if environment.why_unavailable() is not None:
     pytest.skip(str(environment.why_unavailable()), allow_module_level=True)
-
-ORDERS = ["forward", "backward", "shuffled:1", "shuffled:2"]
 
 
 @pytest.fixture
