@@ -65,13 +65,14 @@ def _headers() -> bytes:
 
 @functools.cache
 def _machine_flags() -> tuple[str, ...]:
-    """AVX2 and FMA instructions where the processor has them; without, fmaf is a slow function."""
+    """Return flags for AVX2, FMA and F16C where the processor has them: without, fmaf is a slow function."""
     try:
         known = Path("/proc/cpuinfo").read_text()
     except OSError:
         return ()
-    fast = platform.machine() == "x86_64" and " fma " in known and " avx2 " in known
-    return ("-mavx2", "-mfma") if fast else ()
+    wanted = ("avx2", "fma", "f16c")
+    fast = platform.machine() == "x86_64" and all(f" {name} " in known for name in wanted)
+    return tuple(f"-m{name}" for name in wanted) if fast else ()
 
 
 def source_with_table(source: str, names: Sequence[str]) -> str:
