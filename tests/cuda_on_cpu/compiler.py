@@ -76,7 +76,7 @@ def _machine_flags() -> tuple[str, ...]:
 
 
 def source_with_table(source: str, names: Sequence[str]) -> str:
-    """Return the module as the compiler sees it: the harness, the kernels, the table of those to be launched."""
+    """Return the module as the compiler sees it: harness, kernels, the table of those to be launched."""
     entries = ",\n    ".join(f'CKN_KERNEL("{name}", {name})' for name in names)
     return (
         f'#include "cuda_on_cpu.h"\n#line 1 "module.cu"\n{source}\n'
@@ -149,7 +149,7 @@ def _definitions(options: Sequence[str]) -> list[str]:
 
 
 def _compile(command: Sequence[str], text: str, built: Path) -> None:
-    """Make the object first, then the library: coverage's notes are named after the object, which keeps its place."""
+    """Make the object, then the library: coverage's notes are named after the object, which keeps its place."""
     source, target, temporary = (
         built.parent / "module.cpp",
         built.parent / "module.o",
