@@ -23,6 +23,7 @@ from ckncuda.layer.layer import Layer
 from ckncuda.layer.spec import LayerSpec
 from ckncuda.model.exact_fit import fit_exact
 from ckncuda.model.model import Model
+from ckncuda.model.system import System
 from ckncuda.network.encoder import Encoder, EncoderSpec
 from ckncuda.network.network import CKN
 from ckncuda.version import __version__ as __version__
@@ -50,6 +51,7 @@ __all__ = [
     "Softmax",
     "SquaredHinge",
     "Symmetries",
+    "System",
     "conventions",
     "fit_exact",
     "gram",

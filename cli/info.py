@@ -1,4 +1,4 @@
-"""`ckn info`: what a model file holds."""
+"""`ckn info`: a description of a model file."""
 
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,6 @@ from ckncuda.network.encoder import Encoder, ImageEncoder
 from ckncuda.types import Shape
 
 from .options import json_option, print_result
-
-OF_ANCHORS = ("filters", "whitening", "epsilon", "decorrelation")  # an exact kernel has no anchor points
 
 
 @click.command()
@@ -33,7 +31,7 @@ def info(model: str, as_json: bool) -> None:
 
 
 def describe(model: Model) -> dict[str, Any]:
-    """Everything about a model but its arrays."""
+    """Return everything about a model but its arrays."""
     classifier = None
     if model.classifier is not None:
         classifier = model.classifier.to_dict() | {
@@ -55,9 +53,8 @@ def describe(model: Model) -> dict[str, Any]:
 def _encoder(encoder: ImageEncoder, shape: Shape | None) -> dict[str, Any]:
     preprocessing = [p.to_dict() for p in encoder.preprocessing]
     if isinstance(encoder, ExactEncoder):
-        kernel = encoder.kernel.to_dict()
-        kernel["layers"] = [_without_filters(layer) for layer in kernel["layers"]]
-        return {"kind": "exact", "preprocessing": preprocessing, "n_images": len(encoder.points)} | kernel
+        about = {"kind": "exact", "preprocessing": preprocessing, "n_images": len(encoder.points)}
+        return about | encoder.kernel.description()
     assert isinstance(encoder, Encoder)
     layers = []
     for layer in encoder.network.layers:
@@ -76,11 +73,6 @@ def _encoder(encoder: ImageEncoder, shape: Shape | None) -> dict[str, Any]:
         "symmetries": encoder.symmetries.to_dict(),
         "layers": layers,
     }
-
-
-def _without_filters(layer: dict[str, Any]) -> dict[str, Any]:
-    """What of a layer concerns its exact kernel."""
-    return {name: value for name, value in layer.items() if name not in OF_ANCHORS}
 
 
 def _lines(result: dict[str, Any]) -> list[str]:

@@ -1,5 +1,6 @@
 """From images to their exact kernels with the images that a model was fitted on."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +21,25 @@ from ckncuda.types import Shape
 Array = NDArray[np.floating[Any]]
 
 AT_ONCE = 16  # images at a time: there may be seconds of work in each
+
+
+@dataclass(frozen=True)
+class ExactEncoderSpec:
+    """An exact kernel as an encoder that has seen no image yet.
+
+    Parameters
+    ----------
+    kernel : ExactKernel
+    preprocessing : sequence of Preprocessor, or None
+        See `ckncuda.network.encoder.EncoderSpec`.
+    """
+
+    kernel: ExactKernel
+    preprocessing: Sequence[Preprocessor] | None = ()
+
+    def __post_init__(self) -> None:
+        if self.preprocessing is not None:
+            object.__setattr__(self, "preprocessing", tuple(self.preprocessing))
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,13 +11,13 @@ from ckncuda.errors import InvalidData, InvalidSpec
 from ckncuda.exact.kernel import ExactKernel
 from ckncuda.exact.tiles import TILE, Tiling, read_maps
 from ckncuda.images.sources import Images, as_images
-from ckncuda.layer.spec import LayerSpec
+from ckncuda.layer.spec import KernelLayer, LayerSpec
 from ckncuda.progress import Progress
 
 
 def gram(
     images: Images | npt.NDArray[Any],
-    specs: Sequence[LayerSpec] | ExactKernel,
+    specs: Sequence[KernelLayer | LayerSpec] | ExactKernel,
     images2: Images | npt.NDArray[Any] | None = None,
     *,
     tangent: bool = False,
@@ -27,13 +27,13 @@ def gram(
     backend: Backend | str = "auto",
     progress: Progress | None = None,
 ) -> npt.NDArray[np.floating[Any]]:
-    """The exact kernel of all pairs of images.
+    """Compute the exact kernel of all pairs of images.
 
     Parameters
     ----------
     images : [n, h, w, c] or `Images`
         uint8, which is scaled to 0…1, or floating point, which is taken as it is.
-    specs : sequence of LayerSpec, or ExactKernel
+    specs : sequence of KernelLayer or LayerSpec, or ExactKernel
         The layers, from the image upwards; see `ExactKernel` for them, ``tangent`` and ``flip``.
     images2 : [n2, h, w, c] or `Images`, optional
         By default the same images, whose matrix is symmetric: one half is computed then.
@@ -64,7 +64,7 @@ def gram(
     --------
     >>> from ckncuda import Exponential
     >>> images = np.random.default_rng(0).normal(size=(4, 8, 8, 3))
-    >>> layer = LayerSpec(filters=1, patch=3, subsampling=2, kernel=Exponential(sigma=0.6))
+    >>> layer = KernelLayer(patch=3, subsampling=2, kernel=Exponential(sigma=0.6))
     >>> gram(images, [layer]).shape
     (4, 4)
     """
@@ -90,7 +90,7 @@ def gram(
 
 
 def check_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
-    """The type, if kernels can be computed in it."""
+    """Return the type if kernels can be computed in it, raise `InvalidSpec` if not."""
     checked = np.dtype(dtype)
     if checked not in (np.float32, np.float64):
         raise InvalidSpec(f"dtype is {checked}; exact kernels are computed in float32 or float64")

@@ -1,4 +1,4 @@
-"""A Gram matrix that is still to be computed: of which images, by which kernel, in which tiles."""
+"""Gram matrices that are still to be computed: of which images, by which kernel, in which tiles."""
 
 import functools
 import hashlib
@@ -20,13 +20,12 @@ from ckncuda.images.sources import Images
 from ckncuda.progress import Progress
 
 MEASURED = 0.2  # seconds, at least, from which the time of a pair is taken
-OF_ANCHORS = ("filters", "whitening", "epsilon", "decorrelation")  # options of a layer
 DIGEST_BYTES = 16 << 20  # of images that are read at a time
 
 
 @dataclass(frozen=True, eq=False)
 class GramJob:
-    """What makes a Gram matrix, tile by tile; nothing is read before it is asked for.
+    """All that makes a Gram matrix, tile by tile; nothing is read before it is asked for.
 
     Parameters
     ----------
@@ -72,13 +71,13 @@ class GramJob:
 
     @functools.cached_property
     def tiling(self) -> Tiling:
-        """Of the matrix."""
+        """Tiles of the matrix."""
         return Tiling(
             self.images.shape[0], None if self.images2 is None else self.images2.shape[0], self.tile
         )
 
     def read(self, tile: Tile) -> tuple[Maps, Maps | None]:
-        """Images of the tile's rows and of its columns, preprocessed, of the dtype; None: the same images."""
+        """Read the images of a tile's rows and columns, preprocessed, of the dtype; None: the same images."""
         maps = self._read(self.images, tile.rows)
         if tile.symmetric:
             return maps, None
@@ -88,20 +87,12 @@ class GramJob:
         return read_maps(PreparedImages(images, self.preprocessing), rows, self.dtype)
 
     def blocks(self, tiles: Iterable[Tile], backend: Backend) -> Iterator[tuple[Tile, Maps]]:
-        """These tiles, one after the other, each with its part of the matrix."""
+        """Compute these tiles, one after the other: each with its part of the matrix."""
         for tile in tiles:
             yield tile, compute_block(self.kernel, *self.read(tile), backend)
 
-    def _described_kernel(self) -> dict[str, Any]:
-        """Without what concerns anchor points, which an exact kernel has none of."""
-        description = self.kernel.to_dict()
-        for layer in description["layers"]:
-            for name in OF_ANCHORS:
-                layer.pop(name, None)
-        return description
-
     def identity(self, backend: str, progress: Progress | None = None) -> dict[str, Any]:
-        """Plain data that is the same for the same matrix alone; reads all images.
+        """Return plain data that is the same for the same matrix alone; reads all images.
 
         Parameters
         ----------
@@ -127,7 +118,7 @@ class GramJob:
             "images": digests[0],
             "images2": digests[1] if len(digests) == 2 else None,
             "preprocessing": [step.to_dict() for step in self.preprocessing],
-            "kernel": self._described_kernel(),
+            "kernel": self.kernel.description(),
             "shape": list(self.tiling.shape),
             "dtype": str(self.dtype),
             "tile": self.tile,
@@ -138,14 +129,14 @@ class GramJob:
 
 
 def compute_block(kernel: ExactKernel, maps: Maps, others: Maps | None, backend: Backend) -> Maps:
-    """The part of the matrix of these images with others, or with themselves."""
+    """Compute the part of the matrix of these images with others, or with themselves."""
     if others is None:
         return kernel.block(maps, maps, backend, symmetric=True)
     return kernel.block(maps, others, backend)
 
 
 def seconds_a_pair(job: GramJob, tile: Tile, backend: Backend) -> float:
-    """How long a pair of images takes about, measured on a few of a tile's."""
+    """Measure about how long a pair of images takes, on a few of a tile's."""
     maps, others = job.read(tile)
     if others is None:
         others = maps

@@ -1,4 +1,4 @@
-"""How fast a model is on this machine, stage by stage."""
+"""Measurements of how fast a model is on this machine, stage by stage."""
 
 import contextlib
 import statistics
@@ -18,15 +18,14 @@ from ckncuda.model.model import Model
 from ckncuda.network.encoder import Encoder, ImageEncoder
 from ckncuda.progress import Progress
 from ckncuda.stopwatch import Stopwatch
-
-Array = NDArray[np.floating[Any]]
+from ckncuda.types import Array
 
 LONG_ENOUGH = 0.3  # seconds of a pass: dozens of turns of a scheduler
 
 
 @dataclass(frozen=True)
 class Speed:
-    """What `measure_speed` found.
+    """Times that `measure_speed` found.
 
     Attributes
     ----------
@@ -69,7 +68,7 @@ class RandomImages:
         self.dtype = self._block.dtype
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
-        """Images of a block at most."""
+        """Return images, of one block at most."""
         return self._block[: stop - start]
 
 
@@ -91,7 +90,7 @@ def measure_speed(
     repeats: int = 5,
     progress: Progress | None = None,
 ) -> Speed:
-    """Seconds of each stage and of the whole, each the median of several passes over the same images.
+    """Measure the seconds of each stage and of the whole: medians of several passes over the same images.
 
     Passes that time each stage and passes that time the whole take turns, so that a machine whose
     speed drifts treats them alike.  What happens only once, such as compilation, is over before.
@@ -99,17 +98,14 @@ def measure_speed(
     Parameters
     ----------
     model : Model
-        With a classifier or without.
     images : [n, h, w, c] or `Images`
         The first n are taken.
     backend : Backend
-        Where to compute.
     n : int, optional
         By default as many as take a third of a second or more, or all.
     repeats : int
         Passes of each kind.
     progress : callable, optional
-        Called as ``progress("measuring", done, total)``.
 
     Raises
     ------
@@ -130,12 +126,11 @@ def measure_speed(
     """
     images = as_images(images)
     model.check_images(images)
-    available = images.shape[0]
-    if n is not None and n > available:
-        raise InvalidData(f"there are only {available} images, but {n} were asked for: ask for fewer")
+    if n is not None and n > images.shape[0]:
+        raise InvalidData(f"there are only {images.shape[0]} images, but {n} were asked for: ask for fewer")
     if progress:
         progress("measuring", 0, repeats)
-    warmed_up = _warm_up(model, images, backend, n or available)
+    warmed_up = _warm_up(model, images, backend, n or images.shape[0])
     images = _First(images, n or warmed_up)
     stages: list[dict[str, float]] = []
     totals: list[float] = []
@@ -159,7 +154,7 @@ def _warm_up(model: Model, images: Images, backend: Backend, most: int) -> int:
 
 
 def _seconds(model: Model, images: Images, backend: Backend) -> float:
-    """Of a whole pass, block by block as `ckn predict` and `ckn extract` do it."""
+    """Measure a whole pass, block by block as `ckn predict` and `ckn extract` do it."""
     stopwatch = Stopwatch()
     if model.classifier is not None:
         model.scores(images, backend=backend)
@@ -170,7 +165,7 @@ def _seconds(model: Model, images: Images, backend: Backend) -> float:
 
 
 def _seconds_of_stages(model: Model, images: Images, backend: Backend) -> dict[str, float]:
-    """The same pass, one step after another; each step finds in the caches what it does find there."""
+    """Measure the same pass, one step after another; each finds in the caches what it finds in a pass."""
     stopwatch = Stopwatch()
 
     @contextlib.contextmanager
@@ -201,7 +196,7 @@ def _encoded(
     stage: Callable[[str], contextlib.AbstractContextManager[None]],
     prefix: str,
 ) -> Array:
-    """Features [b, d] of a block, each step a stage of its own."""
+    """Compute features [b, d] of a block, each step a stage of its own."""
     for preprocessor in encoder.preprocessing:
         with stage(prefix + preprocessor.name):
             block = preprocessor.apply(block)
