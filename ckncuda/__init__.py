@@ -7,7 +7,6 @@
 from ckncuda.classifier import GramRidge, KernelRidge, NystromRidge, Ridge, Softmax, SquaredHinge
 from ckncuda.errors import CknError
 from ckncuda.exact import ExactKernel, gram
-from ckncuda.files.model_file import load
 from ckncuda.images.symmetries import Symmetries
 from ckncuda.layer import conventions
 from ckncuda.layer.dot_product import (
@@ -21,8 +20,8 @@ from ckncuda.layer.dot_product import (
 )
 from ckncuda.layer.layer import Layer
 from ckncuda.layer.spec import LayerSpec
-from ckncuda.model.exact_fit import fit_exact
-from ckncuda.model.model import Model
+from ckncuda.model.fit import fit, fit_exact
+from ckncuda.model.model import Model, load
 from ckncuda.model.system import System
 from ckncuda.network.encoder import Encoder, EncoderSpec
 from ckncuda.network.network import CKN
@@ -53,6 +52,7 @@ __all__ = [
     "Symmetries",
     "System",
     "conventions",
+    "fit",
     "fit_exact",
     "gram",
     "load",

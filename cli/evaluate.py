@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ckncuda.backend import Backend
 from ckncuda.errors import InvalidData
-from ckncuda.files.model_file import load
+from ckncuda.model.model import load
 
 from .options import (
     ImageOptions,

@@ -2,47 +2,37 @@
 
 import contextlib
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
-from numpy.typing import NDArray
 
 from ckncuda.backend import Backend
-from ckncuda.classifier import GramRidge
 from ckncuda.data import ImageSource
 from ckncuda.errors import InvalidSpec
-from ckncuda.exact.job import GramJob, seconds_a_pair
 from ckncuda.exact.on_disk.reading import open_gram
-from ckncuda.exact.tiles import Tiling
-from ckncuda.images.sources import Images, as_images
 from ckncuda.model.configuration import read_toml
-from ckncuda.model.exact_fit import check_fit, fit_exact
+from ckncuda.model.fit import fit as fit_system
 from ckncuda.model.model import Model
 from ckncuda.model.presets import PRESETS
 from ckncuda.model.system import CLASSIFIERS, System
 from ckncuda.network.network import PATCHES
-from ckncuda.progress import Progress
-from ckncuda.stopwatch import Stopwatch
+from ckncuda.progress import Report
 
 from .options import (
     ImageOptions,
     backend_options,
     check_outputs,
     image_options,
-    in_memory,
     json_option,
     needed_targets,
     opened,
     print_result,
     read_targets,
     report_seconds,
-    resolved,
     shown_seconds,
 )
-from .progress import ProgressBars, ProgressLines, shown_duration
+from .progress import ProgressBars, ProgressLines
 from .system_options import OF_CLASSIFIERS, SystemOptions
 
 PRESET_HELP = "; ".join(f"{name}: {p.summary}" for name, p in PRESETS.items()) + ". [default: default]"
@@ -183,33 +173,31 @@ def fit(
         ckn fit photos/ --layer "filters=64,patch=3,subsampling=2,kernel=exp,sigma=0.6" -o photos.ckn
         ckn fit Xtr.csv --labels Ytr.csv --method exact --gram K.zarr -o exact.ckn
     """
-    stopwatch = Stopwatch()
     exact = method == "exact"
     _check_method(method, {"grams": grams} | described)
+    # Exact kernels may take hours, of which a log shall tell.
+    progress = ProgressLines() if exact and not sys.stderr.isatty() else ProgressBars()
+    report = Report(progress, progress.say)
     check_outputs([output], [images, labels, described["config"], *grams])
     needed = exact or described["classifier"] not in (None, "none")
     advice = ", which exact kernels need: give --labels" if exact else ": give --labels, or --classifier none"
     with (
-        stopwatch.stage("reading"),
+        report.stage("reading"),
         opened(images, how._replace(split=how.split or "train"), "Fitting on") as source,
-        ProgressBars() as bars,
+        progress,
     ):
         targets = needed_targets(images, labels, source, advice) if needed else read_targets(labels, source)
-        # Exact kernels may take hours, of which a log shall tell.
-        progress = ProgressLines() if exact and not sys.stderr.isatty() else bars
-        system = _system(method, described, source)
-        if targets is None and system.classifier != "none":
-            click.echo("No labels: the model will extract features, but not predict.", err=True)
-            system = replace(system, classifier="none", classifier_options={})
-        fit_system = _fit_exact if exact else _fit_networks
-        model = fit_system(system, source, targets, grams, seed, engine, progress, stopwatch)
-        model.class_names = source.class_names
-    with stopwatch.stage("writing"):
+        system = _system(method, described, source, report)
+        matrices = [open_gram(path) for path in grams] or None
+        model = fit_system(
+            system, source, targets, grams=matrices, seed=seed, backend=engine, progress=report
+        )
+    with report.stage("writing"):
         model.save(output)
     result = {
         "model": output,
         **model.report,
-        "seconds": report_seconds(stopwatch),
+        "seconds": report_seconds(report),
         "peak_memory": peak_memory(),
         "backend": engine.name,
     }
@@ -224,7 +212,7 @@ def _check_method(method: str, options: dict[str, Any]) -> None:
             raise InvalidSpec(f"{option} does not apply to --method {method}: leave it out{advice}")
 
 
-def _system(method: str, described: dict[str, Any], source: ImageSource) -> System:
+def _system(method: str, described: dict[str, Any], source: ImageSource, report: Report) -> System:
     """Return the system that the options describe, if it suits the images."""
     classifier_options = {name: described.pop(name) for name in OF_CLASSIFIERS}
     options = SystemOptions(**described, classifier_options=classifier_options)
@@ -233,94 +221,8 @@ def _system(method: str, described: dict[str, Any], source: ImageSource) -> Syst
     system = options.of_exact_kernels(shape) if exact else options.of_networks(len(source), shape)
     system.check(shape)
     if exact and options.config and "classifier" in read_toml(options.config):
-        click.echo(f"Classifier: that of {options.config} is left aside; exact kernels have ridge", err=True)
+        report.tell(f"Classifier: that of {options.config} is left aside; exact kernels have ridge")
     return system
-
-
-def _fit_networks(
-    system: System,
-    source: ImageSource,
-    targets: NDArray[np.int64] | None,
-    grams: tuple[str, ...],
-    seed: int,
-    engine: Backend,
-    progress: Progress,
-    stopwatch: Stopwatch,
-) -> Model:
-    """Fit anchor points, and a classifier on the features."""
-    cached = _cached(source, engine, progress)
-    with stopwatch.stage("preprocessing"):
-        specs = [
-            replace(spec, preprocessing=resolved(spec.preprocessing, cached)) for spec in system.networks
-        ]
-    classifier = system.make_classifier(seed)
-    assert not isinstance(classifier, GramRidge)
-    return Model.fit(
-        cached,
-        targets,
-        specs,
-        classifier=classifier,
-        patches=system.patches,
-        seed=seed,
-        backend=engine,
-        progress=progress,
-        stopwatch=stopwatch,
-    )
-
-
-def _fit_exact(
-    system: System,
-    source: ImageSource,
-    targets: NDArray[np.int64] | None,
-    grams: tuple[str, ...],
-    seed: int,
-    engine: Backend,
-    progress: Progress,
-    stopwatch: Stopwatch,
-) -> Model:
-    """Fit kernel ridge regression on exact kernels."""
-    matrices = [open_gram(path) for path in grams] or None
-    ridge, landmarks = system.make_classifier(seed), system.classifier_options.get("landmarks")
-    assert isinstance(ridge, GramRidge)
-    check_fit(source, targets, system.kernels, ridge, landmarks, matrices)
-    cached = _cached(source, engine, progress)
-    with stopwatch.stage("preprocessing"):
-        steps = [resolved(encoder.preprocessing, cached) for encoder in system.encoders]
-    if matrices is None:
-        with stopwatch.stage("features"):
-            _say_plan(system, cached, engine)
-    return fit_exact(
-        cached,
-        targets,
-        list(zip(system.kernels, steps, strict=True)),
-        regularization=ridge.regularization,
-        landmarks=landmarks,
-        validation=ridge.validation,
-        grams=matrices,
-        seed=seed,
-        backend=engine,
-        progress=progress,
-        stopwatch=stopwatch,
-    )
-
-
-def _cached(source: ImageSource, engine: Backend, progress: Progress) -> Images:
-    """Hold the images in memory where they fit: each layer reads them all, and text is slow to read."""
-    array = in_memory(source, engine.memory_budget // 2, progress)
-    return source if array is None else as_images(array)
-
-
-def _say_plan(system: System, images: Images, engine: Backend) -> None:
-    """Say how many pairs of images there are to be compared, and how long that takes."""
-    n, landmarks = images.shape[0], system.classifier_options.get("landmarks")
-    tiling = Tiling(n, None if landmarks is None else min(landmarks, n))
-    first = next(iter(tiling))
-    seconds = sum(seconds_a_pair(GramJob(kernel, images), first, engine) for kernel in system.kernels)
-    each = f" by each of {len(system.kernels)} kernels" if len(system.kernels) > 1 else ""
-    click.echo(
-        f"Plan: {tiling.pairs:,} pairs of images{each}, about {shown_duration(seconds * tiling.pairs)}",
-        err=True,
-    )
 
 
 def peak_memory() -> int:

@@ -17,8 +17,9 @@ from ckncuda.exact.kernel import Maps
 from ckncuda.exact.on_disk.folder import check_gram_path, part_of
 from ckncuda.exact.on_disk.writing import GramStore, check_installed
 from ckncuda.exact.tiles import TILE, Tile
+from ckncuda.images.preprocess import resolved
 from ckncuda.images.preprocessed import fit_preprocessing
-from ckncuda.stopwatch import Stopwatch
+from ckncuda.progress import Report, shown_duration
 from ckncuda.types import Shape
 
 from .options import (
@@ -29,13 +30,10 @@ from .options import (
     json_option,
     opened,
     print_result,
-    resolved,
     shown_seconds,
 )
-from .progress import ProgressBars, ProgressLines, shown_duration
+from .progress import ProgressBars, ProgressLines
 from .system_options import SystemOptions
-
-Progress = ProgressBars | ProgressLines
 
 
 @click.command()
@@ -104,25 +102,25 @@ def gram(
     tiles = {name: options.pop(name) for name in ("dtype", "tile")}
     described = SystemOptions(**options)
     _check(output, [images, images2, described.config], workers, scheduler)
-    stopwatch = Stopwatch()
+    progress = ProgressBars() if sys.stderr.isatty() else ProgressLines()
+    report = Report(progress, progress.say)
     with _saying_what_is_kept(output), contextlib.ExitStack() as stack:
-        progress: Progress = ProgressBars() if sys.stderr.isatty() else ProgressLines()
         stack.enter_context(progress)
         client = stack.enter_context(distributed.remote_cluster(scheduler)) if scheduler else None
-        with stopwatch.stage("reading"):
+        with report.stage("reading"):
             first = stack.enter_context(opened(images, how, "Comparing"))
             how2 = how._replace(split=split2 or how.split)
             second = stack.enter_context(opened(images2, how2, "Comparing with")) if images2 else None
-        encoder = _one_kernel(described, first.shape[1:])
+        encoder = _one_kernel(described, first.shape[1:], report)
         job = GramJob(encoder.kernel, first, second, **tiles)  # refuses what does not fit, before any work
-        with stopwatch.stage("preprocessing"):
-            fitted = fit_preprocessing(first, resolved(encoder.preprocessing, first), progress)
+        with report.stage("preprocessing"):
+            fitted = fit_preprocessing(first, resolved(encoder.preprocessing, first, report), report)
         job = replace(job, preprocessing=fitted)
-        with stopwatch.stage("reading"):
-            identity = job.identity(engine.name, progress)
+        with report.stage("reading"):
+            identity = job.identity(engine.name, report)
         store = stack.enter_context(GramStore(output, job.tiling, identity))
-        found = _compute(job, store, engine, client, workers, stopwatch, progress)
-    seconds = stopwatch.seconds | {"total": stopwatch.total}
+        found = _compute(job, store, engine, client, workers, report)
+    seconds = report.seconds | {"total": report.total}
     result = _result(output, job, found, engine, seconds)
     n, m = job.tiling.shape
     print_result(result, as_json, [shown_seconds(seconds), f"wrote {output}: {n} x {m}, {job.dtype}"])
@@ -171,13 +169,13 @@ def _check(output: str, inputs: list[str | None], workers: int | None, scheduler
     check_gram_path(output)
 
 
-def _one_kernel(options: SystemOptions, shape: Shape) -> ExactEncoderSpec:
+def _one_kernel(options: SystemOptions, shape: Shape, report: Report) -> ExactEncoderSpec:
     """Return the kernel of the options; say which, where they do not."""
     advice = ", each a kernel of its own: give one file, and one output, to each"
     encoder = options.one_kernel(shape, advice)
     if not (options.config or options.layer):
         layers = " and ".join(f"{layer.shown_patch}/{layer.subsampling}" for layer in encoder.kernel.layers)
-        click.echo(f"Kernel: two layers, {layers}, exp of sigma 0.6, centred; --layer gives others", err=True)
+        report.tell(f"Kernel: two layers, {layers}, exp of sigma 0.6, centred; --layer gives others")
     return encoder
 
 
@@ -187,39 +185,35 @@ def _compute(
     engine: Backend,
     client: Any,
     workers: int | None,
-    stopwatch: Stopwatch,
-    progress: Progress,
+    report: Report,
 ) -> int:
     """Compute what is left to be done and give the matrix its name; returns how many tiles were there."""
-    with stopwatch.stage("verifying"):
-        left = store.unfinished(progress)
-    progress.close()
+    with report.stage("verifying"):
+        left = store.unfinished(report)
     tiles = len(list(job.tiling))
     if store.replaces:
-        click.echo(
+        report.tell(
             f"Output: {store.path} holds another matrix, which is replaced when this one is finished; it "
-            f"differs in {store.replaces}",
-            err=True,
+            f"differs in {store.replaces}"
         )
-    with stopwatch.stage("computing"), contextlib.ExitStack() as stack:
+    with report.stage("computing"), contextlib.ExitStack() as stack:
         if left:
             store.check_space(left)
-            _say_plan(job, store, left, engine)
+            _say_plan(job, store, left, engine, report)
             if workers is not None:
                 client = stack.enter_context(distributed.local_cluster(workers))
             if client is not None:
-                click.echo(f"Workers: {distributed.count_workers(client)}", err=True)
-            store.fill(_blocks(job, left, engine, client, workers), progress)
-            progress.close()
+                report.tell(f"Workers: {distributed.count_workers(client)}")
+            store.fill(_blocks(job, left, engine, client, workers, report), report)
         else:
-            click.echo(f"Plan: all {tiles:,} tiles are finished and verified", err=True)
-    with stopwatch.stage("writing"):
+            report.tell(f"Plan: all {tiles:,} tiles are finished and verified")
+    with report.stage("writing"):
         store.finish()
     return tiles - len(left)
 
 
 def _blocks(
-    job: GramJob, tiles: list[Tile], engine: Backend, client: Any, workers: int | None
+    job: GramJob, tiles: list[Tile], engine: Backend, client: Any, workers: int | None, report: Report
 ) -> Iterator[tuple[Tile, Maps]]:
     """Compute the tiles: here, or on the cluster."""
     if client is None:
@@ -235,23 +229,22 @@ def _blocks(
         engine.name,
         threads=threads,
         memory=given["memory"],
-        tell=lambda line: click.echo(line, err=True),
+        tell=report.tell,
     )
 
 
-def _say_plan(job: GramJob, store: GramStore, tiles: list[Tile], engine: Backend) -> None:
+def _say_plan(job: GramJob, store: GramStore, tiles: list[Tile], engine: Backend, report: Report) -> None:
     """Say what there is to be done and what it costs."""
     pairs = sum(tile.pairs for tile in tiles)
     seconds = seconds_a_pair(job, tiles[0], engine)
     all_tiles = len(list(job.tiling))
     widest = max(tiles, key=lambda tile: tile.pairs)
-    click.echo(
+    report.tell(
         f"Plan: {pairs:,} pairs of images in {len(tiles):,} tile{'s' * (len(tiles) > 1)}; "
         f"{all_tiles - len(tiles):,} of {all_tiles:,} tiles are finished and verified\n"
         f"Time: about {shown_duration(seconds * pairs)} on this machine alone, "
         f"{shown_duration(seconds * widest.pairs)} a tile\n"
-        f"Size: {_shown_bytes(store.nbytes)} in {store.path}, {_shown_bytes(store.bytes_of(widest))} a tile",
-        err=True,
+        f"Size: {_shown_bytes(store.nbytes)} in {store.path}, {_shown_bytes(store.bytes_of(widest))} a tile"
     )
 
 

@@ -1,16 +1,11 @@
-"""`ckn info`: a description of a model file."""
+"""`ckn info`: what a model file holds."""
 
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ckncuda.backend.cupy.encode import unfused_reason
-from ckncuda.exact.encoder import ExactEncoder
-from ckncuda.files.model_file import load
-from ckncuda.model.model import Model
-from ckncuda.network.encoder import Encoder, ImageEncoder
-from ckncuda.types import Shape
+from ckncuda.model.model import Model, load
 
 from .options import json_option, print_result
 
@@ -31,7 +26,7 @@ def info(model: str, as_json: bool) -> None:
 
 
 def describe(model: Model) -> dict[str, Any]:
-    """Return everything about a model but its arrays."""
+    """Everything about a model but its arrays."""
     classifier = None
     if model.classifier is not None:
         classifier = model.classifier.to_dict() | {
@@ -43,35 +38,10 @@ def describe(model: Model) -> dict[str, Any]:
         "image_shape": None if model.image_shape is None else list(model.image_shape),
         "image_type": model.image_type,
         "class_names": None if model.class_names is None else list(model.class_names),
-        "encoders": [_encoder(encoder, model.image_shape) for encoder in model.encoders],
+        "encoders": [encoder.describe(model.image_shape) for encoder in model.encoders],
         "classifier": classifier,
         "n_parameters": model.n_parameters,
         "report": model.report,
-    }
-
-
-def _encoder(encoder: ImageEncoder, shape: Shape | None) -> dict[str, Any]:
-    preprocessing = [p.to_dict() for p in encoder.preprocessing]
-    if isinstance(encoder, ExactEncoder):
-        about = {"kind": "exact", "preprocessing": preprocessing, "n_images": len(encoder.points)}
-        return about | encoder.kernel.description()
-    assert isinstance(encoder, Encoder)
-    layers = []
-    for layer in encoder.network.layers:
-        size: dict[str, Any] = {"output_shape": None, "on_a_gpu": None}
-        if shape is not None:
-            reason = unfused_reason(layer.spec, shape)
-            shape = layer.spec.output_shape(shape)
-            size = {
-                "output_shape": list(shape),
-                "on_a_gpu": "one fused kernel" if reason is None else f"array operations: {reason}",
-            }
-        layers.append(layer.spec.to_dict() | {"n_parameters": layer.n_parameters} | size)
-    return {
-        "kind": "network",
-        "preprocessing": preprocessing,
-        "symmetries": encoder.symmetries.to_dict(),
-        "layers": layers,
     }
 
 

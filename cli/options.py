@@ -5,7 +5,7 @@ import functools
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import click
@@ -18,10 +18,7 @@ from ckncuda.data import ImageSource, open_images, read_labels
 from ckncuda.data.open import FORMATS, find_format
 from ckncuda.errors import InvalidData
 from ckncuda.files.atomic_file import check_writable
-from ckncuda.images.preprocess import Preprocessor, suggested_preprocessing
-from ckncuda.images.sources import Images
-from ckncuda.progress import Progress
-from ckncuda.stopwatch import Stopwatch
+from ckncuda.progress import Report
 
 Command = Callable[..., Any]
 
@@ -182,29 +179,6 @@ def needed_targets(
     return targets
 
 
-def in_memory(source: ImageSource, limit: int, progress: Progress) -> NDArray[Any] | None:
-    """Return all images as one array, or None if they take more bytes than the limit."""
-    n = len(source)
-    if int(np.prod(source.shape)) * source.dtype.itemsize > limit:
-        return None
-    array = np.empty(source.shape, source.dtype)
-    size = max(1, n // 100)
-    for start in range(0, n, size):
-        stop = min(start + size, n)
-        array[start:stop] = source.read(start, stop)
-        progress("reading", stop, n)
-    return array
-
-
-def resolved(preprocessing: Sequence[Preprocessor] | None, images: Images) -> tuple[Preprocessor, ...]:
-    """Return the preprocessing, or that which the images suggest where it is left open; say so then."""
-    if preprocessing is not None:
-        return tuple(preprocessing)
-    suggested = suggested_preprocessing(images)
-    click.echo(f"Preprocessing: {', '.join(step.name for step in suggested) or 'none'}", err=True)
-    return suggested
-
-
 def check_outputs(outputs: Iterable[str | None], inputs: Iterable[str | None]) -> None:
     """Raise `InvalidData`, before any work, if a file cannot be written or would replace what is read."""
     inputs = list(inputs)
@@ -220,10 +194,10 @@ def check_no_input(output: str, inputs: Iterable[str | None]) -> None:
             raise InvalidData(f"{output} would be overwritten, but it is an input: give another output")
 
 
-def report_seconds(stopwatch: Stopwatch) -> dict[str, float]:
+def report_seconds(report: Report) -> dict[str, float]:
     """Return the seconds of each stage, in the order of the work, and in all."""
-    known = stopwatch.seconds
-    return {stage: known[stage] for stage in _STAGES if stage in known} | {"total": stopwatch.total}
+    known = report.seconds
+    return {stage: known[stage] for stage in _STAGES if stage in known} | {"total": report.total}
 
 
 def shown_seconds(seconds: dict[str, float]) -> str:

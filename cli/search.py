@@ -1,18 +1,17 @@
 """`ckn search`: the best system within a time."""
 
-import functools
 import os
 import re
 import time
 from typing import Any
 
 import click
-import numpy as np
 from numpy.typing import NDArray
 
 from ckncuda.backend import Backend
 from ckncuda.data import ImageSource
 from ckncuda.errors import InvalidData
+from ckncuda.images.sources import in_memory, size_of
 from ckncuda.studies.search.leaderboard import leaderboard_data, table
 from ckncuda.studies.search.trials import SearchOptions, SearchResult, check_installed
 from ckncuda.studies.search.trials import search as search_systems
@@ -22,7 +21,6 @@ from .options import (
     backend_options,
     check_outputs,
     image_options,
-    in_memory,
     json_option,
     needed_targets,
     opened,
@@ -111,7 +109,6 @@ def search(
         ProgressBars() as progress,
     ):
         targets = needed_targets(images, labels, source)
-        tell = functools.partial(_tell, progress)
         try:
             found = search_systems(
                 _all_images(source, engine.memory_budget // 2, progress),
@@ -124,10 +121,10 @@ def search(
                     "labels": os.path.realpath(labels) if labels else None,
                 },
                 progress=progress,
-                tell=tell,
+                tell=progress.say,
             )
         except KeyboardInterrupt:
-            tell(f"{folder} holds what was found; the same command goes on with it")
+            progress.say(f"{folder} holds what was found; the same command goes on with it")
             raise
         found.model.class_names = source.class_names
     found.model.save(output)
@@ -147,22 +144,15 @@ def _result(found: SearchResult, output: str, folder: str) -> dict[str, Any]:
     }
 
 
-def _tell(progress: ProgressBars, line: str) -> None:
-    """Write a line to standard error, where no progress bar is."""
-    progress.close()
-    click.echo(line, err=True)
-
-
 def _all_images(source: ImageSource, limit: int, progress: ProgressBars) -> NDArray[Any]:
     """Read all images: every trial reads them several times, in parts drawn at random."""
-    array = in_memory(source, limit, progress)
-    if array is None:
-        size = int(np.prod(source.shape)) * source.dtype.itemsize
+    size = size_of(source)
+    if size > limit:
         raise InvalidData(
             f"the search holds all images in memory, here {size / 2**30:.1f} GiB, more than half of "
             f"--memory: give --memory {2 * size // 2**30 + 1}GiB or fewer images"
         )
-    return array
+    return in_memory(source, progress)
 
 
 def _lines(found: SearchResult, output: str) -> list[str]:

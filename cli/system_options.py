@@ -95,7 +95,10 @@ class SystemOptions:
             encoders = [ExactEncoderSpec(ExactKernel.from_dict({"layers": layers} | given), None)]
         else:
             encoders = [ExactEncoderSpec(ExactKernel(EXACT_LAYERS, **given), None)]
-        system = System(encoders, classifier_options=_given(self.classifier_options))
+        options = _given(self.classifier_options)
+        landmarks = options.pop("landmarks", None)
+        encoders = [replace(encoder, landmarks=landmarks) for encoder in encoders]
+        system = System(encoders, classifier_options=options)
         for kernel in system.kernels:
             kernel.check_shape(shape)
         return system.preprocessed(parse_preprocessing(self.preprocess)) if self.preprocess else system

@@ -90,7 +90,7 @@ def gram(
 
 
 def check_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
-    """Return the type if kernels can be computed in it, raise `InvalidSpec` if not."""
+    """Return the type, or raise `InvalidSpec` if kernels cannot be computed in it."""
     checked = np.dtype(dtype)
     if checked not in (np.float32, np.float64):
         raise InvalidSpec(f"dtype is {checked}; exact kernels are computed in float32 or float64")

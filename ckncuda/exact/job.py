@@ -1,4 +1,4 @@
-"""Gram matrices that are still to be computed: of which images, by which kernel, in which tiles."""
+"""A Gram matrix that is still to be computed: of which images, by which kernel, in which tiles."""
 
 import functools
 import hashlib
@@ -15,7 +15,7 @@ from ckncuda.exact.gram import check_dtype, check_images
 from ckncuda.exact.kernel import ExactKernel, Maps
 from ckncuda.exact.tiles import TILE, Tile, Tiling, read_maps
 from ckncuda.images.preprocess import Preprocessor
-from ckncuda.images.preprocessed import PreparedImages
+from ckncuda.images.preprocessed import PreprocessedImages
 from ckncuda.images.sources import Images
 from ckncuda.progress import Progress
 
@@ -25,7 +25,7 @@ DIGEST_BYTES = 16 << 20  # of images that are read at a time
 
 @dataclass(frozen=True, eq=False)
 class GramJob:
-    """All that makes a Gram matrix, tile by tile; nothing is read before it is asked for.
+    """A Gram matrix to be computed, tile by tile; nothing is read before it is asked for.
 
     Parameters
     ----------
@@ -71,23 +71,23 @@ class GramJob:
 
     @functools.cached_property
     def tiling(self) -> Tiling:
-        """Tiles of the matrix."""
+        """The tiles of the matrix."""
         return Tiling(
             self.images.shape[0], None if self.images2 is None else self.images2.shape[0], self.tile
         )
 
     def read(self, tile: Tile) -> tuple[Maps, Maps | None]:
-        """Read the images of a tile's rows and columns, preprocessed, of the dtype; None: the same images."""
+        """Read the images of a tile's rows and of its columns, preprocessed; None: the same images."""
         maps = self._read(self.images, tile.rows)
         if tile.symmetric:
             return maps, None
         return maps, self._read(self.images if self.images2 is None else self.images2, tile.columns)
 
     def _read(self, images: Images, rows: slice) -> Maps:
-        return read_maps(PreparedImages(images, self.preprocessing), rows, self.dtype)
+        return read_maps(PreprocessedImages(images, self.preprocessing), rows, self.dtype)
 
     def blocks(self, tiles: Iterable[Tile], backend: Backend) -> Iterator[tuple[Tile, Maps]]:
-        """Compute these tiles, one after the other: each with its part of the matrix."""
+        """Compute these tiles, one after the other, each with its part of the matrix."""
         for tile in tiles:
             yield tile, compute_block(self.kernel, *self.read(tile), backend)
 
@@ -136,7 +136,7 @@ def compute_block(kernel: ExactKernel, maps: Maps, others: Maps | None, backend:
 
 
 def seconds_a_pair(job: GramJob, tile: Tile, backend: Backend) -> float:
-    """Measure about how long a pair of images takes, on a few of a tile's."""
+    """Measure how long a pair of images takes about, on a few of a tile's."""
     maps, others = job.read(tile)
     if others is None:
         others = maps

@@ -1,4 +1,4 @@
-"""What a layer is before it has learned anything: `LayerSpec`, or `KernelLayer`, which never learns."""
+"""Layers before they have learned anything: `LayerSpec`, and `KernelLayer`, which never learns."""
 
 import math
 from collections.abc import Sequence
@@ -90,7 +90,7 @@ class KernelLayer(_PatchLayer):
 
     @property
     def channels(self) -> int:
-        """One number for each pair of positions."""
+        """A single number for each pair of positions."""
         return 1
 
     def with_anchors(self, filters: int, **options: Any) -> "LayerSpec":
@@ -112,7 +112,7 @@ class KernelLayer(_PatchLayer):
 
 @dataclass(frozen=True)
 class LayerSpec(_PatchLayer):
-    """One convolutional kernel layer, before it has learned anything.
+    """A convolutional kernel layer, before it has learned anything.
 
     Parameters
     ----------
@@ -171,7 +171,7 @@ class LayerSpec(_PatchLayer):
 
     @property
     def channels(self) -> int:
-        """As many as there are filters."""
+        """Numbers at each position: as many as there are filters."""
         return self.filters
 
     def with_anchors(self, filters: int, **options: Any) -> "LayerSpec":

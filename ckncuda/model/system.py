@@ -39,7 +39,7 @@ CLASSIFIERS: Mapping[str, tuple[type[TrainableClassifier], tuple[str, ...]]] = {
 """Classifiers on features, and the options of each."""
 
 OF_EXACT_KERNELS = "gram-ridge"
-OPTIONS_OF_EXACT_KERNELS: tuple[str, ...] = ("regularization", "weights", "landmarks", "validation", "seed")
+OPTIONS_OF_EXACT_KERNELS: tuple[str, ...] = ("regularization", "weights", "validation", "seed")
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,7 @@ class System:
         A name of `CLASSIFIERS`, or ``none``; of exact kernels ``gram-ridge``.  By default ridge regression.
     classifier_options : mapping
         Plain data such as ``{"kernel": "poly", "degree": 2}``; a kernel may also be a `DotProductKernel`.
-        Exact kernels have those of `GramRidge`, and ``landmarks``: so many images, drawn at random, span the
-        solution.
+        Exact kernels have those of `GramRidge`.
     patches : int
         Sampled for each layer of a network.
 
@@ -203,8 +202,6 @@ class System:
                 f"the classifier {self.classifier} has no option {', '.join(unknown)}; "
                 f"it has {', '.join(names)}"
             )
-        if self.exact:
-            options.pop("landmarks", None)  # whose kernels are all that the classifier sees
         return constructor(**({"seed": seed} | options))
 
     def to_dict(self) -> dict[str, Any]:
@@ -242,7 +239,7 @@ def _encoder_data(encoder: EncoderSpec | ExactEncoderSpec) -> dict[str, Any]:
     steps = encoder.preprocessing
     preprocessing = None if steps is None else [step.to_dict() for step in steps]
     if isinstance(encoder, ExactEncoderSpec):
-        return encoder.kernel.to_dict() | {"preprocessing": preprocessing}
+        return encoder.kernel.to_dict() | {"preprocessing": preprocessing, "landmarks": encoder.landmarks}
     return {
         "layers": [layer.to_dict() for layer in encoder.layers],
         "preprocessing": preprocessing,
@@ -256,7 +253,7 @@ def _encoder(data: Mapping[str, Any]) -> EncoderSpec | ExactEncoderSpec:
     preprocessing = None if steps is None else [preprocessor_from_dict(step) for step in steps]
     if "tangent" in data:
         kernel = ExactKernel.from_dict({name: data[name] for name in ("layers", "tangent", "flip")})
-        return ExactEncoderSpec(kernel, preprocessing)
+        return ExactEncoderSpec(kernel, preprocessing, data["landmarks"])
     layers = [LayerSpec.from_dict(layer) for layer in data["layers"]]
     return EncoderSpec(layers, preprocessing, Symmetries(**data["symmetries"]))
 
@@ -264,16 +261,17 @@ def _encoder(data: Mapping[str, Any]) -> EncoderSpec | ExactEncoderSpec:
 def _shown_encoder(encoder: EncoderSpec | ExactEncoderSpec) -> str:
     if isinstance(encoder, ExactEncoderSpec):
         layers, flip, shift = encoder.kernel.layers, encoder.kernel.flip, 0
-        kind = ["tangent kernel" if encoder.kernel.tangent else "exact kernel"]
+        kind, landmarks = ["tangent kernel" if encoder.kernel.tangent else "exact kernel"], encoder.landmarks
     else:
         layers, flip, shift = encoder.layers, encoder.symmetries.flip, encoder.symmetries.shift
-        kind = []
+        kind, landmarks = [], None
     parts = [*kind, " → ".join(map(_shown_layer, layers))]
     if encoder.preprocessing is None:
         parts.append("auto")
     parts += [_shown_options(step.to_dict(), "name") for step in encoder.preprocessing or ()]
     parts += ["flip"] if flip else []
     parts += [f"shift {shift}"] if shift else []
+    parts += [f"{landmarks} landmarks"] if landmarks else []
     return "; ".join(parts)
 
 

@@ -15,7 +15,7 @@ from ckncuda.exact.kernel import ExactKernel
 from ckncuda.images.sources import Images, as_images
 from ckncuda.layer.spec import KernelLayer, LayerSpec
 from ckncuda.network.network import CKN, PATCHES
-from ckncuda.progress import Progress, labelled
+from ckncuda.progress import Progress, Report
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def nystrom_distances(
             patches=patches,
             seed=seed,
             backend=engine,
-            progress=labelled(progress, f"{number} anchor points"),
+            progress=Report.of(progress).labelled(f"{number} anchor points"),
         )
         features = _features(network, images, engine)
         seconds = time.perf_counter() - start
@@ -126,8 +126,7 @@ def network_distance(
     if exact is None:
         exact = gram(images, kernel, backend=engine, progress=progress)
     features = _features(network, as_images(images), engine)
-    filters = tuple(layer.spec.filters for layer in network.layers)
-    return Distance(filters, *_distances(features, exact), 0.0)
+    return Distance(tuple(layer.spec.filters for layer in network.layers), *_distances(features, exact), 0.0)
 
 
 def _check_comparable(kernel: ExactKernel) -> None:

@@ -229,7 +229,7 @@ REFUSED = {
     "of features": (lambda: System([EXACT], "softmax"), "have the classifier gram-ridge; softmax is one on"),
     "option": (
         lambda: System([EXACT], "", {"kernel": "arccos1"}).make_classifier(0),
-        "gram-ridge has no option kernel; it has regularization, weights, landmarks, validation, seed",
+        "gram-ridge has no option kernel; it has regularization, weights, validation, seed",
     ),
     "none": (
         lambda: System([NETWORK], "none", {"seed": 1, "kernel": "auto"}).make_classifier(0),
@@ -251,7 +251,7 @@ def test_classifiers_of_all_kinds():
     assert System([NETWORK], "none").make_classifier(0) is None
     assert isinstance(System([NETWORK]).make_classifier(0), ckncuda.Ridge)
     assert System([NETWORK], "softmax", {"seed": 3}).make_classifier(0).seed == 3
-    ridge = System([EXACT], "", {"landmarks": 7, "weights": [1.0]}).make_classifier(4)
+    ridge = System([EXACT], "", {"weights": [1.0]}).make_classifier(4)
     assert isinstance(ridge, ckncuda.GramRidge)
     assert (ridge.weights, ridge.seed) == ([1.0], 4)
 
@@ -266,10 +266,10 @@ def test_one_line():
     assert str(System([flipped], "kernel-ridge", {"kernel": "poly", "degree": 2})) == (
         "4 3x3 sigma 0.6 /2; local_whitening; zca epsilon 0.1; flip; shift 2; kernel-ridge poly degree 2"
     )
-    kernel = ExactEncoderSpec(ExactKernel([RELU_SPEC, RELU_SPEC], tangent=True, flip=True), None)
-    assert str(System([kernel, EXACT], "", {"landmarks": 9})) == (
-        "tangent kernel; 3x3 arccos1 /3 → 3x3 arccos1 /3; auto; flip + exact kernel; 3x3 sigma 0.6 /2; "
-        "gram-ridge landmarks 9"
+    kernel = ExactEncoderSpec(ExactKernel([RELU_SPEC, RELU_SPEC], tangent=True, flip=True), None, 9)
+    assert str(System([kernel, EXACT], "", {"regularization": 0.1})) == (
+        "tangent kernel; 3x3 arccos1 /3 → 3x3 arccos1 /3; auto; flip; 9 landmarks + "
+        "exact kernel; 3x3 sigma 0.6 /2; gram-ridge regularization 0.1"
     )
 
 
@@ -303,6 +303,7 @@ exact_kernels = strategies.builds(
         ExactKernel, strategies.lists(layers, min_size=1, max_size=3), flip=strategies.booleans()
     ),
     preprocessing,
+    strategies.sampled_from([None, 50]),
 )
 classifiers = strategies.sampled_from(
     [("ridge", {}), ("kernel-ridge", {"kernel": "poly", "degree": 2, "offset": 1.0}), ("none", {})]
@@ -317,7 +318,7 @@ systems = strategies.one_of(
     strategies.builds(
         lambda encoders, options: System(encoders, "", options),
         strategies.lists(exact_kernels, min_size=1, max_size=3),
-        strategies.sampled_from([{}, {"landmarks": 50, "regularization": 0.1}]),
+        strategies.sampled_from([{}, {"regularization": 0.1}]),
     ),
 )
 
@@ -344,6 +345,6 @@ def test_keys_of_plain_data(classifier):
     system = System([NETWORK if classifier is None else EXACT])
     of_encoder = ["layers", "preprocessing", "symmetries"]
     if classifier == "exact":
-        of_encoder = ["layers", "tangent", "flip", "preprocessing"]
+        of_encoder = ["layers", "tangent", "flip", "preprocessing", "landmarks"]
     assert list(system.to_dict()) == [*of_encoder, "classifier", "options", "patches"]
     assert list(System([*system.encoders] * 2).to_dict()) == ["encoders", "classifier", "options", "patches"]

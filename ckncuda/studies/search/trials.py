@@ -29,11 +29,10 @@ from numpy.typing import NDArray
 
 from ckncuda.backend import Backend, get_backend
 from ckncuda.backend.arrays import on_host
-from ckncuda.classifier import GramRidge
 from ckncuda.classifier.selection import held_out_split
 from ckncuda.classifier.training_data import check_classes
 from ckncuda.errors import CknError, InvalidData, InvalidSpec, require
-from ckncuda.images.sources import ArrayImages
+from ckncuda.images.sources import ArrayImages, SomeImages
 from ckncuda.model.model import Model
 from ckncuda.model.presets import PRESETS
 from ckncuda.model.system import System
@@ -176,19 +175,6 @@ def check_installed() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
-class _Selection:
-    """Some of the images of an array, as `Images`, without a copy of them all."""
-
-    def __init__(self, array: NDArray[Any], numbers: NDArray[np.intp]) -> None:
-        self.array, self.numbers = array, numbers
-        self.shape: tuple[int, int, int, int] = (len(numbers), *array.shape[1:])
-        self.dtype = array.dtype
-
-    def read(self, start: int, stop: int) -> NDArray[Any]:
-        block: NDArray[Any] = self.array[self.numbers[start:stop]]
-        return block
-
-
 class _Search:
     """A search under way: the trials in its folder, and what each is fitted on."""
 
@@ -251,7 +237,7 @@ class _Search:
             model = self._fit(system, self.kept)
         accuracy = None
         if len(self.held_out):
-            unseen = _Selection(self.images, self.held_out)
+            unseen = SomeImages(self.images, self.held_out)
             predicted = model.predict(unseen, backend=self.backend, progress=self.progress)
             accuracy = float(np.mean(predicted == self.labels[self.held_out]))
             self._fitted = model = None  # its memory is needed
@@ -361,13 +347,11 @@ class _Search:
             if self.progress is not None:
                 self.progress(stage, done, total)
 
-        classifier = system.make_classifier(self.options.seed)
-        assert not isinstance(classifier, GramRidge)
         return Model.fit(
-            _Selection(self.images, numbers),
+            SomeImages(self.images, numbers),
             self.labels[numbers],
-            system.networks,
-            classifier=classifier,
+            system.encoders,
+            classifier=system.make_classifier(self.options.seed),
             patches=max(1, round(system.patches * share)),
             seed=self.options.seed,
             backend=self.backend,
@@ -375,7 +359,7 @@ class _Search:
         )
 
     def _reserve(self) -> float:
-        """Estimate the seconds that the end takes: the best is fitted without what is held out and with it."""
+    """Return numbers of images that trials are fitted on: from one to the next more, at last all."""
         rows = self.journal.rows()
         if not rows:
             return 0.0
@@ -403,7 +387,7 @@ class _Search:
         system = system_of_preset(name, len(self.images), self.images.shape[1:])
         if system is None:
             return None
-        images = _Selection(self.images, self.kept)
+        images = SomeImages(self.images, self.kept)
         return replace(system, encoders=[encoder.resolved(images) for encoder in system.networks])
 
     def _publish(self) -> None:
@@ -416,7 +400,7 @@ class _Search:
 
 
 def _rungs(kept: NDArray[np.intp], labels: NDArray[np.int64], seed: int) -> list[NDArray[np.intp]]:
-    """Return numbers of the images that trials are fitted on: more from one to the next, at last all."""
+    """Return numbers of images that trials are fitted on: more from one to the next, at last all."""
     order = np.random.default_rng(seed).permutation(kept)
     parts = RUNGS if len(kept) >= ONE_RUNG else (1,)
     rungs = [np.sort(order[: len(kept) // part]) for part in parts]
