@@ -359,7 +359,7 @@ class _Search:
         )
 
     def _reserve(self) -> float:
-    """Return numbers of images that trials are fitted on: from one to the next more, at last all."""
+        """Estimate the seconds of the end: the best is fitted without what is held out and with it."""
         rows = self.journal.rows()
         if not rows:
             return 0.0
