@@ -17,7 +17,6 @@ from ckncuda.images.sources import (
     ArrayImages,
     DeviceImages,
     Images,
-    as_images,
     class_names,
     in_memory,
     size_of,
@@ -38,31 +37,18 @@ def fit(
     backend: Backend | str = "auto",
     progress: Progress | None = None,
 ) -> Model:
-    """Fit a system: preprocessing and encoders without labels, then the classifier.
-
-    This is what ``ckn fit`` does.
+    """Fit a system, as ``ckn fit`` does: encoders without labels, then the classifier.
 
     Parameters
     ----------
     system : System
         Such as ``System.preset("fast", n, shape)`` or ``System.from_toml("net.toml")``.
     images : [n, h, w, c] or `Images`
-        uint8 or floating point.  Held in memory where they take at most half of the backend's budget.
+        uint8 or floating point; those of files are held in memory where half of the budget suffices.
     labels : int64 [n], optional
-        By default those that the images come with; without any, the model extracts features but does not
-        predict.
-    grams : sequence of arrays [n, n], optional
-        Of exact kernels: see `Model.fit`.
-    seed : int
-        For everything random: the same seed, images and machine give the same model file, byte for byte.
-    backend : Backend or str
-        A backend or the name of one.
-    progress : callable or Report, optional
-        Called as ``progress(stage, done, total)``.
-
-    Returns
-    -------
-    Model
+        By default those that the images come with; without any, the model extracts features only.
+    grams, seed, backend, progress
+        See `Model.fit`.
 
     Raises
     ------
@@ -71,29 +57,26 @@ def fit(
 
     Examples
     --------
-    >>> rng = np.random.default_rng(0)
     >>> labels = np.arange(60) % 2
-    >>> images = rng.normal(size=(60, 8, 8, 1)).astype(np.float32) + labels[:, None, None, None]
-    >>> model = fit(System.preset("fast", 60, (8, 8, 1)), images, labels)
-    >>> model.predict(images).shape
+    >>> images = np.random.default_rng(0).normal(labels[:, None, None, None], size=(60, 8, 8, 1))
+    >>> fit(System.preset("fast", 60, (8, 8, 1)), images, labels).predict(images).shape
     (60,)
     """
     report = Report.of(progress)
     engine = get_backend(backend) if isinstance(backend, str) else backend
     if labels is None:
         labels = getattr(images, "labels", None)
-    source, names, specs = as_images(images), class_names(images), system.encoders
     classifier = system.make_classifier(seed)
     if classifier is not None and not isinstance(classifier, GramRidge):
         classifier.check_options()
         if labels is None:
             report.tell("No labels: the model will extract features, but not predict.")
             classifier = None
-    Training(source, specs, seed, engine, report).check(labels, classifier, grams)
-    if not isinstance(source, ArrayImages | DeviceImages) and size_of(source) <= engine.memory_budget // 2:
-        source = ArrayImages(in_memory(source, report))
+    training = Training(images, system.encoders, seed, engine, report)
+    training.check(labels, classifier, grams)  # before images are read
+    source = _read(training.images, engine.memory_budget // 2, report)
     with report.stage("preprocessing"):
-        specs = tuple(spec.resolved(source, report) for spec in specs)
+        specs = tuple(spec.resolved(source, report) for spec in system.encoders)
     compared = [spec for spec in specs if isinstance(spec, ExactEncoderSpec)]
     if compared and grams is None and report.is_heard:
         with report.stage("features"):
@@ -109,8 +92,15 @@ def fit(
         backend=engine,
         progress=report,
     )
-    model.class_names = names
+    model.class_names = class_names(images)
     return model
+
+
+def _read(images: Images, limit: int, report: Report) -> Images:
+    """Hold images in memory where they take at most so many bytes: each layer reads them all."""
+    if isinstance(images, ArrayImages | DeviceImages) or size_of(images) > limit:
+        return images
+    return ArrayImages(in_memory(images, report))
 
 
 def _plan(specs: Sequence[ExactEncoderSpec], images: Images, backend: Backend) -> str:

@@ -81,16 +81,14 @@ class Model:
         backend: Backend | str = "auto",
         progress: Progress | None = None,
     ) -> "Model":
-        """Fit the encoders without labels, then the classifier on their features.
-
-        See `ckncuda.fit` for what a system describes as a whole.
+        """Fit the encoders without labels, then the classifier on their features; see also `ckncuda.fit`.
 
         Parameters
         ----------
         images : [n, h, w, c] or `Images`
             uint8 or floating point.
         labels : int64 [n], optional
-            Needed by a classifier only.
+            Needed by a classifier, and for exact kernels.
         specs : sequence of EncoderSpec, or of ExactEncoderSpec
             One encoder, or several that make an ensemble.
         classifier : TrainableClassifier, or GramRidge for exact kernels, optional
@@ -103,19 +101,16 @@ class Model:
         seed : int
             The same seed, images and machine give the same model file, byte for byte.
         backend : Backend or str
-            A backend or the name of one.  On a GPU encoders and classifier are all computed there, and
-            features stay there in between if they take at most half of its free memory.
+            On a GPU, features stay there if they take at most half of its free memory.
         progress : callable or Report, optional
-            Called as ``progress(stage, done, total)``; a report is told of the stages reading, preprocessing,
-            anchors, features and classifier, too.
+            A report is told of the stages reading, preprocessing, anchors, features and classifier.
 
         Raises
         ------
         InvalidSpec
-            The network does not fit the images.
+            An encoder does not fit the images, or an option is out of its range.
         InvalidData
-            Labels are missing or not as many as images, images are malformed, or a Gram matrix that is given
-            is not that of these images and this kernel.
+            Labels are missing or too few, images are malformed, or a Gram matrix is not theirs.
         """
         report = Report.of(progress)
         training = Training(images, specs, seed, backend, report)
