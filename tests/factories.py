@@ -25,3 +25,17 @@ def make_layer(channels: int, rng: np.random.Generator, **options: Any) -> Layer
 def make_images(rng: np.random.Generator, n: int, *shape: int) -> NDArray[np.float32]:
     """Return n images of noise, float32, of height, width and channels."""
     return rng.normal(size=(n, *shape)).astype(np.float32)
+
+
+def make_stripes(n: int, noise: float, contrast: float = 60.0) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Return stripes along and across in noise, uint8 [n, 9, 9, 1] of any phase, and which they are, 0 or 1.
+
+    A linear classifier on pixels cannot tell them apart.
+    """
+    rng = np.random.default_rng(0)
+    labels = np.arange(n) % 2
+    phase = rng.uniform(0, 2 * np.pi, size=(n, 1, 1))
+    y, x = np.mgrid[:9, :9]
+    waves = np.where(labels[:, None, None], np.sin(1.5 * y + phase), np.sin(1.5 * x + phase))
+    images = 120 + contrast * waves + rng.normal(scale=noise, size=waves.shape)
+    return images.round().clip(0, 255).astype(np.uint8)[..., None], labels

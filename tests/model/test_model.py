@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from factories import make_layer
+from factories import make_layer, make_stripes
 
 from ckncuda import (
     CKN,
@@ -24,14 +24,7 @@ SPECS = [LayerSpec(filters=12, patch=3, subsampling=3, kernel=Exponential(sigma=
 
 @pytest.fixture(scope="module")
 def digits():
-    """Stripes along and across, of any phase: a linear classifier on pixels cannot tell them apart."""
-    rng = np.random.default_rng(0)
-    labels = np.arange(120) % 2
-    phase = rng.uniform(0, 2 * np.pi, size=(120, 1, 1))
-    y, x = np.mgrid[:9, :9]
-    waves = np.where(labels[:, None, None], np.sin(1.5 * y + phase), np.sin(1.5 * x + phase))
-    images = 120 + 60 * waves + rng.normal(scale=10, size=waves.shape)
-    return images.round().clip(0, 255).astype(np.uint8)[..., None], labels
+    return make_stripes(120, noise=10)
 
 
 @pytest.fixture(scope="module")
