@@ -2,9 +2,9 @@
 
 import json
 
+import factories
 import numpy as np
 import pytest
-from factories import make_stripes
 
 from ckncuda import ArcCosine, ExactKernel, Exponential, GramRidge, LayerSpec, fit_exact, gram, load
 from ckncuda.errors import InvalidData, InvalidSpec
@@ -20,7 +20,7 @@ NTK = ExactKernel([LayerSpec(filters=1, patch=3, subsampling=3, kernel=ArcCosine
 
 @pytest.fixture(scope="module")
 def stripes():
-    images, labels = make_stripes(60, noise=40, contrast=40)
+    images, labels = factories.stripes(60, noise=40, contrast=40)
     return images, labels + 3
 
 

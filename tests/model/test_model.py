@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from factories import make_layer, make_stripes
+from factories import make_layer, stripes
 
 from ckncuda import (
     CKN,
@@ -24,7 +24,7 @@ SPECS = [LayerSpec(filters=12, patch=3, subsampling=3, kernel=Exponential(sigma=
 
 @pytest.fixture(scope="module")
 def digits():
-    return make_stripes(120, noise=10)
+    return stripes(120, noise=10)
 
 
 @pytest.fixture(scope="module")
