@@ -41,8 +41,8 @@ PARAMETERS = 9
 # Openings that leave the reader to guess what is spoken of.
 OPENINGS = re.findall(
     r"\w+",
-    "Also And As At Because Beside Beyond But By For From How If In Like Of On Or Out Per So Such Than That Then "
-    "Those Through To Under Up Upon What When Where Whether Which Whose With Within Without",
+    "Also And As At Because Beside Beyond But By For From How If In Like Of On Or Out Per So Such Than That "
+    "Then Those Through To Under Up Upon What When Where Whether Which Whose With Within Without",
 )
 
 
