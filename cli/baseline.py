@@ -13,6 +13,7 @@ from .options import (
     check_outputs,
     image_options,
     json_option,
+    labels_option,
     needed_targets,
     opened,
     print_result,
@@ -22,7 +23,7 @@ from .progress import ProgressBars
 
 @click.command()
 @click.argument("images")
-@click.option("--labels", help="Labels: CSV (Id,Prediction), .npy or IDX; by default those in IMAGES.")
+@labels_option
 @click.option("--predict", "test", help="Images to predict with the fitted baseline.")
 @click.option("-o", "--output", help="The submission to write for --predict.")
 @click.option(

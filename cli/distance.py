@@ -26,6 +26,7 @@ from .options import (
     json_option,
     opened,
     print_result,
+    seed_option,
 )
 from .progress import ProgressBars
 from .system_options import SystemOptions
@@ -74,9 +75,7 @@ class Numbers(click.ParamType[tuple[int, ...]]):
     show_default=True,
     help="Sampled for each layer.",
 )
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="For everything random."
-)
+@seed_option
 @image_options
 @backend_options
 @json_option

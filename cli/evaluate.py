@@ -16,6 +16,7 @@ from .options import (
     backend_options,
     image_options,
     json_option,
+    labels_option,
     needed_targets,
     opened,
     print_result,
@@ -26,7 +27,7 @@ from .progress import ProgressBars
 @click.command()
 @click.argument("model")
 @click.argument("images")
-@click.option("--labels", help="Labels: CSV (Id,Prediction), .npy or IDX; by default those in IMAGES.")
+@labels_option
 @image_options
 @backend_options
 @json_option

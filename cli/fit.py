@@ -25,11 +25,13 @@ from .options import (
     check_outputs,
     image_options,
     json_option,
+    labels_option,
     needed_targets,
     opened,
     print_result,
     read_targets,
     report_seconds,
+    seed_option,
     shown_seconds,
 )
 from .progress import ProgressBars, ProgressLines
@@ -66,7 +68,7 @@ class Regularization(click.ParamType[Any]):
 @click.command()
 @click.argument("images")
 @click.option("-o", "--output", required=True, help="The model file to write, such as model.ckn.")
-@click.option("--labels", help="Labels: CSV (Id,Prediction), .npy or IDX; by default those in IMAGES.")
+@labels_option
 @click.option(
     "--method",
     type=click.Choice(["nystrom", "exact"]),
@@ -138,9 +140,7 @@ class Regularization(click.ParamType[Any]):
     type=click.IntRange(min=1),
     help=f"Sampled for each layer. [default: {PATCHES:,}, or as the preset says]",
 )
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="For everything random."
-)
+@seed_option
 @image_options
 @backend_options
 @json_option

@@ -144,6 +144,14 @@ def _with_options(command: Command, *options: Callable[[Command], Command]) -> C
     return command
 
 
+labels_option = click.option(
+    "--labels", help="Labels: CSV (Id,Prediction), .npy or IDX; by default those in IMAGES."
+)
+seed_option = click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="For everything random."
+)
+
+
 def json_option(command: Command) -> Command:
     """Add --json, for one JSON object on standard output."""
     option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")

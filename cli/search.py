@@ -22,9 +22,11 @@ from .options import (
     check_outputs,
     image_options,
     json_option,
+    labels_option,
     needed_targets,
     opened,
     print_result,
+    seed_option,
 )
 from .progress import ProgressBars
 
@@ -50,7 +52,7 @@ class Duration(click.ParamType[float]):
 @click.command()
 @click.argument("images")
 @click.option("-o", "--output", required=True, help="The model file to write, such as best.ckn.")
-@click.option("--labels", help="Labels: CSV (Id,Prediction), .npy or IDX; by default those in IMAGES.")
+@labels_option
 @click.option(
     "--time",
     "seconds",
@@ -71,9 +73,7 @@ class Duration(click.ParamType[float]):
     help="Fraction of IMAGES that the search does not see and the best is measured on; 0: none.",
 )
 @click.option("--folder", help="Where the search is kept, to go on with it. [default: OUTPUT.search]")
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="For everything random."
-)
+@seed_option
 @image_options
 @backend_options
 @json_option

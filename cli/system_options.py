@@ -23,6 +23,8 @@ OF_CLASSIFIERS = ("regularization", "kernel", "landmarks", "optimizer", "validat
 class SystemOptions:
     """Values of the options that describe a system; None, or empty, where an option was not given.
 
+    More than nine fields: one for each option.
+
     Examples
     --------
     >>> layers = ("filters=64,patch=3,subsampling=4,kernel=exp,sigma=0.6",)

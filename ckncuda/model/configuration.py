@@ -20,13 +20,7 @@ _OF_A_KERNEL = ("tangent", "flip")
 
 
 def read_toml(path: str) -> dict[str, Any]:
-    """Read a configuration file.
-
-    Raises
-    ------
-    InvalidSpec
-        It cannot be read, or is not TOML.
-    """
+    """Read a configuration file, or raise `InvalidSpec`."""
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -41,17 +35,7 @@ def is_exact(content: Table) -> bool:
 
 
 def encoder_tables(content: Table, path: str, described: str = "encoders") -> list[Table]:
-    """Return the table of each encoder: those of ``[[encoders]]``, or the one that stands at the top.
-
-    Parameters
-    ----------
-    content : mapping
-        See `read_toml`.
-    path : str
-        The file, named in errors.
-    described : str
-        What an encoder is there, for errors.
-    """
+    """Return the table of each encoder: those of ``[[encoders]]``, or the one that stands at the top."""
     tables = _tables(content, "encoders", path)
     alone = {name: content[name] for name in _OF_AN_ENCODER if name in content}
     if "encoders" in content and alone:
@@ -85,15 +69,7 @@ def network(table: Table, path: str) -> EncoderSpec:
 def exact_encoders(
     content: Table, path: str, given: Mapping[str, bool] | None = None
 ) -> list[ExactEncoderSpec]:
-    """Return the exact kernels that a file describes; its classifier is not looked at.
-
-    Parameters
-    ----------
-    content, path
-        See `encoder_tables`.
-    given : dict, optional
-        ``tangent`` and ``flip`` that take the place of the file's.
-    """
+    """Return the exact kernels that a file describes; ``given`` takes the place of its tangent and flip."""
     known = {*_OF_AN_ENCODER, *_OF_A_KERNEL, "encoders", "exact", "classifier"}
     if unknown := sorted(set(content) - known):
         raise InvalidSpec(

@@ -104,21 +104,7 @@ def draw_model(
 def draw_distances(
     distances: Sequence[Distance], path: str, title: str, given: Distance | None = None
 ) -> None:
-    """Draw the distance against the number of anchor points.
-
-    Parameters
-    ----------
-    distances : sequence of Distance
-    path : str
-    title : str
-    given : Distance, optional
-        Of a network whose layers may differ in their anchor points: lines across.
-
-    Raises
-    ------
-    NotInstalled
-        Matplotlib is not installed.
-    """
+    """Draw the distance against the number of anchor points, and as lines across that of a given network."""
     check_plotting(path)
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator

@@ -76,18 +76,7 @@ def leaderboard_data(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def write_leaderboard(rows: Sequence[Row], counts: Mapping[str, int], images: int, path: Path) -> None:
-    """Write the whole leaderboard to a Markdown file.
-
-    Parameters
-    ----------
-    rows : sequence of Row
-        The best first.
-    counts : mapping
-        How many trials ended in which way.
-    images : int
-        Of the search.
-    path : Path
-    """
+    """Write a Markdown file of the rows, of how trials ended, and on how many images they were judged."""
     said = ", ".join(f"{count} {name}" for name, count in counts.items())
     lines = [
         "# Leaderboard",
