@@ -21,7 +21,7 @@ from ckncuda.backend.numpy import NumpyBackend, available_threads
 from ckncuda.backend.reference import ReferenceBackend
 from ckncuda.data import open_images
 from ckncuda.images.preprocess import suggested_preprocessing
-from ckncuda.images.preprocessed import PreparedImages, fit_preprocessing
+from ckncuda.images.preprocessed import PreprocessedImages, fit_preprocessing
 
 IMAGES = 16
 TITLES = {
@@ -137,7 +137,7 @@ def main():
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "exact_speed.md")
     arguments = parser.parse_args()
     with open_images(str(arguments.images), split="train") as source:
-        prepared = PreparedImages(source, fit_preprocessing(source, suggested_preprocessing(source)))
+        prepared = PreprocessedImages(source, fit_preprocessing(source, suggested_preprocessing(source)))
         images = np.asarray(prepared.read(0, 4 * IMAGES), np.float32)
     rows = table(images, arguments.turns)
     command = f"python bench/exact_speed.py {arguments.images.name} --turns {arguments.turns}"

@@ -7,7 +7,6 @@
 from ckncuda.classifier import GramRidge, KernelRidge, NystromRidge, Ridge, Softmax, SquaredHinge
 from ckncuda.errors import CknError
 from ckncuda.exact import ExactKernel, gram
-from ckncuda.files.model_file import load
 from ckncuda.images.symmetries import Symmetries
 from ckncuda.layer import conventions
 from ckncuda.layer.dot_product import (
@@ -21,8 +20,8 @@ from ckncuda.layer.dot_product import (
 )
 from ckncuda.layer.layer import Layer
 from ckncuda.layer.spec import LayerSpec
-from ckncuda.model.exact_fit import fit_exact
-from ckncuda.model.model import Model
+from ckncuda.model.fit import fit, fit_exact
+from ckncuda.model.model import Model, load
 from ckncuda.network.encoder import Encoder, EncoderSpec
 from ckncuda.network.network import CKN
 from ckncuda.version import __version__ as __version__
@@ -51,6 +50,7 @@ __all__ = [
     "SquaredHinge",
     "Symmetries",
     "conventions",
+    "fit",
     "fit_exact",
     "gram",
     "load",

@@ -7,8 +7,8 @@ import click
 
 from ckncuda.backend import Backend
 from ckncuda.data.source import format_shape
-from ckncuda.files.model_file import load
 from ckncuda.images.sources import Images
+from ckncuda.model.model import load
 from ckncuda.studies.speed import RandomImages, Speed, measure_speed
 
 from .options import ImageOptions, backend_options, image_options, json_option, opened, print_result

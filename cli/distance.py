@@ -11,10 +11,10 @@ from ckncuda.backend import Backend
 from ckncuda.data import ImageSource
 from ckncuda.errors import InvalidSpec
 from ckncuda.exact import ExactKernel, gram
-from ckncuda.files.model_file import load
 from ckncuda.images.preprocess import suggested_preprocessing
-from ckncuda.images.preprocessed import PreparedImages, fit_preprocessing
+from ckncuda.images.preprocessed import PreprocessedImages, fit_preprocessing
 from ckncuda.images.sources import Images
+from ckncuda.model.model import load
 from ckncuda.network.network import PATCHES
 from ckncuda.studies.distance import (
     Distance,
@@ -135,7 +135,7 @@ def distance(
             preprocessing = fit_preprocessing(
                 source, suggested_preprocessing(source) if steps is None else steps, progress
             )
-        some = _some(PreparedImages(source, preprocessing), n_images, seed)
+        some = _some(PreprocessedImages(source, preprocessing), n_images, seed)
         exact = gram(some, kernel, backend=engine, progress=progress)
         distances = nystrom_distances(
             some, kernel, anchors, exact=exact, patches=patches, seed=seed, backend=engine, progress=progress

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ckncuda.backend import Backend
 from ckncuda.data import ImageSource, read_labels
 from ckncuda.errors import InvalidData
-from ckncuda.files.model_file import load
+from ckncuda.model.model import load
 
 from .options import ImageOptions, backend_options, image_options, json_option, opened, print_result
 from .progress import ProgressBars

@@ -5,8 +5,8 @@ import click
 from ckncuda.backend import Backend
 from ckncuda.data import feature_writer
 from ckncuda.data.writers import check_features_path
-from ckncuda.files.model_file import load
-from ckncuda.stopwatch import Stopwatch
+from ckncuda.model.model import load
+from ckncuda.progress import Report
 
 from .options import (
     ImageOptions,
@@ -49,22 +49,23 @@ def extract(
     """
     check_features_path(output)
     check_outputs([output], [model, images])
-    stopwatch = Stopwatch()
-    with stopwatch.stage("reading"):
+    bars = ProgressBars()
+    report = Report(bars)
+    with report.stage("reading"):
         loaded = load(model)
     with (
-        stopwatch.stage("reading"),
+        report.stage("reading"),
         opened(images, how, "Extracting features of", loaded.image_shape) as source,
-        ProgressBars() as progress,
+        bars,
     ):
         loaded.check_images(source)
         n, d = len(source), loaded.features_of(source.shape[1:])
-        blocks = loaded.feature_blocks(source, backend=engine, progress=progress, stopwatch=stopwatch)
-        with stopwatch.stage("writing"), feature_writer(output, n, d) as writer:
+        blocks = loaded.feature_blocks(source, backend=engine, progress=report)
+        with report.stage("writing"), feature_writer(output, n, d) as writer:
             for _, block in blocks:
                 writer.write(block)
                 del block  # while the next one is made, this one need not be there
-    seconds = report_seconds(stopwatch)
+    seconds = report_seconds(report)
     print_result(
         {"features": output, "n_images": n, "n_features": d, "seconds": seconds},
         as_json,

@@ -22,12 +22,11 @@ from ckncuda.exact.on_disk.reading import open_gram
 from ckncuda.exact.tiles import Tiling
 from ckncuda.images.preprocess import Preprocessor, suggested_preprocessing
 from ckncuda.images.sources import Images, as_images
-from ckncuda.model.exact_fit import check_fit, fit_exact
+from ckncuda.model.fit import fit_exact
 from ckncuda.model.model import Model
 from ckncuda.model.presets import PRESETS
 from ckncuda.network.network import PATCHES
-from ckncuda.progress import Progress
-from ckncuda.stopwatch import Stopwatch
+from ckncuda.progress import Progress, Report
 
 from .exact_options import read_exact_kernels
 from .network_options import CLASSIFIERS, read_system
@@ -180,7 +179,7 @@ def fit(
         ckn fit photos/ --layer "filters=64,patch=3,subsampling=2,kernel=exp,sigma=0.6" -o photos.ckn
         ckn fit Xtr.csv --labels Ytr.csv --method exact --gram K.zarr -o exact.ckn
     """
-    stopwatch = Stopwatch()
+    stopwatch = Report()
     options = _options_of(method, options)
     check_outputs([output], [images, labels, options["config"], *options.get("grams", ())])
     with (
@@ -197,6 +196,7 @@ def fit(
         # Exact kernels may take hours, of which a log shall tell.
         quiet = method == "exact" and not sys.stderr.isatty()
         progress = ProgressLines() if quiet else bars
+        stopwatch._progress = progress
         model = fit_model(source, targets, engine, progress, stopwatch, **options)
         model.class_names = source.class_names
     with stopwatch.stage("writing"):
@@ -226,7 +226,7 @@ def _fit_networks(
     targets: NDArray[np.int64] | None,
     engine: Backend,
     progress: Progress,
-    stopwatch: Stopwatch,
+    stopwatch: Report,
     *,
     preset: str | None,
     config: str | None,
@@ -266,8 +266,7 @@ def _fit_networks(
         patches=patches or system.patches,
         seed=seed,
         backend=engine,
-        progress=progress,
-        stopwatch=stopwatch,
+        progress=stopwatch,
     )
 
 
@@ -276,7 +275,7 @@ def _fit_exact(
     targets: NDArray[np.int64] | None,
     engine: Backend,
     progress: Progress,
-    stopwatch: Stopwatch,
+    stopwatch: Report,
     *,
     config: str | None,
     layer: tuple[str, ...],
@@ -298,7 +297,6 @@ def _fit_exact(
     ridge = GramRidge(
         "auto" if regularization is None else regularization, validation=validation or 0.0, seed=seed
     )
-    check_fit(source, targets, kernels, ridge, landmarks, matrices)
     cached = _in_memory(source, engine.memory_budget // 2, progress)
     with stopwatch.stage("preprocessing"):
         resolved = [(kernel, _resolved(preprocessing, cached)) for kernel, preprocessing in described]
@@ -315,8 +313,7 @@ def _fit_exact(
         grams=matrices,
         seed=seed,
         backend=engine,
-        progress=progress,
-        stopwatch=stopwatch,
+        progress=stopwatch,
     )
 
 

@@ -21,7 +21,7 @@ from ckncuda.exact.tiles import TILE, Tile
 from ckncuda.images.preprocess import Preprocessor, suggested_preprocessing
 from ckncuda.images.preprocessed import fit_preprocessing
 from ckncuda.images.sources import Images
-from ckncuda.stopwatch import Stopwatch
+from ckncuda.progress import Report
 from ckncuda.types import Shape
 
 from .exact_options import Preprocessing, read_exact_kernels
@@ -109,7 +109,7 @@ def gram(
         ckn gram cifar-10-batches-bin --split train -o K.zarr --scheduler tcp://host:8786
     """
     _check(output, [images, images2, config], workers, scheduler)
-    stopwatch = Stopwatch()
+    stopwatch = Report()
     try:
         with contextlib.ExitStack() as stack:
             progress: Progress = ProgressBars() if sys.stderr.isatty() else ProgressLines()
@@ -203,7 +203,7 @@ def _compute(
     engine: Backend,
     client: Any,
     workers: int | None,
-    stopwatch: Stopwatch,
+    stopwatch: Report,
     progress: Progress,
 ) -> int:
     """Compute what is left to be done and give the matrix its name; returns how many tiles were there."""

@@ -5,16 +5,9 @@ from typing import Any
 
 import click
 
-from ckncuda.backend.cupy.encode import unfused_reason
-from ckncuda.exact.encoder import ExactEncoder
-from ckncuda.files.model_file import load
-from ckncuda.model.model import Model
-from ckncuda.network.encoder import Encoder, ImageEncoder
-from ckncuda.types import Shape
+from ckncuda.model.model import Model, load
 
 from .options import json_option, print_result
-
-OF_ANCHORS = ("filters", "whitening", "epsilon", "decorrelation")  # an exact kernel has no anchor points
 
 
 @click.command()
@@ -45,42 +38,11 @@ def describe(model: Model) -> dict[str, Any]:
         "image_shape": None if model.image_shape is None else list(model.image_shape),
         "image_type": model.image_type,
         "class_names": None if model.class_names is None else list(model.class_names),
-        "encoders": [_encoder(encoder, model.image_shape) for encoder in model.encoders],
+        "encoders": [encoder.describe(model.image_shape) for encoder in model.encoders],
         "classifier": classifier,
         "n_parameters": model.n_parameters,
         "report": model.report,
     }
-
-
-def _encoder(encoder: ImageEncoder, shape: Shape | None) -> dict[str, Any]:
-    preprocessing = [p.to_dict() for p in encoder.preprocessing]
-    if isinstance(encoder, ExactEncoder):
-        kernel = encoder.kernel.to_dict()
-        kernel["layers"] = [_without_filters(layer) for layer in kernel["layers"]]
-        return {"kind": "exact", "preprocessing": preprocessing, "n_images": len(encoder.points)} | kernel
-    assert isinstance(encoder, Encoder)
-    layers = []
-    for layer in encoder.network.layers:
-        size: dict[str, Any] = {"output_shape": None, "on_a_gpu": None}
-        if shape is not None:
-            reason = unfused_reason(layer.spec, shape)
-            shape = layer.spec.output_shape(shape)
-            size = {
-                "output_shape": list(shape),
-                "on_a_gpu": "one fused kernel" if reason is None else f"array operations: {reason}",
-            }
-        layers.append(layer.spec.to_dict() | {"n_parameters": layer.n_parameters} | size)
-    return {
-        "kind": "network",
-        "preprocessing": preprocessing,
-        "symmetries": encoder.symmetries.to_dict(),
-        "layers": layers,
-    }
-
-
-def _without_filters(layer: dict[str, Any]) -> dict[str, Any]:
-    """What of a layer concerns its exact kernel."""
-    return {name: value for name, value in layer.items() if name not in OF_ANCHORS}
 
 
 def _lines(result: dict[str, Any]) -> list[str]:

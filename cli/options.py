@@ -16,7 +16,7 @@ from ckncuda.data import ImageSource, open_images
 from ckncuda.data.open import FORMATS, find_format
 from ckncuda.errors import InvalidData
 from ckncuda.files.atomic_file import check_writable
-from ckncuda.stopwatch import Stopwatch
+from ckncuda.progress import Report
 
 Command = Callable[..., Any]
 
@@ -171,10 +171,10 @@ def check_outputs(outputs: Iterable[str | None], inputs: Iterable[str | None]) -
         check_writable(output)
 
 
-def report_seconds(stopwatch: Stopwatch) -> dict[str, float]:
+def report_seconds(report: Report) -> dict[str, float]:
     """Seconds of each stage, in the order of the work, and in all."""
-    known = stopwatch.seconds
-    return {stage: known[stage] for stage in _STAGES if stage in known} | {"total": stopwatch.total}
+    known = report.seconds
+    return {stage: known[stage] for stage in _STAGES if stage in known} | {"total": report.total}
 
 
 def shown_seconds(seconds: dict[str, float]) -> str:

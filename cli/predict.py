@@ -9,8 +9,8 @@ import numpy as np
 from ckncuda.backend import Backend
 from ckncuda.data import write_submission
 from ckncuda.files.atomic_file import atomic_file
-from ckncuda.files.model_file import load
-from ckncuda.stopwatch import Stopwatch
+from ckncuda.model.model import load
+from ckncuda.progress import Report
 
 from .options import (
     ImageOptions,
@@ -54,23 +54,24 @@ def predict(
     check_outputs([output, scores], [model, images])
     if scores and not scores.endswith(".npy"):
         raise click.UsageError(f"--scores writes an .npy file; {scores} does not end in .npy")
-    stopwatch = Stopwatch()
-    with stopwatch.stage("reading"):
+    bars = ProgressBars()
+    report = Report(bars)
+    with report.stage("reading"):
         loaded = load(model)
     with (
-        stopwatch.stage("reading"),
+        report.stage("reading"),
         opened(images, how, "Predicting", loaded.image_shape) as source,
-        ProgressBars() as progress,
+        bars,
     ):
-        table = loaded.scores(source, backend=engine, progress=progress, stopwatch=stopwatch)
+        table = loaded.scores(source, backend=engine, progress=report)
     assert loaded.classifier is not None  # scores would have refused
-    with stopwatch.stage("writing"), contextlib.ExitStack() as stack:  # both files or none
+    with report.stage("writing"), contextlib.ExitStack() as stack:  # both files or none
         if scores:
             file = stack.enter_context(atomic_file(scores))
             np.save(file, table)
             file.flush()
         write_submission(output, loaded.classifier.classes_[table.argmax(axis=1)])
-    seconds = report_seconds(stopwatch)
+    seconds = report_seconds(report)
     classes = loaded.classifier.classes_.tolist()
     print_result(
         {"submission": output, "n": len(table), "classes": classes, "seconds": seconds},

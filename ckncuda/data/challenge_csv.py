@@ -110,7 +110,7 @@ class ChallengeCsv(ImageSource):
 
 @dataclasses.dataclass(frozen=True)
 class _Table:
-    """What a first pass over the file learns."""
+    """Findings of a first pass over the file."""
 
     offsets: NDArray[np.int64]  # [n + 1]: where each image's line begins, and where the last ends
     width: int  # values a line
@@ -119,7 +119,7 @@ class _Table:
 
     @property
     def first_line(self) -> int:
-        """Of the images, in the file, counted from 1."""
+        """Number of the first image's line in the file, counted from 1."""
         return 1 if self.header is None else 2
 
 

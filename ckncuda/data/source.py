@@ -329,6 +329,6 @@ def read_array(stream: IO[bytes], offset: int, shape: Sequence[int], dtype: np.d
 
 
 def check_end(stream: IO[bytes], path: StrPath) -> None:
-    """Nothing may follow the data; at its end a compressed stream's checksum is compared, too."""
+    """Check that nothing follows the data, and with its end a compressed stream's checksum."""
     if stream.read(1):
         raise InvalidData(f"{path} holds more data than its header announces: it is damaged, copy it again")

@@ -47,7 +47,7 @@ def check_installed() -> None:
 
 @contextlib.contextmanager
 def local_cluster(workers: int) -> Iterator["Client"]:
-    """So many processes on this machine, each of which computes a tile at a time.
+    """Start so many processes on this machine, each of which computes a tile at a time.
 
     Raises
     ------
@@ -80,7 +80,7 @@ def local_cluster(workers: int) -> Iterator["Client"]:
 
 @contextlib.contextmanager
 def remote_cluster(address: str) -> Iterator["Client"]:
-    """The workers of a running scheduler, such as ``tcp://host:8786``.
+    """Connect to the workers of a running scheduler, such as ``tcp://host:8786``.
 
     Raises
     ------
@@ -113,7 +113,7 @@ def remote_cluster(address: str) -> Iterator["Client"]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Dask's own words on workers that come and go, and on tasks that carry their images."""
+    """Silence Dask's own words on workers that come and go, and on tasks that carry their images."""
     import distributed  # noqa: F401  (sets levels of its own when it is imported)
 
     noisy = ("distributed", "tornado", "asyncio")
@@ -149,7 +149,7 @@ def _check_versions(client: "Client") -> None:
 
 
 def count_workers(client: "Client") -> int:
-    """How many there are now."""
+    """Count the workers that there are now."""
     return len(client.nthreads())
 
 
@@ -163,7 +163,7 @@ def distributed_blocks(
     memory: int | None = None,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Iterator[tuple[Tile, Maps]]:
-    """These tiles, each with its part of the matrix, as the workers finish them.
+    """Yield tiles, each with its part of the matrix, as the workers finish them.
 
     Parameters
     ----------
@@ -228,7 +228,7 @@ def distributed_blocks(
 
 
 def _count_threads(client: "Client") -> int:
-    """Of all workers there are now."""
+    """Count the threads of all workers that there are now."""
     threads: dict[str, int] = client.nthreads()
     return sum(threads.values())
 
@@ -248,7 +248,7 @@ def _compute(
     backend: tuple[str, int | None, int | None],
     version: str,
 ) -> Maps:
-    """A tile, on a worker, which may have come after the others were asked for their version."""
+    """Compute a tile on a worker, which may have come after the others were asked for their version."""
     if version != __version__:
         raise ClusterUnavailable(
             f"a worker has ckncuda {__version__}, the process that sends it tiles {version}: "

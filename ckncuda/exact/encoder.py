@@ -1,25 +1,114 @@
-"""From images to their exact kernels with the images that a model was fitted on."""
+"""Encoders that are exact kernels: images compared with those that a model was fitted on."""
 
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ckncuda.backend import Backend
 from ckncuda.backend.operations import NormedMaps
-from ckncuda.errors import InvalidData
+from ckncuda.errors import InvalidData, InvalidSpec
+from ckncuda.exact.gram import check_images, gram
 from ckncuda.exact.kernel import ExactKernel
-from ckncuda.exact.tiles import TILE, read_maps
-from ckncuda.images.preprocess import Preprocessor
-from ckncuda.images.sources import ArrayImages
-from ckncuda.network.encoder import preprocessed
-from ckncuda.stopwatch import Stopwatch
-from ckncuda.types import Shape
-
-Array = NDArray[np.floating[Any]]
+from ckncuda.exact.tiles import TILE, check_finite, read_maps
+from ckncuda.images.preprocess import (
+    Preprocessor,
+    preprocessing_arrays,
+    preprocessing_from_dict,
+    resolved,
+)
+from ckncuda.images.preprocessed import PreprocessedImages, preprocessed
+from ckncuda.images.sources import ArrayImages, DeviceImages, Images
+from ckncuda.progress import Report
+from ckncuda.types import Array, Index, Shape
 
 AT_ONCE = 16  # images at a time: there may be seconds of work in each
+SAMPLE = 6  # images whose kernels are computed again where a Gram matrix is given
+AGREEMENT = 1e-3  # of the geometric mean of both images' kernels with themselves: that of TF32
+
+
+@dataclass(frozen=True)
+class ExactEncoderSpec:
+    """An exact kernel and the preprocessing of its images, before it has seen any.
+
+    Parameters
+    ----------
+    kernel : ExactKernel
+    preprocessing : sequence of Preprocessor, or None
+        See `EncoderSpec`.
+    landmarks : int, optional
+        Images, drawn at random, to compare with; by default all training images.
+    """
+
+    kernel: ExactKernel
+    preprocessing: Sequence[Preprocessor] | None = ()
+    landmarks: int | None = None
+    compares: ClassVar[bool] = True
+    """Whether features are comparisons with the training images, so that those of these are a Gram matrix."""
+
+    def __post_init__(self) -> None:
+        if self.preprocessing is not None:
+            object.__setattr__(self, "preprocessing", tuple(self.preprocessing))
+
+    def resolved(self, images: Images, report: Report | None = None) -> "ExactEncoderSpec":
+        """Return this with the preprocessing that these images suggest, if it is left open."""
+        if self.preprocessing is not None:
+            return self
+        return replace(self, preprocessing=resolved(None, images, report))
+
+    def check(self, images: Images) -> None:
+        """Raise `InvalidSpec` or `InvalidData` unless images can be compared."""
+        check_images(images, images, self.kernel)
+        if isinstance(images, DeviceImages):
+            raise InvalidData("exact kernels are computed from images in the host's memory: copy them there")
+        if self.landmarks is not None and (not isinstance(self.landmarks, int) or self.landmarks < 2):
+            raise InvalidSpec(f"landmarks is {self.landmarks!r}; expected a whole number of at least 2")
+
+    def drawn_landmarks(self, n: int, seed: int) -> Index | None:
+        """Return the numbers of the landmarks among n images, or None: all are."""
+        if self.landmarks is None:
+            return None
+        chosen: Index = np.sort(np.random.default_rng(seed).permutation(n)[: self.landmarks])
+        return chosen
+
+    def fit(
+        self,
+        images: Images,
+        backend: Backend,
+        *,
+        patches: int = 0,
+        seed: int = 0,
+        beside: Sequence[object] = (),
+        report: Report | None = None,
+    ) -> "ExactEncoder":
+        """Learn the preprocessing, and keep the training images or the landmarks.
+
+        Parameters
+        ----------
+        images : Images
+        backend, patches
+            Not used: nothing is computed but preprocessed images, in the host's memory.
+        seed : int
+            Draws the landmarks.
+        beside : sequence of encoders
+            Those of an ensemble that were fitted before; the images of one with the same preprocessing are
+            shared.
+        report : Report, optional
+            Told of the stage preprocessing.
+        """
+        report = Report() if report is None else report
+        with report.stage("preprocessing"):
+            steps = self.resolved(images).preprocessing or ()
+            plain = [step.to_dict() for step in steps]
+            for other in beside:
+                if isinstance(other, ExactEncoder) and plain == [s.to_dict() for s in other.preprocessing]:
+                    return ExactEncoder(self.kernel, other.points, other.preprocessing)
+            prepared = PreprocessedImages.learn(images, steps, None, report)
+            points = _read(prepared, self.drawn_landmarks(images.shape[0], seed))
+        return ExactEncoder(self.kernel, points, prepared.preprocessing)
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,30 +125,47 @@ class ExactEncoder:
 
     Examples
     --------
-    >>> from ckncuda import Exponential, LayerSpec
+    >>> from ckncuda import Exponential
     >>> from ckncuda.backend import get_backend
+    >>> from ckncuda.layer import KernelLayer
     >>> images = np.random.default_rng(0).normal(size=(5, 8, 8, 1)).astype(np.float32)
-    >>> layer = LayerSpec(filters=1, patch=3, subsampling=2, kernel=Exponential(sigma=0.6))
+    >>> layer = KernelLayer(patch=3, subsampling=2, kernel=Exponential(sigma=0.6))
     >>> encoder = ExactEncoder(ExactKernel([layer]), images)
-    >>> encoder.encode(images[:2], get_backend("numpy"), Stopwatch()).shape
+    >>> encoder.encode(images[:2], get_backend("numpy"), Report()).shape
     (2, 5)
     """
 
     kernel: ExactKernel
     points: NDArray[Any]
     preprocessing: tuple[Preprocessor, ...] = ()
+    kind: ClassVar[str] = "exact"
     # By the type in which a backend computes, and which backend that is: norms may differ in rounding.
     _normed: dict[tuple[str, str], NormedMaps] = field(default_factory=dict, init=False, repr=False)
 
-    def encode(self, images: Array, backend: Backend, stopwatch: Stopwatch) -> Array:
-        """Kernels [b, m] of images [b, h, w, c] with the points, both where the backend computes."""
+    @property
+    def saw(self) -> str:
+        """Parts that saw all training images before any was held out."""
+        return "preprocessing" if self.preprocessing else ""
+
+    def encode(self, images: Array, backend: Backend, report: Report) -> Array:
+        """Compute the kernels [b, m] of images [b, h, w, c] with the points, where the backend computes."""
         if self.preprocessing:
-            with stopwatch.stage("preprocessing"):
+            with report.stage("preprocessing"):
                 images = preprocessed(images, self.preprocessing)
         return backend.asarray(self.kernels(images, backend))
 
+    def encode_in_stages(
+        self, images: Array, backend: Backend, stage: Callable[[str], AbstractContextManager[None]]
+    ) -> Array:
+        """Compute features [b, m] step by step, each in a context of its name: what takes which time."""
+        for step in self.preprocessing:
+            with stage(step.name):
+                images = step.apply(images)
+        with stage(f"kernels with {len(self.points):,} images"):
+            return backend.asarray(self.kernels(images, backend))
+
     def kernels(self, images: Array | NormedMaps, backend: Backend) -> Array:
-        """Kernels [b, m] of images that are preprocessed already, in the host's memory."""
+        """Compute the kernels [b, m] of images that are preprocessed already, in the host's memory."""
         points = self.normed_points(backend)
         if not isinstance(images, NormedMaps):
             images = np.ascontiguousarray(backend.to_host(images), points.maps.dtype)
@@ -71,7 +177,7 @@ class ExactEncoder:
         return out
 
     def normed_points(self, backend: Backend) -> NormedMaps:
-        """The points and their norms, as this backend takes them; kept for the next images."""
+        """Return the points and their norms, as this backend takes them; kept for the next images."""
         dtype = np.dtype(backend.dtype)
         key = backend.name, str(dtype)
         if key not in self._normed:
@@ -79,8 +185,55 @@ class ExactEncoder:
             self._normed[key] = self.kernel.normed(maps, backend)
         return self._normed[key]
 
+    def gram(self, images: Images, chosen: Index | None, backend: Backend, report: Report) -> Array:
+        """Compute the kernels [n, m] of the training images with the points, all of them or those chosen.
+
+        Raises
+        ------
+        InvalidData
+            A kernel is not finite.
+        """
+        points = ArrayImages(self.points)
+        rows, columns = (
+            (points, None) if chosen is None else (PreprocessedImages(images, self.preprocessing), points)
+        )
+        matrix = gram(rows, self.kernel, columns, backend=backend, progress=report)
+        numbers = range(len(points.array)) if chosen is None else chosen.tolist()
+        for start in range(0, len(matrix), TILE):
+            block = matrix[start : start + TILE]
+            check_finite(block, range(start, start + len(block)), numbers)
+        return matrix
+
+    def check_gram(self, matrix: NDArray[Any], number: int, seed: int, backend: Backend) -> None:
+        """Raise `InvalidData` unless a few entries of a Gram matrix are the kernel's of the points.
+
+        Parameters
+        ----------
+        matrix : [m, m]
+        number : int
+            That of the kernel, from 1, for the message.
+        seed : int
+            Chooses the entries.
+        backend : Backend
+        """
+        n = len(self.points)
+        some = np.sort(np.random.default_rng(seed).permutation(n)[:SAMPLE])
+        few = ExactEncoder(self.kernel, self.points[some])
+        expected = few.kernels(few.normed_points(backend), backend)
+        found = np.array([np.asarray(matrix[int(i) : int(i) + 1], np.float64)[0, some] for i in some])
+        check_finite(expected, some.tolist(), some.tolist())
+        scale = np.sqrt(np.outer(expected.diagonal(), expected.diagonal()))
+        wrong = ~(np.abs(found - expected) <= AGREEMENT * scale)
+        if wrong.any():
+            i, j = (int(place) for place in np.argwhere(wrong)[0])
+            raise InvalidData(
+                f"Gram matrix {number} is not that of these images and this kernel: of images {some[i]} and "
+                f"{some[j]} (counting from 0) it says {found[i, j]:g}, their kernel is {expected[i, j]:g}; "
+                "give the images, layers and preprocessing that it was computed with"
+            )
+
     def width(self, shape: Shape) -> int:
-        """Number of features of an image of this shape: that of the points.
+        """Count the features of an image of this shape, which must be that of the points.
 
         Raises
         ------
@@ -96,10 +249,63 @@ class ExactEncoder:
         return len(self.points)
 
     def images_per_block(self, shape: Shape, backend: Backend, beside: int) -> int:
-        """How many images to compare at a time; what stays in memory beside them is small."""
+        """Return how many images to compare at a time; what stays in memory beside them is small."""
         return min(AT_ONCE, max(1, backend.images_per_block([], shape) // (1 + beside)))
 
     @property
     def n_parameters(self) -> int:
-        """How many numbers it holds: those of its images."""
+        """Number of numbers that it holds: those of its images."""
         return int(self.points.size)
+
+    def describe(self, shape: Shape | None) -> dict[str, Any]:
+        """Return everything but the arrays as plain data."""
+        own = self.to_dict()
+        preprocessing = own["preprocessing"]
+        about = {"kind": self.kind, "preprocessing": preprocessing, "n_images": len(self.points)}
+        return about | self.kernel.description()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data, as a model file holds it."""
+        return {
+            "kind": self.kind,
+            "kernel": self.kernel.to_dict(),
+            "preprocessing": [step.to_dict() for step in self.preprocessing],
+            "points": "points",  # the name of the array, which the file may share with other encoders
+        }
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return what was learned or kept, by name."""
+        return preprocessing_arrays(self.preprocessing) | {"points": self.points}
+
+    @classmethod
+    def from_dict(cls, options: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> "ExactEncoder":
+        """Rebuild an encoder from what `to_dict` and `arrays` gave.
+
+        Raises
+        ------
+        InvalidSpec
+            The kernel is malformed or does not fit the points.
+        ValueError
+            The points are malformed.
+        """
+        kernel, points = ExactKernel.from_dict(options["kernel"]), arrays["points"]
+        if points.ndim != 4 or len(points) == 0 or points.dtype not in (np.uint8, np.float32):
+            raise ValueError(f"the images to compare with are of shape {list(points.shape)}, {points.dtype}")
+        if not np.isfinite(points).all():
+            raise ValueError("the images to compare with are not finite")
+        kernel.check_shape(points.shape[1:])
+        return cls(kernel, points, preprocessing_from_dict(options["preprocessing"], arrays))
+
+
+def _read(images: PreprocessedImages, chosen: Index | None) -> NDArray[Any]:
+    """Read all images, or those chosen, whose numbers are in order."""
+    n = images.shape[0]
+    numbers = np.arange(n) if chosen is None else chosen
+    dtype = np.uint8 if images.dtype == np.uint8 else np.float32
+    out = np.empty((len(numbers), *images.shape[1:]), dtype)
+    for start in range(0, n, TILE):
+        first, last = np.searchsorted(numbers, [start, start + TILE])
+        if first < last:
+            block = images.read(start, min(start + TILE, n))
+            out[first:last] = block[numbers[first:last] - start]
+    return out

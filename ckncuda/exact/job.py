@@ -15,7 +15,7 @@ from ckncuda.exact.gram import check_dtype, check_images
 from ckncuda.exact.kernel import ExactKernel, Maps
 from ckncuda.exact.tiles import TILE, Tile, Tiling, read_maps
 from ckncuda.images.preprocess import Preprocessor
-from ckncuda.images.preprocessed import PreparedImages
+from ckncuda.images.preprocessed import PreprocessedImages
 from ckncuda.images.sources import Images
 from ckncuda.progress import Progress
 
@@ -26,7 +26,7 @@ DIGEST_BYTES = 16 << 20  # of images that are read at a time
 
 @dataclass(frozen=True, eq=False)
 class GramJob:
-    """What makes a Gram matrix, tile by tile; nothing is read before it is asked for.
+    """A Gram matrix to be computed, tile by tile; nothing is read before it is asked for.
 
     Parameters
     ----------
@@ -72,28 +72,28 @@ class GramJob:
 
     @functools.cached_property
     def tiling(self) -> Tiling:
-        """Of the matrix."""
+        """The tiles of the matrix."""
         return Tiling(
             self.images.shape[0], None if self.images2 is None else self.images2.shape[0], self.tile
         )
 
     def read(self, tile: Tile) -> tuple[Maps, Maps | None]:
-        """Images of the tile's rows and of its columns, preprocessed, of the dtype; None: the same images."""
+        """Read the images of a tile's rows and of its columns, preprocessed; None: the same images."""
         maps = self._read(self.images, tile.rows)
         if tile.symmetric:
             return maps, None
         return maps, self._read(self.images if self.images2 is None else self.images2, tile.columns)
 
     def _read(self, images: Images, rows: slice) -> Maps:
-        return read_maps(PreparedImages(images, self.preprocessing), rows, self.dtype)
+        return read_maps(PreprocessedImages(images, self.preprocessing), rows, self.dtype)
 
     def blocks(self, tiles: Iterable[Tile], backend: Backend) -> Iterator[tuple[Tile, Maps]]:
-        """These tiles, one after the other, each with its part of the matrix."""
+        """Compute these tiles, one after the other, each with its part of the matrix."""
         for tile in tiles:
             yield tile, compute_block(self.kernel, *self.read(tile), backend)
 
     def _described_kernel(self) -> dict[str, Any]:
-        """Without what concerns anchor points, which an exact kernel has none of."""
+        """Return the kernel's plain data without what concerns anchor points."""
         description = self.kernel.to_dict()
         for layer in description["layers"]:
             for name in OF_ANCHORS:
@@ -101,7 +101,7 @@ class GramJob:
         return description
 
     def identity(self, backend: str, progress: Progress | None = None) -> dict[str, Any]:
-        """Plain data that is the same for the same matrix alone; reads all images.
+        """Return plain data that is the same for the same matrix alone; reads all images.
 
         Parameters
         ----------
@@ -138,14 +138,14 @@ class GramJob:
 
 
 def compute_block(kernel: ExactKernel, maps: Maps, others: Maps | None, backend: Backend) -> Maps:
-    """The part of the matrix of these images with others, or with themselves."""
+    """Compute the part of the matrix of these images with others, or with themselves."""
     if others is None:
         return kernel.block(maps, maps, backend, symmetric=True)
     return kernel.block(maps, others, backend)
 
 
 def seconds_a_pair(job: GramJob, tile: Tile, backend: Backend) -> float:
-    """How long a pair of images takes about, measured on a few of a tile's."""
+    """Measure how long a pair of images takes about, on a few of a tile's."""
     maps, others = job.read(tile)
     if others is None:
         others = maps

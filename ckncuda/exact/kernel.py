@@ -1,4 +1,4 @@
-"""What an exact kernel is: layers of infinitely many filters, compared with one another in closed form."""
+"""Exact kernels: layers of infinitely many filters, compared with one another in closed form."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from ckncuda.backend import Backend
 from ckncuda.backend.operations import NormedMaps
 from ckncuda.errors import InvalidSpec
 from ckncuda.layer.dot_product import ArcCosine, Exponential
-from ckncuda.layer.spec import LayerSpec, check_specs
+from ckncuda.layer.spec import KernelLayer, LayerSpec, check_specs
 from ckncuda.types import Shape
 
 Maps = NDArray[np.floating[Any]]
@@ -26,9 +26,9 @@ class ExactKernel:
 
     Parameters
     ----------
-    layers : sequence of LayerSpec
-        From the image upwards.  What concerns anchor points is ignored: ``filters``, ``whitening``,
-        ``epsilon``.
+    layers : sequence of KernelLayer or LayerSpec
+        From the image upwards.  What a `LayerSpec` says of anchor points is kept and not looked at; one that
+        says nothing of them, but for one filter, is a `KernelLayer`.
     tangent : bool
         The neural tangent kernel of the convolutional network of these layers with infinitely many ReLU
         filters, all trained; the layers' kernels must be ``arccos1``.
@@ -42,17 +42,18 @@ class ExactKernel:
 
     Examples
     --------
-    >>> layer = LayerSpec(filters=1, patch=3, subsampling=2, kernel=Exponential(sigma=0.6))
+    >>> layer = KernelLayer(patch=3, subsampling=2, kernel=Exponential(sigma=0.6))
     >>> ExactKernel([layer]) == ExactKernel.from_dict(ExactKernel([layer]).to_dict())
     True
     """
 
-    layers: Sequence[LayerSpec]
+    layers: Sequence[KernelLayer | LayerSpec]
     tangent: bool = False
     flip: bool = False
 
     def __post_init__(self) -> None:
-        layers = (self.layers,) if isinstance(self.layers, LayerSpec) else tuple(self.layers)
+        layers = (self.layers,) if isinstance(self.layers, KernelLayer | LayerSpec) else self.layers
+        layers = tuple(map(_without_stand_in, layers))
         object.__setattr__(self, "layers", layers)
         if not layers:
             raise InvalidSpec("an exact kernel needs at least one layer")
@@ -69,7 +70,7 @@ class ExactKernel:
                     f"layer {number}: the tangent kernel is that of ReLU layers, kernel arccos1; "
                     f"its kernel is {layer.kernel.name}"
                 )
-            if layer.decorrelation:
+            if isinstance(layer, LayerSpec) and layer.decorrelation:
                 raise InvalidSpec(
                     f"layer {number}: decorrelation is {layer.decorrelation}; an exact kernel has no filters "
                     "to decorrelate: leave it out"
@@ -87,7 +88,7 @@ class ExactKernel:
         *,
         symmetric: bool = False,
     ) -> Maps:
-        """The kernel of each of the first images with each of the second.
+        """Compute the kernel of each of the first images with each of the second.
 
         Parameters
         ----------
@@ -121,13 +122,15 @@ class ExactKernel:
         return gram
 
     def _block(self, first: NormedMaps, second: NormedMaps, backend: Backend, symmetric: bool) -> Maps:
-        return backend.gram_block(first, second, self.layers, tangent=self.tangent, symmetric=symmetric)
+        layers: Any = self.layers  # backends look at geometry and κ alone
+        return backend.gram_block(first, second, layers, tangent=self.tangent, symmetric=symmetric)
 
     def normed(self, images: Maps | NormedMaps, backend: Backend) -> NormedMaps:
-        """Images with the norms of their patches, each of which takes as long as one kernel of two images."""
+        """Compute the norms of images' patches; those of an image take as long as a kernel of two images."""
         if isinstance(images, NormedMaps):
             return images
-        return NormedMaps(images, backend.patch_norms(images, self.layers))
+        layers: Any = self.layers
+        return NormedMaps(images, backend.patch_norms(images, layers))
 
     def _mirrored(self, images: NormedMaps, backend: Backend) -> NormedMaps:
         maps = np.ascontiguousarray(images.maps[:, :, ::-1])
@@ -136,7 +139,7 @@ class ExactKernel:
         return NormedMaps(maps, tuple(np.ascontiguousarray(norms[:, :, ::-1]) for norms in images.norms))
 
     def _keeps_mirror_images(self, shape: Shape) -> bool:
-        """Whether the mirror image's maps are the maps' mirror images: pooling and margins are symmetric."""
+        """Return whether mirror images have mirrored maps: pooling and margins are symmetric."""
         for layer in self.layers:
             before, after = layer.margins[1]
             _, columns = layer.pooling_matrices(shape)
@@ -146,26 +149,40 @@ class ExactKernel:
         return True
 
     def pairs_of_maps(self, shape: Shape) -> int:
-        """How many kernels of images without flip one with it takes: 1, 2 or 4."""
+        """Count the kernels of images without flip that one with it takes: 1, 2 or 4."""
         if not self.flip:
             return 1
         return 2 if self._keeps_mirror_images(shape) else 4
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, as a file holds it."""
-        return {
-            "layers": [layer.to_dict() for layer in self.layers],
-            "tangent": self.tangent,
-            "flip": self.flip,
-        }
+        """Return plain data, as a file holds it: a layer without anchor points has one filter there."""
+        layers = [each.with_anchors(1) if isinstance(each, KernelLayer) else each for each in self.layers]
+        return self.description() | {"layers": [layer.to_dict() for layer in layers]}
+
+    def description(self) -> dict[str, Any]:
+        """Return plain data without what concerns anchor points: the same for the same kernel alone."""
+        layers = [layer.without_anchors().to_dict() for layer in self.layers]
+        return {"layers": layers, "tangent": self.tangent, "flip": self.flip}
 
     @classmethod
     def from_dict(cls, options: dict[str, Any]) -> "ExactKernel":
-        """The inverse of `to_dict`; raises `InvalidSpec` for what is unknown or out of range."""
+        """Make a kernel from plain data; layers of a configuration file need no ``filters``.
+
+        Raises
+        ------
+        InvalidSpec
+            Something is unknown or out of range.
+        """
         options = dict(options)
-        layers = [LayerSpec.from_dict(layer) for layer in options.pop("layers", [])]
+        layers = [LayerSpec.from_dict({"filters": 1} | layer) for layer in options.pop("layers", [])]
         if unknown := sorted(set(options) - {"tangent", "flip"}):
             raise InvalidSpec(
                 f"an exact kernel has no option {', '.join(unknown)}; it has layers, tangent, flip"
             )
         return cls(layers, **options)
+
+
+def _without_stand_in(layer: KernelLayer | LayerSpec) -> KernelLayer | LayerSpec:
+    """Return a layer, as `KernelLayer` if its anchor points are those that stand in for none in a file."""
+    bare = layer.without_anchors()
+    return bare if layer == bare.with_anchors(1) else layer

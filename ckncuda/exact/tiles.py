@@ -1,4 +1,4 @@
-"""How a Gram matrix is cut into tiles, each of which is computed by itself."""
+"""Tiles into which a Gram matrix is cut, each of which is computed by itself."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ TILE = 256  # images of either side
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """Some rows and columns of a Gram matrix.
+    """A rectangle of a Gram matrix.
 
     Attributes
     ----------
@@ -33,7 +33,7 @@ class Tile:
 
     @property
     def pairs(self) -> int:
-        """How many pairs of images are compared."""
+        """Number of pairs of images that are compared."""
         n: int = self.rows.stop - self.rows.start
         m: int = self.columns.stop - self.columns.start
         return n * (n + 1) // 2 if self.symmetric else n * m
@@ -68,12 +68,12 @@ class Tiling:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Of the matrix."""
+        """Rows and columns of the matrix."""
         return self.n, self.n if self.n2 is None else self.n2
 
     @property
     def pairs(self) -> int:
-        """How many pairs of images are compared in all."""
+        """Number of pairs of images that are compared in all."""
         return sum(tile.pairs for tile in self)
 
     def __iter__(self) -> Iterator[Tile]:
@@ -87,7 +87,7 @@ class Tiling:
 
 
 def read_maps(images: Images, rows: slice, dtype: npt.DTypeLike) -> Maps:
-    """Images of these numbers in the host's memory; bytes 0…255 become 0…1."""
+    """Read images of these numbers into the host's memory; bytes 0…255 become 0…1."""
     block = images.read(rows.start, rows.stop)
     scale = 255 if block.dtype == np.uint8 else 1
     maps: Maps = np.ascontiguousarray(block, dtype=dtype)

@@ -16,41 +16,87 @@ are read as ever.
 import json
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from ckncuda.classifier import Classifier, classifier_from_arrays
 from ckncuda.errors import CknError, InvalidModelFile
-from ckncuda.exact import ExactKernel
-from ckncuda.exact.encoder import ExactEncoder
 from ckncuda.files.atomic_file import atomic_file
-from ckncuda.images.preprocess import preprocessor_from_dict
-from ckncuda.images.symmetries import Symmetries
-from ckncuda.layer.layer import Layer, check_anchors
-from ckncuda.layer.spec import LayerSpec
-from ckncuda.model.model import Model
-from ckncuda.network.encoder import Encoder, ImageEncoder
-from ckncuda.network.network import CKN
 
 ENTRY = "ckncuda"
 VERSION = 3
 
 Tensors = dict[str, NDArray[Any]]
+Built = TypeVar("Built")
 
 
-def save(model: Model, path: str | os.PathLike[str]) -> None:
-    """Write a model, whole or not at all.
+class Part(Protocol):
+    """A part of a model that stores itself: an encoder or a classifier."""
+
+    def to_dict(self) -> Mapping[str, Any]:
+        """Return plain data."""
+        ...
+
+    def arrays(self) -> Mapping[str, NDArray[Any]]:
+        """Return arrays, by name."""
+        ...
+
+
+@dataclass(frozen=True)
+class StoredPart:
+    """A part as a file holds it.
+
+    Attributes
+    ----------
+    options : dict
+        Plain data.
+    tensors : dict of arrays
+    """
+
+    options: Mapping[str, Any]
+    tensors: Tensors
+
+    def to_dict(self) -> Mapping[str, Any]:
+        """Return plain data."""
+        return self.options
+
+    def arrays(self) -> Tensors:
+        """Return arrays, by name."""
+        return self.tensors
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The contents of a model file.
+
+    Attributes
+    ----------
+    encoders : sequence of Part
+    classifier : Part or None
+    about : dict
+        Plain data: ``image_shape``, ``image_type``, ``class_names`` and ``report``.
+    """
+
+    encoders: Sequence[Part]
+    classifier: Part | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+
+_ABOUT: Mapping[str, Any] = {"image_shape": None, "image_type": None, "class_names": None, "report": {}}
+
+
+def save(contents: Contents, path: str | os.PathLike[str]) -> None:
+    """Write a model file, whole or not at all.
 
     Parameters
     ----------
-    model : Model
-        Fitted.
+    contents : Contents
     path : path-like
         By custom ``*.ckn``; a file that stands there is replaced when the new one is complete.
 
@@ -59,23 +105,32 @@ def save(model: Model, path: str | os.PathLike[str]) -> None:
     InvalidData
         The file cannot be written.
     """
-    tensors, specification = _take_apart(model)
-    metadata = {ENTRY: json.dumps({"version": VERSION} | specification)}
+    tensors: Tensors = {}
+    encoders = [
+        _take_apart(encoder, f"encoders.{number}.", tensors)
+        for number, encoder in enumerate(contents.encoders)
+    ]
+    classifier = contents.classifier and _take_apart(contents.classifier, "classifier.", tensors)
+    specification = {"version": VERSION, "encoders": encoders, "classifier": classifier}
+    metadata = {ENTRY: json.dumps({**specification, **_ABOUT, **contents.about})}
+    contiguous = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
     with atomic_file(path) as file:
-        file.write(safetensors.numpy.save(tensors, metadata))
+        file.write(safetensors.numpy.save(contiguous, metadata))
 
 
-def load(path: str | os.PathLike[str]) -> Model:
+def load(path: str | os.PathLike[str], build: Callable[[Contents], Built]) -> Built:
     """Read a model file.
 
     Parameters
     ----------
     path : path-like
         A file that `save` or ``ckn fit`` wrote.
+    build : callable
+        Makes of the contents what they describe; its errors say that the file is damaged.
 
     Returns
     -------
-    Model
+    What ``build`` returns.
 
     Raises
     ------
@@ -99,7 +154,7 @@ def load(path: str | os.PathLike[str]) -> Model:
             specification, tensors = _from_version_1(specification, tensors)
         if version <= 2:
             specification = _from_version_2(specification)
-        return _put_together(specification, tensors)
+        return build(_put_together(specification, tensors))
     except (CknError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise InvalidModelFile(
             f"{path} is damaged: its specification and its arrays do not fit ({error})"
@@ -131,7 +186,7 @@ def _read(path: Path) -> tuple[str, Tensors]:
 
 
 def _is_truncated(path: Path) -> bool:
-    """Whether the file starts as a safetensors file does and ends before its data do."""
+    """Return whether a file starts as a safetensors file does and ends before its data do."""
     size = path.stat().st_size
     with open(path, "rb") as file:
         head = file.read(9)
@@ -150,52 +205,43 @@ def _is_truncated(path: Path) -> bool:
     return bool(size < 8 + length + max(ends, default=0))
 
 
-def _take_apart(model: Model) -> tuple[Tensors, dict[str, Any]]:
-    tensors: Tensors = {}
+def _take_apart(part: Part, prefix: str, tensors: Tensors) -> dict[str, Any]:
+    """Return a part's plain data; its arrays are added to the tensors, one that is there already is not.
+
+    Where the plain data hold an array's own name, it is the name under which the file has the array.
+    """
+    options = dict(part.to_dict())
+    for name, array in part.arrays().items():
+        same = [known for known, other in tensors.items() if other is array]
+        stored = same[0] if same else prefix + name
+        tensors[stored] = array
+        if options.get(name) == name:
+            options[name] = stored
+    return options
+
+
+def _put_together(specification: Mapping[str, Any], tensors: Tensors) -> Contents:
     encoders = [
-        _take_encoder_apart(encoder, f"encoders.{number}.", tensors)
-        for number, encoder in enumerate(model.encoders)
+        _part(options, tensors, f"encoders.{number}.")
+        for number, options in enumerate(specification["encoders"])
     ]
-    if model.classifier is not None:
-        for name, array in model.classifier.arrays().items():
-            tensors[f"classifier.{name}"] = array
-    specification = {
-        "encoders": encoders,
-        "classifier": None if model.classifier is None else model.classifier.to_dict(),
-        "image_shape": model.image_shape,
-        "image_type": model.image_type,
-        "class_names": model.class_names,
-        "report": model.report,
-    }
-    return {name: np.ascontiguousarray(array) for name, array in tensors.items()}, specification
+    classifier = None
+    if specification["classifier"] is not None:
+        classifier = _part(specification["classifier"], tensors, "classifier.")
+    if not encoders:
+        raise ValueError("it has no encoder")
+    return Contents(encoders, classifier, {name: specification[name] for name in _ABOUT})
 
 
-def _take_encoder_apart(encoder: ImageEncoder, prefix: str, tensors: Tensors) -> dict[str, Any]:
-    """The specification of an encoder; its arrays are added to the tensors."""
-    for i, preprocessor in enumerate(encoder.preprocessing):
-        for name, array in preprocessor.arrays().items():
-            tensors[f"{prefix}preprocessing.{i}.{name}"] = array
-    preprocessing = [p.to_dict() for p in encoder.preprocessing]
-    if isinstance(encoder, ExactEncoder):
-        known = [name for name, array in tensors.items() if array is encoder.points]
-        points = known[0] if known else f"{prefix}points"
-        tensors[points] = encoder.points
-        kernel = encoder.kernel.to_dict()
-        return {"kind": "exact", "kernel": kernel, "preprocessing": preprocessing, "points": points}
-    assert isinstance(encoder, Encoder)
-    for i, layer in enumerate(encoder.network.layers):
-        tensors[f"{prefix}layers.{i}.anchors"] = layer.anchors
-        tensors[f"{prefix}layers.{i}.projection"] = layer.projection
-    return {
-        "kind": "network",
-        "layers": [layer.spec.to_dict() for layer in encoder.network.layers],
-        "preprocessing": preprocessing,
-        "symmetries": encoder.symmetries.to_dict(),
-    }
+def _part(options: Mapping[str, Any], tensors: Tensors, prefix: str) -> StoredPart:
+    own = group(tensors, prefix)
+    named = {name: stored for name, stored in options.items() if isinstance(stored, str)}
+    shared = {name: tensors[stored] for name, stored in named.items() if stored in tensors or name in own}
+    return StoredPart(options, own | shared)
 
 
 def _from_version_1(specification: Mapping[str, Any], tensors: Tensors) -> tuple[dict[str, Any], Tensors]:
-    """What the file would hold if it were of version 2."""
+    """Return what the file would hold if it were of version 2."""
     encoder = {name: specification[name] for name in ("layers", "preprocessing")} | {"symmetries": {}}
     classifier = {"name": "linear"} if specification["classifier"] else None
     return dict(specification) | {"encoders": [encoder], "classifier": classifier}, {
@@ -205,71 +251,11 @@ def _from_version_1(specification: Mapping[str, Any], tensors: Tensors) -> tuple
 
 
 def _from_version_2(specification: Mapping[str, Any]) -> dict[str, Any]:
-    """What the file would hold if it had been written today."""
+    """Return what the file would hold if it had been written today."""
     encoders = [{"kind": "network"} | dict(encoder) for encoder in specification["encoders"]]
     return dict(specification) | {"encoders": encoders}
 
 
-def _put_together(specification: Mapping[str, Any], tensors: Tensors) -> Model:
-    classifier: Classifier | None = None
-    if specification["classifier"] is not None:
-        classifier = classifier_from_arrays(specification["classifier"], _group(tensors, "classifier."))
-    shape, names = specification["image_shape"], specification["class_names"]
-    model = Model(
-        tuple(
-            _encoder(options, tensors, f"encoders.{number}.")
-            for number, options in enumerate(specification["encoders"])
-        ),
-        classifier=classifier,
-        image_shape=None if shape is None else tuple(shape),
-        image_type=specification["image_type"],
-        class_names=None if names is None else tuple(names),
-        report=specification["report"],
-    )
-    if not model.encoders:
-        raise ValueError("it has no encoder")
-    if classifier is not None and shape is not None and model.n_features != classifier.n_features:
-        raise ValueError(
-            f"the classifier takes {classifier.n_features} features, the encoders give {model.n_features}"
-        )
-    return model
-
-
-def _encoder(options: Mapping[str, Any], tensors: Tensors, prefix: str) -> ImageEncoder:
-    preprocessing = tuple(
-        preprocessor_from_dict(preprocessor).with_arrays(_group(tensors, f"{prefix}preprocessing.{i}."))
-        for i, preprocessor in enumerate(options["preprocessing"])
-    )
-    if options["kind"] == "exact":
-        kernel = ExactKernel.from_dict(options["kernel"])
-        return ExactEncoder(kernel, _points(kernel, tensors[options["points"]]), preprocessing)
-    if options["kind"] != "network":
-        raise ValueError(f"there is no encoder of the kind {options['kind']!r}")
-    specs = [LayerSpec.from_dict(layer) for layer in options["layers"]]
-    layers = [_layer(spec, tensors, f"{prefix}layers.{i}.") for i, spec in enumerate(specs)]
-    return Encoder(CKN.from_layers(layers), preprocessing, Symmetries(**options["symmetries"]))
-
-
-def _points(kernel: ExactKernel, points: NDArray[Any]) -> NDArray[Any]:
-    """The images that an exact kernel compares with, checked."""
-    if points.ndim != 4 or len(points) == 0 or points.dtype not in (np.uint8, np.float32):
-        raise ValueError(f"the images to compare with are of shape {list(points.shape)}, {points.dtype}")
-    if not np.isfinite(points).all():
-        raise ValueError("the images to compare with are not finite")
-    kernel.check_shape(points.shape[1:])
-    return points
-
-
-def _layer(spec: LayerSpec, tensors: Tensors, prefix: str) -> Layer:
-    """A layer with its stored projection: computing it again takes long, and differs in the last digits."""
-    anchors, projection = tensors[f"{prefix}anchors"], tensors[f"{prefix}projection"]
-    check_anchors(spec, anchors)
-    if projection.shape != (spec.filters, spec.filters) or not np.isfinite(projection).all():
-        raise ValueError(
-            f"the projection of {spec.filters} filters is of shape {list(projection.shape)} or not finite"
-        )
-    return Layer(spec, anchors, projection)
-
-
-def _group(tensors: Tensors, prefix: str) -> Tensors:
+def group(tensors: Mapping[str, NDArray[Any]], prefix: str) -> Tensors:
+    """Return the tensors whose names begin with a prefix, without it."""
     return {name.removeprefix(prefix): array for name, array in tensors.items() if name.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""What is done to images before the first layer.
+"""Preprocessing: maps from images to images, before the first layer.
 
 A preprocessor is fitted on training images, where it learns something at all, and is stored in the
 model, so that new images meet exactly what the training images met.
@@ -6,7 +6,7 @@ model, so that new images meet exactly what the training images met.
 
 import abc
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from ckncuda.backend.arrays import as_float, to_host
 from ckncuda.errors import InvalidSpec
+from ckncuda.files.model_file import group
 from ckncuda.images.sources import Images
-from ckncuda.progress import Progress
+from ckncuda.progress import Progress, Report
 
 Array = NDArray[np.floating[Any]]
 
@@ -39,7 +40,7 @@ class Preprocessor(abc.ABC):
     name: ClassVar[str]
 
     def fit(self, images: Images, progress: Progress | None = None) -> "Preprocessor":
-        """What `apply` needs, learned from training images; most learn nothing and return themselves."""
+        """Learn from training images what `apply` needs; most learn nothing and return themselves."""
         return self
 
     @abc.abstractmethod
@@ -47,16 +48,16 @@ class Preprocessor(abc.ABC):
         """Preprocess images [n, h, w, c] into a new array of that shape."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The name and the options."""
+        """Return the name and the options."""
         options = {f.name: getattr(self, f.name) for f in fields(self) if f.init}  # type: ignore[arg-type]
         return {"name": self.name} | options
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """What was learned, by name."""
+        """Return what was learned, by name."""
         return {}
 
     def with_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> "Preprocessor":
-        """The inverse of `arrays`."""
+        """Return this step with what `arrays` gave."""
         return self
 
 
@@ -217,11 +218,11 @@ class ZCA(Preprocessor):
         return out
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """What was learned, by name."""
+        """Return what was learned, by name."""
         return {"mean": self.mean_, "whitening": self.whitening_}
 
     def with_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> "ZCA":
-        """The inverse of `arrays`."""
+        """Return this step with what `arrays` gave."""
         fitted = ZCA(self.epsilon)
         object.__setattr__(fitted, "mean_", arrays["mean"])
         object.__setattr__(fitted, "whitening_", arrays["whitening"])
@@ -268,8 +269,27 @@ def preprocessor_from_dict(options: Mapping[str, Any]) -> Preprocessor:
     return PREPROCESSORS[name](**options)
 
 
+def preprocessing_arrays(steps: Sequence[Preprocessor]) -> dict[str, NDArray[Any]]:
+    """Return what the steps have learned, by name, as a model file holds it."""
+    return {
+        f"preprocessing.{number}.{name}": array
+        for number, step in enumerate(steps)
+        for name, array in step.arrays().items()
+    }
+
+
+def preprocessing_from_dict(
+    options: Sequence[Mapping[str, Any]], arrays: Mapping[str, NDArray[Any]]
+) -> tuple[Preprocessor, ...]:
+    """Rebuild fitted steps from their plain data and `preprocessing_arrays`, among other arrays."""
+    return tuple(
+        preprocessor_from_dict(step).with_arrays(group(arrays, f"preprocessing.{number}."))
+        for number, step in enumerate(options)
+    )
+
+
 def suggested_preprocessing(images: Images) -> tuple[Preprocessor, ...]:
-    """What ``--preprocess auto`` takes: `LocalWhitening` for raw images, a mild `ZCA` for whitened ones.
+    """Suggest preprocessing: `LocalWhitening` for raw images, a mild `ZCA` for whitened ones.
 
     Raw images are told by the correlation of neighbouring pixels.  What ZCA mends in whitened images is
     mostly their contrast; where images are too large or too few for it, they are taken as they are.
@@ -289,8 +309,29 @@ def suggested_preprocessing(images: Images) -> tuple[Preprocessor, ...]:
     return (ZCA(MILD),) if zca_is_mild(n, (height, width, channels)) else ()
 
 
+def resolved(
+    preprocessing: Sequence[Preprocessor] | None, images: Images, report: Report | None = None
+) -> tuple[Preprocessor, ...]:
+    """Return the steps, or, where they are left open (None), those that the images suggest.
+
+    Parameters
+    ----------
+    preprocessing : sequence of Preprocessor, or None
+    images : Images
+        Training images; see `suggested_preprocessing`.
+    report : Report, optional
+        Told what has been chosen.
+    """
+    if preprocessing is not None:
+        return tuple(preprocessing)
+    suggested = suggested_preprocessing(images)
+    if report is not None:
+        report.tell(f"Preprocessing: {', '.join(step.name for step in suggested) or 'none'}")
+    return suggested
+
+
 def zca_is_mild(n: int, shape: tuple[int, int, int]) -> bool:
-    """Whether ZCA of ε = `MILD` takes seconds and has images enough: as many as numbers in each."""
+    """Return whether ZCA of ε = `MILD` takes seconds and has images enough: as many as numbers in each."""
     size = math.prod(shape)
     return size <= ZCA_AT_ONCE and n >= size
 

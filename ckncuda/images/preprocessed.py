@@ -1,5 +1,7 @@
-"""Images that are preprocessed as they are read, in the host's memory, with the same bits each time."""
+"""Images that are preprocessed as they are read."""
 
+import contextlib
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,57 +9,118 @@ import numpy as np
 import threadpoolctl
 from numpy.typing import NDArray
 
+from ckncuda.backend import Backend
 from ckncuda.backend.arrays import as_float
 from ckncuda.images.preprocess import Preprocessor
-from ckncuda.images.sources import Images
-from ckncuda.progress import Progress
+from ckncuda.images.sources import ArrayImages, Images
+from ckncuda.progress import Progress, Report
+from ckncuda.types import Array
+
+AT_ONCE = 256  # images that are preprocessed at a time
 
 
-class PreparedImages:
-    """`Images` after the steps of preprocessing, read again whenever they are asked for.
+def preprocessed(images: Array, preprocessing: Sequence[Preprocessor]) -> Array:
+    """Return images [n, h, w, c] after these steps, where they are; bytes 0…255 become 0…1."""
+    images = as_float(images)
+    for step in preprocessing:
+        images = step.apply(images)
+    return images
+
+
+class PreprocessedImages(Images):
+    """`Images` after the steps of preprocessing, computed again whenever they are read.
 
     Parameters
     ----------
     images : Images
     preprocessing : sequence of Preprocessor
-        Fitted; see `fit_preprocessing`.
+        Fitted; see `learn`.
+    backend : Backend, optional
+        Computes, and what is read is an array of its own.  None: in the host's memory, with the same bits
+        each time, in this process and others.
+    report : Report, optional
+        Told of the stages reading and preprocessing, where a backend computes.
+
+    Attributes
+    ----------
+    preprocessing : tuple of Preprocessor
     """
 
-    def __init__(self, images: Images, preprocessing: Sequence[Preprocessor]) -> None:
-        self.images = images
-        self.preprocessing = tuple(preprocessing)
+    def __init__(
+        self,
+        images: Images,
+        preprocessing: Sequence[Preprocessor] = (),
+        backend: Backend | None = None,
+        report: Report | None = None,
+    ) -> None:
+        self._images, self._backend = images, backend
+        self._report = Report() if report is None else report
+        self._left = self.preprocessing = tuple(preprocessing)
         self.shape = images.shape
-        self.dtype: np.dtype[Any] = np.dtype(np.float32) if self.preprocessing else images.dtype
+        as_given = backend is None and not self.preprocessing
+        self.dtype: np.dtype[Any] = images.dtype if as_given else np.dtype(np.float32)
+
+    @classmethod
+    def learn(
+        cls,
+        images: Images,
+        steps: Sequence[Preprocessor],
+        backend: Backend | None = None,
+        report: Report | None = None,
+    ) -> "PreprocessedImages":
+        """Fit the steps, each on what the steps before it leave; the other parameters are those of the class.
+
+        Examples
+        --------
+        >>> from ckncuda.images.preprocess import ZCA
+        >>> images = ArrayImages(np.random.default_rng(0).normal(size=(20, 4, 4, 1)))
+        >>> (zca,) = PreprocessedImages.learn(images, [ZCA()]).preprocessing
+        >>> zca.arrays()["whitening"].shape
+        (16, 16)
+        """
+        prepared = cls(images, (), backend, report)
+        with prepared._repeatable():
+            for step in steps:
+                prepared = prepared._then(step.fit(prepared, report))
+        return prepared
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
-        """Images ``start`` to ``stop``: float32 [stop − start, h, w, c], or as they are without a step."""
-        block = self.images.read(start, stop)
-        if not self.preprocessing:
-            return block
-        prepared = as_float(block)
-        # A sum of several threads may round differently each time: these bits must outlive a process.
-        with threadpoolctl.threadpool_limits(1, user_api="blas"):
-            for step in self.preprocessing:
-                prepared = step.apply(prepared)
-        return prepared
+        """Read images as float32 [stop − start, h, w, c], or as they are if there is no step."""
+        if self._backend is None:
+            block = self._images.read(start, stop)
+            if not self._left:
+                return block
+            with self._repeatable():
+                return preprocessed(block, self._left)
+        with self._report.stage("reading"):
+            block = self._images.read(start, stop)
+        with self._report.stage("preprocessing"):
+            return preprocessed(self._backend.asarray(block), self._left)
+
+    def _repeatable(self) -> contextlib.AbstractContextManager[Any]:
+        """Hold BLAS to one thread on the host: a sum of several threads may round differently each time."""
+        if self._backend is not None:
+            return contextlib.nullcontext()
+        limits: contextlib.AbstractContextManager[Any] = threadpoolctl.threadpool_limits(1, user_api="blas")
+        return limits
+
+    def _then(self, step: Preprocessor) -> "PreprocessedImages":
+        """Add a step; few images of a backend are kept in the host's memory: each layer reads them all."""
+        backend, n = self._backend, self.shape[0]
+        longer = PreprocessedImages(self._images, (*self._left, step), backend, self._report)
+        longer.preprocessing = (*self.preprocessing, step)
+        if backend is None or math.prod(self.shape) * self.dtype.itemsize > backend.memory_budget // 4:
+            return longer
+        kept = np.empty(self.shape, self.dtype)
+        for start in range(0, n, AT_ONCE):
+            stop = min(start + AT_ONCE, n)
+            kept[start:stop] = backend.to_host(longer.read(start, stop))
+        longer._images, longer._left = ArrayImages(kept), ()
+        return longer
 
 
 def fit_preprocessing(
     images: Images, preprocessing: Sequence[Preprocessor], progress: Progress | None = None
 ) -> tuple[Preprocessor, ...]:
-    """The steps with what they learn from images, each from what the steps before it leave.
-
-    Examples
-    --------
-    >>> from ckncuda.images.sources import ArrayImages
-    >>> from ckncuda.images.preprocess import ZCA
-    >>> images = ArrayImages(np.random.default_rng(0).normal(size=(20, 4, 4, 1)))
-    >>> (zca,) = fit_preprocessing(images, [ZCA()])
-    >>> zca.arrays()["whitening"].shape
-    (16, 16)
-    """
-    fitted: tuple[Preprocessor, ...] = ()
-    with threadpoolctl.threadpool_limits(1, user_api="blas"):
-        for step in preprocessing:
-            fitted += (step.fit(PreparedImages(images, fitted), progress),)
-    return fitted
+    """Return the steps with what they learn in the host's memory, with the same bits each time."""
+    return PreprocessedImages.learn(images, preprocessing, None, Report.of(progress)).preprocessing

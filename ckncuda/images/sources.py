@@ -1,7 +1,8 @@
 """Images as the library reads them: in blocks, from an array or from wherever a reader finds them."""
 
+import math
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -9,22 +10,34 @@ from numpy.typing import NDArray
 
 from ckncuda.backend.arrays import DLPACK_CPU
 from ckncuda.errors import InvalidData
-from ckncuda.types import Array
+from ckncuda.progress import Progress
+from ckncuda.types import Index
 
 
 class Images(Protocol):
-    """Images that are read in blocks; NumPy arrays [n, h, w, c] are accepted in its place."""
+    """Images that are read in blocks; NumPy arrays [n, h, w, c] are accepted in its place.
+
+    Attributes
+    ----------
+    shape : (n, height, width, channels)
+    dtype : numpy.dtype
+        That of what `read` returns.
+    """
 
     shape: tuple[int, int, int, int]
     dtype: np.dtype[Any]
-    """Of what `read` returns."""
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
-        """Images ``start`` to ``stop`` as an array [stop − start, h, w, c]."""
+        """Return the images ``start`` to ``stop`` as an array [stop − start, h, w, c]."""
         ...
 
+    def blocks(self, size: int) -> Iterator[NDArray[Any]]:
+        """Read all images, so many at a time."""
+        n = self.shape[0]
+        return (self.read(start, min(start + size, n)) for start in range(0, n, size))
 
-class ArrayImages:
+
+class ArrayImages(Images):
     """An array in memory as `Images`."""
 
     def __init__(self, array: NDArray[Any]) -> None:
@@ -41,7 +54,7 @@ class ArrayImages:
         self.dtype = array.dtype
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
-        """A view of the images; raises `InvalidData` where one is not finite."""
+        """Return a view of the images; raise `InvalidData` where one is not finite."""
         block = self.array[start:stop]
         if block.dtype != np.uint8 and not np.isfinite(block).all():
             bad = start + int(np.flatnonzero(~np.isfinite(block).all(axis=(1, 2, 3)))[0])
@@ -49,7 +62,7 @@ class ArrayImages:
         return block
 
 
-class DeviceImages:
+class DeviceImages(Images):
     """An array on a GPU, of CuPy or any library that speaks DLPack, as `Images`, read without copies."""
 
     def __init__(self, array: Any) -> None:
@@ -66,13 +79,53 @@ class DeviceImages:
         self.dtype: np.dtype[Any] = np.dtype(np.uint8 if kind == "uint8" else np.float32)
 
     def read(self, start: int, stop: int) -> Any:
-        """A view of the images, where they are."""
+        """Return a view of the images, where they are."""
         return self.array[start:stop]
 
     def returned(self, result: Any) -> Any:
-        """An array of CuPy as one of the library that the images came from, where it takes DLPack."""
+        """Return an array of CuPy as one of the images' own library, where that takes DLPack."""
         library = sys.modules[type(self.array).__module__.partition(".")[0]]
         return library.from_dlpack(result) if hasattr(library, "from_dlpack") else result
+
+
+class SomeImages(Images):
+    """A choice among other images, by number, without a copy of them all.
+
+    Parameters
+    ----------
+    array : [n, h, w, c]
+    numbers : integers [m]
+        Those that are chosen, in the order in which they are read.
+    """
+
+    def __init__(self, array: NDArray[Any], numbers: Index) -> None:
+        self.array, self.numbers = array, numbers
+        self.shape = (len(numbers), *array.shape[1:])
+        self.dtype = array.dtype
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Return a copy of these images."""
+        block: NDArray[Any] = self.array[self.numbers[start:stop]]
+        return block
+
+
+class _ReadImages(Images):
+    """Anything with ``shape``, ``dtype`` and ``read``, as `Images`."""
+
+    def __init__(self, images: Any) -> None:
+        self.shape, self.dtype, self._images = images.shape, images.dtype, images
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        block: NDArray[Any] = self._images.read(start, stop)
+        return block
+
+
+class FirstImages(_ReadImages):
+    """The first n of other images."""
+
+    def __init__(self, images: Images, n: int) -> None:
+        super().__init__(images)
+        self.shape = (n, *images.shape[1:])
 
 
 def as_images(images: Any) -> Images:
@@ -82,20 +135,34 @@ def as_images(images: Any) -> Images:
     if hasattr(images, "__dlpack_device__"):
         on_cpu = images.__dlpack_device__()[0] == DLPACK_CPU
         return ArrayImages(np.from_dlpack(images)) if on_cpu else DeviceImages(images)
-    source: Images = images
+    source: Images = images if hasattr(images, "blocks") else _ReadImages(images)
     return source
 
 
-def read_blocks(images: Images, size: int) -> Iterator[NDArray[Any]]:
-    """All images, so many at a time."""
+def in_memory(images: Images, progress: Progress | None = None) -> NDArray[Any]:
+    """Read all images into an array in the host's memory: text is slow to read more than once."""
     n = images.shape[0]
-    return (images.read(start, min(start + size, n)) for start in range(0, n, size))
+    array = np.empty(images.shape, images.dtype)
+    size = max(1, n // 100)
+    for start in range(0, n, size):
+        stop = min(start + size, n)
+        array[start:stop] = images.read(start, stop)
+        if progress is not None:
+            progress("reading", stop, n)
+    return array
 
 
-def numbered(blocks: Iterable[Array]) -> Iterator[tuple[int, Array]]:
-    """The number of the first image of each block, and the block."""
-    start = 0
-    for block in blocks:
-        yield start, block
-        start += len(block)
-        del block  # while the next one is made, this one need not be there
+def size_of(images: Images) -> int:
+    """Count the bytes of all images, as they are read."""
+    return math.prod(images.shape) * images.dtype.itemsize
+
+
+def type_name(images: Images) -> str:
+    """Name the type of images as a model does: uint8 or float32."""
+    return "uint8" if images.dtype == np.uint8 else "float32"
+
+
+def class_names(images: Any) -> tuple[str, ...] | None:
+    """Return the names of the labels 0, 1, …, where the images come with names."""
+    names: tuple[str, ...] | None = getattr(images, "class_names", None)
+    return names

@@ -48,11 +48,11 @@ class Symmetries:
             )
 
     def __len__(self) -> int:
-        """How many variants there are of an image, itself included."""
+        """Count the variants of an image, itself included."""
         return (5 if self.shift else 1) * (2 if self.flip else 1)
 
     def variants(self, images: Array) -> Iterator[Array]:
-        """Each variant of all images [n, h, w, c], where they are; the first is the images themselves."""
+        """Yield each variant of all images [n, h, w, c], where they are, first the images themselves."""
         s = self.shift
         for dy, dx in ((0, 0), (s, 0), (-s, 0), (0, s), (0, -s)) if s else ((0, 0),):
             shifted = images if (dy, dx) == (0, 0) else _shifted(images, dy, dx)
@@ -61,7 +61,7 @@ class Symmetries:
                 yield shifted[:, :, ::-1].copy()
 
     def average(self, function: Callable[[Array], Array], images: Array) -> Array:
-        """The mean of a function, such as a network's, over the variants of the images."""
+        """Return the mean of a function, such as a network's, over the variants of the images."""
         if len(self) == 1:
             return function(images)
         variants = self.variants(images)
@@ -72,12 +72,12 @@ class Symmetries:
         return total
 
     def to_dict(self) -> dict[str, Any]:
-        """The options, as they stand in a configuration file."""
+        """Return the options, as they stand in a configuration file."""
         return asdict(self)
 
 
 def _shifted(images: Array, dy: int, dx: int) -> Array:
-    """Images [n, h, w, c] moved down by dy and right by dx, zeros where nothing comes from."""
+    """Move images [n, h, w, c] down by dy and right by dx, zeros where nothing comes from."""
     height, width = images.shape[1:3]
     moved = np.zeros_like(images)
     if abs(dy) < height and abs(dx) < width:

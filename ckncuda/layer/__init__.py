@@ -1,6 +1,6 @@
-"""One layer: its mathematics, what describes it, and what it has learned; no machine."""
+"""A layer: its mathematics, its description, and what it has learned; no machine."""
 
 from ckncuda.layer.layer import Layer
-from ckncuda.layer.spec import LayerSpec
+from ckncuda.layer.spec import KernelLayer, LayerSpec
 
-__all__ = ["Layer", "LayerSpec"]
+__all__ = ["KernelLayer", "Layer", "LayerSpec"]

@@ -1,4 +1,4 @@
-"""What a layer does with positions: patches, padding, subsampling, and the shapes that follow."""
+"""The geometry of a layer: patches, padding, subsampling, and the shapes that follow."""
 
 from typing import Literal, get_args
 
@@ -57,7 +57,7 @@ class Geometry:
         return ((height - 1) // 2, height // 2), ((width - 1) // 2, width // 2)
 
     def map_shape(self, shape: Shape) -> Shape:
-        """Shape (height, width, channels) of the map before pooling, for an input of a shape.
+        """Return the shape (height, width, channels) of the map before pooling, for an input of a shape.
 
         Raises
         ------
@@ -72,7 +72,7 @@ class Geometry:
         return height - patch_height + 1 + rows, width - patch_width + 1 + columns, self.channels
 
     def output_shape(self, shape: Shape) -> Shape:
-        """Shape (height, width, channels) of the layer's output, for an input (height, width, channels).
+        """Return the shape (height, width, channels) of the output, for an input (height, width, channels).
 
         Raises
         ------
@@ -95,7 +95,7 @@ class Geometry:
         return pooled[0], pooled[1], channels
 
     def pooling_matrices(self, shape: Shape) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Pooling weights along the height and the width of the map of an input of this shape."""
+        """Return pooling weights along the height and the width of the map of an input of this shape."""
         height, width, _ = self.map_shape(shape)
         return (
             pooling_matrix(height, self.subsampling, self.pooling, self.alignment),
@@ -104,7 +104,7 @@ class Geometry:
 
 
 def is_whole(value: object) -> bool:
-    """Whether a value, which may come from a file, is a whole number of at least 1."""
+    """Return whether a value, which may come from a file, is a whole number of at least 1."""
     return not isinstance(value, bool) and isinstance(value, int | np.integer) and bool(value >= 1)
 
 

@@ -1,6 +1,6 @@
 """A layer that has learned its anchor points: `Layer`."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -61,7 +61,7 @@ class Layer:
         return cls(spec, anchors, projection)
 
     def decorrelated(self, power: float, outputs: Iterable[NDArray[np.floating[Any]]]) -> "Layer":
-        """This layer with outputs multiplied by (C/λ̄ + 0.01)^{-power}.
+        """Return this layer with outputs multiplied by (C/λ̄ + 0.01)^{-power}.
 
         Parameters
         ----------
@@ -84,9 +84,39 @@ class Layer:
         spec = replace(self.spec, decorrelation=power)
         return Layer(spec, self.anchors, matrix @ self.projection)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data: that of the specification."""
+        return self.spec.to_dict()
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return what was learned, by name."""
+        return {"anchors": self.anchors, "projection": self.projection}
+
+    @classmethod
+    def from_dict(cls, options: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> "Layer":
+        """Rebuild a layer from what `to_dict` and `arrays` gave.
+
+        The projection is taken as it is: computing it again takes long, and differs in the last digits.
+
+        Raises
+        ------
+        InvalidSpec
+            The specification or the anchors are malformed.
+        ValueError
+            The projection is not of their shape, or not finite.
+        """
+        spec = LayerSpec.from_dict(dict(options))
+        anchors, projection = arrays["anchors"], arrays["projection"]
+        check_anchors(spec, anchors)
+        if projection.shape != (spec.filters, spec.filters) or not np.isfinite(projection).all():
+            raise ValueError(
+                f"the projection of {spec.filters} filters is of shape {list(projection.shape)} or not finite"
+            )
+        return cls(spec, anchors, projection)
+
     @property
     def n_parameters(self) -> int:
-        """How many numbers the layer has learned: its anchor points; a projection follows from them."""
+        """Count the numbers that the layer has learned: its anchor points; a projection follows from them."""
         return int(self.anchors.size)
 
 

@@ -16,7 +16,7 @@ Alignment = Literal["corner", "centered", "valid"]
 
 
 def pooled_size(size: int, subsampling: int, pooling: Pooling, alignment: Alignment) -> int:
-    """How many pooled positions stand for ``size`` positions; 0 when ``valid`` leaves none."""
+    """Count the pooled positions that stand for ``size`` positions; 0 when ``valid`` leaves none."""
     if subsampling == 1:
         return size
     if alignment == "valid":
@@ -27,7 +27,7 @@ def pooled_size(size: int, subsampling: int, pooling: Pooling, alignment: Alignm
 def pooling_filter(
     size: int, subsampling: int, pooling: Pooling, alignment: Alignment
 ) -> tuple[int, NDArray[np.float64]]:
-    """The same weights as one filter: the position of the first pooled position's first tap, and the taps.
+    """Return the same weights as one filter: where the first pooled position's first tap lies, and the taps.
 
     Every pooled position has the same taps, ``subsampling`` further on each; those outside the map, where
     the first may lie, count as zero.
@@ -49,7 +49,7 @@ def pooling_filter(
 def pooling_matrix(
     size: int, subsampling: int, pooling: Pooling, alignment: Alignment
 ) -> NDArray[np.float64]:
-    """Weights of every position in every pooled position.
+    """Return the weights of every position in every pooled position.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ def pooling_matrix(
 def _filter(
     size: int, out: int, s: int, pooling: Pooling, alignment: Alignment
 ) -> tuple[int, NDArray[np.int64], NDArray[np.float64]]:
-    """The position from which the first filter's taps are counted, the taps' offsets, their weights."""
+    """Return the position from which the first filter's taps are counted, their offsets, their weights."""
     # Twice the centre of the first filter when the filters are centred in the map: it may be a half-integer.
     margin = size - ((out - 1) * s + 1)
     if pooling == "average":

@@ -1,4 +1,4 @@
-"""What a layer is before it has learned anything: `LayerSpec`, or `KernelLayer`, which never learns."""
+"""Layers before they have learned anything: `LayerSpec`, and `KernelLayer`, which never learns."""
 
 import math
 from collections.abc import Sequence
@@ -54,6 +54,11 @@ class _PatchLayer(Geometry):
                 f"kernel is {self.kernel!r}; it must be a kernel such as Exponential(sigma=0.6)"
             )
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data, the kernel's parameters among the layer's: what a configuration file holds."""
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "kernel"}  # type: ignore[arg-type]
+        return own | self.kernel.to_dict()
+
 
 @dataclass(frozen=True)
 class KernelLayer(_PatchLayer):
@@ -85,7 +90,7 @@ class KernelLayer(_PatchLayer):
 
     @property
     def channels(self) -> int:
-        """One number for each pair of positions."""
+        """A single number for each pair of positions."""
         return 1
 
     def with_anchors(self, filters: int, **options: Any) -> "LayerSpec":
@@ -100,10 +105,14 @@ class KernelLayer(_PatchLayer):
         own = {f.name: getattr(self, f.name) for f in fields(self)}
         return LayerSpec(filters=filters, **own, **options)
 
+    def without_anchors(self) -> "KernelLayer":
+        """Return this layer, which has none; see `LayerSpec.without_anchors`."""
+        return self
+
 
 @dataclass(frozen=True)
 class LayerSpec(_PatchLayer):
-    """One convolutional kernel layer, before it has learned anything.
+    """A convolutional kernel layer, before it has learned anything.
 
     Parameters
     ----------
@@ -162,7 +171,7 @@ class LayerSpec(_PatchLayer):
 
     @property
     def channels(self) -> int:
-        """As many as there are filters."""
+        """Numbers at each position: as many as there are filters."""
         return self.filters
 
     def with_anchors(self, filters: int, **options: Any) -> "LayerSpec":
@@ -173,14 +182,9 @@ class LayerSpec(_PatchLayer):
         """Return the layer of the exact kernel that this one approximates."""
         return KernelLayer(**{f.name: getattr(self, f.name) for f in fields(KernelLayer)})
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data, the kernel's parameters among the layer's: what a configuration file holds."""
-        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "kernel"}
-        return own | self.kernel.to_dict()
-
     @classmethod
     def from_dict(cls, options: dict[str, Any]) -> "LayerSpec":
-        """The inverse of `to_dict`; options with defaults may be absent.
+        """Make a layer from what `to_dict` gave; options with defaults may be absent.
 
         Raises
         ------
@@ -201,7 +205,7 @@ class LayerSpec(_PatchLayer):
 
 
 def check_specs(specs: Sequence[KernelLayer | LayerSpec], shape: Shape) -> list[Shape]:
-    """Output shapes of a stack of layers, for images of a shape (height, width, channels).
+    """Return the output shapes of a stack of layers, for images of a shape (height, width, channels).
 
     Raises
     ------

@@ -1,6 +1,5 @@
 """A whole model: encoders and a classifier on their features, fitted together and stored in one file."""
 
-import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -10,20 +9,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckncuda.backend import Backend, get_backend
-from ckncuda.classifier import Classifier, TrainableClassifier
-from ckncuda.classifier.training_data import check_classes
+from ckncuda.classifier import Classifier, GramRidge, TrainableClassifier, classifier_from_arrays
 from ckncuda.errors import InvalidData, InvalidSpec
-from ckncuda.images.sources import Images, as_images, numbered, read_blocks
-from ckncuda.network.encoder import Encoder, EncoderSpec, ImageEncoder
-from ckncuda.network.network import CKN, PATCHES
-from ckncuda.progress import Progress, labelled
-from ckncuda.stopwatch import Stopwatch
+from ckncuda.files import model_file
+from ckncuda.images.sources import Images, as_images, class_names, type_name
+from ckncuda.model.encoders import ImageEncoder, ImageEncoderSpec, encoder_from_dict
+from ckncuda.model.training import Training
+from ckncuda.network.encoder import Encoder
+from ckncuda.network.network import CKN, PATCHES, check_one_network
+from ckncuda.progress import Progress, Report
 from ckncuda.types import Shape
 
 
 @dataclass
 class Model:
-    """What a model file holds.
+    """Encoders and a classifier: what a model file holds.
 
     Attributes
     ----------
@@ -63,7 +63,7 @@ class Model:
 
     @classmethod
     def of_network(cls, network: CKN) -> "Model":
-        """A network alone, for images of any size."""
+        """Make a model of a network alone, for images of any size."""
         network.layers  # noqa: B018  (raises if there is nothing to keep)
         return cls((Encoder(network),))
 
@@ -72,87 +72,66 @@ class Model:
         cls,
         images: Images | NDArray[Any],
         labels: NDArray[np.int64] | None,
-        specs: Sequence[EncoderSpec],
+        specs: Sequence[ImageEncoderSpec],
         *,
-        classifier: TrainableClassifier | None = None,
+        classifier: TrainableClassifier | GramRidge | None = None,
+        grams: Sequence[NDArray[Any]] | None = None,
         patches: int = PATCHES,
         seed: int = 0,
         backend: Backend | str = "auto",
         progress: Progress | None = None,
-        stopwatch: Stopwatch | None = None,
     ) -> "Model":
-        """Fit the encoders without labels, then the classifier on their features.
+        """Fit the encoders without labels, then the classifier on their features; see also `ckncuda.fit`.
 
         Parameters
         ----------
         images : [n, h, w, c] or `Images`
             uint8 or floating point.
         labels : int64 [n], optional
-            Needed by a classifier only.
-        specs : sequence of EncoderSpec
+            Needed by a classifier, and for exact kernels.
+        specs : sequence of EncoderSpec, or of ExactEncoderSpec
             One encoder, or several that make an ensemble.
-        classifier : TrainableClassifier, optional
+        classifier : TrainableClassifier, or GramRidge for exact kernels, optional
             Not yet fitted, such as ``Ridge()``; it is fitted in place.
+        grams : sequence of arrays [n, n], optional
+            The Gram matrix of the training images of each exact kernel, where they are there already; a few
+            entries are computed again to compare.
         patches : int
             Sampled for each layer.
         seed : int
             The same seed, images and machine give the same model file, byte for byte.
         backend : Backend or str
-            A backend or the name of one.  On a GPU encoders and classifier are all computed there, and
-            features stay there in between if they take at most half of its free memory.
-        progress : callable, optional
-            Called as ``progress(stage, done, total)``.
-        stopwatch : Stopwatch, optional
-            Told of the stages reading, preprocessing, anchors, features and classifier.
+            On a GPU, features stay there if they take at most half of its free memory.
+        progress : callable or Report, optional
+            A report is told of the stages reading, preprocessing, anchors, features and classifier.
 
         Raises
         ------
         InvalidSpec
-            The network does not fit the images.
+            An encoder does not fit the images, or an option is out of its range.
         InvalidData
-            Labels are missing or not as many as images, or images are malformed.
+            Labels are missing or too few, images are malformed, or a Gram matrix is not theirs.
         """
-        images = as_images(images)
-        backend = get_backend(backend) if isinstance(backend, str) else backend
-        stopwatch = stopwatch or Stopwatch()
-        if classifier is not None:  # what can be found wrong is found before the long work
-            classifier.check_options(images.shape[0], len(specs))
-            if labels is None or len(labels) != images.shape[0]:
-                given = "no" if labels is None else str(len(labels))
-                raise InvalidData(
-                    f"a classifier needs one label an image: given {images.shape[0]} images, {given} labels"
-                )
-            check_classes(labels)
-        if not specs:
-            raise InvalidSpec("a model needs at least one encoder")
-        for spec in specs:
-            spec.output_shape(images.shape[1:])
-        encoders = tuple(
-            Encoder.fit(
-                spec,
-                images,
-                backend,
-                patches=patches,
-                seed=_seed_of(number, seed),
-                progress=progress if len(specs) == 1 else labelled(progress, f"encoder {number + 1}"),
-                stopwatch=stopwatch,
-            )
-            for number, spec in enumerate(specs)
-        )
-        model = cls(encoders, image_shape=images.shape[1:], image_type=type_name(images))
-        model.report = {"n_images": images.shape[0], "n_features": model.n_features, "seed": seed}
-        if classifier is not None and labels is not None:
-            out = backend.empty((images.shape[0], model.n_features))
-            for _ in model._blocks(images, _unchanged, backend, progress, stopwatch, out):
+        report = Report.of(progress)
+        training = Training(images, specs, seed, backend, report)
+        training.check(labels, classifier, grams)  # what can be found wrong is found before the long work
+        encoders = training.encoders(patches)
+        shape, kind = training.images.shape, type_name(training.images)
+        model = cls(encoders, None, shape[1:], kind, class_names(images))
+        model.report = {"n_images": shape[0], "n_features": model.n_features, "seed": seed}
+        if classifier is None or labels is None:
+            return model
+        features: Any
+        if training.compares:
+            features = training.grams(encoders, grams)
+        else:
+            features = training.backend.empty((shape[0], model.n_features))
+            for _ in model._blocks(images, _unchanged, training.backend, report, features):
                 pass
-            with stopwatch.stage("classifier"):
-                model.classifier = _fitted(classifier, out, labels, model.widths, backend, progress)
-            model.report |= {
-                "regularization": classifier.regularization_,
-                "validation_accuracy": classifier.validation_accuracy_,
-                "validation": f"{classifier.validation_}; "
-                "preprocessing and network saw all images, without labels",
-            }
+        with report.stage("classifier"):
+            training.fit_classifier(classifier, features, labels, model.widths)
+        model.classifier = classifier
+        model.report |= training.judged(classifier, encoders)
         return model
 
     def transform(
@@ -162,7 +141,7 @@ class Model:
         backend: Backend | str = "auto",
         progress: Progress | None = None,
     ) -> NDArray[np.floating[Any]]:
-        """Feature maps [n, h', w', filters] of images, of a model that is no ensemble."""
+        """Compute feature maps [n, h', w', filters] of images, of a model that is no ensemble."""
         shape = self.network.output_shape(as_images(images).shape[1:])
         return self.features(images, backend=backend, progress=progress).reshape(-1, *shape)
 
@@ -173,12 +152,12 @@ class Model:
         backend: Backend | str = "auto",
         progress: Progress | None = None,
     ) -> NDArray[np.floating[Any]]:
-        """Features [n, d] of images: the flattened feature maps (row, column, filter) of each encoder."""
+        """Compute features [n, d] of images: the flattened maps (row, column, filter) of each encoder."""
         images = as_images(images)
         self.check_images(images)
         backend = get_backend(backend) if isinstance(backend, str) else backend
         out = np.empty((images.shape[0], self.features_of(images.shape[1:])), backend.dtype)
-        for _ in self._blocks(images, _unchanged, backend, progress, Stopwatch(), out):
+        for _ in self._blocks(images, _unchanged, backend, progress, out):
             pass
         return out
 
@@ -188,13 +167,12 @@ class Model:
         *,
         backend: Backend | str = "auto",
         progress: Progress | None = None,
-        stopwatch: Stopwatch | None = None,
     ) -> Iterator[tuple[int, NDArray[np.floating[Any]]]]:
-        """Features of block after block: pairs (number of the first image, features [b, d]).
+        """Yield features of block after block: pairs (number of the first image, features [b, d]).
 
-        The stopwatch is told of the stages reading, preprocessing and features.
+        A report is told of the stages reading, preprocessing and features.
         """
-        return self._blocks(images, _unchanged, backend, progress, stopwatch)
+        return self._blocks(images, _unchanged, backend, progress)
 
     def _blocks(
         self,
@@ -202,33 +180,32 @@ class Model:
         then: Callable[[NDArray[Any]], NDArray[Any]],
         backend: Backend | str,
         progress: Progress | None,
-        stopwatch: Stopwatch | None,
         out: NDArray[Any] | None = None,
     ) -> Iterator[tuple[int, NDArray[Any]]]:
-        """What ``then`` makes of the features of block after block, where the backend computes.
+        """Yield what ``then`` makes of the features of block after block, where the backend computes.
 
         With ``out``, NumPy's or of the backend's ``empty``, it is written there.
         """
         images = as_images(images)
         self.check_images(images)
         backend = get_backend(backend) if isinstance(backend, str) else backend
-        watch = stopwatch or Stopwatch()
+        report, start = Report.of(progress), 0
 
         def features(block: NDArray[Any]) -> NDArray[Any]:
-            parts = [_flat(encoder.encode(block, backend, watch)) for encoder in self.encoders]
+            parts = [_flat(encoder.encode(block, backend, report)) for encoder in self.encoders]
             return then(parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1))
 
-        read = watch.each("reading", read_blocks(images, self.images_per_block(images.shape[1:], backend)))
-        blocks = backend.map_blocks(features, read, out)
-        for start, block in watch.each("features", numbered(blocks)):
+        size = self.images_per_block(images.shape[1:], backend)
+        read = report.each("reading", images.blocks(size))
+        for block in report.each("features", backend.map_blocks(features, read, out)):
             done = start + len(block)
             yield start, block
             del block  # while the next one is made, this one need not be there
-            if progress:
-                progress("features", done, images.shape[0])
+            start = done
+            report("features", done, images.shape[0])
 
     def images_per_block(self, shape: Shape, backend: Backend) -> int:
-        """How many images of this shape to encode at a time, within the backend's memory."""
+        """Return how many images of this shape to encode at a time, within the backend's memory."""
         beside = len(self.encoders) - 1
         return min(encoder.images_per_block(shape, backend, beside) for encoder in self.encoders)
 
@@ -238,11 +215,10 @@ class Model:
         *,
         backend: Backend | str = "auto",
         progress: Progress | None = None,
-        stopwatch: Stopwatch | None = None,
     ) -> NDArray[np.float32]:
-        """Scores [n, classes] of images; columns in the order of ``classifier.classes_``.
+        """Compute scores [n, classes] of images; columns in the order of ``classifier.classes_``.
 
-        They are computed where the backend computes, block by block.  The stopwatch is told of the stages
+        They are computed where the backend computes, block by block.  A report is told of the stages
         reading, preprocessing, features and classifier; waiting for the scores of a GPU counts as features.
         """
         classifier = self.classifier
@@ -251,14 +227,14 @@ class Model:
                 "this model has no classifier: fit one with labels and --classifier ridge, for instance"
             )
         images = as_images(images)
-        watch = stopwatch or Stopwatch()
+        report = Report.of(progress)
 
         def scores(features: NDArray[Any]) -> NDArray[np.float32]:
-            with watch.stage("classifier"):
+            with report.stage("classifier"):
                 return classifier.unchecked_scores(features)
 
         out = np.empty((images.shape[0], len(classifier.classes_)), np.float32)
-        for start, block in self._blocks(images, scores, backend, progress, watch):
+        for start, block in self._blocks(images, scores, backend, report):
             if not np.isfinite(block).all():
                 image = start + int(np.flatnonzero(~np.isfinite(block).all(axis=1))[0])
                 raise InvalidData(
@@ -275,7 +251,7 @@ class Model:
         backend: Backend | str = "auto",
         progress: Progress | None = None,
     ) -> NDArray[np.int64]:
-        """Predicted labels [n] of images."""
+        """Predict the labels [n] of images."""
         scores = self.scores(images, backend=backend, progress=progress)
         assert self.classifier is not None
         predicted: NDArray[np.int64] = self.classifier.classes_[scores.argmax(axis=1)]
@@ -306,17 +282,9 @@ class Model:
         InvalidSpec
             There are several encoders, or an exact kernel instead of a network.
         """
-        if len(self.encoders) > 1:
-            raise InvalidSpec(
-                f"this model is an ensemble of {len(self.encoders)} encoders: there is no one network or "
-                "feature map; use model.encoders, or features for those of all"
-            )
+        check_one_network([encoder.kind for encoder in self.encoders])
         (encoder,) = self.encoders
-        if not isinstance(encoder, Encoder):
-            raise InvalidSpec(
-                "this model compares images by an exact kernel: there is no network and no feature map; its "
-                "features are the kernels with its training images"
-            )
+        assert isinstance(encoder, Encoder)
         return encoder.network
 
     @property
@@ -326,7 +294,7 @@ class Model:
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """How many of the features come from each encoder."""
+        """Number of features that come from each encoder."""
         if self.image_shape is None:
             raise InvalidSpec(
                 "the number of features depends on the size of the images, which the model leaves open"
@@ -334,7 +302,7 @@ class Model:
         return self._widths(self.image_shape)
 
     def features_of(self, shape: Shape) -> int:
-        """Number of features of an image of this shape."""
+        """Count the features of an image of this shape."""
         return sum(self._widths(shape))
 
     def _widths(self, shape: Shape) -> tuple[int, ...]:
@@ -342,52 +310,53 @@ class Model:
 
     @property
     def n_parameters(self) -> int:
-        """How many numbers were learned: anchor points, or images to compare with, and the classifier's."""
+        """Number of numbers learned: anchor points, or images to compare with, and the classifier's."""
         encoders = sum(encoder.n_parameters for encoder in self.encoders)
         return encoders + (0 if self.classifier is None else self.classifier.n_parameters)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model file; see `ckncuda.files.model_file`."""
-        from ckncuda.files.model_file import save
+        about = {name: getattr(self, name) for name in ("image_shape", "image_type", "class_names", "report")}
+        model_file.save(model_file.Contents(self.encoders, self.classifier, about), path)
 
-        save(self, path)
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Model":
+        """Read a model file that `save` or ``ckn fit`` wrote.
+
+        Raises
+        ------
+        InvalidModelFile
+            There is no such file, it is not a model, it is damaged, or it is of a newer version.
+        """
+        return model_file.load(path, cls._put_together)
+
+    @classmethod
+    def _put_together(cls, contents: model_file.Contents) -> "Model":
+        """Return the model of a file; raise `ValueError` where its parts do not fit together."""
+        classifier, about = contents.classifier, contents.about
+        model = cls(
+            tuple(encoder_from_dict(part.to_dict(), part.arrays()) for part in contents.encoders),
+            None if classifier is None else classifier_from_arrays(classifier.to_dict(), classifier.arrays()),
+            image_shape=about["image_shape"] and tuple(about["image_shape"]),
+            image_type=about["image_type"],
+            class_names=about["class_names"] and tuple(about["class_names"]),
+            report=about["report"],
+        )
+        takes = model.classifier.n_features if model.classifier is not None else None
+        if takes is not None and model.image_shape is not None and model.n_features != takes:
+            raise ValueError(f"the classifier takes {takes} features, the encoders give {model.n_features}")
+        return model
+
+
+def load(path: str | os.PathLike[str]) -> Model:
+    """Read a model file; see `Model.load`."""
+    return Model.load(path)
 
 
 def _flat(maps: NDArray[Any]) -> NDArray[Any]:
-    """Features [n, d] from feature maps [n, h, w, filters]."""
+    """Return features [n, d] from feature maps [n, h, w, filters]."""
     return maps.reshape(len(maps), -1)
 
 
 def _unchanged(features: NDArray[Any]) -> NDArray[Any]:
     return features
-
-
-def _seed_of(number: int, seed: int) -> int:
-    """Equal encoders of an ensemble differ; the first is the one that it would be alone."""
-    return seed if number == 0 else int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
-
-
-def _fitted(
-    classifier: TrainableClassifier,
-    features: NDArray[np.floating[Any]],
-    labels: NDArray[np.int64],
-    widths: tuple[int, ...],
-    backend: Backend,
-    progress: Progress | None,
-) -> TrainableClassifier:
-    """The classifier, fitted where the features are or, if the memory there does not suffice, on the host."""
-    try:
-        return classifier.fit(features, labels, progress=progress, widths=widths)
-    except MemoryError:
-        on_host = backend.to_host(features)
-        if on_host is features:
-            raise
-        logging.getLogger("ckncuda").info(
-            "The classifier is fitted on the CPU: the GPU's memory is too small"
-        )
-    return classifier.fit(on_host, labels, progress=progress, widths=widths)
-
-
-def type_name(images: Images) -> str:
-    """What a model says of the type of its images."""
-    return "uint8" if images.dtype == np.uint8 else "float32"

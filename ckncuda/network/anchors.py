@@ -21,7 +21,7 @@ TOLERANCE = 1e-6  # relative improvement of the mean cosine at which k-means sto
 def patches_at(
     maps: Array, spec: LayerSpec, image: NDArray[np.intp], y: NDArray[np.intp], x: NDArray[np.intp]
 ) -> Array:
-    """The patches at given positions of the layer's map, flattened as (dy, dx, channel).
+    """Return the patches at given positions of the layer's map, flattened as (dy, dx, channel).
 
     Parameters
     ----------

@@ -1,59 +1,35 @@
-"""From images to features: preprocessing, a network, and the average over symmetries."""
+"""Encoders that are networks: preprocessing, layers, and the average over symmetries."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ckncuda.backend import Backend
-from ckncuda.backend.arrays import as_float
+from ckncuda.backend.cupy.encode import unfused_reason
 from ckncuda.errors import InvalidSpec
-from ckncuda.images.preprocess import Preprocessor, suggested_preprocessing
-from ckncuda.images.sources import ArrayImages, Images
+from ckncuda.images.preprocess import (
+    Preprocessor,
+    preprocessing_arrays,
+    preprocessing_from_dict,
+    resolved,
+)
+from ckncuda.images.preprocessed import PreprocessedImages, preprocessed
+from ckncuda.images.sources import Images
 from ckncuda.images.symmetries import Symmetries
 from ckncuda.layer.spec import LayerSpec, check_specs
 from ckncuda.network.network import CKN, PATCHES
-from ckncuda.progress import Progress
-from ckncuda.stopwatch import Stopwatch
-from ckncuda.types import Shape
-
-Array = NDArray[np.floating[Any]]
-
-AT_ONCE = 256  # images that are preprocessed at a time
-
-
-class ImageEncoder(Protocol):
-    """What a model asks of its encoders, whether they are networks or exact kernels."""
-
-    @property
-    def preprocessing(self) -> tuple[Preprocessor, ...]:
-        """Fitted, in the order in which they are applied."""
-        ...
-
-    @property
-    def n_parameters(self) -> int:
-        """How many numbers it has learned, or keeps."""
-        ...
-
-    def encode(self, images: Array, backend: Backend, stopwatch: Stopwatch) -> Array:
-        """Features [b, …] of images [b, h, w, c], both where the backend computes."""
-        ...
-
-    def width(self, shape: Shape) -> int:
-        """Number of features of an image of this shape; raises where such images do not fit."""
-        ...
-
-    def images_per_block(self, shape: Shape, backend: Backend, beside: int) -> int:
-        """How many images to encode at a time, beside the features of so many other encoders."""
-        ...
+from ckncuda.progress import Report
+from ckncuda.types import Array, Shape
 
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """One way from images to features, before it has learned anything.
+    """A way from images to features, before it has learned anything.
 
     Parameters
     ----------
@@ -76,20 +52,22 @@ class EncoderSpec:
     layers: Sequence[LayerSpec]
     preprocessing: Sequence[Preprocessor] | None = ()
     symmetries: Symmetries = field(default_factory=Symmetries)
+    compares: ClassVar[bool] = False
+    """Whether features are comparisons with the training images, so that those of these are a Gram matrix."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", CKN(self.layers).specs)
         if self.preprocessing is not None:
             object.__setattr__(self, "preprocessing", tuple(self.preprocessing))
 
-    def resolved(self, images: Images) -> "EncoderSpec":
-        """With the preprocessing that these images suggest, if it is left open."""
+    def resolved(self, images: Images, report: Report | None = None) -> "EncoderSpec":
+        """Return this with the preprocessing that these images suggest, if it is left open."""
         if self.preprocessing is not None:
             return self
-        return replace(self, preprocessing=suggested_preprocessing(images))
+        return replace(self, preprocessing=resolved(None, images, report))
 
     def output_shape(self, shape: Shape) -> Shape:
-        """Shape (height, width, filters) of the features of an image (height, width, channels).
+        """Return the shape (height, width, filters) of the features of an image (height, width, channels).
 
         Raises
         ------
@@ -102,10 +80,50 @@ class EncoderSpec:
             )
         return check_specs(self.layers, shape)[-1]
 
+    def check(self, images: Images) -> None:
+        """Raise `InvalidSpec` unless images fit."""
+        self.output_shape(images.shape[1:])
+
+    def fit(
+        self,
+        images: Images,
+        backend: Backend,
+        *,
+        patches: int = PATCHES,
+        seed: int = 0,
+        beside: Sequence[object] = (),
+        report: Report | None = None,
+    ) -> "Encoder":
+        """Learn preprocessing and network from images, without labels.
+
+        Parameters
+        ----------
+        images : Images
+        backend : Backend
+        patches, seed
+            See `CKN.fit`.
+        beside : sequence of encoders
+            Those of an ensemble that were fitted before: equal encoders shall differ, the first is the one
+            that it would be alone.
+        report : Report, optional
+            Told of the stages reading, preprocessing and anchors.
+        """
+        report = Report() if report is None else report
+        if beside:
+            seed = int(np.random.SeedSequence([seed, len(beside)]).generate_state(1)[0])
+        with report.stage("preprocessing"):
+            steps = self.resolved(images).preprocessing or ()
+            prepared = PreprocessedImages.learn(images, steps, backend, report)
+        with report.stage("anchors"):
+            network = CKN(self.layers).fit(
+                prepared, patches=patches, seed=seed, backend=backend, progress=report
+            )
+        return Encoder(network, prepared.preprocessing, self.symmetries)
+
 
 @dataclass(frozen=True, eq=False)
 class Encoder:
-    """One way from images to features, as it has been learned.
+    """A way from images to features, as it has been learned.
 
     Attributes
     ----------
@@ -120,94 +138,84 @@ class Encoder:
     network: CKN
     preprocessing: tuple[Preprocessor, ...] = ()
     symmetries: Symmetries = field(default_factory=Symmetries)
+    kind: ClassVar[str] = "network"
+    saw: ClassVar[str] = "preprocessing and network"
+    """What of it saw all training images before any was held out."""
 
-    @classmethod
-    def fit(
-        cls,
-        spec: EncoderSpec,
-        images: Images,
-        backend: Backend,
-        *,
-        patches: int = PATCHES,
-        seed: int = 0,
-        progress: Progress | None = None,
-        stopwatch: Stopwatch | None = None,
-    ) -> "Encoder":
-        """Learn preprocessing and network from images, without labels.
-
-        The stopwatch is told of the stages reading, preprocessing and anchors.  See `CKN.fit` for the rest.
-        """
-        stopwatch = stopwatch or Stopwatch()
-        preprocessing: tuple[Preprocessor, ...] = ()
-        with stopwatch.stage("preprocessing"):
-            prepared = _Preprocessed(images, (), backend, stopwatch)
-            for preprocessor in spec.resolved(images).preprocessing or ():
-                fitted = preprocessor.fit(prepared, progress)
-                preprocessing += (fitted,)
-                prepared = prepared.then(fitted)
-        with stopwatch.stage("anchors"):
-            network = CKN(spec.layers).fit(
-                prepared, patches=patches, seed=seed, backend=backend, progress=progress
-            )
-        return cls(network, preprocessing, spec.symmetries)
-
-    def encode(self, images: Array, backend: Backend, stopwatch: Stopwatch) -> Array:
-        """Feature maps [n, h', w', filters] of images [n, h, w, c], both where the backend computes."""
+    def encode(self, images: Array, backend: Backend, report: Report) -> Array:
+        """Compute feature maps [n, h', w', filters] of images [n, h, w, c], where the backend computes."""
         if self.preprocessing:
-            with stopwatch.stage("preprocessing"):
+            with report.stage("preprocessing"):
                 images = preprocessed(images, self.preprocessing)
         return self.symmetries.average(lambda block: backend.encode(block, self.network.layers), images)
 
+    def encode_in_stages(
+        self, images: Array, backend: Backend, stage: Callable[[str], AbstractContextManager[None]]
+    ) -> Array:
+        """Compute features [n, d] step by step, each in a context of its name: what takes which time."""
+        for step in self.preprocessing:
+            with stage(step.name):
+                images = step.apply(images)
+
+        def network(maps: Array) -> Array:
+            for number, layer in enumerate(self.network.layers, 1):
+                with stage(f"layer {number} ({layer.spec.shown_patch}, {layer.spec.filters:,} filters)"):
+                    maps = backend.encode(maps, [layer])
+            return maps
+
+        if len(self.symmetries) == 1:
+            return network(images).reshape(len(images), -1)
+        with stage("symmetries"):  # but for the layers, whose stages are inside
+            return self.symmetries.average(network, images).reshape(len(images), -1)
+
     def width(self, shape: Shape) -> int:
-        """Number of features of an image of this shape."""
+        """Count the features of an image of this shape."""
         return math.prod(self.network.output_shape(shape))
 
     def images_per_block(self, shape: Shape, backend: Backend, beside: int) -> int:
-        """How many images to encode at a time, beside the features of so many other encoders."""
+        """Return how many images to encode at a time, beside the features of so many other encoders."""
         averaged = len(self.symmetries) > 1  # there are those of another variant, too
         return max(1, backend.images_per_block(self.network.layers, shape) // (1 + beside + averaged))
 
     @property
     def n_parameters(self) -> int:
-        """How many numbers it has learned: anchor points."""
+        """Number of numbers that it has learned: those of its anchor points."""
         return self.network.n_parameters
 
+    def describe(self, shape: Shape | None) -> dict[str, Any]:
+        """Return everything but the arrays, and what becomes of images of a shape, as plain data."""
+        layers = []
+        for layer in self.network.layers:
+            size: dict[str, Any] = {"output_shape": None, "on_a_gpu": None}
+            if shape is not None:
+                reason = unfused_reason(layer.spec, shape)
+                shape = layer.spec.output_shape(shape)
+                size = {
+                    "output_shape": list(shape),
+                    "on_a_gpu": "one fused kernel" if reason is None else f"array operations: {reason}",
+                }
+            layers.append(layer.to_dict() | {"n_parameters": layer.n_parameters} | size)
+        own = self.to_dict()
+        return {name: own[name] for name in ("kind", "preprocessing", "symmetries")} | {"layers": layers}
 
-def preprocessed(images: Array, preprocessing: Sequence[Preprocessor]) -> Array:
-    """Images [n, h, w, c] after these steps, where they are."""
-    images = as_float(images)
-    for preprocessor in preprocessing:
-        images = preprocessor.apply(images)
-    return images
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data, as a model file holds it."""
+        return {
+            "kind": self.kind,
+            **self.network.to_dict(),
+            "preprocessing": [step.to_dict() for step in self.preprocessing],
+            "symmetries": self.symmetries.to_dict(),
+        }
 
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return what was learned, by name."""
+        return preprocessing_arrays(self.preprocessing) | self.network.arrays()
 
-class _Preprocessed:
-    """Images that are preprocessed as they are read, where the backend computes; see `then`."""
-
-    def __init__(
-        self, images: Images, preprocessing: Sequence[Preprocessor], backend: Backend, stopwatch: Stopwatch
-    ) -> None:
-        self.images = images
-        self.preprocessing = preprocessing
-        self.backend = backend
-        self.stopwatch = stopwatch
-        self.shape = images.shape
-        self.dtype: np.dtype[Any] = np.dtype(np.float32)
-
-    def then(self, preprocessor: Preprocessor) -> "_Preprocessed":
-        """With one step more; kept in the host's memory if they are few, since each layer reads them all."""
-        n, *shape = self.shape
-        chain = _Preprocessed(self.images, (*self.preprocessing, preprocessor), self.backend, self.stopwatch)
-        if n * math.prod(shape) * self.dtype.itemsize > self.backend.memory_budget // 4:
-            return chain
-        kept = np.empty(self.shape, self.dtype)
-        for start in range(0, n, AT_ONCE):
-            stop = min(start + AT_ONCE, n)
-            kept[start:stop] = self.backend.to_host(chain.read(start, stop))
-        return _Preprocessed(ArrayImages(kept), (), self.backend, self.stopwatch)
-
-    def read(self, start: int, stop: int) -> NDArray[Any]:
-        with self.stopwatch.stage("reading"):
-            block = self.images.read(start, stop)
-        with self.stopwatch.stage("preprocessing"):
-            return preprocessed(self.backend.asarray(block), self.preprocessing)
+    @classmethod
+    def from_dict(cls, options: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> "Encoder":
+        """Rebuild an encoder from what `to_dict` and `arrays` gave; see `Layer.from_dict` for errors."""
+        return cls(
+            CKN.from_dict(options, arrays),
+            preprocessing_from_dict(options["preprocessing"], arrays),
+            Symmetries(**options["symmetries"]),
+        )

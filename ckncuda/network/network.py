@@ -2,25 +2,23 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ckncuda.backend import Backend, get_backend
 from ckncuda.errors import InvalidData, InvalidSpec
-from ckncuda.images.sources import DeviceImages, Images, as_images, numbered, read_blocks
+from ckncuda.files import model_file
+from ckncuda.images.sources import DeviceImages, Images, as_images
+from ckncuda.images.symmetries import Symmetries
 from ckncuda.layer.layer import Layer
 from ckncuda.layer.spec import LayerSpec, check_specs
 from ckncuda.network.anchors import MAX_ITERATIONS, normalized, patches_at, spherical_kmeans
-from ckncuda.progress import Progress, labelled
-from ckncuda.types import Shape
-
-if TYPE_CHECKING:
-    import os
-
-Array = NDArray[np.floating[Any]]
+from ckncuda.progress import Progress, Report
+from ckncuda.types import Array, Shape
 
 PATCHES = 300_000  # sampled for each layer
 OUTPUTS_PER_FILTER = 20  # at which the covariance of a layer's outputs is measured
@@ -155,7 +153,7 @@ class CKN:
         layers: list[Layer] = []
         for number, spec in enumerate(self.specs, 1):
             rng = np.random.default_rng([seed, number])
-            report = labelled(progress, f"layer {number}")
+            report = Report.of(progress).labelled(f"layer {number}")
             sample = normalized(_sample(layers, spec, images, patches, backend, rng, report))
             channels = sample.shape[1] // spec.terms(1)
             kernel = spec.kernel.resolved(sample, rng)
@@ -177,7 +175,7 @@ class CKN:
         backend: Backend | str = "auto",
         progress: Progress | None = None,
     ) -> Array:
-        """Feature maps of images.
+        """Compute the feature maps of images.
 
         Parameters
         ----------
@@ -197,27 +195,26 @@ class CKN:
         images = as_images(images)
         backend = get_backend(backend) if isinstance(backend, str) else backend
         if isinstance(images, DeviceImages):
-            return self._transform_on_device(images, backend, progress)
+            return self._transform_on_device(images, backend, Report.of(progress))
         n = images.shape[0]
         out = np.empty((n, *self.output_shape(images.shape[1:])), backend.dtype)
+        report = Report.of(progress)
         for start, block in self._encode_blocks(images, backend, out):
-            if progress:
-                progress("features", start + len(block), n)
+            report("features", start + len(block), n)
         return out
 
-    def _transform_on_device(
-        self, images: DeviceImages, backend: Backend, progress: Progress | None
-    ) -> Array:
+    def _transform_on_device(self, images: DeviceImages, backend: Backend, report: Report) -> Array:
         shape = (images.shape[0], *self.output_shape(images.shape[1:]))
         features = np.empty_like(backend.asarray(images.read(0, 0)), shape=shape)
         size = backend.images_per_block(self.layers, images.shape[1:])
-        for start, block in numbered(read_blocks(images, size)):
+        done = 0
+        for block in images.blocks(size):
             maps = backend.asarray(block)
+            start, done = done, done + len(maps)
             if not bool(np.isfinite(maps).all()):
-                raise InvalidData(f"images {start} to {start + len(maps) - 1} hold NaN or infinite values")
-            features[start : start + len(maps)] = backend.encode(maps, self.layers)
-            if progress:
-                progress("features", start + len(maps), images.shape[0])
+                raise InvalidData(f"images {start} to {done - 1} hold NaN or infinite values")
+            features[start:done] = backend.encode(maps, self.layers)
+            report("features", done, images.shape[0])
         result: Array = images.returned(features)
         return result
 
@@ -227,7 +224,7 @@ class CKN:
         *,
         backend: Backend | str = "auto",
     ) -> Iterator[tuple[int, Array]]:
-        """Feature maps of block after block: pairs (number of the first image, maps [b, h', w', filters])."""
+        """Yield feature maps of block after block: (number of the first image, maps [b, h', w', filters])."""
         images = as_images(images)
         backend = get_backend(backend) if isinstance(backend, str) else backend
         self.output_shape(images.shape[1:])
@@ -239,18 +236,21 @@ class CKN:
         def encode(block: Array) -> Array:
             return backend.encode(block, self.layers)
 
-        size = backend.images_per_block(self.layers, images.shape[1:])
-        return numbered(backend.map_blocks(encode, read_blocks(images, size), out))
+        size, start = backend.images_per_block(self.layers, images.shape[1:]), 0
+        for block in backend.map_blocks(encode, images.blocks(size), out):
+            yield start, block
+            start += len(block)
+            del block  # while the next one is made, this one need not be there
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """What was learned; raises `InvalidSpec` before `fit`."""
+        """The layers as they were learned; raises `InvalidSpec` before `fit`."""
         if not hasattr(self, "layers_"):
             raise InvalidSpec("this network has learned nothing yet: call fit first, or use CKN.from_anchors")
         return self.layers_
 
     def output_shape(self, shape: Shape) -> Shape:
-        """Shape (height, width, filters) of the features of an image (height, width, channels)."""
+        """Return the shape (height, width, filters) of the features of an image (height, width, channels)."""
         if hasattr(self, "layers_") and shape[2] != self.layers_[0].anchors.shape[3]:
             raise InvalidData(
                 f"images have {shape[2]} channels; the network was learned on images with "
@@ -260,24 +260,62 @@ class CKN:
 
     @property
     def n_parameters(self) -> int:
-        """How many numbers the network has learned: its anchor points."""
+        """Count the numbers that the network has learned: its anchor points."""
         return sum(layer.n_parameters for layer in self.layers)
 
-    def save(self, path: "str | os.PathLike[str]") -> None:
-        """Write the network to a model file; `ckncuda.load` reads it."""
-        from ckncuda.model.model import Model
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data: the layers."""
+        return {"layers": [layer.to_dict() for layer in self.layers]}
 
-        Model.of_network(self).save(path)
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return what was learned, by name."""
+        return {
+            f"layers.{number}.{name}": array
+            for number, layer in enumerate(self.layers)
+            for name, array in layer.arrays().items()
+        }
 
     @classmethod
-    def load(cls, path: "str | os.PathLike[str]") -> "CKN":
-        """Read the network of a model file; what is beside it is left aside."""
-        from ckncuda.files.model_file import load
+    def from_dict(cls, options: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> "CKN":
+        """Rebuild a network from what `to_dict` and `arrays` gave; see `Layer.from_dict` for errors."""
+        return cls.from_layers(
+            [
+                Layer.from_dict(layer, model_file.group(arrays, f"layers.{number}."))
+                for number, layer in enumerate(options["layers"])
+            ]
+        )
 
-        return load(path).network
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the network to a model file; `ckncuda.load` reads it."""
+        beside = {"preprocessing": [], "symmetries": Symmetries().to_dict()}
+        encoder = model_file.StoredPart({"kind": "network"} | self.to_dict() | beside, self.arrays())
+        model_file.save(model_file.Contents([encoder]), path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "CKN":
+        """Read the network of a model file; what is beside it is left aside."""
+        encoders = model_file.load(
+            path, lambda contents: [(e.to_dict(), e.arrays()) for e in contents.encoders]
+        )
+        check_one_network([options["kind"] for options, _ in encoders])
+        return cls.from_dict(*encoders[0])
 
     def __repr__(self) -> str:
         return f"CKN([{', '.join(map(repr, self.specs))}])"
+
+
+def check_one_network(kinds: Sequence[str]) -> None:
+    """Raise `InvalidSpec` unless the encoders of these kinds are one, a network."""
+    if len(kinds) > 1:
+        raise InvalidSpec(
+            f"this model is an ensemble of {len(kinds)} encoders: there is no one network or "
+            "feature map; use model.encoders, or features for those of all"
+        )
+    if list(kinds) != ["network"]:
+        raise InvalidSpec(
+            "this model compares images by an exact kernel: there is no network and no feature map; its "
+            "features are the kernels with its training images"
+        )
 
 
 def _sample(
@@ -287,9 +325,9 @@ def _sample(
     patches: int,
     backend: Backend,
     rng: np.random.Generator,
-    progress: Progress | None,
+    report: Report,
 ) -> Array:
-    """Patches [m, k·k·c] of the layer's input, uniform over images and positions, without repetition."""
+    """Sample patches [m, k·k·c] of the layer's input, uniform over all positions, without repetition."""
     n = images.shape[0]
     shape = (
         check_specs([layer.spec for layer in layers], images.shape[1:])[-1] if layers else images.shape[1:]
@@ -310,16 +348,15 @@ def _sample(
     chosen = np.sort(rng.choice(n * height * width, m, replace=False))
     image, position = np.divmod(chosen, height * width)
     sample = backend.asarray(np.empty((m, size), backend.dtype))
-    if progress:
-        progress("sampling", 0, n)
-    images_at_a_time = backend.images_per_block(layers, images.shape[1:])
-    for start, block in numbered(read_blocks(images, images_at_a_time)):
+    report("sampling", 0, n)
+    done = 0
+    for block in images.blocks(backend.images_per_block(layers, images.shape[1:])):
         maps = backend.encode(backend.asarray(block), layers)
-        first, last = np.searchsorted(image, [start, start + len(maps)])
+        start, done = done, done + len(maps)
+        first, last = np.searchsorted(image, [start, done])
         y, x = np.divmod(position[first:last], width)
         sample[first:last] = patches_at(maps, spec, image[first:last] - start, y, x)
-        if progress:
-            progress("sampling", start + len(maps), n)
+        report("sampling", done, n)
     return sample
 
 
@@ -328,19 +365,19 @@ def _outputs(
     images: Images,
     backend: Backend,
     rng: np.random.Generator,
-    progress: Progress | None,
+    report: Report,
 ) -> Iterator[Array]:
-    """Outputs [m, filters] of the last layer, by blocks, of as many random images as tell a covariance."""
+    """Yield outputs [m, filters] of the last layer, of as many random images as tell a covariance."""
     n = images.shape[0]
     height, width, filters = check_specs([layer.spec for layer in layers], images.shape[1:])[-1]
     wanted = max(1, min(n, -(-OUTPUTS_PER_FILTER * filters // (height * width))))
     chosen = np.sort(rng.choice(n, wanted, replace=False))
-    size = backend.images_per_block(layers, images.shape[1:])
-    for start, block in numbered(read_blocks(images, size)):
-        of_block = chosen[(chosen >= start) & (chosen < start + len(block))] - start
+    done = 0
+    for block in images.blocks(backend.images_per_block(layers, images.shape[1:])):
+        start, done = done, done + len(block)
+        of_block = chosen[(chosen >= start) & (chosen < done)] - start
         if len(of_block):
             maps = backend.asarray(block)
             maps = maps[np.asarray(of_block, like=maps)]
             yield backend.to_host(backend.encode(maps, layers)).reshape(-1, filters)
-        if progress:
-            progress("decorrelation", start + len(block), n)
+        report("decorrelation", done, n)

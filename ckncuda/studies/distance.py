@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from ckncuda.exact.kernel import ExactKernel
 from ckncuda.files.atomic_file import atomic_file
 from ckncuda.images.sources import Images, as_images
 from ckncuda.network.network import CKN, PATCHES
-from ckncuda.progress import Progress, labelled
+from ckncuda.progress import Progress, Report
 
 NEEDS = "the plot needs matplotlib; install it with: pip install 'ckncuda[demo]'"
 
@@ -100,13 +100,13 @@ def nystrom_distances(
     distances = []
     for number in filters:
         start = time.perf_counter()
-        network = CKN([replace(layer, filters=number) for layer in kernel.layers])
+        network = CKN([layer.with_anchors(number) for layer in kernel.layers])
         network.fit(
             images,
             patches=patches,
             seed=seed,
             backend=engine,
-            progress=labelled(progress, f"{number} anchor points"),
+            progress=Report.of(progress).labelled(f"{number} anchor points"),
         )
         features = _features(network, images, engine)
         seconds = time.perf_counter() - start
@@ -136,7 +136,7 @@ def network_distance(
     if exact is None:
         exact = gram(images, kernel, backend=engine, progress=progress)
     features = _features(network, as_images(images), engine)
-    return Distance(tuple(layer.filters for layer in kernel.layers), *_distances(features, exact), 0.0)
+    return Distance(tuple(layer.spec.filters for layer in network.layers), *_distances(features, exact), 0.0)
 
 
 def plot_distances(

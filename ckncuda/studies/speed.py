@@ -1,6 +1,7 @@
 """How fast a model is on this machine, stage by stage."""
 
 import contextlib
+import functools
 import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,14 +13,10 @@ from numpy.typing import NDArray
 from ckncuda.backend import Backend
 from ckncuda.backend.arrays import to_host
 from ckncuda.errors import InvalidData, InvalidSpec
-from ckncuda.exact.encoder import ExactEncoder
-from ckncuda.images.sources import Images, as_images, read_blocks
+from ckncuda.images.sources import FirstImages, Images, as_images
 from ckncuda.model.model import Model
-from ckncuda.network.encoder import Encoder, ImageEncoder
-from ckncuda.progress import Progress
-from ckncuda.stopwatch import Stopwatch
-
-Array = NDArray[np.floating[Any]]
+from ckncuda.progress import Progress, Report
+from ckncuda.types import Array
 
 LONG_ENOUGH = 0.3  # seconds of a pass: dozens of turns of a scheduler
 
@@ -44,7 +41,7 @@ class Speed:
     total: float
 
 
-class RandomImages:
+class RandomImages(Images):
     """Random images of the size and the type that a model was fitted on, as many as anyone reads.
 
     All blocks are the same, so that reading them takes neither time nor memory.
@@ -71,15 +68,6 @@ class RandomImages:
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Images of a block at most."""
         return self._block[: stop - start]
-
-
-class _First:
-    """The first n images."""
-
-    def __init__(self, images: Images, n: int) -> None:
-        self.shape = (n, *images.shape[1:])
-        self.dtype = images.dtype
-        self.read = images.read
 
 
 def measure_speed(
@@ -133,17 +121,16 @@ def measure_speed(
     available = images.shape[0]
     if n is not None and n > available:
         raise InvalidData(f"there are only {available} images, but {n} were asked for: ask for fewer")
-    if progress:
-        progress("measuring", 0, repeats)
+    report = Report.of(progress)
+    report("measuring", 0, repeats)
     warmed_up = _warm_up(model, images, backend, n or available)
-    images = _First(images, n or warmed_up)
+    images = FirstImages(images, n or warmed_up)
     stages: list[dict[str, float]] = []
     totals: list[float] = []
     for repeat in range(repeats):
         stages.append(_seconds_of_stages(model, images, backend))
         totals.append(_seconds(model, images, backend))
-        if progress:
-            progress("measuring", repeat + 1, repeats)
+        report("measuring", repeat + 1, repeats)
     medians = {name: statistics.median(seconds[name] for seconds in stages) for name in stages[0]}
     return Speed(images.shape[0], medians, statistics.median(totals))
 
@@ -152,7 +139,7 @@ def _warm_up(model: Model, images: Images, backend: Backend, most: int) -> int:
     """Compile, fill buffers, and return how many images take long enough to be measured."""
     n = 1
     while True:  # the first pass may compile, and another program may have disturbed one
-        quickest = min(_seconds(model, _First(images, n), backend) for _ in range(2))
+        quickest = min(_seconds(model, FirstImages(images, n), backend) for _ in range(2))
         if n == most or quickest > LONG_ENOUGH:
             return n
         n = min(2 * n, most)
@@ -160,65 +147,42 @@ def _warm_up(model: Model, images: Images, backend: Backend, most: int) -> int:
 
 def _seconds(model: Model, images: Images, backend: Backend) -> float:
     """Of a whole pass, block by block as `ckn predict` and `ckn extract` do it."""
-    stopwatch = Stopwatch()
+    report = Report()
     if model.classifier is not None:
         model.scores(images, backend=backend)
     else:
         for _ in model.feature_blocks(images, backend=backend):
             pass
-    return stopwatch.total
+    return report.total
 
 
 def _seconds_of_stages(model: Model, images: Images, backend: Backend) -> dict[str, float]:
     """The same pass, one step after another; each step finds in the caches what it does find there."""
-    stopwatch = Stopwatch()
+    report = Report()
 
     @contextlib.contextmanager
     def stage(name: str) -> Iterator[None]:
-        with stopwatch.stage(name):
+        with report.stage(name):
             yield
             backend.wait()
 
-    for raw in stopwatch.each(
-        "reading", read_blocks(images, model.images_per_block(images.shape[1:], backend))
-    ):
+    size = model.images_per_block(images.shape[1:], backend)
+    for raw in report.each("reading", images.blocks(size)):
         with stage("reading"):
             block: Array = backend.asarray(raw)
-        features = [
-            _encoded(encoder, block, backend, stage, f"encoder {number}: " if len(model.encoders) > 1 else "")
-            for number, encoder in enumerate(model.encoders, 1)
-        ]
+        features = []
+        for number, encoder in enumerate(model.encoders, 1):
+            prefix = f"encoder {number}: " if len(model.encoders) > 1 else ""
+            within = functools.partial(_within, stage, prefix)
+            features.append(encoder.encode_in_stages(block, backend, within))
         if model.classifier is not None:
             with stage(f"classifier ({len(model.classifier.classes_)} classes)"):
                 to_host(model.classifier.unchecked_scores(np.concatenate(features, axis=1)))
-    return stopwatch.seconds
+    return report.seconds
 
 
-def _encoded(
-    encoder: ImageEncoder,
-    block: Array,
-    backend: Backend,
-    stage: Callable[[str], contextlib.AbstractContextManager[None]],
-    prefix: str,
-) -> Array:
-    """Features [b, d] of a block, each step a stage of its own."""
-    for preprocessor in encoder.preprocessing:
-        with stage(prefix + preprocessor.name):
-            block = preprocessor.apply(block)
-    if isinstance(encoder, ExactEncoder):
-        with stage(prefix + f"kernels with {len(encoder.points):,} images"):
-            return backend.asarray(encoder.kernels(block, backend))
-    assert isinstance(encoder, Encoder)
-    layers, symmetries = encoder.network.layers, encoder.symmetries
-
-    def network(maps: Array) -> Array:
-        for number, layer in enumerate(layers, 1):
-            name = f"layer {number} ({layer.spec.shown_patch}, {layer.spec.filters:,} filters)"
-            with stage(prefix + name):
-                maps = backend.encode(maps, [layer])
-        return maps
-
-    if len(symmetries) == 1:
-        return network(block).reshape(len(block), -1)
-    with stage(prefix + "symmetries"):  # but for the layers, whose stages are inside
-        return symmetries.average(network, block).reshape(len(block), -1)
+def _within(
+    stage: Callable[[str], contextlib.AbstractContextManager[None]], prefix: str, name: str
+) -> contextlib.AbstractContextManager[None]:
+    """Return the stage of that name of one of several encoders."""
+    return stage(prefix + name)

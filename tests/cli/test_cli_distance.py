@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from ckncuda import load
 from ckncuda.exact import gram
-from ckncuda.files.model_file import load
 from ckncuda.studies.distance import network_distance
 
 LAYER = "patch=3,subsampling=3,kernel=exp,sigma=0.6"

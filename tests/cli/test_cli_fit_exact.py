@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import ckncuda
-from ckncuda.model.exact_fit import fit_exact
+from ckncuda import fit_exact
 
 EXACT = ("--layer", "patch=3,subsampling=2,kernel=exp,sigma=0.6", "--preprocess", "none", "--method", "exact")
 LAYER = ckncuda.LayerSpec(filters=1, patch=3, subsampling=2, kernel=ckncuda.Exponential(sigma=0.6))

@@ -18,7 +18,7 @@ from ckncuda.cli.progress import ProgressLines
 from ckncuda.errors import InvalidSpec
 from ckncuda.exact import ExactKernel, gram
 from ckncuda.images.preprocess import ZCA
-from ckncuda.images.preprocessed import PreparedImages, fit_preprocessing
+from ckncuda.images.preprocessed import PreprocessedImages, fit_preprocessing
 from ckncuda.images.sources import ArrayImages
 
 LAYER = "patch=3,subsampling=2,kernel=exp,sigma=0.6"
@@ -114,7 +114,7 @@ def test_preprocessing_is_learned_from_images_and_applied_to_both(works, data, t
     options = ("--layer", LAYER, "--preprocess", "zca,epsilon=0.5")
     works("gram", data.npy, "others.npy", "-o", "K.npy", *options)
     steps = fit_preprocessing(ArrayImages(data.images), [ZCA(0.5)])
-    prepared = (PreparedImages(ArrayImages(images), steps) for images in (data.images, data.images[:5]))
+    prepared = (PreprocessedImages(ArrayImages(images), steps) for images in (data.images, data.images[:5]))
     first, second = prepared
     np.testing.assert_allclose(stored(tmp_path / "K.npy"), gram(first, [SPEC], second), rtol=1e-5)
 

@@ -13,7 +13,7 @@ from ckncuda.errors import InvalidData, InvalidModelFile, InvalidSpec
 from ckncuda.exact.encoder import ExactEncoder
 from ckncuda.images.preprocess import ZCA, Standardize
 from ckncuda.images.sources import as_images
-from ckncuda.stopwatch import Stopwatch
+from ckncuda.progress import Report
 from ckncuda.studies.speed import RandomImages, measure_speed
 
 LAYER = LayerSpec(filters=1, patch=3, subsampling=2, kernel=Exponential(sigma=0.6))
@@ -70,7 +70,7 @@ def test_norms_of_the_points_are_computed_once(images, monkeypatch):
     monkeypatch.setattr(type(backend), "patch_norms", patch_norms)
     encoder = ExactEncoder(KERNELS[1], images)
     for _ in range(3):
-        encoder.encode(images[:2].astype(np.float32), backend, Stopwatch())
+        encoder.encode(images[:2].astype(np.float32), backend, Report())
     assert counted == [20, 2, 2, 2]
 
 

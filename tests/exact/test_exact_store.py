@@ -21,7 +21,7 @@ from ckncuda.exact.on_disk.folder import check_gram_path
 from ckncuda.exact.on_disk.writing import GramStore, StoreUnavailable
 from ckncuda.exact.tiles import Tiling
 from ckncuda.images.preprocess import ZCA
-from ckncuda.images.preprocessed import PreparedImages, fit_preprocessing
+from ckncuda.images.preprocessed import PreprocessedImages, fit_preprocessing
 from ckncuda.images.sources import ArrayImages
 
 IDENTITY = {
@@ -517,5 +517,5 @@ def test_preprocessing_is_learned_from_the_first_images_alone(images, rng):
     job = GramJob(KERNEL, images, others, steps)
     tile = next(iter(job.tiling))
     maps, other_maps = job.read(tile)
-    np.testing.assert_array_equal(maps, PreparedImages(images, steps).read(0, 9))
+    np.testing.assert_array_equal(maps, PreprocessedImages(images, steps).read(0, 9))
     np.testing.assert_allclose(other_maps, steps[0].apply(others.array), rtol=1e-5, atol=1e-6)

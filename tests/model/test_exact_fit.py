@@ -5,13 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from ckncuda import ArcCosine, ExactKernel, Exponential, GramRidge, LayerSpec, gram, load
+from ckncuda import ArcCosine, ExactKernel, Exponential, GramRidge, LayerSpec, fit_exact, gram, load
 from ckncuda.errors import InvalidData, InvalidSpec
 from ckncuda.exact.on_disk.reading import ZarrRows, open_gram
 from ckncuda.images.preprocess import Standardize, suggested_preprocessing
 from ckncuda.images.sources import as_images
-from ckncuda.model.exact_fit import fit_exact
-from ckncuda.stopwatch import Stopwatch
+from ckncuda.progress import Report
 
 LAYER = LayerSpec(filters=1, patch=3, subsampling=2, kernel=Exponential(sigma=0.6))
 EXP = ExactKernel([LAYER])
@@ -135,10 +134,11 @@ def test_two_kernels_are_combined(stripes):
 
 
 def test_progress_and_time_are_told(stripes):
-    seen, stopwatch = [], Stopwatch()
-    fit(stripes, progress=lambda *stage: seen.append(stage), stopwatch=stopwatch)
+    seen = []
+    report = Report(lambda *stage: seen.append(stage))
+    fit(stripes, progress=report)
     assert ("Gram matrix", 40 * 41 // 2, 40 * 41 // 2) in seen
-    assert list(stopwatch.seconds) == ["preprocessing", "features", "classifier"]
+    assert list(report.seconds) == ["preprocessing", "features", "classifier"]
     seen.clear()
     fit(stripes, [(EXP, ()), (NTK, ())], progress=lambda *stage: seen.append(stage))
     stages = [stage for stage, _, _ in seen]
@@ -206,7 +206,7 @@ def test_a_matrix_that_is_there_is_not_computed_again(stripes, stored, model, tm
     def no_work(*arguments, **options):
         raise AssertionError("the matrix is computed")
 
-    monkeypatch.setattr("ckncuda.model.exact_fit.gram", no_work)
+    monkeypatch.setattr("ckncuda.exact.encoder.gram", no_work)
     fitted = fit(stripes, grams=[open_gram(path)])
     images, _ = stripes
     assert np.array_equal(fitted.scores(images, backend="numpy"), model.scores(images, backend="numpy"))

@@ -11,6 +11,7 @@ from ckncuda import CKN, Exponential, Layer, LayerSpec, Model, load
 from ckncuda.backend import get_backend
 from ckncuda.errors import InvalidSpec
 from ckncuda.layer.layer import DECORRELATION_FLOOR
+from ckncuda.progress import Report
 
 PLAIN = LayerSpec(filters=10, patch=3, subsampling=2, kernel=Exponential(sigma=0.6))
 
@@ -115,7 +116,7 @@ def test_outputs_are_those_of_images_drawn_once_each(images, monkeypatch, block)
     monkeypatch.setattr(type(backend), "images_per_block", lambda self, layers, shape: block)
     layers = CKN([PLAIN]).fit(images, patches=500, backend=backend).layers
     outputs = np.concatenate(
-        list(_outputs(layers, as_images(images), backend, np.random.default_rng(3), None))
+        list(_outputs(layers, as_images(images), backend, np.random.default_rng(3), Report()))
     )
     wanted = -(-OUTPUTS_PER_FILTER * 10 // 20)  # 5×4 positions each
     assert outputs.shape == (wanted * 20, 10)

@@ -13,7 +13,7 @@ from ckncuda.errors import InvalidData, InvalidModelFile, InvalidSpec
 from ckncuda.images.preprocess import ZCA, LocalWhitening, Standardize, suggested_preprocessing
 from ckncuda.images.sources import as_images
 from ckncuda.network.encoder import Encoder
-from ckncuda.stopwatch import Stopwatch
+from ckncuda.progress import Report
 
 LAYER = LayerSpec(filters=8, patch=3, subsampling=3, kernel=Exponential(sigma=0.6))
 OTHER = LayerSpec(filters=6, patch=2, subsampling=4, kernel=Exponential(sigma=0.8))
@@ -57,7 +57,7 @@ def fit(pictures, specs, **options):
 def test_features_are_the_mean_over_the_variants(pictures, preprocessing, symmetries, relative_error):
     images, _ = pictures
     spec = EncoderSpec([LAYER], preprocessing, symmetries)
-    encoder = Encoder.fit(spec, as_images(images), get_backend("numpy"), patches=600)
+    encoder = spec.fit(as_images(images), get_backend("numpy"), patches=600)
     prepared = images.astype(np.float32) / np.float32(255)
     for preprocessor in encoder.preprocessing:
         prepared = preprocessor.apply(prepared)
@@ -292,18 +292,18 @@ def test_room_for_several_encoders_and_variants_is_left(pictures, ensemble, monk
 
 def test_stages_take_the_time_that_they_take(pictures):
     images, _ = pictures
-    stopwatch = Stopwatch()
+    report = Report()
     specs = [EncoderSpec([LAYER], [Standardize()], FLIP), EncoderSpec([OTHER])]
-    model = fit(pictures, specs, classifier=KernelRidge(regularization=1e-2), stopwatch=stopwatch)
-    assert set(stopwatch.seconds) == {"preprocessing", "anchors", "reading", "features", "classifier"}
-    assert all(seconds > 0 for seconds in stopwatch.seconds.values())
-    assert math.fsum(stopwatch.seconds.values()) <= stopwatch.total
-    stopwatch = Stopwatch()
-    model.scores(images, stopwatch=stopwatch)
-    assert set(stopwatch.seconds) == {"features", "reading", "preprocessing", "classifier"}
-    stopwatch = Stopwatch()
-    list(Model(model.encoders[1:]).feature_blocks(images, stopwatch=stopwatch))
-    assert set(stopwatch.seconds) == {"features", "reading"}
+    model = fit(pictures, specs, classifier=KernelRidge(regularization=1e-2), progress=report)
+    assert set(report.seconds) == {"preprocessing", "anchors", "reading", "features", "classifier"}
+    assert all(seconds > 0 for seconds in report.seconds.values())
+    assert math.fsum(report.seconds.values()) <= report.total
+    report = Report()
+    model.scores(images, progress=report)
+    assert set(report.seconds) == {"features", "reading", "preprocessing", "classifier"}
+    report = Report()
+    list(Model(model.encoders[1:]).feature_blocks(images, progress=report))
+    assert set(report.seconds) == {"features", "reading"}
 
 
 def test_progress_tells_the_encoders_of_an_ensemble_apart(pictures):

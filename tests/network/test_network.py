@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from ckncuda import CKN, Exponential, LayerSpec, load
 from ckncuda.backend import get_backend
 from ckncuda.errors import InvalidData, InvalidSpec
+from ckncuda.progress import Report
 
 SPECS = [
     LayerSpec(filters=8, patch=3, subsampling=2, kernel=Exponential(sigma=0.6)),
@@ -103,7 +104,8 @@ def test_sampling_is_uniform_over_images_and_positions():
     spec = LayerSpec(filters=1, patch=1, subsampling=1, kernel=Exponential(sigma=1))
     rng = np.random.default_rng(0)
     drawn = [
-        _sample([], spec, ArrayImages(images), 360, get_backend("reference"), rng, None) for _ in range(50)
+        _sample([], spec, ArrayImages(images), 360, get_backend("reference"), rng, Report())
+        for _ in range(50)
     ]
     for sample in drawn:
         assert len(np.unique(sample, axis=0)) == 360  # never the same position twice

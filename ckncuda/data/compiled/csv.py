@@ -62,7 +62,7 @@ def parse_numbers(text, first, width, numbers):
 
 @njit(nogil=True, cache=True)
 def _number(text, i):
-    """The number at a place: the place behind it, its value, and whether it was an ordinary one."""
+    """Read the number at a place; return the place behind it, its value, and whether it was ordinary."""
     end = len(text)
     while i < end and (text[i] == _SPACE or text[i] == _TAB):
         i += 1

@@ -1,4 +1,4 @@
-"""What stands where a Gram matrix is written: K.zarr, its beginning K.zarr.part, or something of somebody's.
+"""The place where a Gram matrix is written: K.zarr, its beginning K.zarr.part, or somebody's things.
 
 Nothing is written into a folder, nor replaced, that is not ours to the last file.
 """
@@ -45,13 +45,13 @@ def check_gram_path(path: str | os.PathLike[str]) -> None:
 
 
 def part_of(path: str | os.PathLike[str]) -> Path:
-    """The folder of a matrix until it is finished."""
+    """Return the folder that holds a matrix until it is finished."""
     place = place_of(path)
     return place.with_name(place.name + ".part")
 
 
 def place_of(path: str | os.PathLike[str]) -> Path:
-    """Of a link, which stays, what it points at: that is replaced."""
+    """Return what a link points at, or the path itself: a link stays, what it points at is replaced."""
     return Path(os.path.realpath(path)) if Path(path).is_symlink() else Path(path)
 
 
@@ -130,7 +130,7 @@ def _check_begun(part: Path) -> None:
 
 
 def _foreign(folder: Path) -> str | None:
-    """The name of something in a folder that `GramStore` has not written."""
+    """Return the name of something in a folder that `GramStore` has not written, or None."""
     names = set(os.listdir(folder))
     # Tiles without a description of which matrix they are could be taken for those of another.
     ours = {LOCK, DESCRIPTION, CHUNKS} if DESCRIPTION in names else {LOCK}
@@ -139,24 +139,24 @@ def _foreign(folder: Path) -> str | None:
 
 
 def damaged(part: Path) -> InvalidData:
-    """What to raise of a folder that cannot be told to be ours."""
+    """Return the error to raise of a folder that cannot be told to be ours."""
     return InvalidData(f"{part} is damaged or no folder of ckn gram: {ADVICE}")
 
 
 def is_ours(folder: Path) -> bool:
-    """Whether nothing else is in a folder, be there a matrix or what a kill has left of one."""
+    """Return whether nothing is in a folder but a matrix, or what a kill has left of one."""
     described = not (folder / DESCRIPTION).exists() or description_of(folder) is not None
     return described and _foreign(folder) is None
 
 
 def has_tiles(folder: Path) -> bool:
-    """Whether there is any file that may be a tile."""
+    """Return whether there is any file that may be a tile."""
     files = (file for file in (folder / CHUNKS).rglob("*") if not file.is_dir())
     return any(not fnmatch.fnmatch(file.name, HALF_WRITTEN) for file in files)
 
 
 def remove(folder: Path) -> None:
-    """A folder of ours; its description goes after the tiles, so that what a kill leaves is known as ours."""
+    """Remove a folder of ours; its description goes last, so that what a kill leaves is known as ours."""
     if (folder / CHUNKS).exists():
         shutil.rmtree(folder / CHUNKS)
     for half_written in folder.glob(DESCRIPTION_HALF_WRITTEN):
@@ -167,7 +167,7 @@ def remove(folder: Path) -> None:
 
 
 def remove_replaced(folder: Path) -> None:
-    """A matrix that was replaced, now or before a kill; raise `InvalidData` if it is something else."""
+    """Remove a matrix that was replaced, now or before a kill; raise `InvalidData` if it is none."""
     if not os.path.lexists(folder):
         return
     if folder.is_symlink() or not folder.is_dir() or not is_ours(folder):
@@ -178,7 +178,7 @@ def remove_replaced(folder: Path) -> None:
 
 
 def description_of(folder: Path) -> dict[str, Any] | None:
-    """What a folder of ours says that it is."""
+    """Read what a folder of ours says that it is."""
     try:
         found = json.loads((folder / DESCRIPTION).read_bytes())["attributes"][ATTRIBUTE]
     except (OSError, ValueError, LookupError, TypeError):  # not ours, or damaged
@@ -187,7 +187,7 @@ def description_of(folder: Path) -> dict[str, Any] | None:
 
 
 def locked(folder: Path, path: Path) -> IO[bytes]:
-    """A file that no other process can lock while this one lives; the system forgets it after a kill."""
+    """Lock a file against other processes while this one lives; the system forgets it after a kill."""
     file = open(folder / LOCK, "ab")  # noqa: SIM115  (open as long as the folder is ours)
     try:
         import fcntl  # not on Windows, where nobody is kept out

@@ -12,7 +12,7 @@ from ckncuda.exact.on_disk.folder import part_of
 
 
 def open_gram(path: str | os.PathLike[str]) -> NDArray[Any]:
-    """A matrix whose rows are read from the disk as they are asked for.
+    """Open a matrix whose rows are read from the disk as they are asked for.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ class ZarrRows:
         self._path, self._array = path, array
 
     def __getitem__(self, rows: slice) -> NDArray[Any]:
-        """These rows, or raise `InvalidData` if any of them is damaged or missing."""
+        """Return these rows, or raise `InvalidData` if any of them is damaged or missing."""
         damaged = f"{self._path} is damaged; give the same ckn gram again, which mends it"
         try:
             values = np.asarray(self._array[rows])

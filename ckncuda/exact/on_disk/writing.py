@@ -134,7 +134,7 @@ class GramStore:
         return n * m * int(self.dtype.itemsize)
 
     def bytes_of(self, tile: Tile) -> int:
-        """On the disk, where the last tiles of rows and columns take as much as others."""
+        """Count the bytes of a tile on the disk; the last of rows and columns take as much as others."""
         chunk = math.prod(min(size, self.tiling.tile) for size in self.tiling.shape)
         return chunk * int(self.dtype.itemsize) * (2 if tile.mirrored else 1)
 
@@ -175,16 +175,16 @@ class GramStore:
         self._lock = None
 
     def _is_bare(self) -> bool:
-        """Whether nothing is lost with the folder: it is of this matrix, and no tile is in it."""
+        """Return whether nothing is lost with the folder: it is of this matrix, and no tile is in it."""
         same = description_of(self._folder) in (None, self._identity)
         return same and is_ours(self._folder) and not has_tiles(self._folder)
 
     def _whole(self, function: Callable[[], T]) -> T:
-        """What Zarr does in a thread of its own: Ctrl-C, which ends the wait here, lets it end well there."""
+        """Let Zarr work in a thread of its own: Ctrl-C, which ends the wait here, lets it end well there."""
         return self._thread.submit(function).result()
 
     def _open(self) -> Any:
-        """The array in the folder, new if there is none."""
+        """Open the array in the folder, new if there is none."""
         import zarr
         from zarr.codecs import Crc32cCodec
 
@@ -224,7 +224,7 @@ class GramStore:
             )
 
     def _differences(self, found: dict[str, Any]) -> str:
-        """What tells another matrix from this one."""
+        """Name what tells another matrix from this one."""
         names = [name for name in self._identity if found.get(name) != self._identity[name]]
         return "; ".join(
             _SAID.get(name, name)
@@ -235,7 +235,7 @@ class GramStore:
 
     @property
     def replaces(self) -> str | None:
-        """In what a finished matrix, which stands there until this one is finished, differs from it."""
+        """Differences of a finished matrix, which stands there until this one is finished."""
         found = None if is_npy(self.path) else description_of(self._output)
         return None if found in (None, self._identity) else self._differences(found)
 
@@ -250,7 +250,7 @@ class GramStore:
                 half_written.unlink(missing_ok=True)
 
     def unfinished(self, progress: Progress | None = None) -> list[Tile]:
-        """The tiles that are not there, or do not agree with their checksums; reads all that is there.
+        """Return the tiles that are not there, or do not agree with their checksums; reads all that is there.
 
         Parameters
         ----------
@@ -293,16 +293,16 @@ class GramStore:
                 )
 
     def _sides(self, tile: Tile) -> list[tuple[slice, slice]]:
-        """Where the matrix has a tile, and its transpose."""
+        """Yield the places of a tile, and of its transpose, in the matrix."""
         return [(tile.rows, tile.columns)] + ([(tile.columns, tile.rows)] if tile.mirrored else [])
 
     def _chunk(self, rows: slice, columns: slice) -> Path:
-        """The file of a tile."""
+        """Return the file of a tile."""
         i, j = (side.start // self.tiling.tile for side in (rows, columns))
         return self._folder / CHUNKS / str(i) / str(j)
 
     def _read(self, rows: slice, columns: slice) -> Maps | None:
-        """A part of the matrix; None if any of it is missing or damaged."""
+        """Read a part of the matrix; None if any of it is missing or damaged."""
         try:
             block: Maps = self._whole(lambda: self._array[rows, columns])
         except Exception:  # whatever a reader says of bytes that are not what was written
@@ -383,7 +383,7 @@ class GramStore:
                 file.write(np.ascontiguousarray(rows).data)
 
     def _rename(self) -> None:
-        """No folder replaces another in one step; at any moment, all that was finished stands somewhere."""
+        """Give the matrix its name; at any moment, all that was finished stands somewhere."""
         replaced = self._output.with_name(f".{self._output.name}.replaced")
         if os.path.lexists(self._output):
             check_ours(self._output, self.path)  # again: the work has taken a while

@@ -27,7 +27,7 @@ from ckncuda.classifier.selection import held_out_split
 from ckncuda.classifier.training_data import check_classes
 from ckncuda.errors import CknError, InvalidData, InvalidSpec
 from ckncuda.files.atomic_file import atomic_file
-from ckncuda.images.sources import ArrayImages
+from ckncuda.images.sources import ArrayImages, SomeImages
 from ckncuda.model.model import Model
 from ckncuda.model.presets import PRESETS
 from ckncuda.progress import Progress
@@ -213,19 +213,6 @@ def check_installed() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
-class _Selection:
-    """Some of the images of an array, as `Images`, without a copy of them all."""
-
-    def __init__(self, array: NDArray[Any], numbers: NDArray[np.intp]) -> None:
-        self.array, self.numbers = array, numbers
-        self.shape: tuple[int, int, int, int] = (len(numbers), *array.shape[1:])
-        self.dtype = array.dtype
-
-    def read(self, start: int, stop: int) -> NDArray[Any]:
-        block: NDArray[Any] = self.array[self.numbers[start:stop]]
-        return block
-
-
 class _Search:
     """A search under way: the trials in its folder, and what each is fitted on."""
 
@@ -288,7 +275,7 @@ class _Search:
         accuracy = None
         if len(held_out):
             predicted = model.predict(
-                _Selection(self.images, held_out), backend=self.backend, progress=self.progress
+                SomeImages(self.images, held_out), backend=self.backend, progress=self.progress
             )
             accuracy = float(np.mean(predicted == self.labels[held_out]))
             self._fitted = model = None  # its memory is needed
@@ -420,7 +407,7 @@ class _Search:
                 self.progress(stage, done, total)
 
         return Model.fit(
-            _Selection(self.images, numbers),
+            SomeImages(self.images, numbers),
             self.labels[numbers],
             [candidate.encoder],
             classifier=candidate.make_classifier(self.seed),
@@ -458,7 +445,7 @@ class _Search:
         candidate = preset and candidate_of_preset(preset, len(self.images), self.images.shape[1:])
         if not candidate:
             return None
-        resolved = candidate.encoder.resolved(_Selection(self.images, self.kept))
+        resolved = candidate.encoder.resolved(SomeImages(self.images, self.kept))
         return replace(candidate, encoder=resolved)
 
     def _trial(self, number: int) -> "optuna.trial.FrozenTrial":

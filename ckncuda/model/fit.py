@@ -1,0 +1,168 @@
+"""The fit: a system, images and labels make a model."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ckncuda.backend import Backend, get_backend
+from ckncuda.classifier import GramRidge
+from ckncuda.exact.encoder import ExactEncoderSpec
+from ckncuda.exact.job import GramJob, seconds_a_pair
+from ckncuda.exact.kernel import ExactKernel
+from ckncuda.exact.tiles import Tiling
+from ckncuda.images.preprocess import Preprocessor
+from ckncuda.images.sources import (
+    ArrayImages,
+    DeviceImages,
+    Images,
+    class_names,
+    in_memory,
+    size_of,
+)
+from ckncuda.model.model import Model
+from ckncuda.model.training import Training
+from ckncuda.progress import Progress, Report, shown_duration
+
+if TYPE_CHECKING:
+    from ckncuda.model.system import System
+
+
+def fit(
+    system: "System",
+    images: Images | NDArray[Any],
+    labels: NDArray[np.int64] | None = None,
+    *,
+    grams: Sequence[NDArray[Any]] | None = None,
+    seed: int = 0,
+    backend: Backend | str = "auto",
+    progress: Progress | None = None,
+) -> Model:
+    """Fit a system, as ``ckn fit`` does: encoders without labels, then the classifier.
+
+    Parameters
+    ----------
+    system : System
+        Such as ``System.preset("fast", n, shape)`` or ``System.from_toml("net.toml")``.
+    images : [n, h, w, c] or `Images`
+        uint8 or floating point; those of files are held in memory where half of the budget suffices.
+    labels : int64 [n], optional
+        By default those that the images come with; without any, the model extracts features only.
+    grams, seed, backend, progress
+        See `Model.fit`.
+
+    Raises
+    ------
+    InvalidSpec, InvalidData
+        See `Model.fit`.
+
+    Examples
+    --------
+    >>> labels = np.arange(60) % 2
+    >>> images = np.random.default_rng(0).normal(labels[:, None, None, None], size=(60, 8, 8, 1))
+    >>> fit(System.preset("fast", 60, (8, 8, 1)), images, labels).predict(images).shape
+    (60,)
+    """
+    report = Report.of(progress)
+    engine = get_backend(backend) if isinstance(backend, str) else backend
+    if labels is None:
+        labels = getattr(images, "labels", None)
+    classifier = system.make_classifier(seed)
+    if classifier is not None and not isinstance(classifier, GramRidge):
+        classifier.check_options()
+        if labels is None:
+            report.tell("No labels: the model will extract features, but not predict.")
+            classifier = None
+    training = Training(images, system.encoders, seed, engine, report)
+    training.check(labels, classifier, grams)  # before images are read
+    source = _read(training.images, engine.memory_budget // 2, report)
+    with report.stage("preprocessing"):
+        specs = tuple(spec.resolved(source, report) for spec in system.encoders)
+    if training.compares and grams is None and report.is_heard:
+        with report.stage("features"):
+            report.tell(_plan(specs, source, engine))
+    model = Model.fit(
+        source,
+        labels,
+        specs,
+        classifier=classifier,
+        grams=grams,
+        patches=system.patches,
+        seed=seed,
+        backend=engine,
+        progress=report,
+    )
+    model.class_names = class_names(images)
+    return model
+
+
+def _read(images: Images, limit: int, report: Report) -> Images:
+    """Hold images in memory where they take at most so many bytes: each layer reads them all."""
+    if isinstance(images, ArrayImages | DeviceImages) or size_of(images) > limit:
+        return images
+    return ArrayImages(in_memory(images, report))
+
+
+def _plan(specs: Sequence[ExactEncoderSpec], images: Images, backend: Backend) -> str:
+    """Say how many pairs of images there are to be compared, and how long that takes about."""
+    n, landmarks = images.shape[0], specs[0].landmarks
+    tiling = Tiling(n, None if landmarks is None else min(landmarks, n))
+    first = next(iter(tiling))
+    seconds = sum(seconds_a_pair(GramJob(spec.kernel, images), first, backend) for spec in specs)
+    each = f" by each of {len(specs)} kernels" if len(specs) > 1 else ""
+    return f"Plan: {tiling.pairs:,} pairs of images{each}, about {shown_duration(seconds * tiling.pairs)}"
+
+
+def fit_exact(
+    images: Images | NDArray[Any],
+    labels: NDArray[np.int64] | None,
+    kernels: Sequence[tuple[ExactKernel, Sequence[Preprocessor] | None]],
+    *,
+    landmarks: int | None = None,
+    grams: Sequence[NDArray[Any]] | None = None,
+    seed: int = 0,
+    backend: Backend | str = "auto",
+    progress: Progress | None = None,
+    **options: Any,
+) -> Model:
+    """Fit kernel ridge regression of images in the spaces of exact kernels.
+
+    Parameters
+    ----------
+    images, labels, grams, seed, backend, progress
+        See `Model.fit`; labels are needed.
+    kernels : sequence of (ExactKernel, preprocessing)
+        One kernel, or several that are combined.  A preprocessing of None is as the images suggest.
+    landmarks : int, optional
+        Images, drawn at random, that span the solution: n landmarks pairs are compared instead of n²/2.
+    **options
+        ``regularization``, ``weights`` and ``validation`` of `GramRidge`.
+
+    Returns
+    -------
+    Model
+        Its features of an image are the kernels with the training images, or with the landmarks.
+
+    Examples
+    --------
+    >>> from ckncuda import Exponential
+    >>> from ckncuda.layer import KernelLayer
+    >>> rng = np.random.default_rng(0)
+    >>> labels = np.arange(30) % 2
+    >>> images = rng.normal(size=(30, 6, 6, 1)).astype(np.float32) + labels[:, None, None, None]
+    >>> layer = KernelLayer(patch=3, subsampling=2, kernel=Exponential(sigma=0.6))
+    >>> model = fit_exact(images, labels, [(ExactKernel([layer]), ())])
+    >>> bool(np.mean(model.predict(images) == labels) > 0.9)
+    True
+    """
+    return Model.fit(
+        images,
+        labels,
+        [ExactEncoderSpec(kernel, preprocessing, landmarks) for kernel, preprocessing in kernels],
+        classifier=GramRidge(seed=seed, **options),
+        grams=grams,
+        seed=seed,
+        backend=backend,
+        progress=progress,
+    )

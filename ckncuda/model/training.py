@@ -1,0 +1,188 @@
+"""The steps of fitting a model: what is checked, encoders, Gram matrices, the classifier."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ckncuda.backend import Backend, get_backend
+from ckncuda.classifier import GramRidge, TrainableClassifier
+from ckncuda.classifier.training_data import check_classes
+from ckncuda.errors import InvalidData, InvalidSpec
+from ckncuda.exact.encoder import ExactEncoder, ExactEncoderSpec
+from ckncuda.images.sources import Images, as_images
+from ckncuda.model.encoders import ImageEncoder, ImageEncoderSpec
+from ckncuda.progress import Report
+from ckncuda.types import Array, Index
+
+Learner = TrainableClassifier | GramRidge
+
+
+class Training:
+    """Training images, specifications of encoders, and how to compute.
+
+    Parameters
+    ----------
+    images : [n, h, w, c] or `Images`
+    specs : sequence of ImageEncoderSpec
+    seed : int
+    backend : Backend or str
+    report : Report
+
+    Attributes
+    ----------
+    images : Images
+    backend : Backend
+    compares : bool
+        Whether features are comparisons with the training images, by exact kernels.
+    """
+
+    def __init__(
+        self,
+        images: Images | NDArray[Any],
+        specs: Sequence[ImageEncoderSpec],
+        seed: int,
+        backend: Backend | str,
+        report: Report,
+    ) -> None:
+        self.images = as_images(images)
+        self.backend = get_backend(backend) if isinstance(backend, str) else backend
+        self.compares = any(spec.compares for spec in specs)
+        self._specs, self._seed, self._report = specs, seed, report
+
+    def check(
+        self, labels: NDArray[np.int64] | None, learner: Learner | None, grams: Sequence[Array] | None
+    ) -> None:
+        """Raise `InvalidSpec` or `InvalidData` for what could not be fitted; nothing is computed."""
+        n, count = self.images.shape[0], len(self._specs)
+        if self.compares:
+            self._check_labels(labels, "exact kernels need one label an image to be fitted")
+        elif learner is not None and not isinstance(learner, GramRidge):
+            learner.check_options(n, count)
+            self._check_labels(labels, "a classifier needs one label an image")
+        if not count:
+            what = "kernel" if isinstance(learner, GramRidge) else "encoder"
+            raise InvalidSpec(f"a model needs at least one {what}")
+        if self.compares != all(spec.compares for spec in self._specs):
+            raise InvalidSpec(
+                "networks and exact kernels do not go into one model: give one kind of encoders"
+            )
+        if isinstance(learner, GramRidge) and self.compares:
+            learner.check_options(n if self._landmarks is None else None, count)
+        elif learner is not None and (self.compares or isinstance(learner, GramRidge)):
+            raise InvalidSpec(
+                f"{type(learner).__name__} does not go with these encoders: give GramRidge for "
+                "exact kernels, any other classifier for networks"
+            )
+        for spec in self._specs:
+            spec.check(self.images)
+        if len({getattr(spec, "landmarks", None) for spec in self._specs}) > 1:
+            raise InvalidSpec("the kernels have different landmarks: give each the same number of them")
+        if grams is not None:
+            self._check_shapes(grams)
+
+    def _check_labels(self, labels: NDArray[np.int64] | None, needs: str) -> None:
+        n = self.images.shape[0]
+        if labels is None or len(labels) != n:
+            given = "no" if labels is None else str(len(labels))
+            raise InvalidData(f"{needs}: given {n} images, {given} labels")
+        check_classes(labels)
+
+    def _check_shapes(self, grams: Sequence[Array]) -> None:
+        n = self.images.shape[0]
+        if self._landmarks is not None:
+            raise InvalidSpec("landmarks spare a Gram matrix of all images, but one is given: leave one out")
+        if len(grams) != len(self._specs):
+            raise InvalidSpec(
+                f"{len(grams)} Gram matrices were given for {len(self._specs)} kernels; give one each"
+            )
+        for number, matrix in enumerate(grams, 1):
+            if tuple(matrix.shape) != (n, n):
+                raise InvalidData(
+                    f"Gram matrix {number} is of shape {list(matrix.shape)}; expected [{n}, {n}], that of "
+                    f"the {n} training images"
+                )
+
+    @property
+    def _landmarks(self) -> int | None:
+        """Number of landmarks, the same for all kernels; None: all images are compared with."""
+        landmarks: int | None = getattr(self._specs[0], "landmarks", None)
+        return landmarks
+
+    def _chosen(self) -> Index | None:
+        """Return the numbers of the landmarks; None: all images are compared with."""
+        first = self._specs[0]
+        n = self.images.shape[0]
+        return first.drawn_landmarks(n, self._seed) if isinstance(first, ExactEncoderSpec) else None
+
+    def encoders(self, patches: int) -> tuple[ImageEncoder, ...]:
+        """Learn the encoders, one after the other, without labels."""
+        with self._report.stage("preprocessing"):
+            specs = [spec.resolved(self.images, self._report) for spec in self._specs]
+        encoders: tuple[ImageEncoder, ...] = ()
+        for number, spec in enumerate(specs):
+            encoders += (
+                spec.fit(
+                    self.images,
+                    self.backend,
+                    patches=patches,
+                    seed=self._seed,
+                    beside=encoders,
+                    report=self._of(number),
+                ),
+            )
+        return encoders
+
+    def _of(self, number: int) -> Report:
+        """Return the report of one of several encoders."""
+        if len(self._specs) == 1:
+            return self._report
+        return self._report.labelled(f"{'kernel' if self.compares else 'encoder'} {number + 1}")
+
+    def grams(self, encoders: Sequence[ImageEncoder], given: Sequence[Array] | None) -> list[Array]:
+        """Compute the kernels of the training images with each encoder's points, or check those given."""
+        chosen = self._chosen()
+        matrices: list[Array] = []
+        for number, encoder in enumerate(encoders):
+            assert isinstance(encoder, ExactEncoder)
+            with self._report.stage("features"):
+                if given is None:
+                    matrices.append(encoder.gram(self.images, chosen, self.backend, self._of(number)))
+                else:
+                    encoder.check_gram(given[number], number + 1, self._seed, self.backend)
+                    matrices.append(given[number])
+        return matrices
+
+    def fit_classifier(
+        self, learner: Learner, features: Any, labels: NDArray[np.int64], widths: tuple[int, ...]
+    ) -> None:
+        """Fit it where the features are or, if the memory there does not suffice, on the host."""
+        if isinstance(learner, GramRidge):
+            learner.fit(features, labels, points=self._chosen(), progress=self._report)
+            return
+        try:
+            learner.fit(features, labels, progress=self._report, widths=widths)
+        except MemoryError:
+            on_host = self.backend.to_host(features)
+            if on_host is features:
+                raise
+            logging.getLogger("ckncuda").info(
+                "The classifier is fitted on the CPU: the GPU's memory is too small"
+            )
+        else:
+            return
+        learner.fit(on_host, labels, progress=self._report, widths=widths)
+
+    def judged(self, learner: Learner, encoders: Sequence[ImageEncoder]) -> dict[str, Any]:
+        """Return what a report says of the fitted classifier, and what of the model saw all images."""
+        saw = next(filter(None, (encoder.saw for encoder in encoders)), "")
+        report: dict[str, Any] = {
+            "regularization": learner.regularization_,
+            "validation_accuracy": learner.validation_accuracy_,
+            "validation": learner.validation_ + (f"; {saw} saw all images, without labels" if saw else ""),
+        }
+        if isinstance(learner, GramRidge) and len(encoders) > 1:
+            report["kernel_weights"] = list(learner.kernel_weights_)
+        return report
