@@ -3,6 +3,10 @@
 import os
 from pathlib import Path
 
+# Before NumPy is loaded.  Threads of BLAS that wait for a busy core make small products 100 times slower,
+# and tests, with the processes that they start, run side by side.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import hypothesis
 import numpy as np
 import pytest
