@@ -48,7 +48,7 @@ class DotProductKernel(abc.ABC):
         """Compute κ'(t), elementwise."""
 
     def resolved(self, patches: Array, rng: np.random.Generator) -> "DotProductKernel":
-        """Choose the parameters that depend on data from normalised patches [m, d]: a kernel with all of them."""
+        """Return this kernel with parameters that depend on data chosen from normalised patches [m, d]."""
         return self
 
     def to_dict(self) -> dict[str, Any]:
