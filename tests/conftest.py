@@ -43,6 +43,19 @@ def relative_error_fixture():
     return relative_error
 
 
+@pytest.fixture(scope="session")
+def listing():
+    """List all files below a folder, with what they hold; folders and others with None."""
+
+    def listing(folder):
+        return {
+            str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+            for path in Path(folder).rglob("*")
+        }
+
+    return listing
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(20260101)

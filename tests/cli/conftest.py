@@ -106,14 +106,6 @@ def run_ckn(*arguments, process=False, cwd=None, env=None, **options):
     return (process_of_ckn if own else call_of_ckn)(*arguments, cwd=cwd, env=env, **options)
 
 
-def listing(folder):
-    """All files below a folder, with what they hold; folders and others with None."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
-        for path in Path(folder).rglob("*")
-    }
-
-
 def write_challenge_csv(path, images):
     """As the challenge does: an image a line, channel after channel, a comma at the end."""
     planes = images.transpose(0, 3, 1, 2).reshape(len(images), -1)
@@ -129,11 +121,6 @@ def tiny():
 @pytest.fixture(scope="session")
 def layer():
     return LAYER
-
-
-@pytest.fixture(scope="session", name="listing")
-def listing_fixture():
-    return listing
 
 
 @pytest.fixture(scope="session", name="environment")
@@ -165,7 +152,7 @@ def works(tmp_path):
 
 
 @pytest.fixture
-def refused(tmp_path):
+def refused(tmp_path, listing):
     """Run `ckn` in the test's own folder; it must refuse as bad input is refused, with these words.
 
     Exit code 2, one message, no traceback, nothing on standard output, and every file as it was.
