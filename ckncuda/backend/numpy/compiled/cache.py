@@ -1,4 +1,4 @@
-"""How Numba compiles the inner loops, and keeps what it has compiled."""
+"""Numba compiles the inner loops at their first call, and keeps what it has compiled."""
 
 import functools
 import hashlib
