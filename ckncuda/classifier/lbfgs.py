@@ -1,11 +1,19 @@
-"""L-BFGS on the penalised empirical risk, in a preconditioned space."""
+"""L-BFGS on the penalised empirical risk, in a preconditioned space.
+
+Our own, for three reasons that `scipy.optimize.minimize` does not serve: it works where the features are, on a
+GPU too; its inverse Hessian starts from the preconditioner of a space, in which a gradient need not be represented
+as the parameters are; and its line search asks for no product with the features beyond one an iteration. It
+stops by the distance from the minimum that its quadratic model sees, not by a norm of the gradient.
+"""
+
+from typing import Self
 
 import numpy as np
-import numpy.typing as npt
 
-from ckncuda.classifier.classifier import Progress
-from ckncuda.classifier.objective import Array, Loss, Point
+from ckncuda.classifier.losses import Loss
 from ckncuda.classifier.spaces import Space
+from ckncuda.progress import Progress
+from ckncuda.types import Array, Index
 
 TOLERANCE = 1e-5
 """Converged when half of ⟨gradient, step⟩, which the quadratic model of L-BFGS takes for the distance of the
@@ -27,10 +35,51 @@ Pair = tuple[Array, Array, Array, float]
 """A step, the step as it is multiplied with gradients, the gradient difference, the product of these two."""
 
 
+class Point:
+    """One iterate, and (1/n) Σ_i loss(y_i, s_i) + (λ/2) ‖W‖² there.
+
+    Parameters
+    ----------
+    space : Space
+    loss : Loss
+    targets : integers [n], 0 … K−1
+    x : float64 [m + 1, K]
+        Coefficients in the space, and the intercept.
+    paired : float64 [m + 1, K]
+        ``space.paired(x)``.
+    scores : float64 [n, K]
+        ``space.scores(x, paired)``.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        loss: Loss,
+        targets: Index,
+        x: Array,
+        paired: Array,
+        scores: Array,
+    ) -> None:
+        self.space, self.x, self.paired, self.scores = space, x, paired, scores
+        total, derivative = loss(scores, targets)
+        self.derivative = derivative / len(targets)
+        self.value = total / len(targets) + space.regularization / 2 * float(np.vdot(x[:-1], paired[:-1]))
+
+    @classmethod
+    def of(cls, space: Space, loss: Loss, targets: Index, x: Array) -> Self:
+        """Evaluate the objective at x."""
+        paired = space.paired(x)
+        return cls(space, loss, targets, x, paired, space.scores(x, paired))
+
+    def gradient(self) -> Array:
+        """Return the gradient, as the space represents it."""
+        return self.space.gradient(self.x, self.derivative)
+
+
 def minimize_lbfgs(
     space: Space,
     loss: Loss,
-    targets: npt.NDArray[np.intp],
+    targets: Index,
     start: Array,
     max_iterations: int,
     progress: Progress | None = None,
@@ -115,7 +164,7 @@ def _direction(space: Space, pairs: list[Pair], gradient: Array) -> tuple[Array,
 def _line_search(
     space: Space,
     loss: Loss,
-    targets: npt.NDArray[np.intp],
+    targets: Index,
     point: Point,
     step: Array,
     paired: Array,

@@ -1,12 +1,12 @@
 """Mini-batch SGD in alternation with L-BFGS: the schedule of "CKN from Scratch"."""
 
 import numpy as np
-import numpy.typing as npt
 
-from ckncuda.classifier.classifier import Progress
-from ckncuda.classifier.lbfgs import minimize_lbfgs
-from ckncuda.classifier.objective import Array, Loss, Point
+from ckncuda.classifier.lbfgs import Point, minimize_lbfgs
+from ckncuda.classifier.losses import Loss
 from ckncuda.classifier.spaces import PrimalSpace
+from ckncuda.progress import Progress
+from ckncuda.types import Array, Index
 
 EPOCHS = 30
 BATCH = 128
@@ -21,7 +21,7 @@ LBFGS_ITERATIONS = 10
 def minimize_sgd(
     space: PrimalSpace,
     loss: Loss,
-    targets: npt.NDArray[np.intp],
+    targets: Index,
     start: Array,
     random: np.random.Generator,
     progress: Progress | None = None,

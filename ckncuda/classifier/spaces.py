@@ -1,4 +1,4 @@
-r"""Where the weights are looked for, and the preconditioner that makes λ harmless to the solver.
+r"""The spaces in which weights are looked for, and the preconditioner that makes λ harmless to the solver.
 
 With n images and d features Z [n, d], the minimiser's weights are W = Zᵀα (the representer theorem), so
 that the same problem can be written in the smaller of two spaces, with the same λ and the same minimiser:
@@ -27,14 +27,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ckncuda.backend.linear_algebra import add_product, solve
-from ckncuda.classifier.classifier import Progress
-from ckncuda.classifier.normal_equations import cholesky
-from ckncuda.classifier.objective import Array
+from ckncuda.classifier.systems import cholesky
 from ckncuda.classifier.training_data import blocks
+from ckncuda.progress import Progress
+from ckncuda.types import Array, Index
 
 
 class Space(Protocol):
-    """What the solver needs. ⟨x, g⟩ is ``np.vdot(paired, g)``, with ``paired`` that of x."""
+    """All that the solver needs. ⟨x, g⟩ is ``np.vdot(paired, g)``, with ``paired`` that of x."""
 
     regularization: float
 
@@ -65,7 +65,7 @@ class PrimalSpace:
         self.features, self.factor = features, factor
         self.curvature, self.regularization, self.images = curvature, regularization, images
 
-    def on(self, batch: npt.NDArray[np.intp]) -> "PrimalSpace":
+    def on(self, batch: Index) -> "PrimalSpace":
         """Return the same space over some of its images."""
         return PrimalSpace(
             self.features[batch], self.factor, self.curvature, self.regularization, self.images
