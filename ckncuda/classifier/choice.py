@@ -77,9 +77,8 @@ def search_regularization(
     Parameters
     ----------
     accuracy_at : callable
-        The validation accuracy at one λ.
+        The validation accuracy at one λ, a mean over ``images``.
     images : int
-        How many images an accuracy is the mean of.
     progress : callable or None
     refinement : floats
         Multiples of the best decade that are tried in the end.
@@ -147,7 +146,7 @@ def search_from_few(
     accuracy_among : callable
         The accuracy of half of so many images at one λ.
     images : int
-        How many there are in all.
+        The number of all.
     progress : callable or None
     """
     few, *more = halvings(images // 2, FEW)
@@ -280,10 +279,10 @@ class Options:
         Parameters
         ----------
         accuracy_among : callable
-            From what is tried, how many images there are, the last ones, and how many judge it, the last of
-            these, to its left-out accuracy; it may raise `InvalidSpec` where λ is too small.
+            The left-out accuracy of what is tried, among so many images, of which so many judge it; it may
+            raise `InvalidSpec` where λ is too small.
         images : int
-            How many there are in all.
+            The number of all.
         progress : callable or None
         """
         tried, sizes = 0, self.sizes
@@ -334,14 +333,7 @@ def judges(images: int) -> int:
 def climb(start: Place, accuracy_at: Callable[[Place], float], sizes: Place) -> Place:
     """Go from one point of a lattice to a better neighbour, one step along one axis, while there is one.
 
-    Parameters
-    ----------
-    start : tuple of int
-        Where to begin, each number between 0 and that axis's size.
-    accuracy_at : callable
-        Asked once for each point.
-    sizes : tuple of int
-        Of the axes.
+    The accuracy is asked once for each point, whose numbers are between 0 and the sizes of the axes.
     """
     accuracy_at = functools.cache(accuracy_at)
     best, improved = start, True

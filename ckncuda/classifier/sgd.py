@@ -58,7 +58,7 @@ def minimize_sgd(
         order = np.asarray(random.permutation(images), like=targets)
         for first in range(0, images, BATCH):
             batch = order[first : first + BATCH]
-            gradient = Point.of(space.on(batch), loss, targets[batch], parameters).gradient()
+            gradient = Point(space.on(batch), loss, targets[batch], parameters).gradient()
             velocity *= MOMENTUM
             velocity -= step * gradient
             parameters += velocity

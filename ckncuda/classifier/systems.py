@@ -86,18 +86,19 @@ class DualSystem(ABC):
     Of `MANY` images and more Gram matrices are in float32, which errs by no more than float32 features
     do, and so are their factors for λ down to `WELL_CONDITIONED`; twice as fast, in half the memory.
 
-    Parameters
-    ----------
-    targets : float64 [n, K]
-        ±1; where everything is computed.
-
     Attributes
     ----------
     order : integers [n]
         The numbers of the images in that order.
     targets : float64 [n, K]
-        In that order.
+        Y in that order, where everything is computed.
+    intercept : float64 [K]
+        What was taken off the targets ±1: the mean, or 0 where the intercept is penalised.
+    dtype : dtype
+        That of the Gram matrices.
     """
+
+    intercept: Matrix | float = 0.0
 
     def __init__(self, targets: Matrix) -> None:
         self.order = np.asarray(np.random.default_rng(0).permutation(len(targets)), like=targets)
@@ -125,7 +126,7 @@ class DualSystem(ABC):
 
     def accuracy(self, residuals: Matrix) -> float:
         """Return the accuracy of the last images, from their left-out residuals."""
-        return left_out_accuracy(residuals, self.targets[-len(residuals) :])
+        return left_out_accuracy(residuals, self.intercept + self.targets[-len(residuals) :])
 
     def accuracy_among(self, choice: Choice, last: int, judged: int) -> float:
         """Return the left-out accuracy of the last ``judged``, as if only the last so many images existed."""
@@ -140,19 +141,15 @@ class FeatureSystem(DualSystem):
     drown the rest of the inverse's diagonal when λ is small. The Gram matrix is therefore that of Z
     with a constant feature of 1 added, ZZᵀ + 11ᵀ. As Y is orthogonal to 1, α stays the same.
 
-    Parameters
-    ----------
-    data : TrainingData
-    scaling : FeatureScaling
-    progress : callable or None
-
     Attributes
     ----------
-    intercept : float64 [K]
-        The mean target; ``targets`` are without it.
     judged : int
         How many images are left out one by one: all.
+    large : bool
+        There are so many that a search begins on part of them.
     """
+
+    intercept: Matrix
 
     def __init__(self, data: TrainingData, scaling: FeatureScaling, progress: Progress | None) -> None:
         self.features, self.scaling = data.features, scaling
@@ -161,7 +158,7 @@ class FeatureSystem(DualSystem):
         signs -= self.intercept
         super().__init__(signs)
         images, width = data.features.shape
-        self.judged = images
+        self.judged, self.large = images, images >= MANY
         # LAPACK works in place on column-major matrices; only the lower triangle is ever filled.
         self.products = np.zeros((images, images), self.dtype, order="F", like=data.features)
         add_product(self.products, np.ones_like(self.products[:1]))
@@ -171,11 +168,6 @@ class FeatureSystem(DualSystem):
             if progress is not None:
                 progress("Gram matrix", columns.stop, width)
         self._alphas: dict[float, Matrix] = {}  # of the λ tried: small beside the Gram matrix
-
-    @property
-    def large(self) -> bool:
-        """Whether a search begins on part of the images."""
-        return len(self.targets) >= MANY
 
     def gram(self, choice: Choice, last: int, dtype: np.dtype[Any]) -> Array:
         """Return ZZᵀ + 11ᵀ of the last images."""
@@ -194,17 +186,9 @@ class FeatureSystem(DualSystem):
             return 0.0
         return 1 / (last**2 * (regularization + 1))
 
-    def left_out_residuals(self, regularization: float) -> Matrix:
-        """Return y_i minus the prediction without image i, float64 [n, K], in the system's order."""
-        return self.solution(Choice(regularization)).left_out_residuals()
-
-    def accuracy(self, residuals: Matrix) -> float:
-        """Return the accuracy of the last images, from their left-out residuals."""
-        return left_out_accuracy(residuals, self.intercept + self.targets[-len(residuals) :])
-
     def accuracy_at(self, regularization: float) -> float:
         """Return the leave-one-out accuracy of all images."""
-        return self.accuracy(self.left_out_residuals(regularization))
+        return self.accuracy_among(Choice(regularization), self.judged, self.judged)
 
     def weights(self, regularization: float) -> Matrix:
         """Return W = Zᵀα, float64 [d, K], on scaled features."""
@@ -253,7 +237,7 @@ class WeightedSystem(DualSystem):
     def solve(
         self, options: Options, choice: Choice | None, progress: Progress | None
     ) -> tuple[Judgement, Matrix]:
-        """Return α, float64 [n, K], of all images, with what was chosen before or with the best that is found."""
+        """Return α, float64 [n, K], of all images, with what was chosen before or with the best found."""
         images = len(self.targets)
         if choice is not None:
             return Judgement(choice, images, images), self.solution(choice).alpha
@@ -265,12 +249,6 @@ class WeightedSystem(DualSystem):
 
 class KernelSystem(WeightedSystem):
     """A dual system for any κ on the features of each encoder; one matrix of products an encoder serves all.
-
-    Parameters
-    ----------
-    data : TrainingData
-    scaling : FeatureScaling
-    progress : callable or None
 
     Attributes
     ----------
@@ -323,12 +301,6 @@ class PrimalSystem:
 
     Of more than `JUDGES` images so many, drawn at random, are left out one by one.
 
-    Parameters
-    ----------
-    data : TrainingData
-    scaling : FeatureScaling
-    progress : callable or None
-
     Attributes
     ----------
     intercept : float64 [K]
@@ -336,8 +308,6 @@ class PrimalSystem:
     judges : integers [m]
         The numbers of the images that are left out one by one.
     """
-
-    large = False
 
     def __init__(self, data: TrainingData, scaling: FeatureScaling, progress: Progress | None) -> None:
         self.features, self.scaling = data.features, scaling
@@ -402,15 +372,7 @@ def check_count(images: int | None, instead: str) -> None:
 
 
 def left_out_accuracy(residuals: Matrix, targets: Matrix) -> float:
-    """Return the part of the images whose prediction without themselves is right.
-
-    Parameters
-    ----------
-    residuals : float64 [m, K]
-        Targets less these predictions.
-    targets : float64 [m, K]
-        ±1.
-    """
+    """Return the part of the images that is right, from left-out residuals and targets ±1, float64 [m, K]."""
     return float(np.mean((targets - residuals).argmax(axis=1) == targets.argmax(axis=1)))
 
 
