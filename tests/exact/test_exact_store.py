@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import shutil
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -12,13 +13,12 @@ import zarr
 
 from ckncuda import Exponential, LayerSpec
 from ckncuda.backend import get_backend
-from ckncuda.errors import InvalidData
+from ckncuda.errors import InvalidData, NotInstalled
 from ckncuda.exact import ExactKernel, gram
 from ckncuda.exact.job import GramJob, seconds_a_pair
 from ckncuda.exact.on_disk import folder as gram_folder
-from ckncuda.exact.on_disk import writing as store
 from ckncuda.exact.on_disk.folder import check_gram_path
-from ckncuda.exact.on_disk.writing import GramStore, StoreUnavailable
+from ckncuda.exact.on_disk.writing import GramStore
 from ckncuda.exact.tiles import Tiling
 from ckncuda.images.preprocess import ZCA
 from ckncuda.images.preprocessed import PreprocessedImages, fit_preprocessing
@@ -459,8 +459,8 @@ def test_a_tile_that_is_harmed_before_the_end_is_in_no_result(tmp_path, matrix, 
 
 
 def test_without_zarr(path, matrix, monkeypatch):
-    monkeypatch.setattr(store.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(StoreUnavailable, match=r"pip install 'ckncuda\[exact\]'"):
+    monkeypatch.setitem(sys.modules, "zarr", None)
+    with pytest.raises(NotInstalled, match=r"pip install 'ckncuda\[exact\]'"):
         write(path, matrix)
 
 
