@@ -1,4 +1,4 @@
-"""What all classifiers have in common: scores, predictions, the options of those that learn."""
+"""Scores and predictions of all classifiers, and the options of those that learn."""
 
 import math
 from abc import ABC, abstractmethod

@@ -121,7 +121,7 @@ class IterativeClassifier(LinearClassifier, TrainableClassifier):
 
 @dataclass
 class _Problem:
-    """One training set, its first ``kept`` images to fit on while λ is chosen, the others held out."""
+    """A training set, its first ``kept`` images to fit on while λ is chosen, the others held out."""
 
     classifier: IterativeClassifier
     features: Features

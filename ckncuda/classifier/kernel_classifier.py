@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 
 from ckncuda.backend.arrays import wait
-from ckncuda.classifier.choice import Choice
 from ckncuda.classifier.classifier import Classifier
 from ckncuda.classifier.training_data import (
     FeatureScaling,
@@ -109,7 +108,7 @@ class KernelClassifier(Classifier):
                 "classifier; expected as many of each"
             )
         classifier = KernelClassifier()
-        classifier._hold(points, FeatureScaling(mean, norm), widths, Choice(0.0, weights, kernels))
+        classifier._hold(points, FeatureScaling(mean, norm), widths, kernels, weights)
         classifier.dual_, classifier.intercept_, classifier.classes_ = dual, intercept, labels
         return classifier
 
@@ -118,11 +117,12 @@ class KernelClassifier(Classifier):
         points: npt.NDArray[np.float16],
         scaling: FeatureScaling,
         widths: tuple[int, ...],
-        choice: Choice,
+        kernels: tuple[DotProductKernel, ...],
+        weights: tuple[float, ...],
     ) -> None:
         """Set all that says how an image compares with the training images."""
         self.points_, self.scaling_, self.widths_ = points, scaling, widths
-        self.kernels_, self.kernel_weights_ = choice.kernels, choice.weights
+        self.kernels_, self.kernel_weights_ = kernels, weights
         self.__dict__.pop("_prepared", None)
 
     @property
@@ -163,13 +163,13 @@ class KernelClassifier(Classifier):
         points, norms = self._points_like(features)
         dual = np.asarray(self.dual_, like=features).astype(points.dtype)
         scaling = self.scaling_.like(features)
-        choice = Choice(0.0, self.kernel_weights_, self.kernels_)
+        compared = self.kernels_, self.kernel_weights_, self.widths_
         intercept = np.asarray(self.intercept_, like=features)
         scores = np.empty((len(features), dual.shape[1]), dtype=np.float32, like=features)
         with np.errstate(invalid="ignore", over="ignore"):
             for rows in blocks(len(features), max(points.shape)):
                 block = scaling.block(features, rows, dtype=points.dtype)
-                kernel = weighted_kernel(choice, self.widths_, block, points, norms)
+                kernel = weighted_kernel(*compared, block, points, norms)
                 scores[rows] = kernel @ dual + intercept
         return scores
 
@@ -193,7 +193,12 @@ def part_norms(points: Array, widths: Sequence[int]) -> list[Array]:
 
 
 def weighted_kernel(
-    choice: Choice, widths: Sequence[int], scaled: Array, points: Array, norms: list[Array]
+    kernels: Sequence[DotProductKernel],
+    weights: Sequence[float],
+    widths: Sequence[int],
+    scaled: Array,
+    points: Array,
+    norms: list[Array],
 ) -> Array:
     """Return K(x, x_i), [b, n], of scaled features [b, d] and points with their norms, part by part."""
     total: Array | None = None
@@ -201,8 +206,8 @@ def weighted_kernel(
         part = scaled[:, columns]
         kernel = part @ points[:, columns].T
         norm = np.sqrt(np.einsum("ij,ij->i", part, part))
-        homogeneous(choice.kernels[number], kernel, norm, norms[number])
-        kernel *= kernel.dtype.type(choice.weights[number])
+        homogeneous(kernels[number], kernel, norm, norms[number])
+        kernel *= kernel.dtype.type(weights[number])
         total = kernel if total is None else total + kernel
     assert total is not None  # there is an encoder at least
     return total

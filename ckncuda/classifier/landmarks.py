@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ckncuda.backend import linear_algebra
 from ckncuda.backend.arrays import to_host
-from ckncuda.classifier.choice import Choice, judges, normalized_weights, shown_kernels, shown_weights
+from ckncuda.classifier.choice import judges, normalized_weights, shown_kernels, shown_weights
 from ckncuda.classifier.classifier import TrainableClassifier, ValidatedClassifier
 from ckncuda.classifier.gram_matrices import GramStatistics, chosen_entries, finite_rows
 from ckncuda.classifier.kernel_classifier import KernelClassifier, part_norms, weighted_kernel
@@ -108,52 +108,57 @@ class NystromRidge(KernelClassifier, TrainableClassifier):
 
     def _fit(self, data: TrainingData, progress: Progress | None) -> None:
         images = len(data.targets)
-        choice, how = self._choose(data, progress)
+        kernels, weights, how = self._choose(data, progress)
         scaling = FeatureScaling.of(data.features, data.widths)
         order = np.random.default_rng(self.seed).permutation(images)
         points = scaling.block(data.features, np.sort(order[: self.landmarks]), dtype=np.float32)
         points = points.astype(np.float16)
-        factor, mapped = _new_features(data, scaling, points, choice, progress)
+        factor, mapped = _new_features(data, scaling, points, kernels, weights, progress)
         dual, intercept = fit_ridge(self, factor, mapped, data.targets, [how], progress)
-        self._hold(to_host(points), scaling.on_host(), data.widths, choice)
+        self._hold(to_host(points), scaling.on_host(), data.widths, kernels, weights)
         self.dual_, self.intercept_, self.classes_ = to_host(dual), intercept, data.classes
 
-    def _choose(self, data: TrainingData, progress: Progress | None) -> tuple[Choice, str]:
+    def _choose(
+        self, data: TrainingData, progress: Progress | None
+    ) -> tuple[tuple[DotProductKernel, ...], tuple[float, ...], str]:
         """Return kernels and weights, given or chosen on some of the images, and say which they are."""
         encoders = len(data.widths)
         if isinstance(self.kernel, DotProductKernel) and (encoders == 1 or not isinstance(self.weights, str)):
             weights = (1.0,) if isinstance(self.weights, str) else normalized_weights(self.weights)
-            given = Choice(0.0, weights, (self.kernel,) * encoders)
-            return given, _which(given) + " given"
+            kernels = (self.kernel,) * encoders
+            return kernels, weights, _which(kernels, weights) + " given"
         kept = np.arange(len(data.targets))
         if self.validation != 0:  # what Ridge will hold out chooses neither kernel nor weights
             kept, _ = held_out_split(data.targets, self.validation, self.seed)
         some = np.random.default_rng(self.seed).permutation(kept)[:CHOOSE_AMONG]
         chooser = self._chooser().fit(data.rows(some), data.targets[some], progress, data.widths)
-        choice = Choice(chooser.regularization_, chooser.kernel_weights_, chooser.kernels_)
+        kernels, weights = chooser.kernels_, chooser.kernel_weights_
         how = f" chosen by leave-one-out over {judges(len(some))} images, but for what was given"
-        return choice, _which(choice) + how
+        return kernels, weights, _which(kernels, weights) + how
 
 
-def _which(choice: Choice) -> str:
+def _which(kernels: Sequence[DotProductKernel], weights: Sequence[float]) -> str:
     """Return kernels and weights, and was or were."""
-    if len(choice.weights) == 1:
-        return f"{shown_kernels(choice.kernels)} was"
-    return f"{shown_kernels(choice.kernels)}, {shown_weights(choice.weights)} were"
+    if len(weights) == 1:
+        return f"{shown_kernels(kernels)} was"
+    return f"{shown_kernels(kernels)}, {shown_weights(weights)} were"
 
 
 def _new_features(
     data: TrainingData,
     scaling: FeatureScaling,
     landmarks: npt.NDArray[np.float16],
-    choice: Choice,
+    kernels: Sequence[DotProductKernel],
+    weights: Sequence[float],
     progress: Progress | None,
 ) -> tuple[Array, npt.NDArray[np.float32]]:
     """Return the factor L, float32 [m, m], and the new features, float32 [n, m], where the features are."""
     points = landmarks.astype(np.float32)
     exact = points.astype(np.float64)  # rounding in single precision would make it indefinite
     norms = part_norms(exact, data.widths)
-    gram = weighted_kernel(choice, data.widths, exact, exact, norms).T  # column-major, as LAPACK takes it
+    gram = weighted_kernel(
+        kernels, weights, data.widths, exact, exact, norms
+    ).T  # column-major, as LAPACK takes it
     gram.T.reshape(-1)[:: len(gram) + 1] += JITTER  # the diagonal
     try:
         factor = linear_algebra.cholesky(gram).astype(np.float32, order="F")
@@ -165,7 +170,7 @@ def _new_features(
 
     def values(rows: slice) -> Array:
         block = scaling.block(data.features, rows, dtype=np.float32)
-        return weighted_kernel(choice, data.widths, block, points, norms)
+        return weighted_kernel(kernels, weights, data.widths, block, points, norms)
 
     mapped = np.empty((len(data.features), len(points)), np.float32, like=data.features)
     return factor, _mapped(factor, values, mapped, max(points.shape), progress)

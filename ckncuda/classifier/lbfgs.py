@@ -35,7 +35,7 @@ Pair = tuple[Array, Array, Array, float]
 
 
 class Point:
-    """One iterate, and (1/n) Σ_i loss(y_i, s_i) + (λ/2) ‖W‖² there.
+    """An iterate, and (1/n) Σ_i loss(y_i, s_i) + (λ/2) ‖W‖² there.
 
     Parameters
     ----------
@@ -87,13 +87,7 @@ def minimize_lbfgs(
 ) -> tuple[Array, bool]:
     """Minimise (1/n) Σ_i loss(y_i, s_i) + (λ/2) ‖W‖² over a space, from ``start``.
 
-    Parameters
-    ----------
-    space, loss, targets, start
-        See `Point`, whose x it begins from.
-    max_iterations : int
-    progress : callable or None
-        Called after each iteration, and at the end with the number of iterations as the total.
+    Progress is told after each iteration, and at the end with the number of iterations as the total.
 
     Returns
     -------

@@ -30,21 +30,7 @@ def minimize_sgd(
 
     The momentum starts at zero in every epoch, for L-BFGS has moved the parameters in between.
 
-    Parameters
-    ----------
-    space : PrimalSpace
-    loss : Loss
-    targets : integers [n], 0 … K−1
-    start : float64 [d + 1, K]
-        Weights, and the intercept.
-    random : numpy.random.Generator
-        Draws the mini-batches.
-    progress : callable or None
-        Called after each epoch.
-
-    Returns
-    -------
-    parameters : float64 [d + 1, K]
+    Begins from weights and the intercept, float64 [d + 1, K], and returns such.
 
     References
     ----------

@@ -15,7 +15,7 @@ Everything is where the features are, on the host or on a GPU; Gram matrices tha
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -49,7 +49,7 @@ JUDGES = 10_000
 
 @dataclass(frozen=True)
 class DualSolution:
-    """What one λ gives: a factorisation, and all that follows from it.
+    """The solution for one λ: a factorisation, and all that follows from it.
 
     Attributes
     ----------
@@ -63,7 +63,7 @@ class DualSolution:
 
     factor: Array
     alpha: Matrix
-    constant: float
+    constant: float = 0.0
 
     def left_out_residuals(self, last: int | None = None) -> Matrix:
         """Return y_i minus the prediction without image i, float64 [last, K], for the last images or for all.
@@ -117,12 +117,7 @@ class DualSystem(ABC):
         last = last or len(self.targets)
         dtype = np.dtype(np.float64) if choice.regularization < WELL_CONDITIONED else self.dtype
         factor = cholesky(self.gram(choice, last, dtype), last, choice.regularization, overwrite=True)
-        alpha = solve(factor, self.targets[-last:])
-        return DualSolution(factor, alpha, self.constant(choice.regularization, last))
-
-    def constant(self, regularization: float, last: int) -> float:
-        """Return the constant of a `DualSolution`: 0, where the intercept is penalised."""
-        return 0.0
+        return DualSolution(factor, solve(factor, self.targets[-last:]))
 
     def accuracy(self, residuals: Matrix) -> float:
         """Return the accuracy of the last images, from their left-out residuals."""
@@ -176,15 +171,11 @@ class FeatureSystem(DualSystem):
     def solution(self, choice: Choice, last: int | None = None) -> DualSolution:
         """Solve for all images or the last ones, and keep what solves for all."""
         solution = super().solution(choice, last)
-        if len(solution.alpha) == len(self.targets):
-            self._alphas[choice.regularization] = solution.alpha
-        return solution
-
-    def constant(self, regularization: float, last: int) -> float:
-        """Return the constant of a `DualSolution`."""
-        if last < len(self.targets):  # Z and Y are only nearly orthogonal to 1 then
-            return 0.0
-        return 1 / (last**2 * (regularization + 1))
+        images, regularization = len(self.targets), choice.regularization
+        if len(solution.alpha) < images:  # Z and Y are only nearly orthogonal to 1 then
+            return solution
+        self._alphas[regularization] = solution.alpha
+        return replace(solution, constant=1 / (images**2 * (regularization + 1)))
 
     def accuracy_at(self, regularization: float) -> float:
         """Return the leave-one-out accuracy of all images."""
@@ -372,7 +363,7 @@ def check_count(images: int | None, instead: str) -> None:
 
 
 def left_out_accuracy(residuals: Matrix, targets: Matrix) -> float:
-    """Return the part of the images that is right, from left-out residuals and targets ±1, float64 [m, K]."""
+    """Return the accuracy of predictions that leave each image out, from residuals and targets ±1 [m, K]."""
     return float(np.mean((targets - residuals).argmax(axis=1) == targets.argmax(axis=1)))
 
 
