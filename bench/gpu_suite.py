@@ -22,7 +22,7 @@ from ckncuda.backend.cupy import why_unavailable
 
 ROOT = Path(__file__).resolve().parents[1]
 CHECKS = ROOT / "bench" / "results" / "gpu_checks.md"
-PARITY = ["tests/parity", "tests/backend", "tests/cli/test_cli_cupy.py"]
+PARITY = ["tests/parity", "tests/backend", "tests/cli/test_cupy.py"]
 BENCHMARK_SECONDS = 300
 
 

@@ -1,4 +1,4 @@
-"""Small layers, images and features for tests of all rooms."""
+"""Small layers, images, features and kernels for tests of all rooms."""
 
 import math
 from typing import Any
@@ -11,6 +11,7 @@ from ckncuda import (
     EncoderSpec,
     Exponential,
     InversePolynomial,
+    Layer,
     LayerSpec,
     Linear,
     Model,
@@ -25,6 +26,25 @@ TWO_LAYERS = [
 ]
 
 
+def make_spec(**options: Any) -> LayerSpec:
+    """Return the specification of a small layer, changed in these options."""
+    defaults = {"filters": 12, "patch": 3, "subsampling": 2, "kernel": Exponential(sigma=0.6)}
+    return LayerSpec(**defaults | options)
+
+
+def make_layer(channels: int, rng: np.random.Generator, **options: Any) -> Layer:
+    """Return a small layer whose anchors are drawn from the unit sphere."""
+    spec = make_spec(**options)
+    anchors = rng.normal(size=(spec.filters, *spec.patch_shape, channels))
+    anchors /= np.linalg.norm(anchors.reshape(spec.filters, -1), axis=1)[:, None, None, None]
+    return Layer.from_anchors(spec, anchors)
+
+
+def make_images(rng: np.random.Generator, n: int, *shape: int) -> NDArray[np.float32]:
+    """Return n images of noise, float32, of height, width and channels."""
+    return rng.normal(size=(n, *shape)).astype(np.float32)
+
+
 def overlapping_classes(
     images: int, width: int, classes: int = 3, seed: int = 0
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -36,14 +56,19 @@ def overlapping_classes(
     return features.astype(np.float32), labels
 
 
-def stripes(n: int = 90, seed: int = 0) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Return stripes along and across, of any phase, uint8 [n, 9, 9, 1], and which they are."""
+def stripes(
+    n: int = 90, seed: int = 0, *, noise: float = 30.0, contrast: float = 60.0
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Return stripes along and across, of any phase, uint8 [n, 9, 9, 1], and which they are.
+
+    A linear classifier on pixels cannot tell them apart.
+    """
     rng = np.random.default_rng(seed)
     labels = np.arange(n) % 2
     phase = rng.uniform(0, 2 * np.pi, size=(n, 1, 1))
     y, x = np.mgrid[:9, :9]
     waves = np.where(labels[:, None, None], np.sin(1.5 * y + phase), np.sin(1.5 * x + phase))
-    images = 120 + 60 * waves + rng.normal(scale=30, size=waves.shape)
+    images = 120 + contrast * waves + rng.normal(scale=noise, size=waves.shape)
     return images.round().clip(0, 255).astype(np.uint8)[..., None], labels
 
 

@@ -1,21 +1,16 @@
 """Small shapes that reach every line of the kernels in little time; as a program, all of them once."""
 
+import factories
 import gpu
 import numpy as np
 
-from ckncuda import ArcCosine, Exponential, InversePolynomial, Layer, LayerSpec, Linear, Polynomial, Series
+from ckncuda import ArcCosine, InversePolynomial, Linear, Polynomial, Series
 from ckncuda.backend import get_backend
 from ckncuda.backend.normed_maps import NormedMaps
 
 
 def make_layer(channels, **options):
-    rng = np.random.default_rng(1)
-    spec = LayerSpec(
-        **{"filters": 10, "patch": 3, "subsampling": 2, "kernel": Exponential(sigma=0.6)} | options
-    )
-    anchors = rng.normal(size=(spec.filters, spec.patch, spec.patch, channels))
-    anchors /= np.linalg.norm(anchors.reshape(spec.filters, -1), axis=1)[:, None, None, None]
-    return Layer.from_anchors(spec, anchors)
+    return factories.make_layer(channels, np.random.default_rng(1), **{"filters": 10} | options)
 
 
 # Input shapes and layers that reach every branch of `encode` in little time.

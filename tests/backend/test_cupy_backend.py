@@ -8,6 +8,7 @@ import sys
 import gpu
 import numpy as np
 import pytest
+from factories import make_layer
 
 from ckncuda import CKN, Exponential, Layer, LayerSpec, Linear, load
 from ckncuda.backend import get_backend
@@ -19,15 +20,6 @@ from ckncuda.layer.dot_product import DotProductKernel
 
 LIMIT = 227 << 10
 TOLERANCE = 2e-5
-
-
-def make_layer(channels, rng, **options):
-    spec = LayerSpec(
-        **{"filters": 12, "patch": 3, "subsampling": 2, "kernel": Exponential(sigma=0.6)} | options
-    )
-    anchors = rng.normal(size=(spec.filters, spec.patch, spec.patch, channels))
-    anchors /= np.linalg.norm(anchors.reshape(spec.filters, -1), axis=1)[:, None, None, None]
-    return Layer.from_anchors(spec, anchors)
 
 
 @pytest.fixture

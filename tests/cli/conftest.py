@@ -1,13 +1,22 @@
-"""A `ckn` that runs the real process, tiny images in every format, and tiny models made by `ckn fit`."""
+"""A `ckn` that runs in this process or in its own, tiny images in every format, and models of `ckn fit`."""
 
+import contextlib
+import io
+import logging
 import os
+import resource
+import signal
 import subprocess
 import sys
+import tempfile
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
+
+from ckncuda.cli.main import main
 
 LAYER = "filters=4,patch=3,subsampling=2,kernel=exp,sigma=0.6"
 TINY = ("--layer", LAYER, "--patches", "500", "--preprocess", "none", "--image-shape", "12x12x3")
@@ -44,8 +53,8 @@ def environment(**changes):
     return kept | {"OPENBLAS_NUM_THREADS": "1"} | changes
 
 
-def run_ckn(*arguments, cwd=None, timeout=60, env=None, **options):
-    """Run `ckn` to its end."""
+def process_of_ckn(*arguments, cwd=None, env=None, timeout=60, **options):
+    """Run `ckn` to its end in a process of its own, which takes most of a second to start."""
     done = subprocess.run(
         [*CKN, *map(str, arguments)],
         cwd=cwd,
@@ -59,12 +68,42 @@ def run_ckn(*arguments, cwd=None, timeout=60, env=None, **options):
     return Finished(done.returncode, done.stdout, done.stderr)
 
 
-def listing(folder):
-    """All files below a folder, with what they hold; folders and others with None."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
-        for path in Path(folder).rglob("*")
-    }
+def call_of_ckn(*arguments, cwd=None, env=None):
+    """Run `ckn` to its end in this process, which afterwards is as it was before."""
+    root, project = logging.getLogger(), logging.getLogger("ckncuda")
+    handlers = {name: signal.getsignal(name) for name in (signal.SIGTERM, signal.SIGHUP)}
+    streams = [io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2)]
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        for name in [name for name in os.environ if name.startswith("CKNCUDA_")]:
+            patch.delenv(name)
+        for name, value in (env or {}).items():
+            patch.setenv(name, value)
+        patch.chdir(cwd or os.getcwd())
+        patch.setattr(sys, "argv", ["ckn", *map(str, arguments)])
+        patch.setattr(sys, "stdout", streams[0])
+        patch.setattr(sys, "stderr", streams[1])
+        patch.setattr(tempfile, "tempdir", None)
+        patch.setattr(root, "handlers", [])
+        patch.setattr(project, "level", project.level)
+        patch.setattr(warnings, "showwarning", warnings.showwarning)
+        warnings.simplefilter("default")
+        for ignored in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+            warnings.simplefilter("ignore", ignored)  # as Python does where no test runner says otherwise
+        try:
+            with pytest.raises(SystemExit) as end:
+                main()
+        finally:
+            for name, handler in handlers.items():
+                signal.signal(name, handler)
+    texts = [stream.buffer.getvalue().decode() for stream in streams]
+    return Finished(end.value.code, *texts)
+
+
+def run_ckn(*arguments, process=False, cwd=None, env=None, **options):
+    """Run `ckn` to its end: in this process, or in its own where variables or options of one are given."""
+    env = env or {}
+    own = process or options or any(not name.startswith(("CKNCUDA_", "TMPDIR")) for name in env)
+    return (process_of_ckn if own else call_of_ckn)(*arguments, cwd=cwd, env=env, **options)
 
 
 def write_challenge_csv(path, images):
@@ -82,11 +121,6 @@ def tiny():
 @pytest.fixture(scope="session")
 def layer():
     return LAYER
-
-
-@pytest.fixture(scope="session", name="listing")
-def listing_fixture():
-    return listing
 
 
 @pytest.fixture(scope="session", name="environment")
@@ -118,7 +152,7 @@ def works(tmp_path):
 
 
 @pytest.fixture
-def refused(tmp_path):
+def refused(tmp_path, listing):
     """Run `ckn` in the test's own folder; it must refuse as bad input is refused, with these words.
 
     Exit code 2, one message, no traceback, nothing on standard output, and every file as it was.
@@ -142,6 +176,22 @@ def refused(tmp_path):
         return lines[0]
 
     return run
+
+
+@pytest.fixture(scope="session")
+def limited_files():
+    """Let no file grow beyond a size within a block: as a full disk, but everywhere."""
+
+    @contextlib.contextmanager
+    def limit(size):
+        old = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))  # Python ignores SIGXFSZ, the write fails
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, old)
+
+    return limit
 
 
 @pytest.fixture(scope="session")

@@ -7,10 +7,11 @@ import gpu
 import numpy as np
 import pytest
 import tolerances
+from factories import make_layer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ckncuda import ArcCosine, Exponential, InversePolynomial, Layer, LayerSpec, Linear, Polynomial, Series
+from ckncuda import ArcCosine, Exponential, InversePolynomial, Linear, Polynomial, Series
 from ckncuda.backend import get_backend
 from ckncuda.backend import numpy as numpy_backend
 from ckncuda.backend.numpy import tiles
@@ -60,14 +61,6 @@ def cpu_backend(request):
     backend = make_backend(request.param)
     backend.tested_as = request.param
     return backend
-
-
-def make_layer(channels, rng, **options):
-    defaults = {"filters": 12, "patch": 3, "subsampling": 2, "kernel": Exponential(sigma=0.6)}
-    spec = LayerSpec(**defaults | options)
-    anchors = rng.normal(size=(spec.filters, spec.patch, spec.patch, channels))
-    anchors /= np.linalg.norm(anchors.reshape(spec.filters, -1), axis=1)[:, None, None, None]
-    return Layer.from_anchors(spec, anchors)
 
 
 def check(backend, layer, maps, relative_error):

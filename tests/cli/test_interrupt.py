@@ -72,7 +72,7 @@ def test_fit_that_is_interrupted_leaves_nothing(interrupted, tmp_path, rng, name
         *("fit", "x.npy", "-o", "m.ckn", "--layer", layer, "--preprocess", "none"),
         announced="Fitting on",
         signal_=getattr(signal, name),
-        ready=lambda: time.sleep(1),
+        ready=lambda: time.sleep(0.5),
     )
 
 

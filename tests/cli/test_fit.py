@@ -143,5 +143,5 @@ def test_fit_replaces_the_model_that_stood_there(works, data, tiny, tmp_path):
 
 def test_fit_measures_its_own_memory_not_that_of_its_parent(works, data, tiny):
     ballast = np.ones(500 << 17)  # 500 MiB, touched: a child's getrusage starts from what its parent held
-    result = json.loads(works("fit", data.npy, "-o", "m.ckn", *tiny, "--json").stdout)
+    result = json.loads(works("fit", data.npy, "-o", "m.ckn", *tiny, "--json", process=True).stdout)
     assert result["peak_memory"] < ballast.nbytes

@@ -1,6 +1,10 @@
 """Options that cannot be, or cannot be with these images."""
 
+import importlib.util
+
 import pytest
+
+from ckncuda.backend.cupy import why_unavailable
 
 LAYER = "filters=4,patch=3,subsampling=2,kernel=exp"
 SIZES = {
@@ -165,14 +169,9 @@ def test_options_that_cannot_be(refused, data, layer, case):
 
 
 def test_backend_cupy_without_a_gpu(refused, data, tiny, model):
-    env = {"CUDA_VISIBLE_DEVICES": ""}
-    words = ["backend cupy cannot run here", "ckncuda[cuda1"]
-    try:
-        import cupy  # noqa: F401
-    except ImportError:
-        pass
-    else:
-        words = ["backend cupy cannot run here", "--backend numpy"]
+    env = {"CUDA_VISIBLE_DEVICES": ""} if why_unavailable() is None else {}
+    installed = importlib.util.find_spec("cupy") is not None
+    words = ["backend cupy cannot run here", "--backend numpy" if installed else "ckncuda[cuda1"]
     refused("fit", data.npz, "-o", "m.ckn", *tiny, "--backend", "cupy", words=words, env=env)
     refused("extract", model, data.npz, "-o", "f.npy", "--backend", "cupy", words=words, env=env)
 

@@ -1,0 +1,62 @@
+"""Model files that are missing, damaged, of another time or of another kind: what commands say of them.
+
+Which files are refused is tested beside the reader of model files.
+"""
+
+import json
+
+import pytest
+import safetensors
+import safetensors.numpy
+
+from ckncuda.files.model_file import ENTRY
+
+
+@pytest.mark.parametrize("command", ["info", "extract", "predict", "evaluate", "bench"])
+def test_every_command_refuses_a_model_that_is_missing(refused, data, command):
+    output = {"extract": ("-o", "f.npy"), "predict": ("-o", "s.csv")}.get(command, ())
+    images = () if command == "info" else (data.npz,)
+    words = ["no model file nowhere.ckn", "ckn fit"]
+    refused(command, "nowhere.ckn", *images, *output, words=words)
+
+
+def rewritten(content, change):
+    """A model file with its specification changed."""
+    tensors = safetensors.numpy.load(content)
+    length = int.from_bytes(content[:8], "little")
+    specification = json.loads(json.loads(content[8 : 8 + length])["__metadata__"][ENTRY])
+    change(specification)
+    return safetensors.numpy.save(tensors, {ENTRY: json.dumps(specification)})
+
+
+CASES = {
+    "truncated": (lambda content: content[:-1000], ["truncated", "copy it again"]),
+    "no model": (lambda content: b"filters = 64\n", ["not a model file"]),
+    "newer": (
+        lambda content: rewritten(content, lambda specification: specification.update(version=4)),
+        ["version 4", "up to 3", "install a newer ckncuda"],
+    ),
+    "parts that do not fit": (
+        lambda content: rewritten(content, lambda specification: specification["encoders"].clear()),
+        ["m.ckn is damaged", "do not fit"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_file_that_is_no_whole_model_is_refused(refused, model, data, tmp_path, case):
+    change, words = CASES[case]
+    (tmp_path / "m.ckn").write_bytes(change(model.read_bytes()))
+    refused("info", "m.ckn", words=["m.ckn", *words])
+    refused("extract", "m.ckn", data.npy, "-o", "f.npy", words=["m.ckn", *words])
+
+
+def test_folder_is_no_model(refused, tmp_path):
+    (tmp_path / "m.ckn").mkdir()
+    refused("info", "m.ckn", words=["m.ckn is a folder", "ckn fit"])
+
+
+def test_model_without_classifier_does_not_predict(refused, network, data):
+    words = ["no classifier", "--classifier ridge"]
+    refused("predict", network, data.npy, "-o", "s.csv", words=words)
+    refused("evaluate", network, data.npz, words=words)
