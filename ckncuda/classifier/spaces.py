@@ -209,7 +209,7 @@ class DualFeatures:
 
 
 Space = PrimalSpace | DualSpace
-"""Where a fit to some images at one λ looks for its parameters."""
+"""The space in which a fit to some images at one λ looks for its parameters."""
 
 Features = PrimalFeatures | DualFeatures
 """Scaled features, and what serves every λ and every number of images."""
