@@ -14,8 +14,10 @@ from ckncuda.classifier.training_data import signed_targets
 from ckncuda.errors import InvalidSpec
 
 
-def test_what_is_learned_solves_the_system():
+@pytest.mark.parametrize("block_bytes", [2**25, 8 * 40 * 3], ids=["one block", "blocks of three columns"])
+def test_what_is_learned_solves_the_system(monkeypatch, block_bytes):
     """The rest is tested of the system alone: points and coefficients stand in the order of the images."""
+    monkeypatch.setattr("ckncuda.classifier.training_data.BLOCK_BYTES", block_bytes)
     features, labels = overlapping_classes(40, 12)
     fitted = KernelRidge(ArcCosine(1), 1e-2, [1.0, 3.0]).fit(features, labels, widths=(5, 7))
     assert (fitted.kernels_, fitted.kernel_weights_) == ((ArcCosine(1),) * 2, (0.25, 0.75))
