@@ -22,6 +22,7 @@ from ckncuda.layer.layer import Layer
 from ckncuda.layer.spec import LayerSpec
 from ckncuda.model.fit import fit, fit_exact
 from ckncuda.model.model import Model, load
+from ckncuda.model.system import System
 from ckncuda.network.encoder import Encoder, EncoderSpec
 from ckncuda.network.network import CKN
 from ckncuda.version import __version__ as __version__
@@ -49,6 +50,7 @@ __all__ = [
     "Softmax",
     "SquaredHinge",
     "Symmetries",
+    "System",
     "conventions",
     "fit",
     "fit_exact",

@@ -7,7 +7,6 @@ where the workers have the same CPU and the same installation.
 
 import contextlib
 import functools
-import importlib.util
 import itertools
 import logging
 import re
@@ -18,7 +17,7 @@ from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any
 
 from ckncuda.backend import Backend, get_backend
-from ckncuda.errors import CknError, InvalidSpec
+from ckncuda.errors import CknError, InvalidSpec, require
 from ckncuda.exact.job import GramJob, compute_block
 from ckncuda.exact.kernel import ExactKernel, Maps
 from ckncuda.exact.tiles import Tile
@@ -27,7 +26,6 @@ from ckncuda.version import __version__
 if TYPE_CHECKING:
     from distributed import Client
 
-NEEDS = "several processes need Dask; install it with: pip install 'ckncuda[distributed]'"
 CONNECT = 10.0  # seconds to wait for a scheduler, and for its first worker
 NOBODY = 60.0  # seconds without a result after which to look whether anybody is at work
 FAILURES = 10  # workers of this machine that may die with the same tile
@@ -40,9 +38,8 @@ class ClusterUnavailable(CknError, RuntimeError):
 
 
 def check_installed() -> None:
-    """Raise `ClusterUnavailable` unless Dask is there."""
-    if importlib.util.find_spec("distributed") is None:
-        raise ClusterUnavailable(NEEDS)
+    """Raise `NotInstalled` unless Dask is there."""
+    require("distributed", purpose="several processes need Dask", extra="distributed")
 
 
 @contextlib.contextmanager
@@ -51,7 +48,7 @@ def local_cluster(workers: int) -> Iterator["Client"]:
 
     Raises
     ------
-    ClusterUnavailable
+    NotInstalled
         Dask is not installed.
     """
     check_installed()
@@ -84,8 +81,10 @@ def remote_cluster(address: str) -> Iterator["Client"]:
 
     Raises
     ------
+    NotInstalled
+        Dask is not installed.
     ClusterUnavailable
-        Dask is not installed; nothing answers there; there is no worker; one has another version of ckncuda.
+        Nothing answers there; there is no worker; one has another version of ckncuda.
     """
     check_installed()
     from distributed import Client

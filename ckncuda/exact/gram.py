@@ -61,7 +61,6 @@ def gram(
     Examples
     --------
     >>> from ckncuda import Exponential
-    >>> from ckncuda.layer import KernelLayer
     >>> layer = KernelLayer(patch=3, subsampling=2, kernel=Exponential(sigma=0.6))
     >>> gram(np.random.default_rng(0).normal(size=(4, 8, 8, 3)), [layer]).shape
     (4, 4)

@@ -1,7 +1,7 @@
 """The fit: a system, images and labels make a model."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,15 +22,13 @@ from ckncuda.images.sources import (
     size_of,
 )
 from ckncuda.model.model import Model
+from ckncuda.model.system import System
 from ckncuda.model.training import Training
 from ckncuda.progress import Progress, Report, shown_duration
 
-if TYPE_CHECKING:
-    from ckncuda.model.system import System
-
 
 def fit(
-    system: "System",
+    system: System,
     images: Images | NDArray[Any],
     labels: NDArray[np.int64] | None = None,
     *,
@@ -79,9 +77,10 @@ def fit(
     source = _read(training.images, engine.memory_budget // 2, report)
     with report.stage("preprocessing"):
         specs = tuple(spec.resolved(source, report) for spec in system.encoders)
-    if training.compares and grams is None and report.is_heard:
+    compared = [spec for spec in specs if isinstance(spec, ExactEncoderSpec)]
+    if compared and grams is None and report.is_heard:
         with report.stage("features"):
-            report.tell(_plan(specs, source, engine))
+            report.tell(_plan(compared, source, engine))
     model = Model.fit(
         source,
         labels,

@@ -10,9 +10,7 @@ import pytest
 from gram_files import read as stored
 
 from ckncuda import ArcCosine, Exponential, LayerSpec
-from ckncuda.cli.exact_options import read_exact_kernels
 from ckncuda.cli.progress import ProgressLines
-from ckncuda.errors import InvalidSpec
 from ckncuda.exact import ExactKernel, gram
 from ckncuda.images.preprocess import ZCA
 from ckncuda.images.preprocessed import PreprocessedImages, fit_preprocessing
@@ -69,34 +67,9 @@ def test_images_with_others_as_json(works, data, tmp_path):
     }
 
 
-CONFIGS = {
-    "tangent and flip at the top": (
-        'tangent = true\nflip = true\n[[layers]]\npatch = 3\nsubsampling = 3\nkernel = "arccos1"\n',
-        ExactKernel([RELU_SPEC], tangent=True, flip=True),
-    ),
-    "in a table of their own": (
-        "[exact]\nflip = true\n[[layers]]\nfilters = 1\npatch = 3\nsubsampling = 2\n"
-        'kernel = "exp"\nsigma = 0.6\n[classifier]\nname = "softmax"\n',
-        ExactKernel([SPEC], flip=True),
-    ),
-    "as one encoder": (
-        "[[encoders]]\nsymmetries = { flip = true }\n"
-        'layers = [{ patch = 3, subsampling = 3, kernel = "arccos1" }]\ntangent = true\n',
-        ExactKernel([RELU_SPEC], tangent=True, flip=True),
-    ),
-}
-
-
-@pytest.mark.parametrize("name", CONFIGS)
-def test_kernels_of_files(tmp_path, name):
-    text, kernel = CONFIGS[name]
-    path = tmp_path / "net.toml"
-    path.write_text(text)
-    assert read_exact_kernels(str(path), (), (), None, None, (12, 12, 3)) == [(kernel, ())]
-
-
 def test_options_take_the_place_of_what_the_file_says(works, data, tmp_path):
-    (tmp_path / "net.toml").write_text(CONFIGS["tangent and flip at the top"][0])
+    text = 'tangent = true\nflip = true\n[[layers]]\npatch = 3\nsubsampling = 3\nkernel = "arccos1"\n'
+    (tmp_path / "net.toml").write_text(text)
     works("gram", data.npy, "-o", "K.npy", "--config", "net.toml", "--no-flip")
     kernel = ExactKernel([RELU_SPEC], tangent=True)
     np.testing.assert_array_equal(stored(tmp_path / "K.npy"), gram(data.images, kernel))
@@ -110,40 +83,6 @@ def test_preprocessing_is_learned_from_images_and_applied_to_both(works, data, t
     prepared = (PreprocessedImages(ArrayImages(images), steps) for images in (data.images, data.images[:5]))
     first, second = prepared
     np.testing.assert_allclose(stored(tmp_path / "K.npy"), gram(first, [SPEC], second), rtol=1e-5)
-
-
-BAD_CONFIGS = {
-    "alone and as encoder": ("[[encoders]]\n[[layers]]\n", ["put all of it into [[encoders]]"]),
-    "unknown of an encoder": ("[[encoders]]\nflap = true\n", ["an exact kernel has no flap"]),
-    "shift": (
-        '[symmetries]\nshift = 1\n[[layers]]\npatch = 3\nsubsampling = 2\nkernel = "arccos1"\n',
-        ["shift is 1", "leave shift out"],
-    ),
-    "quantile": (
-        '[[layers]]\npatch = 3\nsubsampling = 2\nkernel = "exp"\nquantile = 0.1\n',
-        ["layer 1", "give sigma, not quantile"],
-    ),
-    "no layers": ("flip = true\n", ["describes no layer"]),
-    "unknown": ("flap = true\n", ["there is no flap"]),
-    "unknown of exact": ("[exact]\nflap = true\n", ["exact must be a table of tangent and flip"]),
-    "twice": ("flip = true\n[exact]\nflip = false\n", ["flip stands at the top and in [exact]"]),
-    "no boolean": (
-        'flip = "yes"\n[[layers]]\npatch = 3\nsubsampling = 2\nkernel = "arccos1"\n',
-        ["flip is 'yes'", "true or false"],
-    ),
-    "no TOML": ("layers", ["is not TOML"]),
-}
-
-
-@pytest.mark.parametrize("name", BAD_CONFIGS)
-def test_files_that_describe_no_kernel(tmp_path, name):
-    text, words = BAD_CONFIGS[name]
-    path = tmp_path / "net.toml"
-    path.write_text(text)
-    with pytest.raises(InvalidSpec) as refusal:
-        read_exact_kernels(str(path), (), (), None, None, (12, 12, 3))
-    for word in words:
-        assert word in str(refusal.value)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ import pytest
 from ckncuda import CKN, ArcCosine, Exponential, LayerSpec
 from ckncuda.errors import InvalidData, InvalidSpec
 from ckncuda.exact import ExactKernel, gram
-from ckncuda.studies.distance import network_distance, nystrom_distances, plot_distances
+from ckncuda.studies.distance import network_distance, nystrom_distances
+from ckncuda.studies.plots import draw_distances
 
 EXP = Exponential(sigma=0.6)
 
@@ -68,5 +69,5 @@ def test_images_that_do_not_differ(images, count):
 def test_plot(images, tmp_path):
     layers = [LayerSpec(8, 3, 2, EXP)]
     distances = nystrom_distances(images[:10], layers, [4, 8], seed=0, backend="numpy")
-    plot_distances(distances, str(tmp_path / "distance.png"), "distances", given=distances[0])
+    draw_distances(distances, str(tmp_path / "distance.png"), "distances", given=distances[0])
     assert (tmp_path / "distance.png").read_bytes().startswith(b"\x89PNG")

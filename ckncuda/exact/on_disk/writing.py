@@ -25,7 +25,6 @@ At the end the folder is renamed, or copied to K.npy, a row of tiles at a time.
 
 import contextlib
 import glob
-import importlib.util
 import math
 import os
 import shutil
@@ -39,7 +38,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 import ckncuda
-from ckncuda.errors import CknError, InvalidData
+from ckncuda.errors import InvalidData, require
 from ckncuda.exact.kernel import Maps
 from ckncuda.exact.on_disk.folder import (
     ADVICE,
@@ -69,7 +68,6 @@ from ckncuda.progress import Progress
 T = TypeVar("T")
 
 FORMAT = 1
-NEEDS = "Gram matrices on disk need Zarr; install it with: pip install 'ckncuda[exact]'"
 _SAID = {  # what identifies a matrix, as people call it
     "images": "IMAGES",
     "images2": "IMAGES2",
@@ -81,14 +79,9 @@ _SAID = {  # what identifies a matrix, as people call it
 }
 
 
-class StoreUnavailable(CknError, ImportError):
-    """What Gram matrices on disk need is not installed."""
-
-
 def check_installed() -> None:
-    """Raise `StoreUnavailable` unless Zarr is there."""
-    if importlib.util.find_spec("zarr") is None:
-        raise StoreUnavailable(NEEDS)
+    """Raise `NotInstalled` unless Zarr is there."""
+    require("zarr", purpose="Gram matrices on disk need Zarr", extra="exact")
 
 
 class GramStore:
@@ -108,7 +101,7 @@ class GramStore:
     InvalidData
         What is there is of another matrix, and some of it is finished; somebody else writes it; no space, no
         permission.
-    StoreUnavailable
+    NotInstalled
         Zarr is not installed.
     """
 
