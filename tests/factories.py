@@ -1,8 +1,12 @@
 """Small layers, images and features for tests of all rooms."""
 
+import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.numpy
 from numpy.typing import NDArray
 
 from ckncuda import EncoderSpec, Exponential, Layer, LayerSpec, Model, Ridge
@@ -69,3 +73,12 @@ def model_of(images: Any, labels: Any, preprocessing: Any, backend: Any, classif
         patches=300,
         backend=backend,
     )
+
+
+def rewrite_model(path: Path, change: Callable[[dict[str, Any], dict[str, NDArray[Any]]], Any]) -> None:
+    """Change the specification or the arrays of a model file."""
+    with safetensors.safe_open(path, framework="numpy") as file:
+        specification = json.loads(file.metadata()["ckncuda"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    change(specification, tensors)
+    safetensors.numpy.save_file(tensors, path, {"ckncuda": json.dumps(specification)})
