@@ -1,9 +1,13 @@
 """Small layers, images, features and kernels for tests of all rooms."""
 
+import json
 import math
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.numpy
 from numpy.typing import NDArray
 
 from ckncuda import (
@@ -160,3 +164,12 @@ def centred_by_the_book(gram: Any) -> NDArray[np.float64]:
     centring = np.eye(len(gram)) - 1 / len(gram)
     result = centring @ gram @ centring
     return result / result.trace() * len(gram)
+
+
+def rewrite_model(path: Path, change: Callable[[dict[str, Any], dict[str, NDArray[Any]]], Any]) -> None:
+    """Change the specification or the arrays of a model file."""
+    with safetensors.safe_open(path, framework="numpy") as file:
+        specification = json.loads(file.metadata()["ckncuda"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    change(specification, tensors)
+    safetensors.numpy.save_file(tensors, path, {"ckncuda": json.dumps(specification)})
