@@ -23,10 +23,10 @@ class DotProductKernel(abc.ABC):
 
     name: ClassVar[str]
     device_name: ClassVar[str | None] = None
-    """Of its class in ``kernels/dot_product.cuh``; None: the CUDA backend takes `value` on whole maps."""
+    """Name of its class in ``kernels/dot_product.cuh``; None: on a GPU whole maps go through `value`."""
 
     def device_parameters(self) -> tuple[float, ...]:
-        """What that class finds in its ``parameters``."""
+        """Return what that class finds in its ``parameters``."""
         return ()
 
     def value(self, t: Array, out: Array | None = None) -> Array:
@@ -302,7 +302,7 @@ class Series(DotProductKernel):
 
 
 def _is_number(value: object) -> bool:
-    """Whether a parameter, which may come from a file, is a finite number."""
+    """Return whether a parameter, which may come from a file, is a finite number."""
     return isinstance(value, int | float) and math.isfinite(value)
 
 
