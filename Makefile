@@ -18,7 +18,7 @@ demo: $(VENV)/.with-demo
 	$(BIN)/ckn demo
 
 test: $(VENV)/.with-test
-	$(BIN)/python -m pytest --numprocesses=auto $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal $(PYTEST_ARGS)
 
 lint: $(VENV)/.with-lint
 	$(BIN)/ruff check
@@ -27,7 +27,7 @@ lint: $(VENV)/.with-lint
 
 gpu:
 	$(PYTHON) -m pip install --quiet --no-deps --no-build-isolation --editable .
-	$(PYTHON) bench/gpu_suite.py
+	$(PYTHON) bench/gpu/gpu_suite.py
 
 clean:
 	rm -rf $(VENV) ckn-demo build dist *.egg-info

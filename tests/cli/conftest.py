@@ -151,6 +151,36 @@ def works(tmp_path):
     return run
 
 
+def _attentive():
+    """Take signals that whoever runs the tests had told them to ignore, as nohup does."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Start `ckn` in the test's own folder, and see to it that it ends with the test."""
+    started = []
+
+    def start(*arguments):
+        process = subprocess.Popen(
+            [*CKN, *map(str, arguments)],
+            cwd=tmp_path,
+            env=environment(TMPDIR=str(tmp_path)),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=_attentive,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
 @pytest.fixture
 def refused(tmp_path, listing):
     """Run `ckn` in the test's own folder; it must refuse as bad input is refused, with these words.

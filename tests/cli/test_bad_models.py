@@ -3,13 +3,11 @@
 Which files are refused is tested beside the reader of model files.
 """
 
-import json
+import os
+import shutil
 
 import pytest
-import safetensors
-import safetensors.numpy
-
-from ckncuda.files.model_file import ENTRY
+from factories import rewrite_model
 
 
 @pytest.mark.parametrize("command", ["info", "extract", "predict", "evaluate", "bench"])
@@ -20,24 +18,15 @@ def test_every_command_refuses_a_model_that_is_missing(refused, data, command):
     refused(command, "nowhere.ckn", *images, *output, words=words)
 
 
-def rewritten(content, change):
-    """A model file with its specification changed."""
-    tensors = safetensors.numpy.load(content)
-    length = int.from_bytes(content[:8], "little")
-    specification = json.loads(json.loads(content[8 : 8 + length])["__metadata__"][ENTRY])
-    change(specification)
-    return safetensors.numpy.save(tensors, {ENTRY: json.dumps(specification)})
-
-
 CASES = {
-    "truncated": (lambda content: content[:-1000], ["truncated", "copy it again"]),
-    "no model": (lambda content: b"filters = 64\n", ["not a model file"]),
+    "truncated": (lambda path: os.truncate(path, 2000), ["truncated", "copy it again"]),
+    "no model": (lambda path: path.write_text("filters = 64\n"), ["not a model file"]),
     "newer": (
-        lambda content: rewritten(content, lambda specification: specification.update(version=4)),
+        lambda path: rewrite_model(path, lambda s, t: s.update(version=4)),
         ["version 4", "up to 3", "install a newer ckncuda"],
     ),
     "parts that do not fit": (
-        lambda content: rewritten(content, lambda specification: specification["encoders"].clear()),
+        lambda path: rewrite_model(path, lambda s, t: s["encoders"].clear()),
         ["m.ckn is damaged", "do not fit"],
     ),
 }
@@ -46,7 +35,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_a_file_that_is_no_whole_model_is_refused(refused, model, data, tmp_path, case):
     change, words = CASES[case]
-    (tmp_path / "m.ckn").write_bytes(change(model.read_bytes()))
+    change(shutil.copy(model, tmp_path / "m.ckn"))
     refused("info", "m.ckn", words=["m.ckn", *words])
     refused("extract", "m.ckn", data.npy, "-o", "f.npy", words=["m.ckn", *words])
 

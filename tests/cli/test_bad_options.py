@@ -51,7 +51,7 @@ def test_layers_that_cannot_be(refused, data, case):
     refused("fit", data.npz, "-o", "m.ckn", "--layer", layer, "--patches", "500", words=words)
 
 
-CONFIGS = {  # of these and of others tests/model/test_system.py looks at every word
+CONFIGS = {  # tests/model/test_system.py looks at every word of these and of others
     "no-toml": ("layers =", ["net.toml is not TOML"]),
     "option": ("[[layers]]\nfilters=4\npatch=3\nsubsampling=2\nsigma=1\nstride=1", ["'stride'"]),
     "weights": (

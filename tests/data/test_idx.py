@@ -89,7 +89,9 @@ def test_folder_without(tmp_path):
 def test_truncated(tmp_path, keep):
     path = tmp_path / "images"
     path.write_bytes(idx(IMAGES)[:keep])
-    with pytest.raises(InvalidData, match="truncated"):
+    with pytest.raises(
+        InvalidData, match="truncated.*again" if keep == 10 else "truncated.*header announces 1066"
+    ):
         open_images(path)
 
 

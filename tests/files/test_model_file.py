@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
+from factories import make_spec, rewrite_model
 
-from ckncuda import EncoderSpec, Exponential, LayerSpec, Model, Ridge, Symmetries, load
+from ckncuda import EncoderSpec, Model, Ridge, Symmetries, load
 from ckncuda.errors import InvalidModelFile
 from ckncuda.images.preprocess import ZCA, Standardize
 
@@ -47,8 +48,7 @@ def content(tmp_path_factory):
     """The bytes of a model with preprocessing, one layer and a classifier."""
     path = tmp_path_factory.mktemp("model") / "model.ckn"
     images = np.random.default_rng(0).integers(0, 256, size=(24, 9, 9, 1), dtype=np.uint8)
-    layer = LayerSpec(filters=12, patch=3, subsampling=3, kernel=Exponential(sigma=0.6))
-    encoder = EncoderSpec([layer], [Standardize(), ZCA(epsilon=0.5)])
+    encoder = EncoderSpec([make_spec(subsampling=3)], [Standardize(), ZCA(epsilon=0.5)])
     Model.fit(images, np.arange(24) % 2, [encoder], classifier=Ridge(1e-2), patches=500).save(path)
     return path.read_bytes()
 
@@ -113,52 +113,42 @@ def test_no_pickle_is_ever_read(content):
     assert "ckncuda" in json.loads(content[8 : 8 + length])["__metadata__"]
 
 
-def rewrite(path, change_metadata=lambda m: None, change_tensors=lambda t: None):
-    with safetensors.safe_open(path, framework="numpy") as file:
-        metadata, tensors = file.metadata(), {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
-    change_metadata(metadata)
-    change_tensors(tensors)
-    safetensors.numpy.save_file(tensors, path, metadata)
-
-
-def damage(change):
-    def apply(metadata):
-        specification = json.loads(metadata["ckncuda"])
-        change(specification)
-        metadata["ckncuda"] = json.dumps(specification)
-
-    return apply
-
-
 def test_newer_versions(path):
-    rewrite(path, damage(lambda s: s.update(version=4)))
+    rewrite_model(path, lambda s, t: s.update(version=4))
     with pytest.raises(InvalidModelFile, match="version 4.*up to 3.*install a newer ckncuda"):
         load(path)
 
 
+def test_a_specification_that_is_cut(path, content):
+    (length,) = struct.unpack("<Q", content[:8])
+    head = json.dumps(json.loads(content[8 : 8 + length]) | {"__metadata__": {"ckncuda": "{"}}).encode()
+    path.write_bytes(struct.pack("<Q", len(head)) + head + content[8 + length :])
+    with pytest.raises(InvalidModelFile, match="is damaged"):
+        load(path)
+
+
 @pytest.mark.parametrize(
-    ("metadata", "tensors"),
+    "change",
     [
-        (lambda m: m.update(ckncuda="{"), lambda t: None),
-        (damage(lambda s: s.pop("version")), lambda t: None),
-        (damage(lambda s: s.pop("encoders")), lambda t: None),
-        (damage(lambda s: s["encoders"][0]["layers"][0].update(filters=13)), lambda t: None),
-        (damage(lambda s: s["encoders"][0]["layers"][0].update(kernel="gauss")), lambda t: None),
-        (damage(lambda s: s["encoders"][0].update(layers=[])), lambda t: None),
-        (damage(lambda s: s.update(encoders=[])), lambda t: None),
-        (damage(lambda s: s["encoders"][0]["symmetries"].update(flip=3)), lambda t: None),
-        (damage(lambda s: s["classifier"].update(name="magic")), lambda t: None),
-        (damage(lambda s: s.update(image_shape=5)), lambda t: None),
-        (damage(lambda s: s.update(image_shape=(18, 18, 1))), lambda t: None),
-        (lambda m: None, lambda t: t.pop("encoders.0.layers.0.anchors")),
-        (lambda m: None, lambda t: t.update({"encoders.0.layers.0.projection": np.eye(3)})),
-        (lambda m: None, lambda t: t.update({"encoders.0.layers.0.projection": np.full((12, 12), np.nan)})),
-        (lambda m: None, lambda t: t.update({"classifier.weights": np.ones((5, 3), np.float32)})),
-        (lambda m: None, lambda t: t.pop("classifier.classes")),
-        (lambda m: None, lambda t: t.pop("encoders.0.preprocessing.1.mean")),
+        lambda s, t: s.pop("version"),
+        lambda s, t: s.pop("encoders"),
+        lambda s, t: s["encoders"][0]["layers"][0].update(filters=13),
+        lambda s, t: s["encoders"][0]["layers"][0].update(kernel="gauss"),
+        lambda s, t: s["encoders"][0].update(layers=[]),
+        lambda s, t: s.update(encoders=[]),
+        lambda s, t: s["encoders"][0]["symmetries"].update(flip=3),
+        lambda s, t: s["classifier"].update(name="magic"),
+        lambda s, t: s.update(image_shape=5),
+        lambda s, t: s.update(image_shape=(18, 18, 1)),
+        lambda s, t: t.pop("encoders.0.layers.0.anchors"),
+        lambda s, t: t.update({"encoders.0.layers.0.projection": np.eye(3)}),
+        lambda s, t: t.update({"encoders.0.layers.0.projection": np.full((12, 12), np.nan)}),
+        lambda s, t: t.update({"classifier.weights": np.ones((5, 3), np.float32)}),
+        lambda s, t: t.pop("classifier.classes"),
+        lambda s, t: t.pop("encoders.0.preprocessing.1.mean"),
     ],
 )
-def test_specifications_and_arrays_that_do_not_fit(path, metadata, tensors):
-    rewrite(path, metadata, tensors)
+def test_specifications_and_arrays_that_do_not_fit(path, change):
+    rewrite_model(path, change)
     with pytest.raises(InvalidModelFile, match="is damaged"):
         load(path)

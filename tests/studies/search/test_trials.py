@@ -1,34 +1,29 @@
-"""The search: its space, its course, what it leaves, and that it goes on where it stopped."""
+"""The search: its course, what it leaves, and that it goes on where it stopped."""
 
 import itertools
 import json
-import random
 import re
 import time
 
 import numpy as np
 import pytest
+from factories import make_spec
 
 import ckncuda
 from ckncuda.errors import InvalidData, InvalidSpec
-from ckncuda.images.preprocess import ZCA, LocalWhitening
-from ckncuda.images.symmetries import Symmetries
 from ckncuda.model import system
 from ckncuda.model.presets import PRESETS, Preset
-from ckncuda.model.system import System
 from ckncuda.network.encoder import EncoderSpec
 from ckncuda.studies.plots import draw_search
 from ckncuda.studies.search import trials as searching
 from ckncuda.studies.search.folder import alone_in
 from ckncuda.studies.search.journal import open_study
-from ckncuda.studies.search.leaderboard import Row, pareto_front
-from ckncuda.studies.search.space import SearchSpace, system_of_preset
 from ckncuda.studies.search.trials import SearchOptions
 
 optuna = pytest.importorskip("optuna", reason="Optuna, the extra `search`, is not installed")
 pytest.importorskip("matplotlib", reason="matplotlib, the extra `search`, is not installed")
 
-LAYER = ckncuda.LayerSpec(filters=8, patch=3, subsampling=4, kernel=ckncuda.Exponential(sigma=0.6))
+LAYER = make_spec(filters=8, subsampling=4)
 
 
 def search(images, labels, folder, *, backend="auto", tell=None, **options):
@@ -75,61 +70,6 @@ class Tape:
     @property
     def systems(self):
         return [line.rpartition("): ")[2] for line in self.lines]
-
-
-@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 3, 1), (5, 5, 3), (8, 8, 1), (13, 40, 3), (32, 32, 3)])
-@pytest.mark.parametrize("images", [20, 5_000, 60_000])
-def test_every_system_drawn_fits_the_images(shape, images):
-    space = SearchSpace(shape, images, max(1, images // 4), memory=1 << 30)
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    for _ in range(40):
-        drawn = space.draw(study.ask())
-        (encoder,) = drawn.networks
-        layers = encoder.layers
-        height, width, filters = encoder.output_shape(shape)
-        assert 1 <= min(height, width) <= 4
-        assert filters == layers[-1].filters <= max(1, images // 4 * shape[0] * shape[1] // 500)
-        assert 4 * images * height * width * filters <= 1 << 30 or filters == 1
-        assert drawn.classifier == "ridge" or images <= 20_000
-        assert not encoder.symmetries.flip or shape[2] == 3
-        drawn.check(shape)
-        stored = json.loads(json.dumps(drawn.to_dict()))
-        assert System.from_dict(stored).to_dict() == drawn.to_dict()
-
-
-def test_what_is_said_of_a_preset_draws_it_again():
-    shape = (32, 32, 3)
-    space = SearchSpace(shape, 5000, 5000)
-    layers = [
-        ckncuda.LayerSpec(filters=64, patch=3, subsampling=2, kernel=ckncuda.Exponential(sigma=0.6)),
-        ckncuda.LayerSpec(
-            filters=1024, patch=5, subsampling=6, kernel=ckncuda.Exponential(sigma=0.5), decorrelation=0.25
-        ),
-    ]
-    encoder = EncoderSpec(layers, [ZCA(0.1)], Symmetries(flip=True))
-    told = System([encoder], "kernel-ridge", {"kernel": "arccos1"}, 40_960)
-    found = space.matching(told)
-    assert set(found) == set(space.parameters)
-    again = space.draw(optuna.trial.FixedTrial(found))
-    assert again.to_dict() == told.to_dict()
-
-
-def test_a_preset_is_described_as_far_as_the_space_has_words():
-    layer = ckncuda.LayerSpec(filters=100, patch=4, subsampling=16, kernel=ckncuda.Exponential(sigma=0.607))
-    told = System([EncoderSpec([layer], [ZCA(10), LocalWhitening()])], "ridge", {}, 1000)
-    found = SearchSpace((32, 32, 1), 5000, 5000).matching(told)
-    assert found == {"layers": 1, "classifier": "ridge", "last_positions": 2, "last_decorrelation": 0.0}
-
-
-def test_presets_that_a_search_cannot_judge_are_left_out(monkeypatch):
-    two, large = preset_of([EncoderSpec([LAYER])] * 2), preset_of([EncoderSpec([LAYER])])
-    only_presets(monkeypatch, {**PRESETS, "two": two, "large": large})
-    shape = (32, 32, 3)
-    assert system_of_preset("default", 1000, shape) is not None
-    assert system_of_preset("seed", 1000, shape) is None  # softmax
-    assert system_of_preset("two", 1000, shape) is None
-    assert system_of_preset("large", 1000, shape) is not None
-    assert system_of_preset("large", 1000, (2, 2, 3)) is None
 
 
 def test_a_search_leaves_leaderboard_plot_and_a_model_of_all_images(images, tmp_path, monkeypatch):
@@ -307,20 +247,6 @@ def test_what_is_malformed_is_refused_before_anything_is_written(images, tmp_pat
 def test_a_search_without_a_trial_has_nothing_to_write(images, tmp_path):
     with pytest.raises(InvalidData, match="no trial has been completed"):
         search(*images, tmp_path, seconds=0)
-
-
-def test_no_row_of_the_pareto_front_is_beaten():
-    random.seed(0)
-    rows = [Row(i, random.random(), random.random(), 8, "system") for i in range(100)]
-    front = pareto_front(rows)
-    for row in rows:
-        beaten = any(r.accuracy > row.accuracy and r.seconds < row.seconds for r in rows)
-        assert (row in front) == (not beaten)
-
-
-def test_one_row_is_drawn(tmp_path):
-    draw_search([Row(0, 0.5, 1.0, 8, "system", "default")], 100, tmp_path / "accuracy.png")
-    assert (tmp_path / "accuracy.png").stat().st_size > 1000
 
 
 def test_every_preset_can_be_tried(images, tmp_path, monkeypatch):
