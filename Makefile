@@ -27,7 +27,7 @@ lint: $(VENV)/.with-lint
 
 gpu:
 	$(PYTHON) -m pip install --quiet --no-deps --no-build-isolation --editable .
-	$(PYTHON) bench/gpu_suite.py
+	$(PYTHON) bench/gpu/gpu_suite.py
 
 clean:
 	rm -rf $(VENV) ckn-demo build dist *.egg-info

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from ckncuda import ArcCosine, Exponential, LayerSpec
-from ckncuda.backend.normed_maps import NormedMaps
 from ckncuda.backend.numpy import NumpyBackend, available_threads
+from ckncuda.backend.operations import NormedMaps
 from ckncuda.backend.reference import ReferenceBackend
 from ckncuda.data import open_images
 from ckncuda.images.preprocess import suggested_preprocessing

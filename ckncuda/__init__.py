@@ -19,7 +19,7 @@ from ckncuda.layer.dot_product import (
     Series,
 )
 from ckncuda.layer.layer import Layer
-from ckncuda.layer.spec import LayerSpec
+from ckncuda.layer.spec import KernelLayer, LayerSpec
 from ckncuda.model.fit import fit, fit_exact
 from ckncuda.model.model import Model, load
 from ckncuda.model.system import System
@@ -38,6 +38,7 @@ __all__ = [
     "Exponential",
     "GramRidge",
     "InversePolynomial",
+    "KernelLayer",
     "KernelRidge",
     "Layer",
     "LayerSpec",

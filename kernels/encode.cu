@@ -9,13 +9,13 @@
 //
 // Registers: the chunk's products, 32 a thread.
 // Shared memory: the piece of the input map under the chunk, `part` channels at a time (one copy, read by all
-// k·k patches that hold it); the anchors of 32 terms, twice, since the next ones arrive while these are used; then,
+// patches that hold it); the anchors of 32 terms, twice, since the next ones arrive while these are used; then,
 // in the place of the input, the chunk of the unpooled map; the sums of the pooled rows that are not complete, a ring.
 // Global memory: the input once a slab and the rows and columns that patches of two chunks share once more, the
 // anchors once a chunk (from L2), the pooled map once. The map before pooling, s² times larger, never leaves the
 // multiprocessor.
 //
-// Arithmetic: 2 k²c FLOP a position and anchor, times the halo. Floor: the larger of that at the rate of the
+// Arithmetic: 2 h w c FLOP a position and anchor, of patches h × w, times the halo. Floor: the larger of that at the rate of the
 // precision and of the input and output at the rate of memory; three products a term in float32 (Tf32x3).
 #include "dot_product.cuh"
 #include "product.cuh"
@@ -30,8 +30,9 @@ __global__ void __launch_bounds__(THREADS, 2) encode(
     const int* __restrict__ offsets,       // [stages · TERMS]: where a patch's terms lie in the piece of input
     const float* __restrict__ parameters,  // of the kernel
     const float* __restrict__ weights,     // [taps_y + taps_x] of the pooling
-    int height, int width, int channels, int filters, int patch,
-    int before,                            // zeros above and left of the map
+    int height, int width, int channels, int filters,
+    int patch_height, int patch_width,
+    int above, int before,                 // zeros above and left of the map
     int map_height, int map_width,         // before pooling
     int pooled_height, int pooled_width,
     int subsampling, int taps_y, int taps_x,
@@ -45,7 +46,7 @@ __global__ void __launch_bounds__(THREADS, 2) encode(
     int tile_rows,                         // pooled ones
     int images,
     float norm_floor, int scale_is_floored) {
-    int slab_width = columns + patch - 1, piece = (rows + patch - 1) * slab_width, cells = group * piece;
+    int slab_width = columns + patch_width - 1, piece = (rows + patch_height - 1) * slab_width, cells = group * piece;
     int positions = rows * columns;  // of one image in a chunk
     Divisor by_piece(piece), by_slab_width(slab_width), by_positions(positions), by_columns(columns);
     unsigned char* shared = dynamic_shared();
@@ -108,7 +109,7 @@ __global__ void __launch_bounds__(THREADS, 2) encode(
         for (int i = threadIdx.x; i < cells * copies; i += THREADS) {
             int cell = by_copies.quotient(i), channel = by_copies.remainder(i) * step;
             int image = first_image + by_piece.quotient(cell), place = by_piece.remainder(cell);
-            int y = u - before + by_slab_width.quotient(place), x = left - before + by_slab_width.remainder(place);
+            int y = u - above + by_slab_width.quotient(place), x = left - before + by_slab_width.remainder(place);
             bool inside =
                 image < images && y >= 0 && y < height && x >= 0 && x < width && first + channel < channels;
             size_t pixel = (static_cast<size_t>(image) * height + y) * width + x;
@@ -151,8 +152,8 @@ __global__ void __launch_bounds__(THREADS, 2) encode(
         for (int p = threadIdx.x; p < group * positions; p += THREADS) {
             const float* corner = squares + corner_cell(p);
             float square = 0;
-            for (int dy = 0; dy < patch; ++dy)
-                for (int dx = 0; dx < patch; ++dx) square += corner[dy * slab_width + dx];
+            for (int dy = 0; dy < patch_height; ++dy)
+                for (int dx = 0; dx < patch_width; ++dx) square += corner[dy * slab_width + dx];
             float norm = sqrtf(square), floored = norm < norm_floor ? norm_floor : norm;  // NaN stays
             inverse[p] = 1 / floored;
             scale[p] = scale_is_floored ? floored : norm;

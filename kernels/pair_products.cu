@@ -11,9 +11,9 @@
 // Global memory: the patches of v once for each tile of u (from L2), the patches of u once where they have at most 32
 // terms, the pooled map. The map before pooling, s⁴ times larger, is never written.
 //
-// Arithmetic: 2 k²c FLOP a pair of positions, three times that in halves on tensor cores (F16x3), and one κ. Floor: the
-// larger of both, which for exp and 27 terms are about alike: 1,024 × 1,024 pairs take 0.2 to 0.3 μs on an H200. What
-// bounds it is the number of instructions, some 15 a pair of positions beside those.
+// Arithmetic: 2 h w c FLOP a pair of positions, of patches h × w, three times that in halves on tensor cores (F16x3), and
+// one κ. Floor: the larger of both, which for exp and 27 terms are about alike: 1,024 × 1,024 pairs take 0.2 to 0.3 μs on
+// an H200. What bounds it is the number of instructions, some 15 a pair of positions beside those.
 #include "pair_pooling.cuh"
 
 constexpr int STEP = 16;  // terms

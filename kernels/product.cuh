@@ -1,11 +1,12 @@
 // The product of a tile of patches with a slab of anchors, shared by `encode` and `nearest_anchor`.
 //
 // A block of 256 threads computes 128 × 64 inner products: patches (rows) with anchors (columns). Both operands
-// lie in shared memory, a part of the k·k·c terms at a time. The patches are never laid out as a matrix: term k of
-// patch p lies at[p] + offset[k] bytes into the slab, a piece of the input map, so that the k·k patches that hold a
+// lie in shared memory, a part of the terms of a patch at a time. The patches are never laid out as a matrix: term k of
+// patch p lies at[p] + offset[k] bytes into the slab, a piece of the input map, so that all patches that hold a
 // position read one copy of it.
 //
-// Registers: 32 sums a thread, and in float32 16 more of a stage. Shared memory: what the caller lays out. Arithmetic: 2 · 128 · 64 FLOP a term.
+// Registers: 32 sums a thread, and in float32 16 more of a stage. Shared memory: what the caller lays out.
+// Arithmetic: 2 · 128 · 64 FLOP a term.
 // Per term and warp 18/8 shared loads feed 8/8 (TF32) tensor-core instructions of 2,048 FLOP: the tensor cores wait
 // for shared memory unless they do three products a term, as in float32.
 #pragma once

@@ -61,6 +61,17 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(20260101)
 
 
+@pytest.fixture
+def device():
+    """A backend on a GPU, or on the CPU that stands in for one."""
+    import gpu
+
+    from ckncuda.backend import get_backend
+
+    with gpu.a_gpu():
+        yield get_backend("cupy")
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Show what tests have recorded for people."""
     for report in terminalreporter.stats.get("passed", []):

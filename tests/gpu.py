@@ -54,5 +54,5 @@ def cupy_backend(name: str, memory: int | None = None) -> CupyBackend:
     """A backend of `PRECISIONS`."""
     precision, products = PRECISIONS[name]
     backend = CupyBackend(memory, precision)
-    backend._precision = products or backend._precision
+    backend.gpu.products = products or backend.gpu.products
     return backend

@@ -6,7 +6,7 @@ import numpy as np
 
 from ckncuda import ArcCosine, InversePolynomial, Linear, Polynomial, Series
 from ckncuda.backend import get_backend
-from ckncuda.backend.normed_maps import NormedMaps
+from ckncuda.backend.operations import NormedMaps
 
 
 def make_layer(channels, **options):
@@ -48,7 +48,7 @@ def run_encode(backend, case, many_multiprocessors=True):
     shape, layer = CASES[case]
     maps = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     if many_multiprocessors:
-        backend._multiprocessors = 1000  # tiles of rows, though there are few
+        backend.gpu.multiprocessors = 1000  # tiles of rows, though there are few
     actual = backend.to_host(backend.encode(backend.asarray(maps), [layer]))
     return actual, get_backend("reference").encode(maps, [layer])
 

@@ -1,23 +1,67 @@
-"""What a backend does: each operation said once, and how a host walks blocks of images."""
+"""The operations of a backend, each said once, and a host's way through blocks of images."""
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from ckncuda.backend.normed_maps import NormedMaps
-from ckncuda.backend.sketch import Sketch
-from ckncuda.layer import Layer, LayerSpec
-from ckncuda.types import Array, Shape
+from ckncuda.layer.layer import Layer
+from ckncuda.layer.spec import KernelLayer, LayerSpec
+from ckncuda.types import Array, Index, Shape
+
+PairSpec = KernelLayer | LayerSpec
+"""A layer of an exact kernel."""
+
+Specs = Sequence[PairSpec]
+"""The layers of an exact kernel, from the image upwards."""
+
+AnchorSearch = Callable[[Array], tuple[Index, Array]]
+"""Finds the nearest of any anchors [k, d] to the patches it was made for; see `Backend.anchor_search`."""
+
+
+@dataclass(frozen=True, eq=False)
+class NormedMaps:
+    """Images in the host's memory, with the norm of every patch at every layer of an exact kernel.
+
+    Attributes
+    ----------
+    maps : float32 or float64 [n, h, w, c]
+        The images.  Exact kernels are computed in their type.
+    norms : tuple of float64 [n, h_l, w_l]
+        One array a layer: n(u), the norm of each patch in the space where the layer's input lives.
+    """
+
+    maps: Array
+    norms: tuple[NDArray[np.float64], ...]
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return len(self.maps)
+
+    def __getitem__(self, images: slice) -> "NormedMaps":
+        """Return some of the images."""
+        return NormedMaps(self.maps[images], tuple(norms[images] for norms in self.norms))
+
+    def have_dark_patches(self, spec: PairSpec) -> bool:
+        """Tell whether any patches, not of zeros, have norms below the floor by which they are divided.
+
+        Then n t n' is not their inner product, which tangents of a fused first layer take it for.
+        """
+        norms = self.norms[0]
+        return spec.scale == "norm" and bool(((norms > 0) & (norms < spec.norm_floor)).any())
 
 
 class Backend(Protocol):
-    """What every backend does, with arrays of its own and of its type (`dtype`)."""
+    """The operations that every backend has, on arrays of its own and of its type (`dtype`)."""
 
     name: str
     description: str
-    """How it computes, for people: library, type, threads."""
+    """Library, type and threads, for people."""
+    options: dict[str, Any]
+    """The arguments it was made with: ``get_backend(**options)`` makes the same one, here or elsewhere."""
     dtype: Any
     memory_budget: int
     """Bytes that one call may use for its blocks of images."""
@@ -32,7 +76,7 @@ class Backend(Protocol):
         blocks: Iterable[NDArray[Any]],
         out: NDArray[Any] | None = None,
     ) -> Iterator[NDArray[Any]]:
-        """A function, such as `encode`, of block after block of images, to NumPy arrays.
+        """Apply a function, such as `encode`, to block after block of images, and yield NumPy arrays.
 
         Parameters
         ----------
@@ -47,25 +91,23 @@ class Backend(Protocol):
         """
         ...
 
-    def sketch(self, patches: Array) -> Sketch | None:
-        """What lets `nearest_anchor` leave out most products of these unit patches, if anything does."""
-        ...
+    def nearest_anchor(self, patches: Array, anchors: Array) -> tuple[Index, Array]:
+        """Return the number of the anchor [k, d] of largest cosine to each unit patch [n, d], and the cosine.
 
-    def nearest_anchor(
-        self, patches: Array, anchors: Array, sketch: Sketch | None = None
-    ) -> tuple[NDArray[np.intp], Array]:
-        """The anchor [k, d] of largest cosine to each unit patch [n, d]: its number and the cosine [n].
-
-        The `sketch` of the patches changes nothing but the time.
+        Both are [n]; of equal anchors the first is taken.
         """
         ...
 
-    def sum_by_anchor(self, patches: Array, nearest: NDArray[np.intp], anchors: int) -> Array:
-        """Sums [anchors, d] of the patches [n, d] whose nearest anchor is each of so many."""
+    def anchor_search(self, patches: Array) -> AnchorSearch:
+        """Return `nearest_anchor` of these patches for any anchors; what spares products is prepared once."""
         ...
 
-    def patch_norms(self, maps: Array, specs: Sequence[LayerSpec]) -> tuple[NDArray[np.float64], ...]:
-        """Of the exact kernel: the norms [n, h_l, w_l] of the patches of images at each layer.
+    def sum_by_anchor(self, patches: Array, nearest: Index, anchors: int) -> Array:
+        """Sum the patches [n, d] whose nearest anchor is each of so many: [anchors, d]."""
+        ...
+
+    def patch_norms(self, maps: Array, specs: Specs) -> tuple[NDArray[np.float64], ...]:
+        """Compute the norms [n, h_l, w_l] of the patches of images at each layer of an exact kernel.
 
         Maps, float32 or float64 [n, h, w, c], and norms are in the host's memory.
         """
@@ -75,18 +117,18 @@ class Backend(Protocol):
         self,
         first: NormedMaps,
         second: NormedMaps,
-        specs: Sequence[LayerSpec],
+        specs: Specs,
         *,
         tangent: bool = False,
         symmetric: bool = False,
-    ) -> NDArray[np.floating[Any]]:
-        """The exact kernel of each of the first images with each of the second: [n, n2], on the host.
+    ) -> Array:
+        """Compute the exact kernel of each of the first images with each of the second: [n, n2], on the host.
 
         Parameters
         ----------
         first, second : NormedMaps
             Both in float32 or both in float64, in which the kernel is computed.
-        specs : sequence of LayerSpec
+        specs : sequence of KernelLayer or LayerSpec
             From the image upwards.
         tangent : bool
             The neural tangent kernel; the layers' kernels are ``arccos1`` then.
@@ -96,11 +138,11 @@ class Backend(Protocol):
         ...
 
     def images_per_block(self, layers: Sequence[Layer], shape: Shape) -> int:
-        """How many images of this shape to carry through these layers, or none, within `memory_budget`."""
+        """Count the images of this shape that go through these layers, or none, within `memory_budget`."""
         ...
 
     def empty(self, shape: tuple[int, ...]) -> Array:
-        """An array for results: where the backend computes if there is room to go on, else NumPy's."""
+        """Return an array for results: where the backend computes if there is room to go on, else NumPy's."""
         ...
 
     def asarray(self, array: NDArray[Any]) -> Array:
@@ -122,8 +164,16 @@ class HostBlocks:
     dtype: DTypeLike
 
     def asarray(self, array: NDArray[Any]) -> NDArray[Any]:
-        """See `ckncuda.backend.Backend`; each backend has its own."""
+        """See `Backend.asarray`; each backend has its own."""
         raise NotImplementedError
+
+    def nearest_anchor(self, patches: Array, anchors: Array) -> tuple[Index, Array]:
+        """See `Backend.nearest_anchor`; each backend has its own."""
+        raise NotImplementedError
+
+    def anchor_search(self, patches: Array) -> AnchorSearch:
+        """Prepare nothing: every call computes all products."""
+        return functools.partial(self.nearest_anchor, patches)
 
     def map_blocks(
         self,
@@ -131,7 +181,7 @@ class HostBlocks:
         blocks: Iterable[NDArray[Any]],
         out: NDArray[Any] | None = None,
     ) -> Iterator[NDArray[Any]]:
-        """One after the other."""
+        """Take one block after the other."""
         done = 0
         for block in blocks:
             result = function(self.asarray(block))
@@ -145,12 +195,18 @@ class HostBlocks:
             del result
 
     def empty(self, shape: tuple[int, ...]) -> NDArray[Any]:
-        """In the host's memory."""
+        """Return an array in the host's memory."""
         return np.empty(shape, self.dtype)
 
     def wait(self) -> None:
-        """Nothing is ever left to do."""
+        """Return at once: nothing is ever left to do."""
 
     def to_host(self, array: NDArray[Any]) -> NDArray[Any]:
-        """Nothing to do."""
+        """Return the array, which is on the host."""
         return array
+
+
+def mirror(gram: NDArray[Any]) -> None:
+    """Copy what is above the diagonal of a square matrix below it."""
+    lower = np.tril_indices(len(gram), -1)
+    gram[lower] = gram.T[lower]

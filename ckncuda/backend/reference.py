@@ -14,27 +14,23 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from ckncuda.backend.arrays import on_host
-from ckncuda.backend.normed_maps import NormedMaps
-from ckncuda.backend.operations import HostBlocks
-from ckncuda.backend.sketch import Sketch
+from ckncuda.backend.operations import HostBlocks, NormedMaps, PairSpec, Specs
 from ckncuda.layer.dot_product import ArcCosine
+from ckncuda.layer.geometry import Geometry
 from ckncuda.layer.layer import Layer
-from ckncuda.layer.spec import LayerSpec
-from ckncuda.types import Shape
-
-Array = NDArray[np.floating[Any]]
+from ckncuda.types import Array, Index, Shape
 
 
-def extract_patches(maps: Array, spec: LayerSpec) -> Array:
-    """All patches, flattened in the order (dy, dx, channel): [n, h, w, c] to [n, h', w', k·k·c]."""
+def extract_patches(maps: Array, spec: Geometry) -> Array:
+    """Return all patches, flattened in the order (dy, dx, channel): [n, h, w, c] to [n, h', w', terms]."""
     padded = np.pad(maps, ((0, 0), *spec.margins, (0, 0)))
-    windows = sliding_window_view(padded, spec.patch_shape, axis=(1, 2))  # [n, h', w', c, k, k]
+    windows = sliding_window_view(padded, spec.patch_shape, axis=(1, 2))  # [n, h', w', c, height, width]
     n, h, w = windows.shape[:3]
     return windows.transpose(0, 1, 2, 4, 5, 3).reshape(n, h, w, spec.terms(maps.shape[3]))
 
 
 def unpooled_map(maps: Array, layer: Layer) -> Array:
-    """y_j(u) = n(u) κ(t_j(u)): [n, h, w, c] to [n, h', w', filters]."""
+    """Compute y_j(u) = n(u) κ(t_j(u)): [n, h, w, c] to [n, h', w', filters]."""
     spec = layer.spec
     patches = extract_patches(np.asarray(maps, dtype=np.float64), spec)
     norms = np.sqrt((patches**2).sum(axis=-1, keepdims=True))
@@ -45,8 +41,8 @@ def unpooled_map(maps: Array, layer: Layer) -> Array:
     return unpooled
 
 
-def patch_sums(pairs: Array, spec: LayerSpec) -> Array:
-    """S(u, v) = Σ_δ G(u+δ, v+δ) over the patch: [h, w, h2, w2] to [h', w', h2', w2']."""
+def patch_sums(pairs: Array, spec: Geometry) -> Array:
+    """Compute S(u, v) = Σ_δ G(u+δ, v+δ) over the patch: [h, w, h2, w2] to [h', w', h2', w2']."""
     height, width = spec.patch_shape
     padded = np.pad(pairs, spec.margins * 2)
     h, w, h2, w2 = (size - side + 1 for size, side in zip(padded.shape, spec.patch_shape * 2, strict=True))
@@ -55,34 +51,34 @@ def patch_sums(pairs: Array, spec: LayerSpec) -> Array:
     return sums
 
 
-def pooled_pairs(pairs: Array, spec: LayerSpec, shape: Shape) -> Array:
-    """A G Aᵀ: pooling in both images' coordinates, of the map of an input of this shape."""
+def pooled_pairs(pairs: Array, spec: Geometry, shape: Shape) -> Array:
+    """Compute A G Aᵀ: pool in both images' coordinates the map of pairs of inputs of this shape."""
     rows, columns = spec.pooling_matrices(shape)
     pooled: Array = np.einsum("au,bv,uvst,cs,dt->abcd", rows, columns, pairs, rows, columns, optimize=True)
     return pooled
 
 
-def own_norms(pairs: Array, spec: LayerSpec) -> Array:
-    """n(u) = √S(u, u) of the pairs of an image's positions with one another: [h', w']."""
+def own_norms(pairs: Array, spec: Geometry) -> Array:
+    """Compute n(u) = √S(u, u) of the pairs of an image's positions with one another: [h', w']."""
     norms: Array = np.sqrt(np.einsum("uvuv->uv", patch_sums(pairs, spec)))
     return norms
 
 
-def next_pairs(pairs: Array, n: Array, n2: Array, spec: LayerSpec, shape: Shape) -> Array:
-    """G' = A (n κ(t) n2) Aᵀ with t = S / (n n2), for an input of this shape."""
+def next_pairs(pairs: Array, n: Array, n2: Array, spec: PairSpec, shape: Shape) -> Array:
+    """Compute G' = A (n κ(t) n2) Aᵀ with t = S / (n n2), for an input of this shape."""
     cosines, factor = _cosines(pairs, n, n2, spec)
     return pooled_pairs(factor * spec.kernel.value(cosines), spec, shape)
 
 
-def next_tangents(tangents: Array, pairs: Array, n: Array, n2: Array, spec: LayerSpec, shape: Shape) -> Array:
-    """Θ' = A (Θ_patch ∘ κ_0(t) + n κ_1(t) n2) Aᵀ."""
+def next_tangents(tangents: Array, pairs: Array, n: Array, n2: Array, spec: PairSpec, shape: Shape) -> Array:
+    """Compute Θ' = A (Θ_patch ∘ κ_0(t) + n κ_1(t) n2) Aᵀ."""
     cosines, factor = _cosines(pairs, n, n2, spec)
     arriving = patch_sums(tangents, spec) * ArcCosine(0).value(cosines)
     return pooled_pairs(arriving + factor * ArcCosine(1).value(cosines), spec, shape)
 
 
-def _cosines(pairs: Array, n: Array, n2: Array, spec: LayerSpec) -> tuple[Array, Array]:
-    """T(u, v), and what κ(t) is multiplied with."""
+def _cosines(pairs: Array, n: Array, n2: Array, spec: PairSpec) -> tuple[Array, Array]:
+    """Compute t(u, v), and what κ(t) is multiplied with."""
     norms = np.multiply.outer(n, n2)
     floored = np.multiply.outer(np.maximum(n, spec.norm_floor), np.maximum(n2, spec.norm_floor))
     return patch_sums(pairs, spec) / floored, norms if spec.scale == "norm" else floored
@@ -96,10 +92,11 @@ class ReferenceBackend(HostBlocks):
     dtype = np.float64
 
     def __init__(self, memory: int | None = None) -> None:
+        self.options: dict[str, Any] = {"name": "reference", "memory": memory}
         self.memory_budget = memory if memory is not None else 1 << 30
 
     def encode(self, maps: Array, layers: Sequence[Layer]) -> Array:
-        """X' = W · (A y), layer after layer."""
+        """Compute X' = W · (A y), layer after layer."""
         maps = self.asarray(maps)
         for layer in layers:
             rows, columns = layer.spec.pooling_matrices(maps.shape[1:])
@@ -108,8 +105,8 @@ class ReferenceBackend(HostBlocks):
             maps = pooled @ layer.projection.T
         return maps
 
-    def patch_norms(self, maps: Array, specs: Sequence[LayerSpec]) -> tuple[NDArray[np.float64], ...]:
-        """From the pairs of each image's positions with one another."""
+    def patch_norms(self, maps: Array, specs: Specs) -> tuple[NDArray[np.float64], ...]:
+        """Compute the pairs of each image's positions with one another, and take n(u) from their diagonal."""
         norms: list[list[Array]] = [[] for _ in specs]
         for image in np.asarray(maps, np.float64):
             pairs, shape = np.einsum("uvc,stc->uvst", image, image), image.shape
@@ -123,12 +120,12 @@ class ReferenceBackend(HostBlocks):
         self,
         first: NormedMaps,
         second: NormedMaps,
-        specs: Sequence[LayerSpec],
+        specs: Specs,
         *,
         tangent: bool = False,
         symmetric: bool = False,  # makes no difference here
-    ) -> NDArray[np.floating[Any]]:
-        """Σ_u G(u, u) of the last layer's pairs of positions, or of its tangents."""
+    ) -> Array:
+        """Compute Σ_u G(u, u) of the last layer's pairs of positions, or of its tangents."""
         gram = np.empty((len(first), len(second)))
         for i, j in np.ndindex(gram.shape):
             x, y = first.maps[i].astype(np.float64), second.maps[j].astype(np.float64)
@@ -142,24 +139,19 @@ class ReferenceBackend(HostBlocks):
             gram[i, j] = np.einsum("uvuv->", tangents if tangent else pairs)
         return gram
 
-    def sketch(self, patches: Array) -> None:
-        """All products are computed."""
-
-    def nearest_anchor(
-        self, patches: Array, anchors: Array, sketch: Sketch | None = None
-    ) -> tuple[NDArray[np.intp], Array]:
-        """argmax_j ⟨z_j, x⟩ and its value; the first of equal ones."""
+    def nearest_anchor(self, patches: Array, anchors: Array) -> tuple[Index, Array]:
+        """Return argmax_j ⟨z_j, x⟩ and its value; the first of equal ones."""
         cosines = np.asarray(patches, np.float64) @ np.asarray(anchors, np.float64).T
         return cosines.argmax(axis=1), cosines.max(axis=1)
 
-    def sum_by_anchor(self, patches: Array, nearest: NDArray[np.intp], anchors: int) -> Array:
-        """Σ of the x whose nearest anchor is z_j."""
+    def sum_by_anchor(self, patches: Array, nearest: Index, anchors: int) -> Array:
+        """Compute Σ x over the x whose nearest anchor is z_j."""
         sums = np.zeros((anchors, patches.shape[1]))
         np.add.at(sums, nearest, patches)
         return sums
 
     def images_per_block(self, layers: Sequence[Layer], shape: Shape) -> int:
-        """Patches (twice: NumPy copies them) and the unpooled map (three times) dominate."""
+        """Count patches twice, since NumPy copies them, and the unpooled map three times: they dominate."""
         per_image = 3 * 8 * math.prod(shape)
         for layer in layers:
             h, w, p = layer.spec.map_shape(shape)
@@ -168,6 +160,6 @@ class ReferenceBackend(HostBlocks):
         return max(1, min(64, self.memory_budget // per_image))
 
     def asarray(self, array: NDArray[Any]) -> Array:
-        """As float64."""
+        """Return the array as float64, bytes 0…255 as 0…1."""
         array = on_host(array)
         return np.asarray(array / 255 if array.dtype == np.uint8 else array, dtype=np.float64)

@@ -20,9 +20,9 @@ given by its values.
 common, `TrainableClassifier` the interface for fitting. Features on a GPU are computed with there; labels and
 what is learned are on the host.
 
-The files: `linear` and `kernel` predict, `training_data` checks, `scaling` centres and scales, `selection`
-chooses λ, `normal_equations` solves for the kinds of ridge, `dual_ridge` for those in the space of a kernel,
-`spaces` reduces and preconditions, `objective`, `lbfgs` and `sgd` minimise, `iterative` puts these together
+The files: `linear` and `kernel_classifier` predict, `training_data` and `gram_matrices` check, centre and
+scale, `choice` looks for λ, κ and weights, `validation` measures, `systems` solves for the kinds of ridge;
+`spaces` reduces and preconditions, `losses`, `lbfgs` and `sgd` minimise, `iterative` puts these together
 for the two classifiers without a closed form.
 """
 
@@ -33,13 +33,12 @@ import numpy.typing as npt
 
 from ckncuda.classifier.classifier import Classifier, TrainableClassifier
 from ckncuda.classifier.gram_ridge import GramRidge
-from ckncuda.classifier.kernel import KernelClassifier
+from ckncuda.classifier.iterative import Softmax, SquaredHinge
+from ckncuda.classifier.kernel_classifier import KernelClassifier
 from ckncuda.classifier.kernel_ridge import KernelRidge
+from ckncuda.classifier.landmarks import NystromRidge
 from ckncuda.classifier.linear import LinearClassifier
-from ckncuda.classifier.nystrom_ridge import NystromRidge
 from ckncuda.classifier.ridge import Ridge
-from ckncuda.classifier.softmax import Softmax
-from ckncuda.classifier.squared_hinge import SquaredHinge
 
 __all__ = [
     "Classifier",

@@ -1,18 +1,18 @@
-"""What all classifiers have in common: scores, predictions, and how one is fitted."""
+"""Scores and predictions of all classifiers, and the options of those that learn."""
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Self
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from ckncuda.backend.arrays import to_host
-from ckncuda.classifier.training_data import check_features
+from ckncuda.classifier.training_data import TrainingData, check_features
 from ckncuda.errors import InvalidData, InvalidSpec
-
-Progress = Callable[[str, int, int], None]
-"""Called as ``progress(stage, done, total)`` while a classifier is fitted."""
+from ckncuda.progress import Progress
+from ckncuda.types import Array
 
 
 class Classifier(ABC):
@@ -34,22 +34,22 @@ class Classifier(ABC):
     @property
     @abstractmethod
     def n_parameters(self) -> int:
-        """How many numbers it has learned."""
+        """Count of the numbers that it has learned."""
 
     @abstractmethod
-    def unchecked_scores(self, features: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
-        """`scores` where the features are, of any floating-point type; nothing is looked for in them.
+    def unchecked_scores(self, features: Array) -> npt.NDArray[np.float32]:
+        """Return `scores` where the features are, of any floating-point type; nothing is looked for in them.
 
         Scores of features that are not finite are not finite either.
         """
 
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
-        """Its ``name`` and whatever a model file needs beside `arrays`."""
+        """Return its ``name`` and whatever a model file needs beside `arrays`."""
 
     @abstractmethod
     def arrays(self) -> Mapping[str, npt.NDArray[Any]]:
-        """What was learned, by name, as a model file stores it."""
+        """Return what was learned, by name, as a model file stores it."""
 
     def scores(self, features: npt.ArrayLike) -> npt.NDArray[np.float32]:
         """Return the score of every class.
@@ -83,28 +83,27 @@ class Classifier(ABC):
     def predict(self, features: npt.ArrayLike) -> npt.NDArray[np.int64]:
         """Return the class of the largest score; of equal scores, the smallest label.
 
-        Parameters
-        ----------
-        features : float32 [n, d]
-
-        Returns
-        -------
-        labels : int64 [n]
-
-        Raises
-        ------
-        InvalidData
-            The features have another width than those of the fit, or hold NaN or infinity.
-        InvalidSpec
-            The classifier is not fitted.
+        Takes what `scores` takes, with the same errors, and returns labels, int64 [n].
         """
         best = self.scores(features).argmax(axis=1)
         labels: npt.NDArray[np.int64] = self.classes_[best]
         return labels
 
 
-class TrainableClassifier(Classifier):
-    """A classifier that learns from features and labels, and reports how λ was chosen.
+class ValidatedClassifier(Classifier):
+    """A classifier that learns, with λ given or chosen, and measures its accuracy.
+
+    Parameters
+    ----------
+    regularization : float or "auto"
+        λ > 0, or "auto": chosen by leave-one-out accuracy or, where that has no closed form, by the accuracy
+        on held-out images; of equally good ones the largest.
+    validation : float
+        0: the accuracy reported is the leave-one-out one; without a closed form nothing is measured then, and
+        λ must be given.  Otherwise the fraction of the images, of each class in proportion, that are held out
+        to measure the accuracy, and of every choice by leave-one-out. All images are fitted at the end.
+    seed : int
+        Draws the held-out images.
 
     Attributes
     ----------
@@ -113,21 +112,38 @@ class TrainableClassifier(Classifier):
     validation_accuracy_ : float or None
         Accuracy at that λ on images that the fit did not see; None if it was not measured.
     validation_ : str
-        How this accuracy was obtained.
+        How this accuracy was obtained, what was chosen and what was given.
     """
 
+    leaves_one_out: ClassVar[bool] = True  # its leave-one-out accuracy has a closed form
     regularization_: float
     validation_accuracy_: float | None
     validation_: str
 
-    @abstractmethod
+    def __init__(self, regularization: float | str, validation: float, seed: int) -> None:
+        self.regularization = regularization
+        self.validation = validation
+        self.seed = seed
+
     def check_options(self, images: int | None = None, encoders: int | None = None) -> None:
         """Raise `InvalidSpec` if an option is out of its range, or does not suit so many images and encoders.
 
         `fit` does so first; others may before the long work that comes before it.
         """
+        check_regularization(self.regularization)
+        held_out = self.validation != 0 or (self.regularization == "auto" and not self.leaves_one_out)
+        if held_out and not (isinstance(self.validation, int | float) and 0 < self.validation < 1):
+            raise InvalidSpec(
+                f"validation is {self.validation!r}; expected a fraction of the images between 0 and 1, both "
+                "excluded (0 only together with a given regularization: nothing is held out then)"
+            )
+        if not isinstance(self.seed, int) or self.seed < 0:
+            raise InvalidSpec(f"seed is {self.seed!r}; expected a whole number that is not negative")
 
-    @abstractmethod
+
+class TrainableClassifier(ValidatedClassifier):
+    """A classifier that learns from features and labels."""
+
     def fit(
         self,
         features: npt.ArrayLike,
@@ -135,11 +151,12 @@ class TrainableClassifier(Classifier):
         progress: Progress | None = None,
         widths: Sequence[int] | None = None,
     ) -> Self:
-        """Learn ``classes_`` and all that scores need.
+        """Learn ``classes_`` and all that scores need; what is to be chosen is chosen first.
 
         Parameters
         ----------
         features : float32 [n, d]
+            Of features on a GPU everything is computed there; what is learned is on the host.
         labels : integers [n], not negative
         progress : callable, optional
             Called as ``progress(stage, done, total)``.
@@ -154,7 +171,30 @@ class TrainableClassifier(Classifier):
         Raises
         ------
         InvalidData
-            The features or labels are malformed or do not fit together.
+            The features or labels are malformed or do not fit together, or no image can be held out.
         InvalidSpec
-            An option is out of its range.
+            An option is out of its range or does not suit the images, or λ is too small for the precision of
+            these features.
         """
+        self.check_options()
+        data = TrainingData.of(features, labels, widths)
+        self.check_options(len(data.targets), len(data.widths))
+        self._fit(data, progress)
+        return self
+
+    @abstractmethod
+    def _fit(self, data: TrainingData, progress: Progress | None) -> None:
+        """Learn from what is checked."""
+
+
+def check_regularization(regularization: float | str) -> None:
+    """Raise `InvalidSpec` unless λ is "auto" or a positive, finite number."""
+    if isinstance(regularization, str):
+        if regularization == "auto":
+            return
+    elif isinstance(regularization, int | float) and 0 < regularization < math.inf:
+        return
+    raise InvalidSpec(
+        f'regularization is {regularization!r}; expected "auto" or a number greater than 0 '
+        "(0 is not allowed: the minimiser need not exist; give a small one such as 1e-8)"
+    )

@@ -1,40 +1,73 @@
-"""What the classifiers without a closed form share: hold out, choose λ, fit on all images."""
+"""Linear classifiers without a closed form: hold out, choose λ, fit on all images."""
 
 import math
 import warnings
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Self
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import threadpoolctl
 
-from ckncuda.classifier.classifier import Progress
-from ckncuda.classifier.linear import TrainableLinearClassifier
-from ckncuda.classifier.objective import Array, Loss
-from ckncuda.classifier.scaling import FeatureScaling
-from ckncuda.classifier.selection import (
-    check_regularization,
-    check_seed,
-    check_validation,
-    held_out_split,
-    search_regularization,
+from ckncuda.classifier.choice import Choice, Options, Search, best_regularization, search_regularization
+from ckncuda.classifier.classifier import TrainableClassifier
+from ckncuda.classifier.lbfgs import minimize_lbfgs
+from ckncuda.classifier.linear import LinearClassifier
+from ckncuda.classifier.losses import Loss, cross_entropy, squared_hinge
+from ckncuda.classifier.sgd import minimize_sgd
+from ckncuda.classifier.spaces import (
+    DualFeatures,
+    Features,
+    PlainFeatures,
+    PrimalFeatures,
+    PrimalSpace,
+    Space,
 )
-from ckncuda.classifier.training_data import check_training_data
+from ckncuda.classifier.training_data import FeatureScaling, TrainingData
+from ckncuda.classifier.validation import held_out_sentence, held_out_split
 from ckncuda.errors import InvalidSpec
+from ckncuda.progress import Progress
+from ckncuda.types import Array, Index
 
-if TYPE_CHECKING:  # SciPy's linear algebra is a third of the library's start-up: only a fit pays for it
-    from ckncuda.classifier.spaces import Features, Space
 
-
-class IterativeClassifier(TrainableLinearClassifier):
+class IterativeClassifier(LinearClassifier, TrainableClassifier):
     """A classifier fitted by an iterative solver; a subclass names its loss.
 
-    Parameters and attributes are those of `Softmax` and `SquaredHinge`.
+    λ is the one with the highest accuracy on held-out images, by decades from 1 down to 1e-8, ending early
+    when it has clearly fallen, and then thirds of a decade around the best.
+
+    It is solved in the primal or, with fewer images than features, in the dual (see
+    `ckncuda.classifier.spaces`); preconditioned by one Cholesky factorisation a λ, which makes a λ below 1e-8
+    too small for some features. Besides a scaled float32 copy of the features, two square float64 matrices of
+    the size min(n, d) are held.
+
+    Parameters
+    ----------
+    regularization, validation, seed
+        See `ValidatedClassifier`.
+    max_iterations : int
+        Bound on the iterations of one fit, which ends when the distance of the objective to its minimum, as
+        the preconditioned quadratic model of L-BFGS estimates it, is below 1e-5 of the objective plus 1e-8,
+        or when rounding leaves no descent.
+
+    Attributes
+    ----------
+    weights_, intercept_, classes_
+        See `LinearClassifier`.
+    regularization_, validation_accuracy_, validation_
+        See `ValidatedClassifier`; the accuracy is that of a fit on the others at that λ.
+    search_ : list of (float, float)
+        The λ tried and their accuracies, in the order tried.
+
+    Warns
+    -----
+    RuntimeWarning
+        The last fit, that on all images, did not converge in ``max_iterations``.
     """
 
+    leaves_one_out = False
     loss: Loss
     curvature: float  # a typical second derivative of the loss by a score: the preconditioner's scale
+    search_: Search
 
     def __init__(
         self,
@@ -43,120 +76,67 @@ class IterativeClassifier(TrainableLinearClassifier):
         max_iterations: int = 1000,
         seed: int = 0,
     ) -> None:
-        self.regularization = regularization
-        self.validation = validation
+        super().__init__(regularization, validation, seed)
         self.max_iterations = max_iterations
-        self.seed = seed
 
-    def fit(
-        self,
-        features: npt.ArrayLike,
-        labels: npt.ArrayLike,
-        progress: Progress | None = None,
-        widths: Sequence[int] | None = None,
-    ) -> Self:
-        """Choose λ on held-out images if asked to, then learn from all images.
+    def check_options(self, images: int | None = None, encoders: int | None = None) -> None:
+        """Raise `InvalidSpec` if an option is out of its range."""
+        super().check_options()
+        if self.max_iterations < 1:
+            raise InvalidSpec(f"max_iterations is {self.max_iterations}; expected at least 1")
 
-        Parameters
-        ----------
-        features : float32 [n, d]
-        labels : integers [n], not negative
-        progress : callable, optional
-            Called as ``progress(stage, done, total)``.
-        widths : sequence of int, optional
-            How many of the features, one after the other, come from each encoder; all are scaled alike.
-
-        Returns
-        -------
-        self
-
-        Raises
-        ------
-        InvalidData
-            The features or labels are malformed or do not fit together, or no image can be held out.
-        InvalidSpec
-            An option is out of its range, or λ too small for the precision of these features.
-
-        Warns
-        -----
-        RuntimeWarning
-            The last fit, that on all images, did not converge in ``max_iterations``.
-        """
-        self.check_options()
-        checked, classes, targets = check_training_data(features, labels)
+    def _fit(self, data: TrainingData, progress: Progress | None) -> None:
+        images = len(data.targets)
+        kept, held_out = np.arange(images), np.arange(0)
         if self.validation > 0:
-            kept, held_out = held_out_split(targets, self.validation, self.seed)
-        else:
-            kept, held_out = np.arange(len(targets)), np.arange(0)
+            kept, held_out = held_out_split(data.targets, self.validation, self.seed)
         # The held-out images come last, so that the others are a view of the same array. The mean and the
         # scale are of all images: they see no label, and λ means the same in every fit.
         order = np.concatenate([kept, held_out])
-        scaling = FeatureScaling.of(checked, widths)
-        prepared = self._prepare(scaling.scaled(checked, order), progress)
-        there = np.asarray(targets[order], like=checked)
-        problem = _Problem(self, prepared, there, len(classes), len(kept))
+        scaling = FeatureScaling.of(data.features, data.widths)
+        prepared = self._prepare(scaling.scaled(data.features, order), progress)
+        there = np.asarray(data.targets[order], like=data.features)
+        problem = _Problem(self, prepared, there, len(data.classes), len(kept))
         best, search = problem.choose(progress)
         weights, intercept = problem.fit_all(best, progress)
 
         self.weights_, self.intercept_ = scaling.fold(weights, intercept)
-        self.classes_ = classes
+        self.classes_ = data.classes
         self.regularization_, self.search_ = best, search
         self.validation_accuracy_ = dict(search).get(best)
-        self.validation_ = self._sentence(len(held_out), len(targets))
-        return self
+        said = Options(self.regularization).said(Choice(best), "on them")
+        self.validation_ = held_out_sentence(len(held_out), images, said)
 
-    def check_options(self, images: int | None = None, encoders: int | None = None) -> None:
-        """Raise `InvalidSpec` if an option is out of its range."""
-        check_regularization(self.regularization)
-        check_validation(self.validation, self.regularization)
-        check_seed(self.seed)
-        if self.max_iterations < 1:
-            raise InvalidSpec(f"max_iterations is {self.max_iterations}; expected at least 1")
-
-    def _prepare(self, features: npt.NDArray[np.float32], progress: Progress | None) -> "Features":
+    def _prepare(self, features: npt.NDArray[np.float32], progress: Progress | None) -> Features:
         """Return the scaled features with what serves every λ, in the smaller of the two spaces."""
-        from ckncuda.classifier.spaces import DualFeatures, PrimalFeatures
-
         images, width = features.shape
         return (DualFeatures if images < width else PrimalFeatures)(features, self.curvature, progress)
 
     def _minimize(
-        self, space: "Space", targets: npt.NDArray[np.intp], start: Array, progress: Progress | None
+        self, space: Space, targets: Index, start: Array, progress: Progress | None
     ) -> tuple[Array, bool]:
         """Return the minimiser, and whether the solver converged."""
-        from ckncuda.classifier.lbfgs import minimize_lbfgs
-
         return minimize_lbfgs(space, self.loss, targets, start, self.max_iterations, progress)
 
-    def _sentence(self, held_out: int, images: int) -> str:
-        how = "was chosen on them" if self.regularization == "auto" else "was given"
-        tried = f"λ = {self.regularization_:g} {how}"
-        if held_out == 0:
-            return f"not measured: no image was held out; {tried}"
-        return f"{held_out} images held out of {images}; {tried}, then all {images} were fitted"
 
-
+@dataclass
 class _Problem:
-    """One training set, its first ``kept`` images to fit on while λ is chosen, the others held out."""
+    """A training set, its first ``kept`` images to fit on while λ is chosen, the others held out."""
 
-    def __init__(
-        self,
-        classifier: IterativeClassifier,
-        features: "Features",
-        targets: npt.NDArray[np.intp],
-        classes: int,
-        kept: int,
-    ) -> None:
-        self.classifier, self.features, self.targets = classifier, features, targets
-        self.classes, self.kept = classes, kept
-        self.solved: dict[float, Array] = {}
+    classifier: IterativeClassifier
+    features: Features
+    targets: Index
+    classes: int
+    kept: int
+    solved: dict[float, Array] = field(default_factory=dict)
 
-    def choose(self, progress: Progress | None) -> tuple[float, list[tuple[float, float]]]:
+    def choose(self, progress: Progress | None) -> tuple[float, Search]:
         """Return λ and what was tried: nothing, the given λ, or a search."""
         given = self.classifier.regularization
         held_out = len(self.targets) - self.kept
         if isinstance(given, str):
-            return search_regularization(self.held_out_accuracy, held_out, progress)
+            search = search_regularization(self.held_out_accuracy, held_out, progress)
+            return best_regularization(search), search
         if held_out == 0:
             return float(given), []
         return float(given), [(float(given), self.held_out_accuracy(float(given)))]
@@ -177,7 +157,7 @@ class _Problem:
                 f"{self.classifier.max_iterations} before it converged (λ = {regularization:g}); "
                 "give more iterations or a larger regularization",
                 RuntimeWarning,
-                stacklevel=3,
+                stacklevel=4,  # where fit was called
             )
         return self.features.weights(x)
 
@@ -191,3 +171,105 @@ class _Problem:
         # whose idle threads spin against the other's: on two cores one thread is twice as fast.
         with threadpoolctl.threadpool_limits(1, user_api="blas"):
             return self.classifier._minimize(space, self.targets[:images], start, progress)
+
+
+class Softmax(IterativeClassifier):
+    """Multinomial logistic regression: the cross-entropy of the softmax, with a quadratic penalty.
+
+    On features centred and scaled to a mean squared norm of 1, minimises
+
+        (1/n) Σ_i (log Σ_k exp(s_ik) − s_iy) + (λ/2) ‖W‖²,   s_i = Wᵀ x_i + b.
+
+    Parameters
+    ----------
+    optimizer : "lbfgs" or "sgd"
+        "sgd" is the schedule of *CKN from Scratch*: 30 epochs of SGD (batch 128, momentum 0.9, step 4e-3,
+        from epoch 15 on 4e-4), each followed by ten iterations of L-BFGS on all images; ``max_iterations``
+        does not bound it, and the seed draws its mini-batches too. On fixed features the objective is convex
+        with one minimiser, so that both end at the same classifier up to tolerance, "lbfgs" sooner.
+    regularization, validation, max_iterations, seed
+        See `IterativeClassifier`, also for what is learned.
+
+    References
+    ----------
+    B. Schölkopf, R. Herbrich, A. J. Smola, *A generalized representer theorem*, 2001.
+    D. C. Liu, J. Nocedal, *On the limited memory BFGS method for large scale optimization*, 1989.
+    O. Zekri, B. Benyamina, *CKN from Scratch*, 2024.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> features = np.array([[0.0, 1.0], [0.2, 0.9], [1.0, 0.1], [0.8, 0.0]], dtype=np.float32)
+    >>> softmax = Softmax(regularization=1e-2, validation=0.5).fit(features, [3, 3, 8, 8])
+    >>> softmax.predict(features)
+    array([3, 3, 8, 8])
+    >>> softmax.validation_accuracy_, softmax.validation_
+    (1.0, '2 images held out of 4; λ = 0.01 was given, then all 4 were fitted')
+    """
+
+    loss = staticmethod(cross_entropy)
+    curvature = 0.1  # p (1 − p) at p = 1/10; the iterations hardly depend on it
+
+    def __init__(
+        self,
+        regularization: float | str = "auto",
+        optimizer: str = "lbfgs",
+        validation: float = 0.1,
+        max_iterations: int = 1000,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(regularization, validation, max_iterations, seed)
+        self.optimizer = optimizer
+
+    def check_options(self, images: int | None = None, encoders: int | None = None) -> None:
+        """Raise `InvalidSpec` if an option is out of its range."""
+        super().check_options()
+        if self.optimizer not in ("lbfgs", "sgd"):
+            raise InvalidSpec(f'optimizer is {self.optimizer!r}; expected "lbfgs" or "sgd"')
+
+    def _prepare(self, features: npt.NDArray[np.float32], progress: Progress | None) -> Features:
+        if self.optimizer == "sgd":
+            return PlainFeatures(features, self.curvature)
+        return super()._prepare(features, progress)
+
+    def _minimize(
+        self, space: Space, targets: Index, start: Array, progress: Progress | None
+    ) -> tuple[Array, bool]:
+        if self.optimizer == "sgd":
+            assert isinstance(space, PrimalSpace)
+            random = np.random.default_rng(self.seed)
+            return minimize_sgd(space, self.loss, targets, start, random, progress), True
+        return super()._minimize(space, targets, start, progress)
+
+
+class SquaredHinge(IterativeClassifier):
+    """One-vs-rest support vector machines with the squared hinge loss, all classes in one L-BFGS.
+
+    On features centred and scaled to a mean squared norm of 1, minimises
+
+        (1/n) Σ_i ½ Σ_k max(0, 1 − y_ik s_ik)² + (λ/2) ‖W‖²,   s_i = Wᵀ x_i + b,  y_ik = ±1:
+
+    the loss of `Ridge`, except that scores beyond ±1 on the right side cost nothing.
+
+    Parameters
+    ----------
+    regularization, validation, max_iterations, seed
+        See `IterativeClassifier`, also for what is learned.
+
+    References
+    ----------
+    R.-E. Fan et al., *LIBLINEAR: a library for large linear classification*, JMLR 9, 2008 (L2-loss SVM).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> features = np.array([[0.0, 1.0], [0.2, 0.9], [1.0, 0.1], [0.8, 0.0]], dtype=np.float32)
+    >>> hinge = SquaredHinge(regularization=1e-2, validation=0).fit(features, [3, 3, 8, 8])
+    >>> hinge.predict(features)
+    array([3, 3, 8, 8])
+    >>> hinge.validation_
+    'not measured: no image was held out; λ = 0.01 was given'
+    """
+
+    loss = staticmethod(squared_hinge)
+    curvature = 1.0

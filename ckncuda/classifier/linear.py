@@ -5,16 +5,18 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from ckncuda.classifier.classifier import Classifier, TrainableClassifier
-from ckncuda.classifier.training_data import blocks, check_labels
+from ckncuda.classifier.classifier import Classifier
+from ckncuda.classifier.training_data import blocks, check_increasing, check_labels
 from ckncuda.errors import InvalidData
+from ckncuda.types import Array
 
 
 class LinearClassifier(Classifier):
     """Predict the class of the largest of K linear scores, ``features @ weights_ + intercept_``.
 
-    What `Ridge`, `Softmax` and `SquaredHinge` are once fitted. An instance of this class itself is
-    made from learned arrays with `from_arrays`, and predicts exactly as the classifier they came from.
+    It is all that is left of `Ridge`, `GramRidge`, `Softmax` and `SquaredHinge` in a model file. An instance
+    of this class itself is made from learned arrays with `from_arrays`, and predicts exactly as the
+    classifier they came from.
 
     Attributes
     ----------
@@ -72,8 +74,7 @@ class LinearClassifier(Classifier):
             raise InvalidData(
                 "the weights or the intercept of a classifier hold NaN or infinity; fit it again"
             )
-        if not (np.diff(labels) > 0).all():
-            raise InvalidData(f"classes are {labels.tolist()}; expected each class once, in increasing order")
+        check_increasing(labels)
         classifier = LinearClassifier()
         classifier.weights_, classifier.intercept_, classifier.classes_ = learned, offsets, labels
         return classifier
@@ -85,19 +86,19 @@ class LinearClassifier(Classifier):
 
     @property
     def n_parameters(self) -> int:
-        """How many numbers it has learned: weights and intercepts."""
+        """Count of the numbers that it has learned: weights and intercepts."""
         return self.weights_.size + self.intercept_.size
 
     def to_dict(self) -> dict[str, Any]:
-        """Its name: all linear classifiers are the same once they are fitted."""
+        """Return its name: all linear classifiers are the same once they are fitted."""
         return {"name": self.name}
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """Weights, intercept and classes."""
+        """Return weights, intercept and classes."""
         return {"weights": self.weights_, "intercept": self.intercept_, "classes": self.classes_}
 
-    def unchecked_scores(self, features: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
-        """`scores` where the features are, summed in float64, a block of images at a time.
+    def unchecked_scores(self, features: Array) -> npt.NDArray[np.float32]:
+        """Return `scores` where the features are, summed in float64, a block of images at a time.
 
         Features far from zero, whose scores are small differences of large numbers, lose nothing beyond the
         rounding of what is stored.
@@ -109,15 +110,3 @@ class LinearClassifier(Classifier):
             for rows in blocks(*features.shape):
                 scores[rows] = features[rows].astype(np.float64) @ weights + intercept
         return scores
-
-
-class TrainableLinearClassifier(LinearClassifier, TrainableClassifier):
-    """A linear classifier that learns.
-
-    Attributes
-    ----------
-    search_ : list of (float, float)
-        The λ tried and their accuracies, in the order tried.
-    """
-
-    search_: list[tuple[float, float]]

@@ -1,4 +1,4 @@
-r"""Where the weights are looked for, and the preconditioner that makes λ harmless to the solver.
+r"""The spaces in which weights are looked for, and the preconditioner that makes λ harmless to the solver.
 
 With n images and d features Z [n, d], the minimiser's weights are W = Zᵀα (the representer theorem), so
 that the same problem can be written in the smaller of two spaces, with the same λ and the same minimiser:
@@ -18,37 +18,18 @@ feature of 1 more in the dual: the Gram matrix is ZZᵀ + 11ᵀ. At the minimum 
 intercept does the same without a penalty.
 
 Every array of parameters here has one last row more: the intercept. Its curvature is c. All of them are
-where the features are, on the host or on a GPU.
+where the features are, on the host or on a GPU. The solver takes ⟨x, g⟩ for ``np.vdot(paired, g)``, with
+``paired`` that of x: its weights in the primal, its scores in the dual.
 """
-
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from ckncuda.backend.linear_algebra import add_product, solve
-from ckncuda.classifier.classifier import Progress
-from ckncuda.classifier.normal_equations import cholesky
-from ckncuda.classifier.objective import Array
+from ckncuda.classifier.systems import cholesky
 from ckncuda.classifier.training_data import blocks
-
-
-class Space(Protocol):
-    """What the solver needs. ⟨x, g⟩ is ``np.vdot(paired, g)``, with ``paired`` that of x."""
-
-    regularization: float
-
-    def paired(self, x: Array) -> Array:
-        """Return x as it is multiplied with gradients: its weights in the primal, its scores in the dual."""
-
-    def scores(self, x: Array, paired: Array) -> Array:
-        """Return the scores of the images, intercept included."""
-
-    def gradient(self, x: Array, derivative: Array) -> Array:
-        """Return the gradient at x, given the derivative of the mean loss by the scores."""
-
-    def precondition(self, gradient: Array) -> tuple[Array, Array]:
-        """Return x = M⁻¹ gradient, and x as it is multiplied with gradients."""
+from ckncuda.progress import Progress
+from ckncuda.types import Array, Index
 
 
 class PrimalSpace:
@@ -65,7 +46,7 @@ class PrimalSpace:
         self.features, self.factor = features, factor
         self.curvature, self.regularization, self.images = curvature, regularization, images
 
-    def on(self, batch: npt.NDArray[np.intp]) -> "PrimalSpace":
+    def on(self, batch: Index) -> "PrimalSpace":
         """Return the same space over some of its images."""
         return PrimalSpace(
             self.features[batch], self.factor, self.curvature, self.regularization, self.images
@@ -129,25 +110,6 @@ class DualSpace:
         x[:-1] = ratio * solve(self.factor, gradient[:-1])
         paired[:-1] = ratio * (gradient[:-1] - self.regularization * x[:-1])
         return x, paired
-
-
-class Features(Protocol):
-    """Scaled features, and what serves every λ and every number of images."""
-
-    def zero(self, classes: int) -> Array:
-        """Return parameters that are all zero."""
-
-    def space(self, images: int, regularization: float) -> Space:
-        """Return the space of fits to the first images."""
-
-    def start(self, images: int, x: Array) -> Array:
-        """Return a solution on fewer images as one on the first ``images``."""
-
-    def scores_after(self, images: int, x: Array) -> Array:
-        """Return the scores of the images that follow the first ones, on which x was fitted."""
-
-    def weights(self, x: Array) -> tuple[Array, Array]:
-        """Return W [d, K] and b [K] of a fit to all images."""
 
 
 class PrimalFeatures:
@@ -244,3 +206,10 @@ class DualFeatures:
         for columns in blocks(width, images):
             weights[columns] = self.features[:, columns].T.astype(np.float64) @ x[:-1]
         return weights, x[-1] + x[:-1].sum(axis=0)
+
+
+Space = PrimalSpace | DualSpace
+"""The space in which a fit to some images at one λ looks for its parameters."""
+
+Features = PrimalFeatures | DualFeatures
+"""Scaled features, and what serves every λ and every number of images."""

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckncuda.backend import Backend
-from ckncuda.backend.normed_maps import NormedMaps
+from ckncuda.backend.operations import NormedMaps
 from ckncuda.errors import InvalidData, InvalidSpec
 from ckncuda.exact.gram import check_images, gram
 from ckncuda.exact.kernel import ExactKernel
@@ -47,7 +47,7 @@ class ExactEncoderSpec:
     preprocessing: Sequence[Preprocessor] | None = ()
     landmarks: int | None = None
     compares: ClassVar[bool] = True
-    """Whether features are comparisons with the training images, so that those of these are a Gram matrix."""
+    """True if features are comparisons with the training images, so that those of these are a Gram matrix."""
 
     def __post_init__(self) -> None:
         if self.preprocessing is not None:

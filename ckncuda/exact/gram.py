@@ -40,7 +40,6 @@ def gram(
     tangent, flip : bool
         See `ExactKernel`, which says so itself where it is given.
     dtype : {float32, float64}
-        In which to compute.
     tile : int
         Images of either side of a block that is computed at a time, which bounds the memory.
     backend : Backend or str

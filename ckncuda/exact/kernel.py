@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckncuda.backend import Backend
-from ckncuda.backend.normed_maps import NormedMaps
+from ckncuda.backend.operations import NormedMaps
 from ckncuda.errors import InvalidSpec
 from ckncuda.layer.dot_product import ArcCosine, Exponential
 from ckncuda.layer.spec import KernelLayer, LayerSpec, check_specs

@@ -115,12 +115,12 @@ def spherical_kmeans(
             f"{MIN_NORM:g}) to learn them from: give more images or patches, or ask for fewer filters"
         )
     centres = patches[np.asarray(np.sort(rng.choice(len(patches), clusters, replace=False)), like=patches)]
-    sketch = backend.sketch(patches)
+    nearest_of = backend.anchor_search(patches)
     previous = -np.inf
     if progress:
         progress("k-means", 0, max_iterations)
     for iteration in range(max_iterations):
-        nearest, cosine = backend.nearest_anchor(patches, centres, sketch)
+        nearest, cosine = nearest_of(centres)
         mean = float(np.mean(cosine, dtype=np.float64))
         if progress:
             progress("k-means", iteration + 1, max_iterations)

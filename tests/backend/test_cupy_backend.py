@@ -12,9 +12,8 @@ from factories import make_layer
 
 from ckncuda import CKN, Exponential, Layer, LayerSpec, Linear, load
 from ckncuda.backend import get_backend
-from ckncuda.backend.cupy import CupyBackend
-from ckncuda.backend.cupy import encode as cuda_layer
-from ckncuda.backend.cupy.encode import Tiling, tiling
+from ckncuda.backend.cupy import CupyBackend, encode, product
+from ckncuda.backend.cupy.encode_tiling import MAP_STRIDE, Tiling, tiling
 from ckncuda.errors import BackendUnavailable, InvalidData, InvalidSpec, OutOfMemory
 from ckncuda.layer.dot_product import DotProductKernel
 
@@ -41,8 +40,8 @@ def test_few_images_are_cut_into_tiles_of_rows(
 ):
     """The seams must not show."""
     layer = make_layer(3, rng, subsampling=subsampling, alignment=alignment)
-    laid_out = tiling(layer.spec, (66, 20, 3), device._precision, LIMIT)
-    monkeypatch.setattr(device, "_multiprocessors", 1000)
+    laid_out = tiling(layer.spec, (66, 20, 3), device.gpu.products, LIMIT)
+    monkeypatch.setattr(device.gpu, "multiprocessors", 1000)
     assert laid_out.tile_rows(2, 1000) < laid_out.pooled_height
     check(device, rng.normal(size=(2, 66, 20, 3)), [layer], relative_error)
 
@@ -50,7 +49,7 @@ def test_few_images_are_cut_into_tiles_of_rows(
 @pytest.mark.parametrize("subsampling", [1, 2, 4])
 def test_wide_images_are_cut_into_tiles_of_columns(device, subsampling, rng, relative_error):
     layer = make_layer(3, rng, subsampling=subsampling)
-    laid_out = tiling(layer.spec, (9, 300, 3), device._precision, LIMIT)
+    laid_out = tiling(layer.spec, (9, 300, 3), device.gpu.products, LIMIT)
     assert laid_out.tile_columns < laid_out.pooled_width
     check(device, rng.normal(size=(1, 9, 300, 3)), [layer], relative_error)
 
@@ -59,7 +58,7 @@ def test_wide_images_are_cut_into_tiles_of_columns(device, subsampling, rng, rel
 @pytest.mark.parametrize("size", [3, 5, 8])
 def test_small_maps_share_a_block(device, images, size, rng, relative_error):
     layer = make_layer(5, rng, filters=70)
-    assert tiling(layer.spec, (size, size, 5), device._precision, LIMIT).group >= 2
+    assert tiling(layer.spec, (size, size, 5), device.gpu.products, LIMIT).group >= 2
     check(device, rng.normal(size=(images, size, size, 5)), [layer], relative_error)
 
 
@@ -72,11 +71,11 @@ def test_many_channels_come_in_parts(device, channels, rng, relative_error):
 def test_little_shared_memory_means_smaller_tiles(device, monkeypatch, channels, rng, relative_error):
     layer = make_layer(channels, rng, patch=7, subsampling=3)
     shape = (24, 24, channels)
-    large, small = (tiling(layer.spec, shape, device._precision, kib << 10) for kib in (227, 64))
+    large, small = (tiling(layer.spec, shape, device.gpu.products, kib << 10) for kib in (227, 64))
     assert isinstance(small, Tiling)
-    assert small.shared_bytes(device._precision) <= 64 << 10
+    assert small.shared_bytes(device.gpu.products) <= 64 << 10
     assert small != large
-    monkeypatch.setattr(device, "_shared_limit", 64 << 10)
+    monkeypatch.setattr(device.gpu, "shared_limit", 64 << 10)
     check(device, rng.normal(size=(2, *shape)), [layer], relative_error)
 
 
@@ -105,7 +104,7 @@ def test_what_has_no_fused_form_takes_array_operations_and_says_so(
 ):
     layer = make_layer(2, rng, scale=scale, **options)
     maps = rng.normal(size=(3, 71, 72, 2))
-    assert reason in str(cuda_layer.unfused_reason(layer.spec, (71, 72, 2)))
+    assert reason in str(encode.unfused_reason(layer.spec, (71, 72, 2)))
     with caplog.at_level(logging.INFO, "ckncuda"):
         check(device, maps, [layer], relative_error)
     assert f"A layer takes array operations: {reason}" in caplog.text
@@ -191,7 +190,7 @@ def test_a_layer_prepared_on_one_stream_serves_on_another(device, rng, relative_
     cupy.cuda.Device().synchronize()
     first, second = (cupy.cuda.Stream(non_blocking=True) for _ in range(2))
     with first:
-        device._prepared(network.layers[0], (12, 10, 3))
+        device.encoder.prepare(network.layers[0], (12, 10, 3))
     with second:
         encoded = device.encode(maps, network.layers)
     second.synchronize()
@@ -291,14 +290,14 @@ def out_of_memory_above(device, monkeypatch, images):
     """Let a layer fail for more images than this, as a device does whose memory is full."""
     import cupy
 
-    whole = device._encode_layer
+    whole = device.encoder.encode
 
     def limited(maps, layer):
         if len(maps) > images:
             raise cupy.cuda.memory.OutOfMemoryError(1, 2, 3)
         return whole(maps, layer)
 
-    monkeypatch.setattr(device, "_encode_layer", limited)
+    monkeypatch.setattr(device.encoder, "encode", limited)
 
 
 def test_out_of_memory_halves_the_block_and_goes_on(device, monkeypatch, rng, relative_error):
@@ -360,20 +359,20 @@ def test_precisions(device):
 
 
 def test_an_old_gpu_computes_without_tensor_cores(device, monkeypatch, rng, relative_error):
-    monkeypatch.setattr("ckncuda.backend.cupy.compute_capability", lambda: 75)
+    monkeypatch.setattr("ckncuda.backend.cupy.device.compute_capability", lambda: 75)
     old = CupyBackend()
-    assert old._precision == "Fma"
+    assert old.gpu.products == "Fma"
     check(old, rng.normal(size=(2, 9, 9, 3)), [make_layer(3, rng)], relative_error)
     with pytest.raises(BackendUnavailable, match=r"the precision tf32 needs compute capability 8.0 .* 7.5"):
         CupyBackend(precision="tf32")
 
 
 def test_the_first_use_of_a_kernel_says_that_it_compiles(device, monkeypatch, tmp_path, rng, caplog):
-    from ckncuda.backend.cupy import _compiled
+    from ckncuda.backend.cupy.device import compiled
 
     monkeypatch.setenv("CUPY_CACHE_DIR", str(tmp_path / "new"))
     for expected in (1, 0):
-        _compiled.cache_clear()
+        compiled.cache_clear()
         caplog.clear()
         with caplog.at_level(logging.INFO, "ckncuda"):
             device.encode(device.asarray(rng.normal(size=(1, 8, 8, 1))), [make_layer(1, rng)])
@@ -428,19 +427,19 @@ def test_constants_of_the_host_are_those_of_the_kernels():
 
     text = source("encode") + source("nearest_anchor")
     for name in ("THREADS", "PATCHES", "ANCHORS", "TERMS"):
-        assert f"constexpr int {name} = {getattr(cuda_layer, name)};" in text
+        assert f"constexpr int {name} = {getattr(product, name)};" in text
     assert "constexpr int STRIDE = ANCHORS + 8;" in text
-    assert cuda_layer.STRIDE == cuda_layer.ANCHORS + 8
+    assert product.STRIDE == product.ANCHORS + 8
     assert "constexpr int MAP_STRIDE = ANCHORS + 4;" in text
-    assert cuda_layer.MAP_STRIDE == cuda_layer.ANCHORS + 4
+    assert MAP_STRIDE == product.ANCHORS + 4
 
 
-@pytest.mark.parametrize("precision", cuda_layer.WORDS)
+@pytest.mark.parametrize("precision", product.WORDS)
 def test_anchors_are_packed_without_loss_of_place(precision, rng):
     layer = make_layer(6, rng, filters=70, kernel=Linear())
     laid_out = tiling(layer.spec, (9, 9, 6), precision, LIMIT)
-    packed = cuda_layer.packed_anchors(layer, laid_out, precision)
-    assert packed.shape == (2, laid_out.parts, laid_out.stages, cuda_layer.WORDS[precision], 64)
+    packed = encode.packed_anchors(layer, laid_out, precision)
+    assert packed.shape == (2, laid_out.parts, laid_out.stages, product.WORDS[precision], 64)
     if precision == "Bf16":
         terms = np.stack([packed << 16, packed & np.uint32(0xFFFF0000)], axis=4).reshape(2, -1, 64)
     else:

@@ -1,13 +1,13 @@
-"""What follows the network, on a GPU: preprocessing, classifiers and whole models, against the host.
+"""What follows the network, on a GPU: preprocessing, exact kernels and whole models, against the host.
 
 An array of the device that is taken for one of the host, or the reverse, raises TypeError here as on a GPU.
 """
 
 import dataclasses
 
-import gpu
 import numpy as np
 import pytest
+from factories import TWO_LAYERS, model_of, stripes
 
 from ckncuda import (
     CKN,
@@ -18,68 +18,20 @@ from ckncuda import (
     LayerSpec,
     Linear,
     Model,
-    NystromRidge,
     Polynomial,
     Ridge,
-    Series,
     Softmax,
     SquaredHinge,
     Symmetries,
     load,
 )
 from ckncuda.backend import get_backend, linear_algebra
-from ckncuda.classifier import KernelClassifier, LinearClassifier
-from ckncuda.classifier.normal_equations import cholesky
 from ckncuda.data import ArraySource
-from ckncuda.errors import InvalidData, InvalidSpec
+from ckncuda.errors import InvalidData
 from ckncuda.exact import ExactKernel, gram
 from ckncuda.images.preprocess import ZCA, LocalWhitening, Standardize
 
-SPECS = [
-    LayerSpec(filters=12, patch=3, subsampling=2, kernel=Exponential(sigma=0.6)),
-    LayerSpec(filters=16, patch=2, subsampling=2, kernel=Exponential(sigma=0.6)),
-]
 PREPROCESSINGS = [[], [Standardize()], [LocalWhitening()], [Standardize(), ZCA(epsilon=0.5)]]
-
-
-@pytest.fixture
-def device():
-    with gpu.a_gpu():
-        yield get_backend("cupy")
-
-
-def problem(images, width, seed=0):
-    """Features far from zero of three classes that overlap, and their labels."""
-    rng = np.random.default_rng(seed)
-    labels = np.arange(images) % 3
-    features = 3 + 0.5 * rng.normal(size=(3, width))[labels] + rng.normal(size=(images, width))
-    return features.astype(np.float32), labels + 4
-
-
-def stripes(n=90, seed=0):
-    """Stripes along and across, of any phase: uint8 [n, 9, 9, 1]."""
-    rng = np.random.default_rng(seed)
-    labels = np.arange(n) % 2
-    phase = rng.uniform(0, 2 * np.pi, size=(n, 1, 1))
-    y, x = np.mgrid[:9, :9]
-    waves = np.where(labels[:, None, None], np.sin(1.5 * y + phase), np.sin(1.5 * x + phase))
-    images = 120 + 60 * waves + rng.normal(scale=30, size=waves.shape)
-    return images.round().clip(0, 255).astype(np.uint8)[..., None], labels
-
-
-def check_equal(found, expected, features, tolerance=1e-5):
-    """Two fitted classifiers, equal but for rounding; what was learned is on the host."""
-    for name in ("weights_", "intercept_", "classes_"):
-        assert type(getattr(found, name)) is np.ndarray
-        assert getattr(found, name).dtype == getattr(expected, name).dtype
-    assert found.regularization_ == expected.regularization_
-    assert found.validation_accuracy_ == expected.validation_accuracy_
-    assert found.validation_ == expected.validation_
-    assert found.search_ == expected.search_
-    scale = np.abs(expected.weights_).max()
-    np.testing.assert_allclose(found.weights_, expected.weights_, atol=tolerance * scale)
-    scores = expected.scores(features)
-    np.testing.assert_allclose(found.scores(features), scores, atol=tolerance * np.abs(scores).max())
 
 
 # ---- Linear algebra --------------------------------------------------------------------------------------
@@ -109,193 +61,6 @@ def test_linear_algebra_is_the_hosts(device, monkeypatch, at_once, dtype, tolera
         np.testing.assert_allclose(found, expected, atol=tolerance * np.abs(expected).max())
     total = results[0][0] + np.tril(results[0][0], -1).T
     np.testing.assert_allclose(results[1][4], np.diag(np.linalg.inv(total)), rtol=1e3 * tolerance)
-
-
-@pytest.mark.parametrize("fault", [-1e-20, -1.0, np.nan])
-def test_a_singular_matrix_is_said_on_the_device_too(device, fault):
-    matrix = device._cupy.asarray(np.diag([2.0, 1.0, fault, 3.0]))
-    with pytest.raises(InvalidSpec, match=r"regularization 1e-30 is too small.*singular in float64"):
-        cholesky(matrix, 4, 1e-30)
-
-
-# ---- Classifiers -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("images", "width"), [(60, 25), (40, 90)], ids=["primal", "dual"])
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"regularization": 1e-3}, {"validation": 0.2}, {"regularization": 0.1, "validation": 0.2}],
-    ids=str,
-)
-def test_ridge(device, images, width, options):
-    features, labels = problem(images, width)
-    check_equal(
-        Ridge(**options).fit(device.asarray(features), labels),
-        Ridge(**options).fit(features, labels),
-        features,
-    )
-
-
-@pytest.mark.parametrize("regularization", ["auto", 1e-2, 1e-7])
-def test_ridge_of_many_images_in_single_precision(device, monkeypatch, regularization):
-    """Several blocks of columns, and several parts of the images that show where to look for λ."""
-    monkeypatch.setattr("ckncuda.classifier.normal_equations.MANY", 120)
-    monkeypatch.setattr("ckncuda.classifier.ridge.FEW", 30)
-    monkeypatch.setattr("ckncuda.classifier.training_data.BLOCK_BYTES", 8 * 130 * 50)
-    features, labels = problem(130, 170, seed=2)
-    found = Ridge(regularization).fit(device.asarray(features), labels)
-    check_equal(found, Ridge(regularization).fit(features, labels), features)
-
-
-@pytest.mark.parametrize(("images", "width"), [(90, 25), (60, 90)], ids=["primal", "dual"])
-@pytest.mark.parametrize("regularization", ["auto", 1e-2])
-@pytest.mark.parametrize("classifier", [Softmax, SquaredHinge])
-def test_iterative_classifiers(device, classifier, regularization, images, width):
-    features, labels = problem(images, width)
-    found = classifier(regularization).fit(device.asarray(features), labels)
-    check_equal(found, classifier(regularization).fit(features, labels), features, tolerance=1e-4)
-
-
-def test_sgd(device, monkeypatch):
-    monkeypatch.setattr("ckncuda.classifier.sgd.EPOCHS", 4)
-    monkeypatch.setattr("ckncuda.classifier.sgd.BATCH", 16)
-    features, labels = problem(60, 20)
-    fitted = [Softmax(1e-2, "sgd").fit(array, labels) for array in (device.asarray(features), features)]
-    check_equal(*fitted, features, tolerance=1e-4)
-
-
-def test_scores_are_computed_on_the_device_and_returned_to_the_host(device):
-    features, labels = problem(50, 20)
-    ridge = Ridge(1e-2).fit(features, labels)
-    here = device.asarray(features)
-    assert type(ridge.unchecked_scores(here)) is type(here)
-    assert type(ridge.scores(here)) is np.ndarray
-    np.testing.assert_allclose(ridge.scores(here), ridge.scores(features), atol=1e-6)
-    assert np.array_equal(ridge.predict(here), ridge.predict(features))
-    again = LinearClassifier.from_arrays(ridge.weights_, ridge.intercept_, ridge.classes_)
-    assert np.array_equal(again.scores(here), ridge.scores(here))
-
-
-def check_kernels_equal(found, expected, features, tolerance=1e-4):
-    """Two kernel classifiers, equal but for rounding; what was learned is on the host."""
-    assert found.to_dict() == expected.to_dict()
-    assert found.regularization_ == expected.regularization_
-    assert found.validation_accuracy_ == expected.validation_accuracy_
-    assert found.validation_ == expected.validation_
-    for name, array in expected.arrays().items():
-        assert type(found.arrays()[name]) is np.ndarray
-        assert found.arrays()[name].dtype == array.dtype
-    np.testing.assert_allclose(found.points_, expected.points_, rtol=2.0**-10, atol=1e-6)
-    scale = np.abs(expected.dual_).max()
-    np.testing.assert_allclose(found.dual_, expected.dual_, atol=tolerance * scale)
-    scores = expected.scores(features)
-    np.testing.assert_allclose(found.scores(features), scores, atol=tolerance * np.abs(scores).max())
-
-
-@pytest.mark.parametrize("widths", [None, (5, 20)], ids=["one encoder", "two"])
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"validation": 0.2},
-        {"kernel": Exponential(sigma=1.0), "regularization": 1e-3},
-        {"kernel": ArcCosine(1), "regularization": 1e-2, "validation": 0.2},
-    ],
-    ids=str,
-)
-def test_kernel_ridge(device, options, widths):
-    features, labels = problem(60, 25)
-    found, expected = (
-        KernelRidge(**options).fit(array, labels, widths=widths)
-        for array in (device.asarray(features), features)
-    )
-    check_kernels_equal(found, expected, features)
-
-
-@pytest.mark.parametrize(
-    "kernel",
-    [ArcCosine(0), ArcCosine(1), Linear(), Polynomial(2, 0.5), Series([0.5, 0.5]), Exponential(sigma=0.5)],
-    ids=str,
-)
-def test_kernel_ridge_of_any_kernel(device, kernel):
-    features, labels = problem(40, 12)
-    found, expected = (
-        KernelRidge(kernel, 1e-2, [2, 1]).fit(array, labels, widths=(5, 7))
-        for array in (device.asarray(features), features)
-    )
-    check_kernels_equal(found, expected, features)
-    scores = expected.scores(features)
-    np.testing.assert_allclose(found.scores(device.asarray(features)), scores, atol=1e-3)
-
-
-@pytest.mark.parametrize(
-    "options", [{}, {"kernel": ArcCosine(1)}, {"kernel": ArcCosine(1), "validation": 0.2}], ids=str
-)
-def test_kernel_ridge_on_landmarks(device, monkeypatch, options):
-    monkeypatch.setattr("ckncuda.classifier.training_data.BLOCK_BYTES", 8 * 60 * 25)  # several blocks
-    features, labels = problem(200, 25)
-    found, expected = (
-        NystromRidge(landmarks=30, **options).fit(array, labels, widths=(10, 15))
-        for array in (device.asarray(features), features)
-    )
-    check_kernels_equal(found, expected, features)
-    np.testing.assert_allclose(found.intercept_, expected.intercept_, atol=1e-3)
-
-
-@pytest.mark.parametrize("regularization", ["auto", 1e-2, 1e-7])
-def test_kernel_ridge_of_many_images_in_single_precision(device, monkeypatch, regularization):
-    """Several blocks of columns and of images to score, and part of the images to begin with."""
-    monkeypatch.setattr("ckncuda.classifier.kernel_ridge.MANY", 120)
-    monkeypatch.setattr("ckncuda.classifier.kernel_ridge.FEW", 30)
-    monkeypatch.setattr("ckncuda.classifier.training_data.BLOCK_BYTES", 8 * 130 * 50)
-    features, labels = problem(130, 170, seed=2)
-    found, expected = (
-        KernelRidge(Exponential(sigma=1.0), regularization, [1, 1]).fit(array, labels, widths=(70, 100))
-        for array in (device.asarray(features), features)
-    )
-    check_kernels_equal(found, expected, features, tolerance=2e-3)
-
-
-def test_scores_of_a_kernel_are_computed_on_the_device_and_returned_to_the_host(device):
-    features, labels = problem(50, 20)
-    ridge = KernelRidge(Exponential(sigma=1.0), 1e-2).fit(features, labels)
-    expected, here = ridge.scores(features), device.asarray(features)
-    for _ in range(2):  # the second time with what was kept of the first, there and here in turn
-        assert type(ridge.unchecked_scores(here)) is type(here)
-        assert type(ridge.scores(here)) is np.ndarray
-        np.testing.assert_allclose(ridge.scores(here), expected, atol=1e-5)
-        assert np.array_equal(ridge.scores(features), expected)
-    assert np.array_equal(ridge.predict(here), ridge.predict(features))
-    again = KernelClassifier.from_arrays(ridge.to_dict(), ridge.arrays())
-    assert np.array_equal(again.scores(here), ridge.scores(here))
-
-
-def test_what_is_kept_on_the_device_is_waited_for_before_another_stream_reads_it(device, monkeypatch):
-    waited = []
-    monkeypatch.setattr(
-        "ckncuda.classifier.kernel.wait", lambda array: (waited.append(type(array)), wait(array))
-    )
-    wait = linear_algebra.wait
-    features, labels = problem(50, 20)
-    ridge = KernelRidge(Exponential(sigma=1.0), 1e-2).fit(features, labels)
-    expected = ridge.scores(features)
-    waited.clear()
-    blocks = device.map_blocks(ridge.unchecked_scores, [features[:30], features[30:]])
-    np.testing.assert_allclose(np.concatenate(list(blocks)), expected, atol=1e-5)
-    assert waited == [type(device.asarray(features))]  # once, not for each block
-
-
-def test_malformed_features_on_the_device_are_refused(device):
-    features, labels = problem(30, 8)
-    with pytest.raises(InvalidData, match="8 columns; this classifier was fitted on 7"):
-        Ridge(1e-2).fit(features[:, :7], labels).scores(device.asarray(features))
-    with pytest.raises(InvalidData, match="features of all 30 images are equal"):
-        Ridge(1e-2).fit(device.asarray(np.ones_like(features)), labels)
-    with pytest.raises(InvalidData, match="29 labels were given for the features of 30 images"):
-        Ridge(1e-2).fit(device.asarray(features), labels[1:])
-    features[17, 3] = np.inf
-    with pytest.raises(InvalidData, match="features of image 17 hold NaN or infinity"):
-        Softmax().fit(device.asarray(features), labels)
 
 
 # ---- Preprocessing ---------------------------------------------------------------------------------------
@@ -338,7 +103,7 @@ def test_zca_is_learned_on_the_device(device, rng, relative_error):
 
 def test_blocks_that_are_still_on_their_way_to_the_device_are_waited_for(device, relative_error, rng):
     """What computes a block, or brings it, is queued on another stream than what encodes it."""
-    network = CKN(SPECS).fit(rng.normal(size=(20, 9, 9, 1)), patches=300, backend="numpy")
+    network = CKN(TWO_LAYERS).fit(rng.normal(size=(20, 9, 9, 1)), patches=300, backend="numpy")
     images = rng.normal(size=(3, 5, 9, 9, 1)).astype(np.float32)
     expected = network.transform(images.reshape(-1, 9, 9, 1), backend="reference")
 
@@ -403,18 +168,6 @@ def test_a_gram_matrix_on_the_device(device, rng):
 # ---- Models ----------------------------------------------------------------------------------------------
 
 
-def fitted(images, labels, preprocessing, backend, classifier=None):
-    classifier = Ridge(1e-3) if classifier is None else classifier
-    return Model.fit(
-        images,
-        labels,
-        [EncoderSpec(SPECS, preprocessing)],
-        classifier=classifier,
-        patches=300,
-        backend=backend,
-    )
-
-
 @pytest.mark.parametrize("preprocessing", PREPROCESSINGS, ids=str)
 @pytest.mark.parametrize("fitted_on", ["cupy", "numpy"])
 def test_a_model_file_works_on_both(device, monkeypatch, tmp_path, preprocessing, fitted_on):
@@ -422,7 +175,7 @@ def test_a_model_file_works_on_both(device, monkeypatch, tmp_path, preprocessing
     monkeypatch.setattr(type(device), "images_per_block", lambda self, layers, shape: 20)
     images, labels = stripes()
     backends = {"cupy": device, "numpy": get_backend("numpy")}
-    model = fitted(images[:70], labels[:70], preprocessing, backends[fitted_on])
+    model = model_of(images[:70], labels[:70], preprocessing, backends[fitted_on])
     model.save(tmp_path / "model.ckn")
     again = load(tmp_path / "model.ckn")
     scores = {name: again.scores(images, backend=backend) for name, backend in backends.items()}
@@ -439,7 +192,7 @@ def test_a_model_file_works_on_both(device, monkeypatch, tmp_path, preprocessing
 def test_features_are_those_of_the_host(device, monkeypatch, preprocessing, relative_error):
     monkeypatch.setattr(type(device), "images_per_block", lambda self, layers, shape: 20)
     images, labels = stripes()
-    model = fitted(images, labels, preprocessing, device)
+    model = model_of(images, labels, preprocessing, device)
     expected = model.features(images, backend="reference")
     assert relative_error(model.features(images, backend=device), expected) < 1e-4
     blocks = [block for _, block in model.feature_blocks(images, backend=device)]
@@ -462,69 +215,25 @@ def test_features_stay_on_the_device_between_network_and_classifier(device, monk
     fit = type(classifier).fit
     monkeypatch.setattr(type(classifier), "fit", spy)
     images, labels = stripes()
-    fitted(images, labels, [LocalWhitening()], device, classifier)
+    model_of(images, labels, [LocalWhitening()], device, classifier)
     assert seen == [type(device.asarray(images))]
 
 
 def test_features_that_take_more_than_half_of_the_memory_go_through_the_host(device, monkeypatch):
     images, labels = stripes()
-    expected = fitted(images, labels, [], device)
+    expected = model_of(images, labels, [], device)
     monkeypatch.setattr(type(device), "_free_bytes", lambda self: 2 * 90 * 3 * 3 * 16 * 4)
     assert type(device.empty((90, 3, 3, 16))) is not np.ndarray
     assert type(device.empty((91, 3, 3, 16))) is np.ndarray
     monkeypatch.setattr(type(device), "images_per_block", lambda self, layers, shape: 40)
     monkeypatch.setattr(type(device), "_free_bytes", lambda self: 0)
-    found = fitted(images, labels, [], device)
+    found = model_of(images, labels, [], device)
     np.testing.assert_allclose(found.scores(images), expected.scores(images), atol=1e-4)
 
 
-def test_a_classifier_that_does_not_fit_beside_its_features_is_fitted_on_the_host(device, monkeypatch):
-    import cupy
-
-    images, labels = stripes()
-    expected = fitted(images, labels, [], device)
-    add_product = linear_algebra.add_product
-
-    def no_room(total, block):
-        if not isinstance(total, np.ndarray):
-            raise cupy.cuda.memory.OutOfMemoryError(1, 2, 3)
-        add_product(total, block)
-
-    monkeypatch.setattr("ckncuda.classifier.normal_equations.add_product", no_room)
-    found = fitted(images, labels, [], device)
-    np.testing.assert_allclose(found.classifier.weights_, expected.classifier.weights_, atol=1e-5)
-
-    def no_room_anywhere(total, block):
-        raise MemoryError
-
-    monkeypatch.setattr("ckncuda.classifier.normal_equations.add_product", no_room_anywhere)
-    with pytest.raises(MemoryError):
-        fitted(images, labels, [], device)
-
-
-def test_a_kernel_classifier_that_does_not_fit_beside_its_features_is_fitted_on_the_host(device, monkeypatch):
-    import cupy
-
-    images, labels = stripes()
-    kernel_ridge = KernelRidge(Exponential(sigma=1.0), 1e-2)
-    expected = fitted(images, labels, [], device, kernel_ridge).scores(images)
-    add_product, tried = linear_algebra.add_product, []
-
-    def no_room(total, block):
-        tried.append(type(total))
-        if not isinstance(total, np.ndarray):
-            raise cupy.cuda.memory.OutOfMemoryError(1, 2, 3)
-        add_product(total, block)
-
-    monkeypatch.setattr("ckncuda.classifier.kernel_ridge.add_product", no_room)
-    found = fitted(images, labels, [], device, KernelRidge(Exponential(sigma=1.0), 1e-2))
-    assert tried == [type(device.asarray(images)), np.ndarray]
-    np.testing.assert_allclose(found.scores(images), expected, atol=1e-4)
-
-
 ENSEMBLE = [
-    EncoderSpec(SPECS[:1], [Standardize()], Symmetries(flip=True)),
-    EncoderSpec(SPECS[1:], [LocalWhitening()], Symmetries(flip=True)),
+    EncoderSpec(TWO_LAYERS[:1], [Standardize()], Symmetries(flip=True)),
+    EncoderSpec(TWO_LAYERS[1:], [LocalWhitening()], Symmetries(flip=True)),
 ]
 
 
@@ -571,7 +280,7 @@ def test_variants_are_made_on_the_device(device, rng, symmetries):
 @pytest.mark.parametrize("preprocessing", [[], [Standardize()]], ids=str)
 def test_decorrelation_is_learned_from_maps_on_the_device(device, preprocessing, where, relative_error):
     images, _ = stripes()
-    specs = [dataclasses.replace(spec, decorrelation=0.25) for spec in SPECS]
+    specs = [dataclasses.replace(spec, decorrelation=0.25) for spec in TWO_LAYERS]
     given = device._cupy.asarray(images) if where == "device" else images
     model = Model.fit(given, None, [EncoderSpec(specs, preprocessing)], patches=300, backend=device)
     assert all(type(layer.projection) is np.ndarray for layer in model.network.layers)
@@ -584,8 +293,8 @@ def test_decorrelation_is_learned_from_maps_on_the_device(device, preprocessing,
 def test_images_on_the_device_are_fitted_and_predicted(device, preprocessing):
     images, labels = stripes()
     here = device._cupy.asarray(images)
-    model = fitted(here, labels, preprocessing, device)
-    expected = fitted(images, labels, preprocessing, device)
+    model = model_of(here, labels, preprocessing, device)
+    expected = model_of(images, labels, preprocessing, device)
     np.testing.assert_allclose(model.scores(here, backend=device), expected.scores(images), atol=1e-5)
 
 
@@ -596,7 +305,7 @@ def test_images_on_the_device_are_fitted_and_predicted(device, preprocessing):
 )
 def test_features_that_are_not_finite_are_said_with_their_image(device, backend, classifier):
     images, labels = stripes()
-    model = fitted(images / 255, labels, [], get_backend("numpy"), classifier)
+    model = model_of(images / 255, labels, [], get_backend("numpy"), classifier)
     broken = (images / 255).astype(np.float32)
     broken[61] = 1e30
     with pytest.raises(InvalidData, match=r"features of image 61 \(counting from 0\) hold NaN or infinity"):

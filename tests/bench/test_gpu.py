@@ -10,7 +10,7 @@ import pytest
 
 from ckncuda.backend.numpy import NumpyBackend
 
-BENCH = Path(__file__).parents[2] / "bench"
+BENCH = Path(__file__).parents[2] / "bench" / "gpu"
 ROWS = 3 * (3 + 2 + 2) + 2 * 2 * 4 + 3 * 3  # layers, k-means, from the host
 ROWS += 4 + 3 * (2 + 1 + 1)  # exact kernels, networks
 
@@ -32,7 +32,7 @@ class FakeBackend(NumpyBackend):
 @pytest.fixture
 def gpu(monkeypatch):
     if not BENCH.exists():
-        pytest.skip("bench/ is not beside these tests")
+        pytest.skip("bench/gpu/ is not beside these tests")
     monkeypatch.syspath_prepend(BENCH)
     core = importlib.import_module("gpu_bench")
     monkeypatch.setattr(core, "our_backend", FakeBackend)
@@ -114,7 +114,7 @@ def test_an_interruption_keeps_what_there_is(gpu, tmp_path, monkeypatch):
 
 def test_a_rehearsal_does_not_touch_the_results_of_a_gpu(gpu, capsys):
     with pytest.raises(SystemExit):
-        gpu.main(["--rehearse", "-o", str(BENCH / "results" / "gpu.md")])
+        gpu.main(["--rehearse", "-o", str(BENCH.parent / "results" / "gpu.md")])
     assert "does not overwrite" in capsys.readouterr().err
 
 

@@ -31,7 +31,7 @@ _FLAGS: dict[str, list[str]] = {
     # Loops of the harness must not become calls that the sanitizer watches.
     "thread": ["-fsanitize=thread", "-fno-tree-loop-distribute-patterns"],
 }
-_ALWAYS = ["-O1", "-g", "-fno-omit-frame-pointer", "-DCKN_REPLAY"]
+_ALWAYS = ["-O0", "-g1", "-fno-omit-frame-pointer", "-DCKN_REPLAY"]
 _OPTIONS = {
     "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=0:exitcode=66",
     "UBSAN_OPTIONS": "print_stacktrace=1:exitcode=66",
@@ -64,26 +64,35 @@ def recorded_to(folder: Path) -> Iterator[Path]:
 
 def replay(folder: Path, sanitizer: Sanitizer, *, timeout: float = 600) -> Replay:
     """Repeat all launches of a recording; the return code is not 0 where a sanitizer found something."""
-    launches: dict[str, list[dict[str, Any]]] = {}
+    modules = {path.stem: json.loads(path.read_text()) for path in (folder / "modules").glob("*.json")}
+    launches: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    names: dict[tuple[str, ...], set[str]] = {}
     for path in sorted(folder.glob("*.json")):
         launch = json.loads(path.read_text())
-        launches.setdefault(launch["module"], []).append(launch)
+        module = modules[launch["module"]]
+        # Modules of one source become one program: what they have in common is compiled once.
+        key = module["source"], *module["options"]
+        launches.setdefault(key, []).append(launch)
+        names.setdefault(key, set()).update(module["names"])
     code, reports = 0, []
-    for module, of_module in launches.items():
-        done = _replay_module(folder, module, of_module, sanitizer, timeout)
+    for key, of_source in launches.items():
+        done = _replay_source(
+            *key, names=sorted(names[key]), launches=of_source, sanitizer=sanitizer, timeout=timeout
+        )
         code = code or done.returncode
         reports.append(done.stdout + done.stderr)
     return Replay(code, "".join(reports), sum(map(len, launches.values())))
 
 
-def _replay_module(
-    folder: Path, module: str, launches: list[dict[str, Any]], sanitizer: Sanitizer, timeout: float
+def _replay_source(
+    source: str,
+    *options: str,
+    names: list[str],
+    launches: list[dict[str, Any]],
+    sanitizer: Sanitizer,
+    timeout: float,
 ) -> "subprocess.CompletedProcess[str]":
-    contents = json.loads((folder / "modules" / f"{module}.json").read_text())
-    names = contents["names"]  # all of them, so that the program is kept for other launches
-    program = compiler.build(
-        contents["source"], names, contents["options"], extra=[*_ALWAYS, *_FLAGS[sanitizer]]
-    )
+    program = compiler.build(source, names, options, extra=[*_ALWAYS, *_FLAGS[sanitizer]])
     with tempfile.TemporaryDirectory() as temporary:
         script = Path(temporary) / "script"
         script.write_text("".join(_script(launch, names) for launch in launches))

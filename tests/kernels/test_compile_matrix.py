@@ -13,7 +13,8 @@ import pytest
 
 from ckncuda import ArcCosine, Exponential, LayerSpec
 from ckncuda.backend.cupy import pair_tiling as cuda_pair_tiling
-from ckncuda.backend.cupy.encode import THREADS, WORDS, Tiling, tiling
+from ckncuda.backend.cupy.encode_tiling import Tiling, tiling
+from ckncuda.backend.cupy.product import THREADS, WORDS
 from ckncuda.kernels import source
 from ckncuda.layer.dot_product import DotProductKernel
 

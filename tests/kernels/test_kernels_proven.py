@@ -13,22 +13,20 @@ import kernel_cases
 import numpy as np
 import pytest
 import tolerances
-from cuda_on_cpu import environment, line_coverage, sanitize
+from cuda_on_cpu import ORDERS, environment, line_coverage, sanitize
 from kernel_cases import CASES, PAIR_CASES, PAIR_PRECISIONS, run_encode, run_kmeans, run_pairs
 
-from ckncuda.backend import cupy as cupy_backend
+from ckncuda.backend.cupy import device
 from ckncuda.kernels import source
 
 if environment.why_unavailable() is not None:
     pytest.skip(str(environment.why_unavailable()), allow_module_level=True)
 
-ORDERS = ["forward", "backward", "shuffled:1", "shuffled:2"]
-
 
 @pytest.fixture
 def on_a_cpu(monkeypatch):
     """Execution on the CPU, on a machine with a GPU too."""
-    if cupy_backend.why_unavailable() is None:
+    if device.why_unavailable() is None:
         pytest.skip("there is a GPU here: its own tools look at the kernels (make gpu)")
     with gpu.a_gpu():
         yield
@@ -136,10 +134,10 @@ def planted(on_a_cpu, monkeypatch, request):
     def with_fault(name):
         return source(name).replace(right, wrong) if name == operation else source(name)
 
-    monkeypatch.setattr(cupy_backend, "source", with_fault)
-    cupy_backend._compiled.cache_clear()
+    monkeypatch.setattr(device, "source", with_fault)
+    device.compiled.cache_clear()
     yield request.param
-    cupy_backend._compiled.cache_clear()
+    device.compiled.cache_clear()
 
 
 @pytest.mark.parametrize("planted", ["out of bounds"], indirect=True)
@@ -201,7 +199,7 @@ def test_a_wrong_halo_is_caught(planted):
 def test_all_lines_of_the_kernels_are_executed(tmp_path, record_property):
     if reason := line_coverage.why_unavailable():
         pytest.skip(reason)
-    if cupy_backend.why_unavailable() is None:
+    if device.why_unavailable() is None:
         pytest.skip("there is a GPU here, which does not count lines")
     variables = os.environ | line_coverage.variables(tmp_path)
     subprocess.run([sys.executable, kernel_cases.__file__], env=variables, check=True, timeout=300)

@@ -152,7 +152,7 @@ def test_features_of_an_ensemble_stand_side_by_side(pictures, ensemble):
 def test_an_ensemble_learns_and_its_classifier_knows_the_encoders(pictures, ensemble):
     images, labels = pictures
     assert ensemble.classifier.widths_ == ensemble.widths
-    assert len(ensemble.classifier.kernels_) == len(ensemble.classifier.weights_) == 2
+    assert len(ensemble.classifier.kernels_) == len(ensemble.classifier.kernel_weights_) == 2
     assert ensemble.report["validation_accuracy"] > 0.9
     assert ensemble.report["regularization"] == ensemble.classifier.regularization_
     assert "weights" in ensemble.report["validation"]

@@ -14,7 +14,7 @@ from ckncuda.backend import get_backend
 from ckncuda.backend.cupy import pair_tiling as cuda_pair_tiling
 from ckncuda.backend.cupy import pairs as cuda_pairs
 from ckncuda.backend.cupy.encode import LEAST_SHARED
-from ckncuda.backend.normed_maps import NormedMaps
+from ckncuda.backend.operations import NormedMaps
 from ckncuda.errors import OutOfMemory
 
 TOLERANCE = 3e-6
@@ -52,7 +52,7 @@ def normed(maps, specs):
 def check(backend, specs, maps, *, tangent=False, tolerance=None, fused=True):
     """Norms, kernels of different images and of the same, each against the reference."""
     tolerance = tolerance or (TANGENT if tangent else TOLERANCE)
-    assert (backend._pair_kernels(maps, specs, tangent) is not None) == fused
+    assert (backend.fused_pairs(maps, specs, tangent) is not None) == fused
     reference = get_backend("reference")
     x, y = normed(maps, specs), normed(maps[:2], specs)
     for found, expected in zip(backend.patch_norms(maps, specs), x.norms, strict=True):
@@ -161,7 +161,7 @@ def test_little_shared_memory_means_smaller_tiles(tensor_cores, monkeypatch, tan
     limit = max(t.shared_bytes() for t in large) - 1
     small = cuda_pair_tiling.tilings(specs, maps.shape[1:], tangent, limit)
     assert sum(t.tile_rows for t in small) < sum(t.tile_rows for t in large)
-    monkeypatch.setattr(tensor_cores, "_shared_limit", limit)
+    monkeypatch.setattr(tensor_cores.gpu, "shared_limit", limit)
     check(tensor_cores, specs, maps, tangent=tangent)
 
 
@@ -212,7 +212,7 @@ def out_of_memory_above(backend, monkeypatch, specs, maps, pairs):
     """Let a layer fail for more pairs than this, as a device does whose memory is full."""
     import cupy
 
-    kernels = backend._pair_kernels(maps, specs, False)
+    kernels = backend.fused_pairs(maps, specs, False)
     whole = kernels._next
 
     def limited(number, x, y, i, *others):

@@ -1,1 +1,1 @@
-"""Operations that any array library can compute: of NumPy's functions alone, which CuPy's arrays answer."""
+"""Operations through array functions alone, which NumPy's arrays and CuPy's answer where they are."""

@@ -1,7 +1,4 @@
-"""A layer through whole maps: array operations alone, for what has no fused CUDA kernel.
-
-Everything is asked of NumPy's functions, which CuPy's arrays answer where they are.
-"""
+"""A layer through whole maps: array operations alone, for what has no fused CUDA kernel."""
 
 import math
 from typing import Any
@@ -9,13 +6,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ckncuda.backend.any_array.patches import flat_patches
 from ckncuda.layer.layer import Layer
 
 AT_ONCE = 256 << 20  # bytes of maps
 
 
 def encode_whole_maps(maps: NDArray[Any], layer: Layer) -> NDArray[Any]:
-    """Pooled maps [n, h', w', filters] before the projection, of float32 maps [n, h, w, c]."""
+    """Compute pooled maps [n, h', w', filters] before the projection, of float32 maps [n, h, w, c]."""
     spec = layer.spec
     height, width, filters = spec.map_shape(maps.shape[1:])
     anchors = np.asarray(layer.anchors.reshape(filters, -1).astype(np.float32), like=maps)
@@ -26,25 +24,21 @@ def encode_whole_maps(maps: NDArray[Any], layer: Layer) -> NDArray[Any]:
     per_image = 4 * height * width * (2 * math.prod(layer.anchors.shape[1:]) + 3 * filters)
     step = max(1, AT_ONCE // per_image)
     for start in range(0, len(maps), step):
-        some = _unpooled(maps[start : start + step], layer, anchors, height, width)
+        some = _unpooled(maps[start : start + step], layer, anchors)
         some = np.matmul(columns, some.reshape(-1, width, filters))
         some = np.matmul(rows, some.reshape(-1, height, len(columns) * filters))
         pooled[start : start + step] = some.reshape(-1, *pooled.shape[1:])
     return pooled
 
 
-def _unpooled(
-    maps: NDArray[Any], layer: Layer, anchors: NDArray[Any], height: int, width: int
-) -> NDArray[Any]:
-    """n(u) κ(t_j(u)) of every position: [n, h, w, filters]."""
+def _unpooled(maps: NDArray[Any], layer: Layer, anchors: NDArray[Any]) -> NDArray[Any]:
+    """Compute n(u) κ(t_j(u)) of every position: [n · h · w, filters]."""
     spec = layer.spec
-    padded = np.pad(maps, ((0, 0), *spec.margins, (0, 0)))
-    shifted = [padded[:, y : y + height, x : x + width] for y, x in np.ndindex(spec.patch_shape)]
-    patches = np.concatenate(shifted, axis=3).reshape(-1, anchors.shape[1])
+    patches = flat_patches(maps, spec).reshape(-1, anchors.shape[1])
     norms = np.sqrt(np.einsum("ij,ij->i", patches, patches))[:, None]
     floored = np.maximum(norms, np.float32(spec.norm_floor))
     cosines = np.matmul(patches, anchors.T)
     cosines /= floored
     unpooled = spec.kernel.value(cosines, out=cosines)
     unpooled *= norms if spec.scale == "norm" else floored
-    return unpooled.reshape(len(maps), height, width, spec.filters)
+    return unpooled

@@ -1,7 +1,7 @@
 """Exact kernels through array operations alone, a pair of images at a time.
 
-Everything is asked of NumPy's functions, which CuPy's arrays answer where they are.  u are positions of the
-first image, v of the second; a map of pairs is [h, w, h2, w2] or, flattened, [positions, positions2].
+u are positions of the first image, v of the second; a map of pairs is [h, w, h2, w2] or, flattened,
+[positions, positions2].
 """
 
 import itertools
@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ckncuda.backend.normed_maps import NormedMaps
+from ckncuda.backend.any_array.patches import flat_patches
+from ckncuda.backend.operations import NormedMaps, PairSpec, Specs
 from ckncuda.layer.dot_product import Exponential
-from ckncuda.layer.spec import LayerSpec
-from ckncuda.types import Shape
-
-Array = NDArray[np.floating[Any]]
+from ckncuda.layer.geometry import Geometry
+from ckncuda.types import Array, Shape
 
 LEAST_LOGARITHM = -80.0  # for log 0: exp of it is negligible, and it meets no infinity
 
@@ -30,7 +29,7 @@ class _Scratch:
         self._arrays: dict[tuple[Any, ...], Array] = {}
 
     def __call__(self, name: str, shape: tuple[int, ...]) -> Array:
-        """The array of that name and shape, of unknown content."""
+        """Return the array of that name and shape, of unknown content."""
         key = (name, *shape)
         if key not in self._arrays:
             self._arrays[key] = np.empty_like(self._like, shape=shape)
@@ -41,14 +40,14 @@ class _Scratch:
 class _Step:
     """A layer on maps of one shape and type."""
 
-    spec: LayerSpec
+    spec: PairSpec
     shape: Shape
     rows: Array  # pooling
     columns: Array
     last: bool
 
-    def pooled(self, pairs: Array, scratch: "_Scratch") -> Array:
-        """A G Aᵀ of pairs that may be flattened, to [h', w', h2', w2']."""
+    def pooled(self, pairs: Array, scratch: _Scratch) -> Array:
+        """Return A G Aᵀ of pairs that may be flattened: [h', w', h2', w2']."""
         (height, h), (width, w) = self.rows.shape, self.columns.shape
         if self.spec.subsampling == 1:
             return pairs.reshape(h, w, h, w)
@@ -62,14 +61,14 @@ class _Step:
         return pairs.reshape(height, width, height, width)
 
     def factors(self, norms: Array) -> tuple[Array, Array]:
-        """Of norms [.., h', w']: those to divide by and those to multiply with, flattened."""
+        """Return, flattened, the norms to divide by and those to multiply with, of norms [.., h', w']."""
         norms = norms.reshape(*norms.shape[:-2], -1)
         floored = np.maximum(norms, self.spec.norm_floor)
         return floored, norms if self.spec.scale == "norm" else floored
 
 
-def steps_of(specs: Sequence[LayerSpec], shape: Shape, like: Array) -> list[_Step]:
-    """The layers on images of this shape, with pooling of the type of ``like`` and where it is."""
+def steps_of(specs: Specs, shape: Shape, like: Array) -> list[_Step]:
+    """Lay the layers out for images of this shape, with pooling of the type of ``like`` and where it is."""
     steps = []
     for number, spec in enumerate(specs, 1):
         rows, columns = (
@@ -81,7 +80,7 @@ def steps_of(specs: Sequence[LayerSpec], shape: Shape, like: Array) -> list[_Ste
 
 
 class ImagePatches:
-    """What pairs of images are computed from: patches over their norms, ready for products."""
+    """Patches over their norms, ready for products: pairs of images are computed from them."""
 
     def __init__(self, images: NormedMaps, steps: Sequence[_Step], tangent: bool, second: bool) -> None:
         first = steps[0]
@@ -97,7 +96,7 @@ class ImagePatches:
 
 
 def _with_logarithms(patches: Array, factor: Array, kernel: Any, second: bool) -> Array:
-    """With two numbers more, so that a product of patches of two images is log(n n' κ(t))."""
+    """Add two numbers to each patch, so that a product of patches of two images is log(n n' κ(t))."""
     with np.errstate(divide="ignore"):
         logarithm = np.maximum(np.log(factor), LEAST_LOGARITHM)[..., None]
     ones = np.ones_like(logarithm)
@@ -116,7 +115,7 @@ def pair(
     tangent: bool,
     scratch: _Scratch,
 ) -> Any:
-    """The kernel of image i of x and image j of y."""
+    """Compute the kernel of image i of x and image j of y."""
     pairs = x.patches[i]
     tangents: Array | None = None
     for number, step in enumerate(steps):
@@ -147,7 +146,7 @@ def pair(
 def _with_tangents(
     cosines: Array, arriving: Array, factor: Array, factor2: Array, divided: tuple[Array, Array] | None
 ) -> tuple[Array, Array]:
-    """N κ_1(t) n2, and that plus Θ_patch κ_0(t).
+    """Compute n κ_1(t) n2, and that plus Θ_patch κ_0(t).
 
     Where what arrives has been ``divided`` by norms, as the first layer's cosines, they are multiplied in.
     """
@@ -173,7 +172,7 @@ def gram_block(
     out: Array,
     diagonal: int | None,
 ) -> None:
-    """Kernels of all pairs, to out [n, n2] where the steps' arrays are.
+    """Compute the kernels of all pairs, to out [n, n2] where the steps' arrays are.
 
     With ``diagonal`` the number of the second images' first one less that of the first images', those of
     pairs below the diagonal of the whole matrix are left out.
@@ -188,7 +187,7 @@ def gram_block(
 
 
 def own_norms(patches: Array, i: int, steps: Sequence[_Step]) -> list[Array]:
-    """The norm n(u) of each patch of an image at each layer, flattened; patches are [n, positions, d]."""
+    """Compute the norm n(u) of each patch of image i at each layer, flattened; patches: [n, positions, d]."""
     unit = patches[i]
     norms = [np.sqrt(np.einsum("ui,ui->u", unit, unit))]
     pairs, scratch = unit, _Scratch(steps[0].rows)
@@ -211,9 +210,9 @@ def own_norms(patches: Array, i: int, steps: Sequence[_Step]) -> list[Array]:
 
 
 def patch_norms(
-    maps: Array, specs: Sequence[LayerSpec], run: Callable[[Callable[[int], None], Iterable[Any]], None]
+    maps: Array, specs: Specs, run: Callable[[Callable[[int], None], Iterable[Any]], None]
 ) -> tuple[NDArray[np.float64], ...]:
-    """Norms [n, h_l, w_l] of the patches of images in the host's memory, at each layer.
+    """Compute the norms [n, h_l, w_l] of the patches of images in the host's memory, at each layer.
 
     ``run`` calls a function with each tuple of arguments.
     """
@@ -230,24 +229,17 @@ def patch_norms(
     return norms
 
 
-def flat_patches(maps: Array, spec: LayerSpec) -> Array:
-    """All patches, in the order (dy, dx, channel): [n, h, w, c] to [n, h' · w', k·k·c]."""
-    height, width, _ = spec.map_shape(maps.shape[1:])
-    before, after = spec.margins[0]
-    padded = np.pad(maps, ((0, 0), (before, after), (before, after), (0, 0)))
-    shifted = [padded[:, y : y + height, x : x + width] for y, x in np.ndindex(spec.patch_shape)]
-    return np.concatenate(shifted, axis=3).reshape(len(maps), height * width, -1)
-
-
-def patch_sums(pairs: Array, spec: LayerSpec) -> Array:
-    """S(u, v) = Σ_δ G(u+δ, v+δ): [h, w, h2, w2] to [h' · w', h2' · w2'].  Along one axis, then the other."""
-    k = spec.patch
-    padded = np.pad(pairs, spec.margins * 2)
-    h, w, h2, w2 = (size - k + 1 for size in padded.shape)
+def patch_sums(pairs: Array, geometry: Geometry) -> Array:
+    """Compute S(u, v) = Σ_δ G(u+δ, v+δ), down and then across: [h, w, h2, w2] to [h' · w', h2' · w2']."""
+    patch_height, patch_width = geometry.patch_shape
+    padded = np.pad(pairs, geometry.margins * 2)
+    h, w, h2, w2 = (
+        size - side + 1 for size, side in zip(padded.shape, geometry.patch_shape * 2, strict=True)
+    )
     down = padded[:h, :, :h2].copy()
-    for d in range(1, k):
+    for d in range(1, patch_height):
         down += padded[d : d + h, :, d : d + h2]
     sums = down[:, :w, :, :w2].copy()
-    for d in range(1, k):
+    for d in range(1, patch_width):
         sums += down[:, d : d + w, :, d : d + w2]
     return sums.reshape(h * w, h2 * w2)

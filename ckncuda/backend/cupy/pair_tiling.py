@@ -1,6 +1,6 @@
-"""How pairs of images are laid out for ``kernels/pair_*.cu``: tiles and shared memory.
+"""Tiles of ``kernels/pair_*.cu``: how pairs of images are laid out. Nothing here needs a GPU.
 
-Nothing here needs a GPU; the constants are those of ``kernels/pair_pooling.cuh`` and ``pair_products.cu``.
+The constants are those of ``kernels/pair_pooling.cuh`` and ``pair_products.cu``.
 """
 
 import dataclasses
@@ -10,9 +10,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from ckncuda.backend.cupy.encode import THREADS
+from ckncuda.backend.cupy.product import THREADS
+from ckncuda.backend.operations import PairSpec, Specs
 from ckncuda.layer.pooling import pooling_filter
-from ckncuda.layer.spec import LayerSpec
 from ckncuda.types import Shape
 
 WARPS = THREADS // 32
@@ -23,7 +23,7 @@ MOST_TAPS = 33  # of the pooling along a row; they are unrolled
 
 @dataclass(frozen=True)
 class PairTiling:
-    """Everything about a launch but its arrays.
+    """All numbers of a launch but those of pairs.
 
     Attributes are named as the kernels' parameters, and in their order; the first two are template
     parameters, of the pooling along a row.
@@ -50,11 +50,11 @@ class PairTiling:
     stride: int
 
     def arguments(self) -> tuple[np.int32, ...]:
-        """The kernel's whole numbers."""
+        """Return the kernel's whole numbers."""
         return tuple(np.int32(value) for value in dataclasses.astuple(self)[2:])
 
     def _pooling_bytes(self) -> int:
-        """Of `PairPooling`, with the zeros that stand between rows of positions."""
+        """Count those of `PairPooling`, with the zeros that stand between rows of positions."""
         together = 4 if self.taps + 3 * self.subsampling <= 16 else 1
         zeros = (together - 1) * self.subsampling + self.taps - 1
         columns_of_u = self.tile_rows * self.reached
@@ -73,33 +73,35 @@ class PairTiling:
 
 @dataclass(frozen=True)
 class ProductTiling(PairTiling):
-    """Of ``pair_products``, the first layer."""
+    """Numbers of ``pair_products``, the first layer."""
 
     steps: int
     pitch: int
 
     @property
     def row_words(self) -> int:
-        """Words of 32 bits of a row of positions: patches, then what to multiply with."""
+        """Number of 32-bit words of a row of positions: patches, then what to multiply with."""
         return (self.steps * STEP + 1) * self.pitch
 
     def shared_bytes(self) -> int:
-        """Shared memory of a block: the pieces that the kernel takes, in its order."""
+        """Return the bytes of shared memory of a block: the pieces that the kernel takes, in its order."""
         return self._pooling_bytes() + _shared_bytes((4, 2 * self.row_words, self.slots, self.slots))
 
 
 @dataclass(frozen=True)
 class SumTiling(PairTiling):
-    """Of ``pair_sums``, every other layer."""
+    """Numbers of ``pair_sums``, every other layer."""
 
     height: int
     width: int
-    patch: int
+    patch_height: int
+    patch_width: int
+    above: int
     before: int
     columns: int
 
     def shared_bytes(self) -> int:
-        """Shared memory of a block: the pieces that the kernel takes, in its order."""
+        """Return the bytes of shared memory of a block: the pieces that the kernel takes, in its order."""
         return self._pooling_bytes() + 5 * _shared_bytes((self.slots,))
 
 
@@ -107,10 +109,10 @@ def _shared_bytes(pieces: Sequence[int]) -> int:
     return sum(-(-4 * count // 16) * 16 for count in pieces)
 
 
-def product_tiling(spec: LayerSpec, shape: Shape, tangent: bool, shared_limit: int) -> ProductTiling | str:
+def product_tiling(spec: PairSpec, shape: Shape, tangent: bool, shared_limit: int) -> ProductTiling | str:
     """Lay out the first layer for images (height, width, channels), or say why it has no fused form."""
     columns = 16 if tangent else 32  # of a warp
-    steps = -(-(spec.patch**2 * shape[2]) // STEP)
+    steps = -(-spec.terms(shape[2]) // STEP)
 
     def laid_out(common: dict[str, int]) -> ProductTiling:
         pitch = columns << common["across_log2"]
@@ -119,7 +121,7 @@ def product_tiling(spec: LayerSpec, shape: Shape, tangent: bool, shared_limit: i
     return _tiling(spec, shape, columns, 16, laid_out, shared_limit)
 
 
-def sum_tiling(spec: LayerSpec, shape: Shape, tangent: bool, shared_limit: int) -> SumTiling | str:
+def sum_tiling(spec: PairSpec, shape: Shape, tangent: bool, shared_limit: int) -> SumTiling | str:
     """Lay out a further layer for maps (height, width, …) of each image, or say why it has no fused form."""
     height, width, _ = shape
     if (height * width) ** 2 >= 1 << 31:
@@ -129,9 +131,11 @@ def sum_tiling(spec: LayerSpec, shape: Shape, tangent: bool, shared_limit: int) 
     slots = (4 if tangent else 8) * (32 // columns)
 
     def laid_out(common: dict[str, int]) -> SumTiling:
+        (patch_height, patch_width), ((above, _), (before, _)) = spec.patch_shape, spec.margins
         return SumTiling(
             **common, stride=columns << common["across_log2"],
-            height=height, width=width, patch=spec.patch, before=spec.margins[0][0], columns=columns,
+            height=height, width=width, patch_height=patch_height, patch_width=patch_width,
+            above=above, before=before, columns=columns,
         )  # fmt: skip
 
     return _tiling(spec, shape, columns, slots, laid_out, shared_limit)
@@ -141,14 +145,14 @@ AnyTiling = TypeVar("AnyTiling", ProductTiling, SumTiling)
 
 
 def _tiling(
-    spec: LayerSpec,
+    spec: PairSpec,
     shape: Shape,
     columns: int,
     slots_of_warp: int,
     laid_out: Callable[[dict[str, int]], AnyTiling],
     limit: int,
 ) -> AnyTiling | str:
-    """The layout of most positions of the first image at a time that fits shared memory."""
+    """Return the layout of most positions of the first image at a time that fits shared memory."""
     if spec.kernel.device_name is None:
         return f"the kernel {spec.kernel.name} has no CUDA form"
     map_height, map_width, _ = spec.map_shape(shape)
@@ -184,7 +188,7 @@ def _tiling(
 
 
 def _tiles(rows: int, columns: int, slots: int) -> Iterator[tuple[int, int]]:
-    """Rows and columns of the first image's positions at a time, from many to few."""
+    """Yield rows and columns of the first image's positions at a time, from many to few."""
     most = slots // columns
     for row_tiles in range(-(-rows // most) if most else rows, rows):
         yield -(-rows // row_tiles), columns
@@ -193,12 +197,12 @@ def _tiles(rows: int, columns: int, slots: int) -> Iterator[tuple[int, int]]:
 
 
 def _reached(size: int, pooled: int, subsampling: int, origin: int, taps: int) -> tuple[int, int]:
-    """The part of an axis that the taps reach."""
+    """Return the part of an axis that the taps reach."""
     return max(0, origin), min(size, origin + (pooled - 1) * subsampling + taps)
 
 
 def tilings(
-    specs: Sequence[LayerSpec], shape: Shape, tangent: bool, shared_limit: int
+    specs: Specs, shape: Shape, tangent: bool, shared_limit: int
 ) -> list[ProductTiling | SumTiling] | str:
     """Lay out all layers for images (height, width, channels), or say why they have no fused form."""
     found: list[ProductTiling | SumTiling] = []

@@ -1,14 +1,15 @@
-"""How the NumPy backend cuts a layer's work into tiles."""
+"""The tiles into which the NumPy backend cuts a layer's work."""
 
 import abc
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ckncuda.layer.layer import Layer
-from ckncuda.types import Shape
+from ckncuda.layer.spec import LayerSpec
+from ckncuda.types import Array, Shape
 
 CACHE_LINE = 64  # bytes
 MAX_TILE_BYTES = 16 << 20  # above, an image is cut: that computes margins twice, so only where it pays
@@ -18,7 +19,7 @@ class Buffer(Protocol):
     """Workspace of one thread: an array by name and shape, kept from tile to tile."""
 
     def __call__(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """The array, of unknown content."""
+        """Return the array, of unknown content."""
         ...
 
 
@@ -36,7 +37,7 @@ class Band:
         return int(self.source.stop - self.source.start)
 
 
-def bands(matrix: NDArray[np.floating[Any]], size: int) -> list[Band]:
+def bands(matrix: Array, size: int) -> list[Band]:
     """Cut a pooling matrix into groups of ``size`` rows, each with its non-zero columns alone."""
     result = []
     for start in range(0, len(matrix), size):
@@ -50,61 +51,65 @@ def bands(matrix: NDArray[np.floating[Any]], size: int) -> list[Band]:
 
 
 class LayerPlan(abc.ABC):
-    """What a layer needs of memory, and how its inputs of one shape are cut into tiles.
+    """The tiles of inputs of one shape to layers of one specification, and the memory they take.
+
+    Nothing of it is learned: it serves all layers that are alike but for their anchor points.
 
     Attributes
     ----------
     row_bands : list of Band
         The pooled rows that one tile computes; one band where it takes whole images.
-    projection : float32 [filters, filters]
-        Wᵀ, since positions are rows here.
     """
 
-    def __init__(self, layer: Layer, shape: Shape) -> None:
-        self.spec = layer.spec
+    def __init__(self, spec: LayerSpec, shape: Shape) -> None:
+        self.spec = spec
         self.shape = shape
-        self.map_shape = layer.spec.map_shape(shape)
-        self.output_shape = layer.spec.output_shape(shape)
-        self.projection = np.ascontiguousarray(layer.projection.T, dtype=np.float32)
-        rows, self.columns = layer.spec.pooling_matrices(shape)
+        self.map_shape = spec.map_shape(shape)
+        self.output_shape = spec.output_shape(shape)
+        rows, self.columns = spec.pooling_matrices(shape)
         band = self.output_shape[0]
         if self.bytes_per_row() * self.map_shape[0] > MAX_TILE_BYTES:
-            band = max(1, MAX_TILE_BYTES // (self.bytes_per_row() * layer.spec.subsampling))
+            band = max(1, MAX_TILE_BYTES // (self.bytes_per_row() * spec.subsampling))
         self.row_bands = bands(rows, band)
 
     @abc.abstractmethod
     def bytes_per_row(self) -> int:
-        """Workspace for one row of one image's map."""
+        """Count the bytes of workspace for one row of one image's map."""
 
     @property
     @abc.abstractmethod
     def images_per_tile(self) -> int:
-        """How many whole images are best taken at once."""
+        """Whole images that are best taken at once."""
 
     @property
     def in_bands(self) -> bool:
-        """Whether an image is too large to be a tile."""
+        """True where an image is too large to be a tile."""
         return len(self.row_bands) > 1
 
     def tile_bytes(self) -> int:
-        """Workspace of one tile."""
+        """Count the bytes of workspace of one tile."""
         return self.images_per_tile * max(band.length for band in self.row_bands) * self.bytes_per_row()
 
 
 def filter_columns(layer: Layer) -> NDArray[np.float32]:
-    """Anchor points as columns [k·k·c, filters]."""
+    """Return the anchor points as columns [terms, filters]."""
     return np.ascontiguousarray(layer.anchors.reshape(layer.spec.filters, -1).T, dtype=np.float32)
 
 
+def transposed_projection(layer: Layer) -> NDArray[np.float32]:
+    """Return Wᵀ [filters, filters], since positions are rows here."""
+    return np.ascontiguousarray(layer.projection.T, dtype=np.float32)
+
+
 def aligned(numbers: int) -> NDArray[np.float32]:
-    """An array [numbers] that begins at a cache line: else each long vector would lie across two."""
+    """Return an array [numbers] that begins at a cache line: else each long vector would lie across two."""
     whole = np.empty(numbers + CACHE_LINE // 4, np.float32)
     start = -whole.ctypes.data % CACHE_LINE // 4
     return whole[start : start + numbers]
 
 
 def aligned_copy(array: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The same array, contiguous, beginning at a cache line."""
+    """Return the same array, contiguous, beginning at a cache line."""
     result = aligned(array.size).reshape(array.shape)
     result[...] = array
     return result

@@ -37,7 +37,6 @@ from typing import IO, Any, Self, TypeVar
 import numpy as np
 from numpy.lib import format as npy
 
-import ckncuda
 from ckncuda.errors import InvalidData, require
 from ckncuda.exact.kernel import Maps
 from ckncuda.exact.on_disk.folder import (
@@ -64,6 +63,7 @@ from ckncuda.exact.on_disk.folder import (
 from ckncuda.exact.tiles import Tile, Tiling, check_finite
 from ckncuda.files.atomic_file import atomic_file
 from ckncuda.progress import Progress
+from ckncuda.version import __version__
 
 T = TypeVar("T")
 
@@ -111,7 +111,7 @@ class GramStore:
         self.path = Path(path)
         self.tiling = tiling
         self.dtype = np.dtype(identity["dtype"])
-        self._identity = {"format": FORMAT, "ckncuda": ckncuda.__version__} | identity
+        self._identity = {"format": FORMAT, "ckncuda": __version__} | identity
         self._output = place_of(path)
         self.part = part_of(path)
         self._folder = self.part

@@ -29,8 +29,8 @@ from numpy.typing import NDArray
 
 from ckncuda.backend import Backend, get_backend
 from ckncuda.backend.arrays import on_host
-from ckncuda.classifier.selection import held_out_split
 from ckncuda.classifier.training_data import check_classes
+from ckncuda.classifier.validation import held_out_split
 from ckncuda.errors import CknError, InvalidData, InvalidSpec, require
 from ckncuda.images.sources import ArrayImages, SomeImages
 from ckncuda.model.model import Model

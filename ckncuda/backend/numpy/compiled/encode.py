@@ -1,20 +1,27 @@
-"""The steps of a tile with Numba's inner loops: what they need of a layer, and the workspace they get."""
+"""The steps of a tile with Numba's inner loops: plans, packed weights, workspace."""
 
-import math
 import threading
 from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ckncuda.backend.numpy.compiled import encode_loops as compiled
+from ckncuda.backend.numpy.compiled import encode_loops as loops
 from ckncuda.backend.numpy.compiled.cache import announce
+from ckncuda.backend.numpy.compiled.dot_product import is_exponential, slope_of
 from ckncuda.backend.numpy.compiled.llvm.product import PANEL, packed
 from ckncuda.backend.numpy.compiled.llvm.winograd import COLOURS, ROW, colour_filters
-from ckncuda.backend.numpy.tiles import MAX_TILE_BYTES, Band, Buffer, LayerPlan, filter_columns
+from ckncuda.backend.numpy.tiles import (
+    MAX_TILE_BYTES,
+    Band,
+    Buffer,
+    LayerPlan,
+    filter_columns,
+    transposed_projection,
+)
 from ckncuda.backend.numpy.winograd import SPAN, TILE, transformed_filters
-from ckncuda.layer.dot_product import Exponential
 from ckncuda.layer.layer import Layer
+from ckncuda.layer.spec import LayerSpec
 from ckncuda.types import Shape
 
 Map = NDArray[np.float32]
@@ -24,93 +31,103 @@ IMAGES = 8  # of a tile
 
 
 class Plan(LayerPlan):
-    """A plan with the filters in panels, pooling with the taps alone."""
+    """A plan for compiled loops: the algorithm of the products, pooling with the taps alone."""
 
-    def __init__(self, layer: Layer, shape: Shape) -> None:
-        spec, channels = layer.spec, shape[2]
-        self.algorithm = compiled.DIRECT
-        if spec.patch == 3 and channels >= MANY_CHANNELS:
-            self.algorithm = compiled.MANY
-        elif spec.patch == 3 and channels == COLOURS:
-            self.algorithm = compiled.COLOUR
-        self.side = 1 if self.algorithm == compiled.DIRECT else TILE
-        super().__init__(layer, shape)
-        self.exponential = isinstance(spec.kernel, Exponential)
-        # exp(α (product / norm − 1)) is 2^(scale · product − slope).
-        slope = spec.kernel.alpha * math.log2(math.e) if isinstance(spec.kernel, Exponential) else 1.0
-        self.constants = compiled.Constants(
-            patch=spec.patch,
+    def __init__(self, spec: LayerSpec, shape: Shape) -> None:
+        channels, square = shape[2], spec.patch_shape == (3, 3)
+        self.algorithm = loops.DIRECT
+        if square and channels >= MANY_CHANNELS:
+            self.algorithm = loops.MANY
+        elif square and channels == COLOURS:
+            self.algorithm = loops.COLOUR
+        self.side = 1 if self.algorithm == loops.DIRECT else TILE
+        super().__init__(spec, shape)
+        self.exponential = is_exponential(spec.kernel)
+        self.geometry = loops.Geometry(
+            *spec.patch_shape,
             algorithm=self.algorithm,
-            filters=self._filters(layer),
-            projection=packed(self.projection),
             columns=taps_of(self.columns.astype(np.float32)),
-            slope=slope,
+            slope=slope_of(spec.kernel),
             norm_floor=float(spec.norm_floor),
             floored_factor=spec.scale == "floored_norm",
         )
         self.thread = threading.local()  # the last workspace of each thread
         self.row_taps = {band.pooled.start: taps_of(band.weights) for band in self.row_bands}
 
-    def _filters(self, layer: Layer) -> Map:
-        if self.algorithm == compiled.DIRECT:
-            return packed(filter_columns(layer)[None])
-        transformed = transformed_filters(layer.anchors)
-        transform = packed if self.algorithm == compiled.MANY else colour_filters
-        return transform(transformed)
-
     def bytes_per_row(self) -> int:
-        """The padded input, Winograd's tiles of it and of a panel of filters, its map, pooled maps."""
+        """Count the padded input, Winograd's tiles of it and of a panel of filters, its map, pooled maps."""
         (_, width, channels), (_, columns, filters) = self.shape, self.output_shape
         numbers = channels + 2 * PANEL
-        if self.algorithm == compiled.MANY:
+        if self.algorithm == loops.MANY:
             numbers += SPAN**2 * (channels + PANEL) // TILE**2
         return 4 * (width * numbers + 2 * -(-columns * filters // self.spec.subsampling))
 
     @property
     def images_per_tile(self) -> int:
-        """Enough to read the filters seldom, few enough for their maps to stay in the cache."""
+        """Enough images to read the filters seldom, few enough for their maps to stay in the cache."""
         return max(1, min(IMAGES, MAX_TILE_BYTES // (self.bytes_per_row() * self.map_shape[0])))
 
     def padded_shape(self, images: int, band: Band) -> tuple[int, int, int, int]:
-        """Shape of the input of one band, in whole tiles, with its margins."""
+        """Return the shape of the input of one band, in whole tiles, with its margins."""
         height, width = (-(-size // self.side) * self.side for size in (band.length, self.map_shape[1]))
-        return images, height + self.spec.patch - 1, width + self.spec.patch - 1, self.shape[2]
+        patch_height, patch_width = self.spec.patch_shape
+        return images, height + patch_height - 1, width + patch_width - 1, self.shape[2]
 
     def place(self, band: Band) -> tuple[int, int]:
-        """The row and the column of its padded input at which the input begins."""
+        """Return the row and the column of its padded input at which the input begins."""
         return self.spec.margins[0][0] - band.source.start, self.spec.margins[1][0]
 
 
-def encode_images(maps: Map, plans: Sequence[Plan], out: Map, buffer: Buffer) -> None:
+def weights_of(layer: Layer, plan: Plan) -> loops.Weights:
+    """Pack what a layer has learned in panels, for all plans of its specification."""
+    if plan.algorithm == loops.DIRECT:
+        filters = packed(filter_columns(layer)[None])
+    else:
+        pack = packed if plan.algorithm == loops.MANY else colour_filters
+        filters = pack(transformed_filters(layer.anchors))
+    return loops.Weights(filters, packed(transposed_projection(layer)))
+
+
+def encode_images(
+    maps: Map, plans: Sequence[Plan], weights: Sequence[loops.Weights], out: Map, buffer: Buffer
+) -> None:
     """Encode whole images [b, h, w, c] through all layers, to out [b, h', w', filters]."""
     padded = _padded(maps, plans[0], plans[0].row_bands[0], buffer)
-    for number, plan in enumerate(plans, 1):
+    for number, (plan, own) in enumerate(zip(plans, weights, strict=True), 1):
         if number == len(plans):
-            _encode(padded, plan, plan.row_bands[0], out, (0, 0), buffer)
+            _encode(padded, plan, own, plan.row_bands[0], out, (0, 0), buffer)
         else:  # straight into the padded input of the next layer
             following = plans[number]
             band = following.row_bands[0]
             target = buffer(f"padded {number % 2}", following.padded_shape(len(maps), band))
             place = following.place(band)
-            compiled.clear_margins(target, *place, *following.shape[:2])
-            _encode(padded, plan, plan.row_bands[0], target, place, buffer)
+            loops.clear_margins(target, *place, *following.shape[:2])
+            _encode(padded, plan, own, plan.row_bands[0], target, place, buffer)
             padded = target
 
 
-def encode_band(maps: Map, plan: Plan, band: Band, out: Map, buffer: Buffer) -> None:
+def encode_band(maps: Map, plan: Plan, weights: loops.Weights, band: Band, out: Map, buffer: Buffer) -> None:
     """Encode maps [b, h, w, c] to a band of pooled rows, out [b, rows, w', filters]."""
-    _encode(_padded(maps, plan, band, buffer), plan, band, out, (0, 0), buffer)
+    _encode(_padded(maps, plan, band, buffer), plan, weights, band, out, (0, 0), buffer)
 
 
 def _padded(maps: Map, plan: Plan, band: Band, buffer: Buffer) -> Map:
-    announce(compiled.encode)
+    announce(loops.encode)
     padded = buffer("padded 0", plan.padded_shape(len(maps), band))
     # One type of array, or Numba would compile anew: contiguous, writeable.
-    compiled.pad(np.require(maps, np.float32, ["C", "W"]), *plan.place(band), padded)
+    loops.pad(np.require(maps, np.float32, ["C", "W"]), *plan.place(band), padded)
     return padded
 
 
-def _encode(padded: Map, plan: Plan, band: Band, out: Map, place: tuple[int, int], buffer: Buffer) -> None:
+def _encode(
+    padded: Map,
+    plan: Plan,
+    weights: loops.Weights,
+    band: Band,
+    out: Map,
+    place: tuple[int, int],
+    buffer: Buffer,
+) -> None:
     # A tile is like the last one: what it takes to look up its arrays is as much as some of the steps.
     key = (padded.ctypes.data, padded.shape, band.pooled.start)
     if getattr(plan.thread, "key", None) != key:
@@ -118,29 +135,29 @@ def _encode(padded: Map, plan: Plan, band: Band, out: Map, place: tuple[int, int
     work = plan.thread.workspace
     rows = plan.row_taps[band.pooled.start]
     if plan.exponential:
-        compiled.encode(rows, work, plan.constants, out, *place, None)
+        loops.encode(rows, work, plan.geometry, weights, out, *place, None)
     else:
-        compiled.encode.py_func(rows, work, plan.constants, out, *place, _kernel(plan))
+        loops.encode.py_func(rows, work, plan.geometry, weights, out, *place, _kernel(plan))
 
 
-def _workspace(padded: Map, plan: Plan, band: Band, buffer: Buffer) -> compiled.Workspace:
-    """A thread's arrays for some images and one band."""
+def _workspace(padded: Map, plan: Plan, band: Band, buffer: Buffer) -> loops.Workspace:
+    """Return a thread's arrays for some images and one band."""
     b, _, breadth, channels = padded.shape
     rows, side, columns = band.length, plan.side, plan.output_shape[1]
-    tiles_high, width = -(-rows // side), breadth - plan.spec.patch + 1
+    tiles_high, width = -(-rows // side), breadth - plan.spec.patch_shape[1] + 1
     tiles = b * tiles_high * (width // side) + 1
     transformed = {
-        compiled.DIRECT: (0, 0, 0),
-        compiled.COLOUR: (1, SPAN**2, ROW),
-        compiled.MANY: (SPAN**2, tiles, channels),
+        loops.DIRECT: (0, 0, 0),
+        loops.COLOUR: (1, SPAN**2, ROW),
+        loops.MANY: (SPAN**2, tiles, channels),
     }[plan.algorithm]
-    pooled = (b, len(band.weights), columns, len(plan.constants.projection) * PANEL)
-    return compiled.Workspace(
+    pooled = (b, len(band.weights), columns, -(-plan.spec.filters // PANEL) * PANEL)
+    return loops.Workspace(
         padded=padded,
         scale=buffer("scale", (b, rows, plan.map_shape[1])),
         factor=buffer("factor", (b, rows, plan.map_shape[1])),
         transformed=buffer("transformed", transformed),
-        products=buffer("products", (SPAN**2 if plan.algorithm == compiled.MANY else 0, tiles, PANEL)),
+        products=buffer("products", (SPAN**2 if plan.algorithm == loops.MANY else 0, tiles, PANEL)),
         rows=buffer("rows", (SPAN, max(breadth * channels, ROW))),
         # A kernel that NumPy computes is best called once for all rows.
         strip=buffer("strip", (side if plan.exponential else tiles_high * side, width, PANEL)),
@@ -151,11 +168,11 @@ def _workspace(padded: Map, plan: Plan, band: Band, buffer: Buffer) -> compiled.
 
 
 def _kernel(plan: Plan) -> Callable[[Map, Map, Map], None]:
-    """Any κ, by NumPy: what `compiled.encode` calls for each strip of products."""
+    """Return what `encode_loops.encode` calls for each strip of products: any κ, by NumPy."""
 
     def apply(strip: Map, scale: Map, factor: Map) -> None:
         strip *= scale[..., None]
-        if plan.algorithm != compiled.DIRECT:  # Winograd's rounding is that of the brightest patch nearby
+        if plan.algorithm != loops.DIRECT:  # Winograd's rounding is that of the brightest patch nearby
             np.clip(strip, -1, 1, out=strip)
         plan.spec.kernel.value(strip, out=strip)
         strip *= factor[..., None]
@@ -163,12 +180,12 @@ def _kernel(plan: Plan) -> Callable[[Map, Map, Map], None]:
     return apply
 
 
-def taps_of(matrix: NDArray[np.float32]) -> compiled.Taps:
-    """The non-zero part of each row of a pooling matrix; a row of zeros has one tap, a zero."""
+def taps_of(matrix: NDArray[np.float32]) -> loops.Taps:
+    """Return the non-zero part of each row of a pooling matrix; a row of zeros has one tap, a zero."""
     first = np.array([np.flatnonzero(row)[0] if row.any() else 0 for row in matrix])
     last = np.array([np.flatnonzero(row)[-1] if row.any() else 0 for row in matrix])
     count = last - first + 1
     weights = np.zeros((len(matrix), int(count.max())), np.float32)
     for i, row in enumerate(matrix):
         weights[i, : count[i]] = row[first[i] : last[i] + 1]
-    return compiled.Taps(weights, first.astype(np.int64), count.astype(np.int64))
+    return loops.Taps(weights, first.astype(np.int64), count.astype(np.int64))

@@ -5,18 +5,17 @@ map at a time, so that nothing larger than a pooled map leaves the caches.  Ever
 `llvm.product.product`.  The functions release the GIL and work on one thread's tile.
 """
 
-# Numba's decorators are not typed, and its functions take what they are given.
+# Numba's functions take what they are given.
 # mypy: disable-error-code="no-untyped-call,untyped-decorator,no-untyped-def,call-arg"
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from llvmlite import ir
-from numba import float32, int32, njit, types
-from numba.extending import intrinsic
+from numba import float32
 from numpy.typing import NDArray
 
-from ckncuda.backend.numpy.compiled.cache import options
+from ckncuda.backend.numpy.compiled.cache import compiled
+from ckncuda.backend.numpy.compiled.dot_product import exponential
 from ckncuda.backend.numpy.compiled.llvm.emitter import LANES
 from ckncuda.backend.numpy.compiled.llvm.product import PANEL, ROWS, product, weighted_sum
 from ckncuda.backend.numpy.compiled.llvm.winograd import (
@@ -28,11 +27,6 @@ from ckncuda.backend.numpy.compiled.llvm.winograd import (
     input_transform,
     output_transform,
 )
-
-INLINED = "9c248c9dac5450e9"  # see `cache`
-_OPTIONS = options(INLINED)
-# A sum over channels has no other way to become vectors than in an order of their own.
-_REORDERED: dict[str, Any] = {**_OPTIONS, "fastmath": {"contract", "nsz", "reassoc"}}
 
 Array = NDArray[np.float32]
 DIRECT, COLOUR, MANY = 0, 1, 2
@@ -46,18 +40,24 @@ class Taps(NamedTuple):
     length: NDArray[np.int64]  # [pooled]
 
 
-class Constants(NamedTuple):
-    """What a tile needs of its layer."""
+class Geometry(NamedTuple):
+    """A layer's specification, as its tiles take it."""
 
-    patch: int
+    patch_height: int
+    patch_width: int
     algorithm: int  # DIRECT, or Winograd's for COLOUR images or for MANY channels
-    # [panels, 1, k·k·c, PANEL], or transformed [panels, 36, c, PANEL] or [panels, groups, 108, LANES]
-    filters: Array
-    projection: Array  # [panels, filters, PANEL]
     columns: Taps
     slope: float  # scale = slope / floored norm; exp(α (t − 1)) = 2^(scale · product − slope)
     norm_floor: float
     floored_factor: bool  # whether κ is multiplied with the floored norm
+
+
+class Weights(NamedTuple):
+    """The numbers that the layer has learned, packed."""
+
+    # [panels, 1, terms, PANEL], or transformed [panels, 36, c, PANEL] or [panels, groups, 108, LANES]
+    filters: Array
+    projection: Array  # [panels, filters, PANEL]
 
 
 class Workspace(NamedTuple):
@@ -76,8 +76,8 @@ class Workspace(NamedTuple):
     projected: Array  # the same, or empty where panels · PANEL is the number of filters
 
 
-@njit(**_OPTIONS)
-def encode(rows, work, layer, out, above, left, kernel):
+@compiled
+def encode(rows, work, layer, weights, out, above, left, kernel):
     """Encode a tile: from work.padded to out [b, height, width, filters], from its row and column on.
 
     ``rows`` are the `Taps` of the band's rows.  What of the result lies above or below ``out`` is left
@@ -89,9 +89,9 @@ def encode(rows, work, layer, out, above, left, kernel):
         patch_norms(work.padded[i], layer, work.scale[i], work.factor[i])
         if layer.algorithm == MANY:
             winograd_input(work.padded[i], i, work.transformed, work.rows)
-    for panel in range(len(layer.filters)):
+    for panel in range(len(weights.filters)):
         if layer.algorithm == MANY:
-            winograd_products(work.transformed, layer.filters[panel], work.products)
+            winograd_products(work.transformed, weights.filters[panel], work.products)
         for i in range(b):
             for y in range(0, n_rows, len(work.strip)):
                 n = min(len(work.strip), n_rows - y)
@@ -99,10 +99,24 @@ def encode(rows, work, layer, out, above, left, kernel):
                     winograd_output(work.products, b, i, y, n, work.strip, work.rows)
                 elif layer.algorithm == COLOUR:
                     colour_products(
-                        work.padded[i], layer.filters[panel], y, n, work.strip, work.rows, work.transformed[0]
+                        work.padded[i],
+                        weights.filters[panel],
+                        y,
+                        n,
+                        work.strip,
+                        work.rows,
+                        work.transformed[0],
                     )
                 else:
-                    direct_products(work.padded[i], layer.patch, layer.filters[panel], y, n, work.strip)
+                    direct_products(
+                        work.padded[i],
+                        layer.patch_height,
+                        layer.patch_width,
+                        weights.filters[panel],
+                        y,
+                        n,
+                        work.strip,
+                    )
                 scale, factor = work.scale[i, y : y + n], work.factor[i, y : y + n]
                 if kernel is None:
                     exponential(work.strip, scale, factor, layer.slope)
@@ -110,10 +124,10 @@ def encode(rows, work, layer, out, above, left, kernel):
                     kernel(work.strip[:n, : scale.shape[1]], scale, factor)
                 pool_columns(work.strip, n, layer.columns, work.half[y : y + n])
             pool_rows(work.half, rows, panel, work.pooled[i])
-    project(work.pooled, layer.projection, out, above, left, work.projected)
+    project(work.pooled, weights.projection, out, above, left, work.projected)
 
 
-@njit(**_OPTIONS)
+@compiled
 def pad(maps, above, left, padded):
     """Put maps [b, h, w, c] into padded maps, from that row (which may be negative) and column on."""
     clear_margins(padded, above, left, maps.shape[1], maps.shape[2])
@@ -121,9 +135,9 @@ def pad(maps, above, left, padded):
         _place(maps[i].reshape(maps.shape[1], -1), maps.shape[3], above, left, padded[i])
 
 
-@njit(**_OPTIONS)
+@compiled
 def clear_margins(padded, above, left, h, w):
-    """Zeros in padded maps where a map of h × w that begins at that row and column has nothing."""
+    """Write zeros in padded maps where a map of h × w that begins at that row and column has nothing."""
     b, height, _, c = padded.shape
     for i in range(b):
         for y in range(height):
@@ -135,7 +149,7 @@ def clear_margins(padded, above, left, h, w):
                 line[:] = 0
 
 
-@njit(inline="always", **_OPTIONS)
+@compiled(inline=True)
 def _place(lines, channels, above, left, target):
     """Copy the lines of a map, positions of so many numbers each, to a part of the target [h, w, c]."""
     c = target.shape[2]
@@ -150,9 +164,9 @@ def _place(lines, channels, above, left, target):
                     part[x * c + q] = source[x * channels + q]
 
 
-@njit(**_REORDERED)
+@compiled(reordered=True)
 def _squared_norms(padded, squares):
-    """Squared norm of each position of a padded map."""
+    """Compute the squared norm of each position of a padded map."""
     height, width, c = padded.shape
     if c == COLOURS:  # too few for a sum to be vectors: positions are
         numbers = padded.reshape(-1)
@@ -168,22 +182,22 @@ def _squared_norms(padded, squares):
             squares[i] = total
 
 
-@njit(**_OPTIONS)
+@compiled
 def patch_norms(padded, layer, scale, factor):
-    """Of the k×k patches of a padded map: slope over floored norm, and norm, each [h, w]."""
-    (h, w), k, width = scale.shape, layer.patch, padded.shape[1]
+    """Compute, of the patches of a padded map, slope over floored norm, and norm, each [h, w]."""
+    (h, w), width = scale.shape, padded.shape[1]
     squares = np.empty(padded.shape[0] * width, np.float32)
     _squared_norms(padded, squares)
     # Sums over the rows of a patch, then over its columns, of all positions as one vector: those at the
     # end of a row are of no use.
     n = h * width
-    high = np.zeros(n + k - 1, np.float32)
-    for dy in range(k):
+    high = np.zeros(n + layer.patch_width - 1, np.float32)
+    for dy in range(layer.patch_height):
         part = squares[dy * width : dy * width + n]
         for i in range(n):
             high[i] += part[i]
     box = np.zeros(n, np.float32)
-    for dx in range(k):
+    for dx in range(layer.patch_width):
         part = high[dx : dx + n]
         for i in range(n):
             box[i] += part[i]
@@ -197,9 +211,9 @@ def patch_norms(padded, layer, scale, factor):
             row[x] = floored if layer.floored_factor else norm
 
 
-@njit(inline="always", **_OPTIONS)
+@compiled(inline=True)
 def product_of_rows(a, a_stride, n, runs, run, run_stride, b, c, c_stride):
-    """`product` for n rows, ROWS at a time: the last ones may compute some rows twice."""
+    """Compute `product` for n rows, ROWS at a time: the last ones may compute some rows twice."""
     if n >= ROWS:
         for i in range(0, n, ROWS):
             j = min(i, n - ROWS)
@@ -209,20 +223,20 @@ def product_of_rows(a, a_stride, n, runs, run, run_stride, b, c, c_stride):
             product(a + 4 * i * a_stride, 0, runs, run, run_stride, b, c + 4 * i * c_stride, 0)
 
 
-@njit(**_OPTIONS)
-def direct_products(padded, k, filters, first, n, strip):
-    """Products of the patches of n rows of a padded map with a panel of filters [1, k·k·c, PANEL]."""
+@compiled
+def direct_products(padded, patch_height, patch_width, filters, first, n, strip):
+    """Multiply the patches of n rows of a padded map with a panel of filters [1, terms, PANEL]."""
     _, width, c = padded.shape
     for y in range(n):
         product_of_rows(
-            padded[first + y].ctypes.data, c, strip.shape[1], k, k * c, width * c,
+            padded[first + y].ctypes.data, c, strip.shape[1], patch_height, patch_width * c, width * c,
             filters.ctypes.data, strip[y].ctypes.data, PANEL,
         )  # fmt: skip
 
 
-@njit(**_OPTIONS)
+@compiled
 def winograd_products(v, filters, m):
-    """The 36 products of transformed maps v [36, tiles, c] and a panel of filters [36, c, PANEL]."""
+    """Compute the 36 products of transformed maps v [36, tiles, c] and a panel of filters [36, c, PANEL]."""
     _, allocated, c = v.shape
     for j in range(36):
         product_of_rows(
@@ -230,11 +244,12 @@ def winograd_products(v, filters, m):
         )
 
 
-@njit(**_OPTIONS)
+@compiled
 def project(pooled, projection, out, above, left, projected):
-    """Pooled maps [b, h', w', panels · PANEL] times packed projections, to a part of out [b, h, w, filters].
+    """Multiply pooled maps with packed projections, to part of out [b, h, w, filters].
 
-    ``projected`` [b, h', w', panels · PANEL] is workspace, for filters that do not fill their panels.
+    ``pooled`` is [b, h', w', panels · PANEL]; ``projected``, of that shape, is workspace for filters that
+    do not fill their panels.
     """
     b, height, width, p = pooled.shape
     if out.shape[3] < p:
@@ -250,7 +265,7 @@ def project(pooled, projection, out, above, left, projected):
                 _positions_times(pooled[i, y].ctypes.data, width, p, projection, target.ctypes.data)
 
 
-@njit(inline="always", **_OPTIONS)
+@compiled(inline=True)
 def _positions_times(positions, n, p, projection, out):
     """Multiply n rows of p numbers with a packed projection, to n rows of p numbers at ``out``."""
     for panel in range(len(projection)):
@@ -260,61 +275,9 @@ def _positions_times(positions, n, p, projection, out):
         )  # fmt: skip
 
 
-@intrinsic
-def _float_of_bits(context, bits):
-    """The float32 whose bits an int32 holds."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.bitcast(arguments[0], ir.FloatType())
-
-    return types.float32(types.int32), generate
-
-
-@intrinsic
-def _bits_of_float(context, number):
-    """The int32 that holds the bits of a float32."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.bitcast(arguments[0], ir.IntType(32))
-
-    return types.int32(types.float32), generate
-
-
-@njit(inline="always", **_OPTIONS)
-def _exp2(x):
-    """2^x of x ≤ 0 in float32, to 2 units in the last place: 2^n times a polynomial on ±1/2.
-
-    Written out so that it is vectorised with the loop around it; x below −125 gives about 1e-38.  A
-    cosine is at most 1, so that x > 0 is rounding, which beside much brighter patches may be large.
-    """
-    x = min(max(x, float32(-125.0)), float32(0.0))
-    # Adding 1.5 · 2^23 leaves no room for a fraction: it rounds, and n stands in the last bits.
-    shifted = x + float32(12582912.0)
-    r = x - (shifted - float32(12582912.0))
-    p = float32(1.535336001e-04)
-    p = p * r + float32(1.339887467e-03)
-    p = p * r + float32(9.618437367e-03)
-    p = p * r + float32(5.550332471e-02)
-    p = p * r + float32(2.402264791e-01)
-    p = p * r + float32(6.931472029e-01)
-    p = p * r + float32(1.0)
-    return _float_of_bits(_bits_of_float(p) + (_bits_of_float(shifted) << int32(23)))
-
-
-@njit(**_OPTIONS)
-def exponential(strip, scale, factor, shift):
-    """In place: y of a strip becomes factor · 2^(scale · y − shift), with these two [n, w] per position."""
-    shift = float32(shift)
-    for y in range(scale.shape[0]):
-        for x in range(scale.shape[1]):
-            row, s, f = strip[y, x], scale[y, x], factor[y, x]
-            for q in range(PANEL):
-                row[q] = f * _exp2(s * row[q] - shift)
-
-
-@njit(**_OPTIONS)
+@compiled
 def winograd_input(padded, image, v, rows):
-    """Bᵀ d B of the 6×6 tiles of a padded map [4·th+2, 4·tw+2, c]: v [36, tiles, c] of that image.
+    """Compute Bᵀ d B of the 6×6 tiles of a padded map [4·th+2, 4·tw+2, c]: v [36, tiles, c] of that image.
 
     ``rows`` [6, width · c] is workspace.
     """
@@ -337,11 +300,11 @@ def winograd_input(padded, image, v, rows):
                     )  # fmt: skip
 
 
-@njit(**_OPTIONS)
+@compiled
 def winograd_output(m, images, image, first, n, strip, rows):
-    """Aᵀ m A of an image's products m [36, tiles of all images, PANEL]: n rows of its map, whole tiles wide.
+    """Compute Aᵀ m A of an image's products: n rows of its map, whole tiles wide.
 
-    ``rows`` [≥ 24 · LANES] is workspace.
+    ``m`` is [36, tiles of all images, PANEL], ``rows`` [≥ 24 · LANES] is workspace.
     """
     tw = strip.shape[1] // 4
     tiles, step = (m.shape[1] - 1) // images, m.shape[1] * PANEL
@@ -362,9 +325,9 @@ def winograd_output(m, images, image, first, n, strip, rows):
                     )  # fmt: skip
 
 
-@njit(**_OPTIONS)
+@compiled
 def colour_products(padded, filters, first, n, strip, rows, v):
-    """All of Winograd's algorithm for n rows of a padded colour image: strip [n, 4·tw, PANEL].
+    """Take n rows of a padded colour image through Winograd's algorithm: strip [n, 4·tw, PANEL].
 
     The transform takes all positions, of tiles or not, as one vector.  ``rows`` [6, ROW] and ``v``
     [36, ROW] are workspace for one part of a row of tiles.
@@ -393,7 +356,7 @@ def colour_products(padded, filters, first, n, strip, rows, v):
                             )  # fmt: skip
 
 
-@njit(**_OPTIONS)
+@compiled
 def pool_columns(strip, n, taps, half):
     """Pool each of n rows of a strip [rows, width, PANEL]: half [n, pooled columns, PANEL]."""
     weights, source, target = taps.weights.ctypes.data, strip.ctypes.data, half.ctypes.data
@@ -406,7 +369,7 @@ def pool_columns(strip, n, taps, half):
             )  # fmt: skip
 
 
-@njit(**_OPTIONS)
+@compiled
 def pool_rows(half, taps, panel, pooled):
     """Pool the rows of half [rows, columns, PANEL]: a panel of pooled [pooled rows, columns, p]."""
     columns, p = half.shape[1], pooled.shape[2]

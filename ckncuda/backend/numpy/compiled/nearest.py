@@ -1,35 +1,29 @@
 """The steps of k-means with Numba's inner loops."""
 
-# Numba's decorators are not typed, and its functions take what they are given.
+# Numba's functions take what they are given.
 # mypy: disable-error-code="no-untyped-call,untyped-decorator,no-untyped-def,call-arg,var-annotated"
 
-from typing import Any
-
 import numpy as np
-from numba import float32, njit
+from numba import float32
 from numpy.typing import NDArray
 
-from ckncuda.backend.numpy.compiled.cache import announce, options
+from ckncuda.backend.numpy.compiled.cache import announce, compiled
 from ckncuda.backend.numpy.compiled.encode_loops import product_of_rows
 from ckncuda.backend.numpy.compiled.llvm.emitter import LANES
 from ckncuda.backend.numpy.compiled.llvm.maxima import first_maximum, raise_bounds
 from ckncuda.backend.numpy.compiled.llvm.product import PANEL, packed
+from ckncuda.backend.numpy.sketch import SLACK, Sketch
 from ckncuda.backend.numpy.tiles import Buffer
-from ckncuda.backend.sketch import SLACK, Sketch
-
-INLINED = "a493a8bd08527e64"  # see `cache`
-_OPTIONS = options(INLINED, "encode_loops")
-_REORDERED: dict[str, Any] = {**_OPTIONS, "fastmath": {"contract", "nsz", "reassoc"}}
+from ckncuda.types import Index
 
 Vectors = NDArray[np.float32]
-Index = NDArray[np.intp]
 ROWS = 2048  # of a block
 STEP = 32  # rows of which all products are held at a time
 NO_TAILS = np.zeros(0, np.float32)
 
 
 class Anchors:
-    """Anchor points [k, d] as the search takes them."""
+    """Anchor points [k, d], ready to be compared with patches."""
 
     def __init__(self, anchors: Vectors, sketch: Sketch | None) -> None:
         self.rows = np.ascontiguousarray(anchors)
@@ -53,9 +47,9 @@ class Anchors:
         _nearest(patches[rows], heads, tails, self.rows, self.panels, self.tails, bounds, index, cosine)
 
 
-@njit(**_OPTIONS)
+@compiled
 def _nearest(patches, heads, tails, anchors, panels, anchor_tails, bounds, index, cosine):
-    """The anchor of greatest cosine to each patch, the first of equal ones.
+    """Find the anchor of greatest cosine to each patch, the first of equal ones.
 
     Without tails, heads are the patches themselves, and their products the cosines.
     """
@@ -80,7 +74,7 @@ def _nearest(patches, heads, tails, anchors, panels, anchor_tails, bounds, index
                 index[row], cosine[row] = _within_bounds(patches[row], anchors, bounds[i], greatest, j)
 
 
-@njit(**_REORDERED)
+@compiled(reordered=True)
 def _dot(x, z):
     total = float32(0.0)
     for q in range(len(x)):
@@ -88,9 +82,9 @@ def _dot(x, z):
     return total
 
 
-@njit(**_OPTIONS)
+@compiled
 def _within_bounds(patch, anchors, bounds, greatest, guess):
-    """The nearest anchor, computing in full the products of those alone that may be it.
+    """Find the nearest anchor, computing in full the products of those alone that may be it.
 
     The anchor of the greatest bound is as good a guess as any; its cosine rules out most others.
     """
@@ -105,14 +99,14 @@ def _within_bounds(patch, anchors, bounds, greatest, guess):
     return nearest, best
 
 
-def sums(patches: Vectors, nearest: Index, clusters: int) -> NDArray[Any]:
-    """Sums [clusters, d] of the patches of each cluster."""
+def sums(patches: Vectors, nearest: Index, clusters: int) -> Vectors:
+    """Sum the patches of each cluster: [clusters, d]."""
     total = np.zeros((clusters, patches.shape[1]), np.float32)
     _add_rows(patches, nearest, total)
     return total
 
 
-@njit(**_OPTIONS)
+@compiled
 def _add_rows(patches, nearest, total):
     for i in range(len(patches)):
         row, target = patches[i], total[nearest[i]]

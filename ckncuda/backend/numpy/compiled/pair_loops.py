@@ -9,23 +9,22 @@ Maps of pairs of deeper layers are [positions of y, positions of x], both with t
 patch sum adds up for one position of y are runs of neighbouring numbers then.
 """
 
-# Numba's decorators are not typed, and its functions take what they are given.
+# Numba's functions take what they are given.
 # mypy: disable-error-code="no-untyped-call,untyped-decorator,no-untyped-def,call-arg"
 
 from typing import NamedTuple
 
 import numpy as np
-from numba import float32, njit
+from numba import float32
 from numpy.typing import NDArray
 
-from ckncuda.backend.numpy.compiled.cache import options
+from ckncuda.backend.numpy.compiled.cache import compiled
+from ckncuda.backend.numpy.compiled.dot_product import TANGENT, apply, apply_to_strip, arccos0, arccos1
 from ckncuda.backend.numpy.compiled.encode_loops import (
     COLOUR,
     Taps,
-    _exp2,
     colour_products,
     direct_products,
-    exponential,
     pool_columns,
     pool_rows,
 )
@@ -34,25 +33,19 @@ from ckncuda.backend.numpy.compiled.llvm.product import NARROW_ROWS, PANEL, add_
 from ckncuda.backend.numpy.compiled.llvm.winograd import COLOURS
 from ckncuda.backend.numpy.winograd import SPAN, G
 
-INLINED = "a493a8bd08527e64"  # see `cache`
-_OPTIONS = options(INLINED, "encode_loops")
-
 Array = NDArray[np.float32]
 Index = NDArray[np.int64]
 
-EXP, POLY, INVERSE, ARCCOS0, ARCCOS1, LINEAR, SERIES, TANGENT = range(8)
-"""Kernels; TANGENT is t κ_0(t) + κ_1(t), what the tangent kernel's first layer is."""
-
 _TRANSFORM = G.astype(np.float32)
-_OVER_PI = float32(1 / np.pi)
 
 
 class First(NamedTuple):
-    """What the first layer is."""
+    """The first layer."""
 
-    patch: int
+    patch_height: int
+    patch_width: int
     algorithm: int  # DIRECT or COLOUR
-    kernel: int
+    kernel: int  # see `dot_product`
     parameters: Array
     slope: float  # scale = slope / floored norm of y's patch
     tangent: bool
@@ -64,7 +57,7 @@ class First(NamedTuple):
 
 
 class Deeper(NamedTuple):
-    """What the L layers above the first are, and how the last map lies; see `SIZES`."""
+    """The L layers above the first, and the place of the last map in memory; see `SIZES`."""
 
     sizes: Index  # [L + 1, len(SIZES)]
     parameters: Array  # [L + 1, numbers]: of the kernels
@@ -75,9 +68,11 @@ class Deeper(NamedTuple):
 SIZES = (
     "rows",  # of the layer's input with its margins
     "breadth",  # columns of the same
-    "before",  # the first margin
+    "above",  # margins before the first row
+    "left",  # and the first column
     "stride",  # numbers from a position of y to the next one, in maps of pairs
-    "patch",
+    "patch_height",
+    "patch_width",
     "height",  # of the map
     "width",
     "pooled_height",
@@ -87,12 +82,12 @@ SIZES = (
     "of_y",  # and of an image y, whose rows are as they are
     "kernel",
 )
-(_ROWS, _BREADTH, _BEFORE, _STRIDE, _PATCH, _HEIGHT, _WIDTH, _POOLED_HEIGHT, _POOLED_WIDTH, _POOLING, _OF_X,
- _OF_Y, _KERNEL) = range(len(SIZES))  # fmt: skip
+(_ROWS, _BREADTH, _ABOVE, _LEFT, _STRIDE, _PATCH_HEIGHT, _PATCH_WIDTH, _HEIGHT, _WIDTH, _POOLED_HEIGHT,
+ _POOLED_WIDTH, _POOLING, _OF_X, _OF_Y, _KERNEL) = range(len(SIZES))  # fmt: skip
 
 
 class Norms(NamedTuple):
-    """Of images at all layers above the first, one after the other."""
+    """Norms of images at all layers above the first, one after the other."""
 
     inverse: Array  # [.., numbers]: 1 / floored norm; between x's rows 0
     factor: Array  # [.., numbers]: what κ is multiplied with
@@ -101,7 +96,7 @@ class Norms(NamedTuple):
 class Image(NamedTuple):
     """An image x, as one factor of the first layer."""
 
-    filters: Array  # its patches over their norms, in panels: see `compiled.Constants`
+    filters: Array  # its patches over their norms, in panels: see `encode_loops.Weights`
     pooling: Array  # [runs, length, columns]: of x's columns, times what κ is to be multiplied with
 
 
@@ -114,7 +109,7 @@ class Images(NamedTuple):
 
 
 class Work(NamedTuple):
-    """One thread's arrays."""
+    """The arrays of a thread."""
 
     rows: Array  # see `colour_products`
     transformed: Array
@@ -128,11 +123,11 @@ class Work(NamedTuple):
     pooled: Array  # [2, numbers]
 
 
-@njit(**_OPTIONS)
-def gram_row(x, norms_of_x, ys, norms, first, deeper, work, start, stop, out):
-    """Kernels of an image x with the images y from ``start`` to ``stop``, to out [n]."""
+@compiled
+def gram_row(x, norms_of_x, ys, norms, first, deeper, work, start, out):
+    """Compute kernels of an image x with the images y from ``start`` on, to out [n]."""
     layers = len(deeper.sizes) - 1
-    for j in range(start, stop):
+    for j in range(start, start + len(out)):
         _first_layer(x, ys, j, first, deeper, work)
         for layer in range(layers):
             _next_layer(layer, norms_of_x, norms.inverse[j], norms.factor[j], first.tangent, deeper, work)
@@ -140,12 +135,12 @@ def gram_row(x, norms_of_x, ys, norms, first, deeper, work, start, stop, out):
         stride, total = deeper.sizes[layers, _STRIDE], 0.0
         for u in range(deeper.sizes[layers, _ROWS] * deeper.sizes[layers, _BREADTH]):
             total += pairs[u * stride + u]
-        out[j] = total
+        out[j - start] = total
 
 
-@njit(**_OPTIONS)
+@compiled
 def own_norms(x, ys, j, first, deeper, work, of_x, of_y, out):
-    """Norms of the patches of x, which is y_j, above the first layer: out [numbers] in y's order.
+    """Compute norms of the patches of x, which is y_j, above the first layer: out [numbers] in y's order.
 
     ``of_x`` and ``of_y`` are `Norms` to fill.
     """
@@ -156,9 +151,7 @@ def own_norms(x, ys, j, first, deeper, work, of_x, of_y, out):
         for y in range(sizes[_HEIGHT]):
             for x_ in range(width):
                 u = y * breadth + x_
-                _patch_sums(
-                    work.pairs[layer % 2], u, u, breadth, sizes[_STRIDE], sizes[_PATCH], work.sums[0, :1]
-                )
+                _patch_sums(work.pairs[layer % 2], u, u, sizes, work.sums[0, :1])
                 norm = np.sqrt(max(work.sums[0, 0], float32(0.0)))
                 floored = max(norm, deeper.floors[layer, 0])
                 factor = floored if deeper.floors[layer, 1] else norm
@@ -169,21 +162,21 @@ def own_norms(x, ys, j, first, deeper, work, of_x, of_y, out):
         _next_layer(layer, of_x, of_y.inverse, of_y.factor, False, deeper, work)
 
 
-@njit(**_OPTIONS)
-def fill_filters(padded, inverse, runs, k, algorithm, filters):
-    """Patches of a padded image x [height, breadth, c] times inverse norms [h, w], in panels."""
-    c = padded.shape[2]
-    patch = np.empty((k, k, c), np.float32)
+@compiled
+def fill_filters(padded, inverse, first, filters):
+    """Write patches of a padded image x [height, breadth, c] times inverse norms [h, w], in panels."""
+    c, runs = padded.shape[2], first.runs
+    patch = np.empty((first.patch_height, first.patch_width, c), np.float32)
     for run in range(len(runs)):
         panel, lane, row, column, length = runs[run]
         for q in range(length):
-            for dy in range(k):
-                for dx in range(k):
+            for dy in range(first.patch_height):
+                for dx in range(first.patch_width):
                     for channel in range(c):
                         patch[dy, dx, channel] = (
                             padded[row + dy, column + q + dx, channel] * inverse[row, column + q]
                         )
-            if algorithm == COLOUR:
+            if first.algorithm == COLOUR:
                 _transform(patch, filters[panel, (lane + q) // LANES], (lane + q) % LANES)
             else:
                 flat = patch.reshape(-1)
@@ -191,9 +184,9 @@ def fill_filters(padded, inverse, runs, k, algorithm, filters):
                     filters[panel, 0, term, lane + q] = flat[term]
 
 
-@njit(**_OPTIONS)
+@compiled
 def _transform(patch, filters, lane):
-    """G g Gᵀ of a patch [3, 3, 3], to a lane of filters [108, LANES]: see `colour_filters`."""
+    """Write G g Gᵀ of a patch [3, 3, 3], to a lane of filters [108, LANES]: see `colour_filters`."""
     for channel in range(COLOURS):
         for j in range(SPAN):
             for i in range(SPAN):
@@ -204,9 +197,9 @@ def _transform(patch, filters, lane):
                 filters[(SPAN * j + i) * COLOURS + channel, lane] = total
 
 
-@njit(**_OPTIONS)
+@compiled
 def _first_layer(x, ys, j, first, deeper, work):
-    """The pooled map of pairs of x and y_j, with the margins of the next layer."""
+    """Compute the pooled map of pairs of x and y_j, with the margins of the next layer."""
     sizes = deeper.sizes[0]
     numbers = sizes[_ROWS] * sizes[_BREADTH] * sizes[_STRIDE]
     if first.tangent:
@@ -215,9 +208,9 @@ def _first_layer(x, ys, j, first, deeper, work):
         _first_map(x, ys, j, first.kernel, first, sizes, work, work.pairs[0, :numbers])
 
 
-@njit(**_OPTIONS)
+@compiled
 def _first_map(x, ys, j, kernel, first, sizes, work, pairs):
-    """The pooled map of pairs of x and y_j for one κ."""
+    """Compute the pooled map of pairs of x and y_j for one κ."""
     pairs[:] = 0
     n_rows, run = ys.scale.shape[1], 0
     for panel in range(len(x.filters)):
@@ -226,12 +219,11 @@ def _first_map(x, ys, j, kernel, first, sizes, work, pairs):
             if first.algorithm == COLOUR:
                 colour_products(ys.padded[j], x.filters[panel], y, n, work.strip, work.rows, work.transformed)
             else:
-                direct_products(ys.padded[j], first.patch, x.filters[panel], y, n, work.strip)
+                direct_products(
+                    ys.padded[j], first.patch_height, first.patch_width, x.filters[panel], y, n, work.strip
+                )
             scale, factor = ys.scale[j, y : y + n], ys.factor[j, y : y + n]
-            if kernel == EXP:
-                exponential(work.strip, scale, factor, first.slope)
-            else:
-                _apply_to_strip(kernel, first.parameters, work.strip, scale, factor)
+            apply_to_strip(kernel, first.parameters, first.slope, work.strip, scale, factor)
             pool_columns(work.strip, n, first.columns, work.half[y : y + n])
         pool_rows(work.half, first.rows, 0, work.panel)
         while run < len(first.runs) and first.runs[run, 0] == panel:
@@ -239,25 +231,13 @@ def _first_map(x, ys, j, kernel, first, sizes, work, pairs):
             run += 1
 
 
-@njit(**_OPTIONS)
-def _apply_to_strip(kernel, parameters, strip, scale, factor):
-    """In place: y of a strip becomes factor · κ(scale · y), with these two [n, w] per position."""
-    for i in range(scale.shape[0]):
-        for k in range(scale.shape[1]):
-            row, s, f = strip[i, k], scale[i, k], factor[i, k]
-            for q in range(PANEL):  # Winograd's rounding is that of the brightest patch nearby
-                row[q] = min(max(s * row[q], float32(-1.0)), float32(1.0))
-            _apply(kernel, parameters, row)
-            for q in range(PANEL):
-                row[q] *= f
-
-
-@njit(**_OPTIONS)
+@compiled
 def _add_run(first, run, pooling, sizes, work, pairs):
     """Pool a run of x's positions along its row, and add it to the rows of the pooled map of pairs."""
     _, lane, row, _, length = first.runs[run]
     height, width = work.panel.shape[0], work.panel.shape[1]
-    n, breadth, before, stride = height * width, sizes[_BREADTH], sizes[_BEFORE], sizes[_STRIDE]
+    n, breadth, stride = height * width, sizes[_BREADTH], sizes[_STRIDE]
+    above, left = sizes[_ABOVE], sizes[_LEFT]
     for group in range(0, pooling.shape[1], LANES):
         for i in range(0, n, NARROW_ROWS):
             v = min(i, len(work.columns) - NARROW_ROWS)  # the last ones may be computed twice
@@ -270,10 +250,10 @@ def _add_run(first, run, pooling, sizes, work, pairs):
             weight = first.rows_of_x[u, row]
             if weight == 0:
                 continue
-            at = (u + before) * breadth + before + group
+            at = (u + above) * breadth + left + group
             for y in range(height):
                 for x in range(width):
-                    v = (y + before) * breadth + before + x
+                    v = (y + above) * breadth + left + x
                     add_multiple(  # what lies beyond the last column gets zeros
                         weight,
                         work.columns.ctypes.data + 4 * LANES * (y * width + x),
@@ -281,11 +261,11 @@ def _add_run(first, run, pooling, sizes, work, pairs):
                     )
 
 
-@njit(**_OPTIONS)
+@compiled
 def _next_layer(layer, norms_of_x, inverse_y, factor_y, tangent, deeper, work):
-    """From the map of pairs of a layer's input to that of its output, with the margins of the next."""
+    """Compute the map of pairs of a layer's output, with the margins of the next, from that of its input."""
     sizes = deeper.sizes[layer]
-    breadth, stride, k, w = sizes[_BREADTH], sizes[_STRIDE], sizes[_PATCH], sizes[_WIDTH]
+    breadth, w = sizes[_BREADTH], sizes[_WIDTH]
     rows, columns = _pooling_matrices(deeper, layer)
     n = (sizes[_HEIGHT] - 1) * breadth + w  # numbers from the first position of x to its last
     inverse = norms_of_x.inverse[sizes[_OF_X] : sizes[_OF_X] + n]
@@ -297,19 +277,19 @@ def _next_layer(layer, norms_of_x, inverse_y, factor_y, tangent, deeper, work):
         for x in range(w):
             v = y * breadth + x
             s, f = inverse_y[sizes[_OF_Y] + y * w + x], factor_y[sizes[_OF_Y] + y * w + x]
-            _patch_sums(work.pairs[layer % 2], v, 0, breadth, stride, k, row)
+            _patch_sums(work.pairs[layer % 2], v, 0, sizes, row)
             for q in range(n):
                 row[q] *= s * inverse[q]
             if tangent:
-                _patch_sums(work.tangents[layer % 2], v, 0, breadth, stride, k, arriving)
+                _patch_sums(work.tangents[layer % 2], v, 0, sizes, arriving)
                 for q in range(n):
-                    kappa0[q] = _arccos0(row[q])
-                    row[q] = _arccos1(row[q]) * f * factor[q]
+                    kappa0[q] = arccos0(row[q])
+                    row[q] = arccos1(row[q]) * f * factor[q]
                     arriving[q] = arriving[q] * kappa0[q] + row[q]
                 _add_rows(arriving, rows[:, y], columns[:, x], float32(1.0), pooled[1])
                 _add_rows(row, rows[:, y], columns[:, x], float32(1.0), pooled[0])
             else:
-                _apply(sizes[_KERNEL], deeper.parameters[layer], row)
+                apply(sizes[_KERNEL], deeper.parameters[layer], row)
                 for q in range(n):
                     row[q] *= factor[q]
                 _add_rows(row, rows[:, y], columns[:, x], f, pooled[0])
@@ -319,9 +299,9 @@ def _next_layer(layer, norms_of_x, inverse_y, factor_y, tangent, deeper, work):
         _pool_x(pooled[1], rows, columns, breadth, following, work.sums[0], work.tangents[target])
 
 
-@njit(**_OPTIONS)
+@compiled
 def _pooling_matrices(deeper, layer):
-    """Weights of a layer's pooling: [pooled rows, rows], [pooled columns, columns]."""
+    """Return the weights of a layer's pooling: [pooled rows, rows], [pooled columns, columns]."""
     sizes = deeper.sizes[layer]
     start, h, w = sizes[_POOLING], sizes[_HEIGHT], sizes[_WIDTH]
     middle = start + sizes[_POOLED_HEIGHT] * h
@@ -330,11 +310,12 @@ def _pooling_matrices(deeper, layer):
     return rows, deeper.pooling[middle:end].reshape(sizes[_POOLED_WIDTH], w)
 
 
-@njit(**_OPTIONS)
-def _patch_sums(pairs, v, u, breadth, stride, k, row):
-    """Σ_δ G(v+δ, u+q+δ) for all q of a row."""
-    for dy in range(k):
-        for dx in range(k):
+@compiled
+def _patch_sums(pairs, v, u, sizes, row):
+    """Compute Σ_δ G(v+δ, u+q+δ) for all q of a row."""
+    breadth, stride = sizes[_BREADTH], sizes[_STRIDE]
+    for dy in range(sizes[_PATCH_HEIGHT]):
+        for dx in range(sizes[_PATCH_WIDTH]):
             shift = dy * breadth + dx
             source = pairs[(v + shift) * stride + u + shift :]
             if shift == 0:
@@ -345,7 +326,7 @@ def _patch_sums(pairs, v, u, breadth, stride, k, row):
                     row[q] += source[q]
 
 
-@njit(**_OPTIONS)
+@compiled
 def _add_rows(row, rows, columns, factor, pooled):
     """Add a row, of one position of y, to those of the pooled positions that see it."""
     n, width = len(row), len(columns)
@@ -359,12 +340,12 @@ def _add_rows(row, rows, columns, factor, pooled):
                         target[q] += weight * row[q]
 
 
-@njit(**_OPTIONS)
+@compiled
 def _pool_x(pooled, rows, columns, breadth, following, half, pairs):
     """Pool x's positions of rows that are pooled over y's, into a map with the margins of the next layer."""
     height, h, width, w = rows.shape[0], rows.shape[1], columns.shape[0], columns.shape[1]
     n = (h - 1) * breadth + w
-    before, stride = following[_BEFORE], following[_STRIDE]
+    above, left, stride = following[_ABOVE], following[_LEFT], following[_STRIDE]
     pairs[: following[_ROWS] * following[_BREADTH] * stride] = 0
     for v in range(height * width):
         source = pooled[v * n : (v + 1) * n]
@@ -375,97 +356,11 @@ def _pool_x(pooled, rows, columns, breadth, following, half, pairs):
                     if columns[x, i] != 0:
                         total += columns[x, i] * source[y * breadth + i]
                 half[y * width + x] = total
-        at = ((v // width + before) * following[_BREADTH] + before + v % width) * stride
+        at = ((v // width + above) * following[_BREADTH] + left + v % width) * stride
         for y in range(height):
             for x in range(width):
                 total = float32(0.0)
                 for i in range(h):
                     if rows[y, i] != 0:
                         total += rows[y, i] * half[i * width + x]
-                pairs[at + (y + before) * following[_BREADTH] + before + x] = total
-
-
-@njit(inline="always", **_OPTIONS)
-def _angle(t):
-    """Arccos |t| in float32, to 2e-7, for |t| up to 1 or by rounding above.
-
-    √(1 − |t|) times a polynomial, fitted so that the largest relative error is least.
-    """
-    a = min(abs(t), float32(1.0))
-    p = float32(-1.253455761e-03)
-    p = p * a + float32(6.638613995e-03)
-    p = p * a + float32(-1.704509556e-02)
-    p = p * a + float32(3.086274676e-02)
-    p = p * a + float32(-5.016418546e-02)
-    p = p * a + float32(8.897731453e-02)
-    p = p * a + float32(-2.145987004e-01)
-    p = p * a + float32(1.570796251e00)
-    return p * np.sqrt(float32(1.0) - a)
-
-
-@njit(inline="always", **_OPTIONS)
-def _arccos0(t):
-    """κ_0(t) = 1 − arccos(t)/π."""
-    angle = _angle(t) * _OVER_PI
-    return angle if t < 0 else float32(1.0) - angle
-
-
-@njit(inline="always", **_OPTIONS)
-def _arccos1(t):
-    """κ_1(t) = √(1 − t²)/π + t κ_0(t)."""
-    squared = (float32(1.0) - t) * (float32(1.0) + t)
-    return np.sqrt(max(squared, float32(0.0))) * _OVER_PI + t * _arccos0(t)
-
-
-@njit(**_OPTIONS)
-def _to_power(row, exponent):
-    """Each number to a power of at least 1, in place, by repeated squaring; the usual ones as vectors."""
-    if exponent == 2:
-        for q in range(len(row)):
-            row[q] = row[q] * row[q]
-        return
-    if exponent == 3:
-        for q in range(len(row)):
-            row[q] = row[q] * row[q] * row[q]
-        return
-    for q in range(len(row)):
-        square, result, left = row[q], float32(1.0), exponent
-        while left > 0:
-            if left % 2 == 1:
-                result *= square
-            square *= square
-            left //= 2
-        row[q] = result
-
-
-@njit(**_OPTIONS)
-def _apply(kernel, parameters, row):
-    """κ of each number, in place."""
-    n = len(row)
-    if kernel == EXP:
-        slope = parameters[0]
-        for q in range(n):
-            row[q] = _exp2(slope * row[q] - slope)
-    elif kernel == POLY:
-        offset, over = parameters[1], float32(1.0) / (float32(1.0) + parameters[1])
-        for q in range(n):
-            row[q] = (row[q] + offset) * over
-        _to_power(row, int(parameters[0]))
-    elif kernel == INVERSE:
-        for q in range(n):
-            row[q] = float32(1.0) / (float32(2.0) - row[q])
-    elif kernel == ARCCOS0:
-        for q in range(n):
-            row[q] = _arccos0(row[q])
-    elif kernel == ARCCOS1:
-        for q in range(n):
-            row[q] = _arccos1(row[q])
-    elif kernel == TANGENT:
-        for q in range(n):
-            row[q] = row[q] * _arccos0(row[q]) + _arccos1(row[q])
-    elif kernel == SERIES:
-        for q in range(n):
-            t, total = row[q], float32(0.0)
-            for m in range(int(parameters[0]), -1, -1):
-                total = total * t + parameters[1 + m]
-            row[q] = total
+                pairs[at + (y + above) * following[_BREADTH] + left + x] = total

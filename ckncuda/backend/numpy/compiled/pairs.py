@@ -1,81 +1,69 @@
-"""What the compiled inner loops of exact kernels are given: layers, images, workspace."""
+"""Exact kernels with Numba's inner loops: layers, images and workspace, laid out for them."""
 
+import functools
 import itertools
-from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from ckncuda.backend.normed_maps import NormedMaps
-from ckncuda.backend.numpy.compiled import encode_loops as compiled
-from ckncuda.backend.numpy.compiled import pair_loops as compiled_pairs
+from ckncuda.backend.numpy.compiled import encode_loops, pair_loops
 from ckncuda.backend.numpy.compiled.cache import announce
+from ckncuda.backend.numpy.compiled.dot_product import is_compiled, number_of, parameters_of, slope_of
 from ckncuda.backend.numpy.compiled.encode import taps_of
 from ckncuda.backend.numpy.compiled.llvm.emitter import LANES
 from ckncuda.backend.numpy.compiled.llvm.product import NARROW_ROWS, PANEL
 from ckncuda.backend.numpy.compiled.llvm.winograd import COLOURS, ROW
 from ckncuda.backend.numpy.compiled.pair_loops import SIZES, Deeper, First, Image, Images, Norms, Work
+from ckncuda.backend.numpy.threads import Threads
 from ckncuda.backend.numpy.tiles import Buffer, aligned
 from ckncuda.backend.numpy.winograd import SPAN, TILE
-from ckncuda.layer.dot_product import (
-    ArcCosine,
-    DotProductKernel,
-    Exponential,
-    InversePolynomial,
-    Linear,
-    Polynomial,
-    Series,
-)
-from ckncuda.layer.spec import LayerSpec
+from ckncuda.backend.operations import NormedMaps, PairSpec, Specs
 from ckncuda.types import Shape
 
 Array = NDArray[np.float32]
-Run = Callable[[Callable[..., None], Iterable[tuple[Any, ...]]], None]
 
 MANY = 128  # images y that a thread takes for one image x, so that preparing x costs little
+NO_MARGINS = (0, 0), (0, 0)
 STRIP = 32 << 10  # bytes of products at a time: they stay in the first-level cache
 
 
-def is_compiled(specs: Sequence[LayerSpec]) -> bool:
-    """Whether all kernels of these layers are compiled."""
-    known = (ArcCosine, Exponential, InversePolynomial, Linear, Polynomial, Series)
-    return all(isinstance(spec.kernel, known) for spec in specs)
+def refusal(specs: Specs) -> str | None:
+    """Return the reason why such layers have no compiled loops, or None where they have."""
+    unknown = [spec.kernel.name for spec in specs if not is_compiled(spec.kernel)]
+    return f"the kernel {unknown[0]} has no compiled function" if unknown else None
 
 
 def gram_block(
     first: NormedMaps,
     second: NormedMaps,
-    specs: Sequence[LayerSpec],
+    specs: Specs,
     tangent: bool,
     symmetric: bool,
     out: Array,
-    run: Run,
-    buffer: Buffer,
+    threads: Threads,
 ) -> None:
-    """Kernels of all pairs to out [n, n2]; of a symmetric matrix, to one half of it."""
-    plan = PairPlan(specs, first.maps.shape[1:], tangent)
+    """Compute the kernels of all pairs, to out [n, n2]; of a symmetric matrix, one half of it."""
+    plan = _planned(tuple(specs), first.maps.shape[1:], tangent)
     padded, ys = plan.images(first).padded, plan.images(second)
     norms_of_x, norms = plan.norms_of(first)[0], plan.norms_of(second)[1]
 
     def row(i: int, start: int) -> None:
-        x = plan.image(padded[i], first.norms[0][i], buffer)
+        x = plan.image(padded[i], first.norms[0][i], threads.buffer)
         of_x = Norms(norms_of_x.inverse[i], norms_of_x.factor[i])
-        stop = min(start + MANY, len(second))
         begin = max(start, i) if symmetric else start
-        work = plan.work(buffer)
-        compiled_pairs.gram_row(x, of_x, ys, norms, plan.first, plan.deeper, work, begin, stop, out[i])
+        part = out[i, begin : start + MANY]
+        work = plan.work(threads.buffer)
+        pair_loops.gram_row(x, of_x, ys, norms, plan.first, plan.deeper, work, begin, part)
 
     pieces = itertools.product(range(len(first)), range(0, len(second), MANY))
-    run(row, ((i, start) for i, start in pieces if not symmetric or start + MANY > i))
+    threads.run(row, ((i, start) for i, start in pieces if not symmetric or start + MANY > i))
 
 
-def patch_norms(
-    maps: Array, specs: Sequence[LayerSpec], run: Run, buffer: Buffer
-) -> tuple[NDArray[np.float64], ...]:
-    """Norms [n, h_l, w_l] of the patches of images at each layer, from the pairs of each with itself."""
-    plan = PairPlan(specs, maps.shape[1:], tangent=False)
+def patch_norms(maps: Array, specs: Specs, threads: Threads) -> tuple[NDArray[np.float64], ...]:
+    """Compute the norms [n, h_l, w_l] of patches at each layer, from the pairs of each image with itself."""
+    plan = _planned(tuple(specs), maps.shape[1:], False)
     shapes, shape = [], maps.shape[1:]
     for spec in specs:
         shapes.append(spec.map_shape(shape)[:2])
@@ -88,46 +76,44 @@ def patch_norms(
     deeper = np.empty((len(maps), of_y.inverse.shape[1]), np.float32)
 
     def image(i: int) -> None:
-        x = plan.image(ys.padded[i], norms[0][i], buffer)
+        x = plan.image(ys.padded[i], norms[0][i], threads.buffer)
         own = [Norms(n.inverse[i], n.factor[i]) for n in (of_x, of_y)]
-        compiled_pairs.own_norms(x, ys, i, plan.first, plan.deeper, plan.work(buffer), *own, deeper[i])
+        pair_loops.own_norms(x, ys, i, plan.first, plan.deeper, plan.work(threads.buffer), *own, deeper[i])
 
     if len(specs) > 1:
-        run(image, ((i,) for i in range(len(maps))))
+        threads.run(image, ((i,) for i in range(len(maps))))
     ends = np.cumsum([0, *(h * w for h, w in shapes[1:])])
     for number, one in enumerate(norms[1:]):
         one[...] = deeper[:, ends[number] : ends[number + 1]].reshape(one.shape)
     return norms
 
 
-def _first_norms(maps: Array, spec: LayerSpec) -> NDArray[np.float64]:
-    """Norms [n, h, w] of the patches of the images themselves."""
-    before, after = spec.margins[0]
+def _first_norms(maps: Array, spec: PairSpec) -> NDArray[np.float64]:
+    """Compute the norms [n, h, w] of the patches of the images themselves."""
     squares = np.einsum("nyxc,nyxc->nyx", maps, maps, dtype=np.float64)
-    padded = np.pad(squares, ((0, 0), (before, after), (before, after)))
-    windows = sliding_window_view(padded, (spec.patch, spec.patch), axis=(1, 2))
+    padded = np.pad(squares, ((0, 0), *spec.margins))
+    windows = sliding_window_view(padded, spec.patch_shape, axis=(1, 2))
     norms: NDArray[np.float64] = np.sqrt(windows.sum(axis=(3, 4)))
     return norms
 
 
 class PairPlan:
-    """An exact kernel on images of one shape, for `compiled_pairs`."""
+    """An exact kernel of images of one shape, laid out for `pair_loops`."""
 
-    def __init__(self, specs: Sequence[LayerSpec], shape: Shape, tangent: bool) -> None:
+    def __init__(self, specs: Specs, shape: Shape, tangent: bool) -> None:
         self.specs, self.shape = specs, shape
         spec = specs[0]
         self.map_shape = spec.map_shape(shape)[:2]
-        colour = spec.patch == 3 and shape[2] == COLOURS
+        colour = spec.patch_shape == (3, 3) and shape[2] == COLOURS
         self.side = TILE if colour else 1
         rows, columns = (np.asarray(m, np.float32) for m in spec.pooling_matrices(shape))
-        kernel, parameters = _kernel(spec.kernel)
         runs = _runs(*self.map_shape)
         self.first = First(
-            patch=spec.patch,
-            algorithm=compiled.COLOUR if colour else compiled.DIRECT,
-            kernel=kernel,
-            parameters=parameters,
-            slope=float(parameters[0]) if kernel == compiled_pairs.EXP else 1.0,
+            *spec.patch_shape,
+            algorithm=encode_loops.COLOUR if colour else encode_loops.DIRECT,
+            kernel=number_of(spec.kernel),
+            parameters=parameters_of(spec.kernel),
+            slope=slope_of(spec.kernel),
             tangent=tangent,
             columns=taps_of(columns),
             rows=taps_of(rows),
@@ -142,7 +128,7 @@ class PairPlan:
             self.pooling[number, :length, : len(columns)] = columns[:, column : column + length].T
 
     def norms_of(self, images: NormedMaps) -> tuple[Norms, Norms]:
-        """Above the first layer: as of images x, and as of images y."""
+        """Lay norms above the first layer out as of images x, and as of images y."""
         x, y = self.empty_norms(len(images))
         for sizes, spec, norms in zip(self.deeper.sizes, self.specs[1:], images.norms[1:], strict=False):
             named = dict(zip(SIZES, sizes, strict=True))
@@ -154,24 +140,21 @@ class PairPlan:
         return x, y
 
     def empty_norms(self, n: int) -> tuple[Norms, Norms]:
-        """To be filled: as of images x, and as of images y."""
+        """Return room for the norms of n images: as of images x, and as of images y."""
         last = self.deeper.sizes[-1]
         of_x, of_y = int(last[SIZES.index("of_x")]), int(last[SIZES.index("of_y")])
         x = Norms(np.zeros((n, of_x), np.float32), np.zeros((n, of_x), np.float32))
         return x, Norms(np.zeros((n, of_y), np.float32), np.zeros((n, of_y), np.float32))
 
     def image(self, padded: Array, norms: NDArray[np.float64], buffer: Buffer) -> Image:
-        """An image x, from its padded map and the norms [h, w] of its patches; in the thread's buffers."""
+        """Prepare an image x, in a thread's buffers, from its padded map and norms [h, w] of its patches."""
         inverse, factor = _factors(norms, self.specs[0])
-        terms = self.specs[0].patch ** 2 * self.shape[2]
-        shape = (self.panels, 1, terms, PANEL)
-        if self.first.algorithm == compiled.COLOUR:
+        shape = (self.panels, 1, self.specs[0].terms(self.shape[2]), PANEL)
+        if self.first.algorithm == encode_loops.COLOUR:
             shape = (self.panels, PANEL // LANES, SPAN**2 * COLOURS, LANES)
         filters = buffer("pair filters", shape)
         filters.fill(0)
-        compiled_pairs.fill_filters(
-            padded, inverse, self.first.runs, self.first.patch, self.first.algorithm, filters
-        )
+        pair_loops.fill_filters(padded, inverse, self.first, filters)
         pooling = buffer("pair pooling", self.pooling.shape)
         pooling[...] = self.pooling
         for number, (_, _, row, column, length) in enumerate(self.first.runs):
@@ -179,20 +162,23 @@ class PairPlan:
         return Image(filters, pooling)
 
     def images(self, images: NormedMaps) -> Images:
-        """Images y."""
+        """Prepare images y."""
         inverse, factor = _factors(images.norms[0], self.specs[0])
-        before, (h, w), k = self.specs[0].margins[0][0], self.map_shape, self.specs[0].patch
-        height, breadth = (-(-size // self.side) * self.side + k - 1 for size in (h, w))
+        (above, _), (left, _) = self.specs[0].margins
+        height, breadth = (
+            -(-size // self.side) * self.side + side - 1
+            for size, side in zip(self.map_shape, self.specs[0].patch_shape, strict=True)
+        )
         padded = aligned(len(images) * height * breadth * self.shape[2]).reshape(
             len(images), height, breadth, self.shape[2]
         )
-        compiled.pad(np.require(images.maps, np.float32, ["C", "W"]), before, before, padded)
+        encode_loops.pad(np.require(images.maps, np.float32, ["C", "W"]), above, left, padded)
         inverse *= np.float32(self.first.slope)
         return Images(padded, inverse, factor)
 
     def work(self, buffer: Buffer) -> Work:
-        """A thread's workspace."""
-        announce(compiled_pairs.gram_row)
+        """Return a thread's workspace."""
+        announce(pair_loops.gram_row)
         h, w = self.map_shape
         pooled_h, pooled_w, _ = self.specs[0].output_shape(self.shape)
         breadth = -(-w // self.side) * self.side
@@ -221,21 +207,11 @@ class PairPlan:
         )
 
 
-def _kernel(kernel: DotProductKernel) -> tuple[int, Array]:
-    """The number of a kernel and its parameters."""
-    number, parameters = {
-        Exponential: (compiled_pairs.EXP, kernel.device_parameters()),
-        Polynomial: (compiled_pairs.POLY, kernel.device_parameters()),
-        InversePolynomial: (compiled_pairs.INVERSE, ()),
-        Linear: (compiled_pairs.LINEAR, ()),
-        Series: (compiled_pairs.SERIES, kernel.device_parameters()),
-        ArcCosine: (compiled_pairs.ARCCOS1 if kernel == ArcCosine(1) else compiled_pairs.ARCCOS0, ()),
-    }[type(kernel)]
-    return number, np.array(parameters or (0,), np.float32)
+_planned = functools.lru_cache(maxsize=32)(PairPlan)  # by the values of its arguments
 
 
 def _runs(height: int, width: int) -> NDArray[np.int64]:
-    """How positions fill panels, row by row: panel, first lane, row, first column, length of each run."""
+    """Fill panels with positions, row by row: panel, first lane, row, first column, length of each run."""
     if width <= PANEL:
         rows = PANEL // width
         return np.array([(y // rows, y % rows * width, y, 0, width) for y in range(height)], np.int64)
@@ -250,14 +226,15 @@ def _runs(height: int, width: int) -> NDArray[np.int64]:
     )
 
 
-def _factors(norms: NDArray[np.float64], spec: LayerSpec) -> tuple[Array, Array]:
-    """Of norms: 1 / floored norm, and what κ is multiplied with."""
+def _factors(norms: NDArray[np.float64], spec: PairSpec) -> tuple[Array, Array]:
+    """Compute, of norms, 1 / floored norm, and what κ is multiplied with."""
     floored = np.maximum(norms, spec.norm_floor)
     factor = norms if spec.scale == "norm" else floored
     return (1 / floored).astype(np.float32), factor.astype(np.float32)
 
 
-def _deeper(specs: Sequence[LayerSpec], shape: Shape) -> Deeper:
+def _deeper(specs: Specs, shape: Shape) -> Deeper:
+    """Describe the layers above the first, for images of this shape."""
     sizes: list[dict[str, int]] = []
     parameters: list[Array] = []
     floors: list[tuple[float, float]] = []
@@ -265,25 +242,24 @@ def _deeper(specs: Sequence[LayerSpec], shape: Shape) -> Deeper:
     start = dict.fromkeys(("pooling", "of_x", "of_y"), 0)
     shape = specs[0].output_shape(shape)
     for spec in specs[1:]:
-        before, after = spec.margins[0]
         height, width, _ = spec.map_shape(shape)
         pooled_height, pooled_width, _ = spec.output_shape(shape)
-        kernel, numbers = _kernel(spec.kernel)
+        patch_height, patch_width = spec.patch_shape
         one = {
-            **_map(shape[0] + before + after, shape[1] + before + after, before),
+            **_map(shape, spec.margins),
             **start,
-            **dict(patch=spec.patch, height=height, width=width, kernel=kernel),
-            **dict(pooled_height=pooled_height, pooled_width=pooled_width),
+            **dict(patch_height=patch_height, patch_width=patch_width, height=height, width=width),
+            **dict(kernel=number_of(spec.kernel), pooled_height=pooled_height, pooled_width=pooled_width),
         }
         sizes.append(one)
-        parameters.append(numbers)
+        parameters.append(parameters_of(spec.kernel))
         floors.append((spec.norm_floor, float(spec.scale == "floored_norm")))
         matrices += [matrix.ravel() for matrix in spec.pooling_matrices(shape)]
         start["pooling"] += pooled_height * height + pooled_width * width
         start["of_x"] += height * one["breadth"]
         start["of_y"] += height * width
         shape = spec.output_shape(shape)
-    sizes.append(dict.fromkeys(SIZES, 0) | _map(*shape[:2], 0) | start)
+    sizes.append(dict.fromkeys(SIZES, 0) | _map(shape, NO_MARGINS) | start)
     length = max((len(numbers) for numbers in parameters), default=1)
     parameters.append(np.zeros(0, np.float32))
     padded = [np.pad(numbers, (0, length - len(numbers))) for numbers in parameters]
@@ -295,8 +271,10 @@ def _deeper(specs: Sequence[LayerSpec], shape: Shape) -> Deeper:
     )
 
 
-def _map(rows: int, breadth: int, before: int) -> dict[str, int]:
-    """How a map of pairs of these many positions lies."""
+def _map(shape: Shape, margins: tuple[tuple[int, int], tuple[int, int]]) -> dict[str, int]:
+    """Lay out a map of pairs of positions of inputs of this shape, with their margins."""
+    (above, below), (left, right) = margins
+    rows, breadth = shape[0] + above + below, shape[1] + left + right
     # A vector that is written to the last columns may reach beyond.
     stride = -(-(rows * breadth) // LANES) * LANES + LANES
-    return {"rows": rows, "breadth": breadth, "before": before, "stride": stride}
+    return {"rows": rows, "breadth": breadth, "above": above, "left": left, "stride": stride}

@@ -1,12 +1,20 @@
 """The steps of a tile in NumPy alone: products of patches or of Winograd's tiles, κ in place, pooling."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
-from ckncuda.backend.numpy.tiles import Band, Buffer, LayerPlan, bands, filter_columns
+from ckncuda.backend.numpy.tiles import (
+    Band,
+    Buffer,
+    LayerPlan,
+    bands,
+    filter_columns,
+    transposed_projection,
+)
 from ckncuda.backend.numpy.winograd import INPUT, OUTPUT, SPAN, TILE, transformed_filters
 from ckncuda.layer.dot_product import Exponential
 from ckncuda.layer.layer import Layer
@@ -24,71 +32,86 @@ TILE_BYTES = 5 << 20
 
 
 class Plan(LayerPlan):
-    """A plan with what matrix products take: filters as columns, pooling in groups of positions.
+    """A plan for matrix products: their algorithm, pooling in groups of positions.
 
     Attributes
     ----------
     winograd : bool
-        Whether the products go through Winograd's algorithm; then ``filters`` are transformed.
+        Whether the products go through Winograd's algorithm; then the filters are transformed.
     """
 
-    def __init__(self, layer: Layer, shape: Shape) -> None:
-        self.winograd = layer.spec.patch == 3 and shape[2] >= WINOGRAD_CHANNELS
-        super().__init__(layer, shape)
-        self.filters = transformed_filters(layer.anchors) if self.winograd else _with_ones(layer)
+    def __init__(self, spec: LayerSpec, shape: Shape) -> None:
+        self.winograd = spec.patch_shape == (3, 3) and shape[2] >= WINOGRAD_CHANNELS
+        super().__init__(spec, shape)
         # A product with a whole pooling matrix would multiply zeros: its few taps stand on a diagonal.
         self.column_groups = bands(self.columns, 16)
         self.row_groups = {b.pooled.start: bands(b.weights, 4) for b in self.row_bands}
 
     def bytes_per_row(self) -> int:
-        """Patches or Winograd's tiles, and the map twice."""
+        """Count patches or Winograd's tiles, and the map twice."""
         _, width, filters = self.map_shape
-        patches = self.spec.patch**2 * self.shape[2]
+        patches = self.spec.terms(self.shape[2])
         if self.winograd:
             patches = SPAN**2 * (2 * self.shape[2] + filters) // TILE**2
         return 4 * width * (patches + 2 * filters)
 
     @property
     def images_per_tile(self) -> int:
-        """What the cache holds, or what makes Winograd's products large enough."""
+        """Images that the cache holds, or that make Winograd's products large enough."""
         height, width, _ = self.map_shape
         if self.winograd and not self.in_bands:
-            wanted = CACHED_ROWS if self.filters.nbytes <= CACHE_BYTES else STREAMED_ROWS
+            transformed = 4 * SPAN**2 * self.shape[2] * self.spec.filters  # bytes of filters
+            wanted = CACHED_ROWS if transformed <= CACHE_BYTES else STREAMED_ROWS
             return -(-wanted // (-(-height // TILE) * -(-width // TILE)))
         return max(1, TILE_BYTES // (self.bytes_per_row() * height))
 
 
-def encode_images(maps: Map, plans: Sequence[Plan], out: Map, buffer: Buffer) -> None:
+class Weights(NamedTuple):
+    """The numbers that a layer has learned, as matrix products take them."""
+
+    filters: Map  # [terms + 1, filters]: columns above a row of ones; transformed: [36, channels, filters]
+    projection: Map  # [filters, filters]: Wᵀ
+
+
+def weights_of(layer: Layer, plan: Plan) -> Weights:
+    """Lay out what a layer has learned, for all plans of its specification."""
+    filters = transformed_filters(layer.anchors) if plan.winograd else _with_ones(layer)
+    return Weights(filters, transposed_projection(layer))
+
+
+def encode_images(
+    maps: Map, plans: Sequence[Plan], weights: Sequence[Weights], out: Map, buffer: Buffer
+) -> None:
     """Encode whole images [b, h, w, c] through all layers, to out [b, h', w', filters]."""
-    for number, plan in enumerate(plans, 1):
+    for number, (plan, own) in enumerate(zip(plans, weights, strict=True), 1):
         last = number == len(plans)
         encoded = out if last else buffer(f"maps {number % 2}", (len(maps), *plan.output_shape))
         for start in range(0, len(maps), plan.images_per_tile):
             tile = slice(start, start + plan.images_per_tile)
-            encode_band(maps[tile], plan, plan.row_bands[0], encoded[tile], buffer)
+            encode_band(maps[tile], plan, own, plan.row_bands[0], encoded[tile], buffer)
         maps = encoded
 
 
-def encode_band(maps: Map, plan: Plan, band: Band, out: Map, buffer: Buffer) -> None:
+def encode_band(maps: Map, plan: Plan, weights: Weights, band: Band, out: Map, buffer: Buffer) -> None:
     """Encode maps [b, h, w, c] to a band of pooled rows, out [b, rows, w', filters]."""
-    y = unpooled(maps, plan, band, buffer)
+    y = unpooled(maps, plan, weights, band, buffer)
     if plan.spec.subsampling > 1:
         y = pooled(y, plan, band, buffer)
     # Flat before the projection: a product of stacks would be a loop over tiny products.
     p = out.shape[3]
     projected = buffer("projected", (out.size // p, p))
-    np.matmul(y.reshape(-1, p), plan.projection, out=projected)
+    np.matmul(y.reshape(-1, p), weights.projection, out=projected)
     out[...] = projected.reshape(out.shape)
 
 
-def unpooled(maps: Map, plan: Plan, band: Band, buffer: Buffer) -> Map:
-    """Norm times κ(t) at the positions that a band needs: [b, h, w, c] to [b, rows, width, filters]."""
-    spec, k = plan.spec, plan.spec.patch
+def unpooled(maps: Map, plan: Plan, weights: Weights, band: Band, buffer: Buffer) -> Map:
+    """Compute n(u) κ(t_j(u)) at the positions of a band: [b, h, w, c] to [b, rows, width, filters]."""
+    spec, (patch_height, patch_width) = plan.spec, plan.spec.patch_shape
     b, rows, (_, width, p) = len(maps), band.length, plan.map_shape
     side = TILE if plan.winograd else 1
     height, breadth = -(-rows // side) * side, -(-width // side) * side
-    padded = _pad(maps, spec, band.source, height + k - 1, breadth + k - 1, buffer)
-    norms = _norms(padded, k, rows, width)
+    padded = _pad(maps, spec, band.source, height + patch_height - 1, breadth + patch_width - 1, buffer)
+    norms = _norms(padded, spec.patch_shape, rows, width)
     floored: Map = np.maximum(norms, np.float32(spec.norm_floor))
     factor = norms if spec.scale == "norm" else floored
     exponential = isinstance(spec.kernel, Exponential)
@@ -97,7 +120,7 @@ def unpooled(maps: Map, plan: Plan, band: Band, buffer: Buffer) -> Map:
     scale: Map = alpha / floored
     y = buffer("map", (b, rows, width, p))
     if plan.winograd:
-        products = _winograd_products(padded, plan, buffer)[:, :rows, :width]
+        products = _winograd_products(padded, weights.filters, buffer)[:, :rows, :width]
         np.multiply(products, scale[..., None], out=y)
         # Winograd's rounding is that of the brightest patch nearby: beside it a cosine may be anything.
         np.clip(y, -alpha, alpha, out=y)
@@ -106,13 +129,13 @@ def unpooled(maps: Map, plan: Plan, band: Band, buffer: Buffer) -> Map:
     else:
         # What can be done to the patches is done there, for they are smaller than the map; the logarithm
         # of the factor stands among them, and its filter is a row of ones.
-        patches = _patches(padded, k, scale, exponential, buffer)
+        patches = _patches(padded, spec.patch_shape, scale, exponential, buffer)
         if exponential:
             with np.errstate(divide="ignore"):
                 logarithms = np.log(factor.ravel())
             # For log 0 what is finite, so that it is no NaN beside a zero, and of which exp is 0.
             patches[:, -1] = np.maximum(logarithms, np.float32(-1000)) - alpha
-        np.matmul(patches, plan.filters[: patches.shape[1]], out=y.reshape(-1, p))
+        np.matmul(patches, weights.filters[: patches.shape[1]], out=y.reshape(-1, p))
         if exponential:
             return np.exp(y, out=y)
     if exponential:
@@ -124,7 +147,7 @@ def unpooled(maps: Map, plan: Plan, band: Band, buffer: Buffer) -> Map:
 
 
 def pooled(y: Map, plan: Plan, band: Band, buffer: Buffer) -> Map:
-    """A y of the band: [b, rows, width, filters] to [b, pooled rows, pooled columns, filters]."""
+    """Pool y of the band: [b, rows, width, filters] to [b, pooled rows, pooled columns, filters]."""
     b, rows, width, p = y.shape
     height, (_, columns, _) = len(band.weights), plan.output_shape
     # Rows first: those are few products an image for all columns and filters.
@@ -139,57 +162,57 @@ def pooled(y: Map, plan: Plan, band: Band, buffer: Buffer) -> Map:
 
 
 def _with_ones(layer: Layer) -> Map:
-    """Filters as columns, and below them a row of ones."""
+    """Return the filters as columns, and below them a row of ones."""
     return np.concatenate([filter_columns(layer), np.ones((1, layer.spec.filters), np.float32)])
 
 
 def _pad(maps: Map, spec: LayerSpec, rows: slice, height: int, width: int, buffer: Buffer) -> Map:
-    """What rows of the map need of the input [b, h, w, c], with its margins of zeros.
+    """Return what rows of the map need of the input [b, h, w, c], with its margins of zeros.
 
-    Returns float32 [b, height, width, c], at least rows + patch − 1 high; what is beyond the input is zero.
+    It is float32 [b, height, width, c], at least rows + patch − 1 high; what is beyond the input is zero.
     """
-    before, _ = spec.margins[0]
-    first = rows.start - before  # row of the input at which the result begins
+    (above, _), (left, _) = spec.margins
+    first = rows.start - above  # row of the input at which the result begins
     padded = buffer("padded", (len(maps), height, width, maps.shape[3]))
     padded.fill(0)
     inside = slice(max(first, 0), min(first + height, maps.shape[1]))
-    columns = slice(before, before + maps.shape[2])
+    columns = slice(left, left + maps.shape[2])
     padded[:, inside.start - first : inside.stop - first, columns] = maps[:, inside]
     return padded
 
 
-def _patches(padded: Map, k: int, scale: Map, further: bool, buffer: Buffer) -> Map:
-    """Patches of padded maps times a scale [b, rows, width]: a matrix [b · rows · width, k·k·c].
+def _patches(padded: Map, patch: tuple[int, int], scale: Map, further: bool, buffer: Buffer) -> Map:
+    """Return patches of padded maps times a scale [b, rows, width]: a matrix [b · rows · width, terms].
 
-    With one ``further`` column, of unknown content.
+    If asked for, there is one ``further`` column, of unknown content.
     """
     b, rows, width = scale.shape
     channels = padded.shape[3]
-    size, run = k * k * channels, k * channels
+    height, run = patch[0], patch[1] * channels
+    size = height * run
     if width > run:  # the longer the runs, the faster are copies: here those along the width
         planes = buffer("planes", (channels, *padded.shape[:3]))
         planes[...] = padded.transpose(3, 0, 1, 2)
         columns = buffer("patches", (size + further, b, rows, width))
-        for i in range(k * k):
-            dy, dx = divmod(i, k)
+        for i, (dy, dx) in enumerate(np.ndindex(patch)):
             part = columns[i * channels : (i + 1) * channels]
             np.multiply(planes[:, :, dy : dy + rows, dx : dx + width], scale, out=part)
         return columns.reshape(size + further, -1).T
     matrix = buffer("patches", (b, rows, width, size + further))
-    runs = as_strided(  # [b, padded rows, width, k · c]: overlapping runs, one a position
+    runs = as_strided(  # [b, padded rows, width, run]: overlapping runs, one a position
         padded, (b, padded.shape[1], width, run), padded.strides, writeable=False
     )
-    for dy in range(k):
+    for dy in range(height):
         matrix[..., dy * run : (dy + 1) * run] = runs[:, dy : dy + rows]
     flat = matrix.reshape(-1, size + further)
     flat[:, :size] *= scale.reshape(-1, 1)
     return flat
 
 
-def _winograd_products(padded: Map, plan: Plan, buffer: Buffer) -> Map:
-    """Products of patches and filters, of whole tiles: [b, rows, width, filters]."""
+def _winograd_products(padded: Map, filters: Map, buffer: Buffer) -> Map:
+    """Compute products of patches and filters, of whole tiles: [b, rows, width, filters]."""
     b, height, width, c = padded.shape
-    th, tw, p = (height - 2) // TILE, (width - 2) // TILE, plan.spec.filters
+    th, tw, p = (height - 2) // TILE, (width - 2) // TILE, filters.shape[2]
     tiles = b * th * tw
     sb, sy, sx, sc = padded.strides
     view = as_strided(  # [6, 6, b, th, tw, c]: overlapping tiles
@@ -200,7 +223,7 @@ def _winograd_products(padded: Map, plan: Plan, buffer: Buffer) -> Map:
     v = buffer("transformed", (SPAN**2, tiles * c))
     np.matmul(INPUT, d.reshape(SPAN**2, -1), out=v)
     m = buffer("products", (SPAN**2, tiles, p))
-    np.matmul(v.reshape(SPAN**2, tiles, c), plan.filters, out=m)
+    np.matmul(v.reshape(SPAN**2, tiles, c), filters, out=m)
     y = buffer("tile maps", (TILE**2, tiles * p))
     np.matmul(OUTPUT, m.reshape(SPAN**2, -1), out=y)
     whole = buffer("whole tiles", (b, th, TILE, tw, TILE, p))
@@ -208,10 +231,10 @@ def _winograd_products(padded: Map, plan: Plan, buffer: Buffer) -> Map:
     return whole.reshape(b, th * TILE, tw * TILE, p)
 
 
-def _norms(padded: Map, k: int, rows: int, width: int) -> Map:
-    """Patch norms [b, rows, width]: a box filter over the squared norms of the positions."""
+def _norms(padded: Map, patch: tuple[int, int], rows: int, width: int) -> Map:
+    """Compute patch norms [b, rows, width]: a box filter over the squared norms of the positions."""
     squares = np.einsum("byxc,byxc->byx", padded, padded)
-    along_x = sum(squares[:, :, dx : dx + width] for dx in range(1, k)) + squares[:, :, :width]
-    box = sum(along_x[:, dy : dy + rows] for dy in range(1, k)) + along_x[:, :rows]
+    along_x = sum(squares[:, :, dx : dx + width] for dx in range(1, patch[1])) + squares[:, :, :width]
+    box = sum(along_x[:, dy : dy + rows] for dy in range(1, patch[0])) + along_x[:, :rows]
     norms: Map = np.sqrt(box, dtype=np.float32)
     return norms

@@ -5,16 +5,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ckncuda.backend.numpy.sketch import SLACK, Sketch
 from ckncuda.backend.numpy.tiles import Buffer
-from ckncuda.backend.sketch import SLACK, Sketch
+from ckncuda.types import Index
 
 Vectors = NDArray[np.float32]
-Index = NDArray[np.intp]
 ROWS = 2048  # of a block
 
 
 class Anchors:
-    """Anchor points [k, d] as the search takes them."""
+    """Anchor points [k, d], ready to be compared with patches."""
 
     def __init__(self, anchors: Vectors, sketch: Sketch | None) -> None:
         self.rows = anchors
@@ -49,7 +49,7 @@ class Anchors:
 
 
 def sums(patches: Vectors, nearest: Index, clusters: int) -> NDArray[Any]:
-    """Sums [clusters, d] of the patches of each cluster."""
+    """Sum the patches of each cluster: [clusters, d]."""
     import scipy.sparse  # slow to import: only a fit pays for it
 
     m = len(patches)

@@ -1,4 +1,4 @@
-"""Few numbers of each unit vector that bound its cosine to another: what spares k-means most products.
+"""Sketches: few numbers of each unit vector that bound its cosine to another, and spare k-means products.
 
 With an orthonormal basis of a few directions V, x = V Vᵀx + rest, so that by Cauchy and Schwarz
 
@@ -9,18 +9,16 @@ only their products need be computed in full.  The result is that of all product
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+
+from ckncuda.types import Array
 
 SAMPLE = 20_000  # vectors from which the directions are learned
 MULTIPLE = 32  # of numbers of directions, as products of matrices like them
 LEFT_OUT = 0.06  # of the squared norm, on average: then the bounds leave a handful of centres
 GAIN = 4  # so much fewer numbers must a sketch have than the vectors: it is not for free
 SLACK = 1e-5  # on squared norms and cosines: more than the rounding of float32
-
-Array = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
@@ -42,12 +40,12 @@ class Sketch:
     tails: Array
 
     def of(self, vectors: Array) -> tuple[Array, Array]:
-        """Heads [m, h] and tails [m] of other vectors of norm 1."""
+        """Compute heads [m, h] and tails [m] of other vectors of norm 1."""
         return _heads_and_tails(vectors, self.directions)
 
 
 def sketch(vectors: Array) -> Sketch | None:
-    """Sketches of unit vectors [n, d], or None where they vary in too many directions for that to pay.
+    """Sketch unit vectors [n, d]; return None where they vary in too many directions for that to pay.
 
     Examples
     --------

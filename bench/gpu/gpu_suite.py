@@ -1,11 +1,11 @@
 """Everything that wants a GPU, in one command (`make gpu`): parity, memory and races, measurements.
 
-Runs the parity suite on the device, NVIDIA's compute-sanitizer on small shapes, and `bench/gpu.py`; within
-nine minutes, without a network. A step that fails does not keep the next from running. What was found
+Runs the parity suite on the device, NVIDIA's compute-sanitizer on small shapes, and `bench/gpu/gpu.py`;
+within nine minutes, without a network. A step that fails does not keep the next from running. What was found
 is printed and written to ``bench/results/gpu_checks.md``; the measurements to ``gpu.md`` and ``gpu.json``.
 
-    python bench/gpu_suite.py             # on a machine with a GPU
-    python bench/gpu_suite.py --rehearse  # without one: the CPU executes the kernels, and nothing is written
+    python bench/gpu/gpu_suite.py             # on a machine with a GPU
+    python bench/gpu/gpu_suite.py --rehearse  # without: the CPU executes the kernels, and nothing is written
 """
 
 import argparse
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from ckncuda.backend.cupy import why_unavailable
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CHECKS = ROOT / "bench" / "results" / "gpu_checks.md"
 PARITY = ["tests/parity", "tests/backend", "tests/cli/test_cupy.py"]
 BENCHMARK_SECONDS = 300
@@ -53,14 +53,14 @@ def steps(rehearse: bool) -> list[Step]:
         return [
             Step("parity", [*parity[:-3], "tests/parity/test_parity_golden.py"], 120),
             Step("small shapes", [python, cases], 120),
-            Step("measurements", [python, "bench/gpu.py", "--rehearse"], 120),
+            Step("measurements", [python, "bench/gpu/gpu.py", "--rehearse"], 120),
         ]
     sanitizer = shutil.which("compute-sanitizer") or "compute-sanitizer"
     checked = [
         Step(tool, [sanitizer, "--tool", tool, "--error-exitcode", "9", python, cases], 90)
         for tool in ("memcheck", "racecheck")
     ]
-    measured = [python, "bench/gpu.py", "--seconds", str(BENCHMARK_SECONDS)]
+    measured = [python, "bench/gpu/gpu.py", "--seconds", str(BENCHMARK_SECONDS)]
     return [Step("parity", parity, 180), *checked, Step("measurements", measured, BENCHMARK_SECONDS + 60)]
 
 
@@ -112,7 +112,7 @@ def main() -> int:
     parser.add_argument("--rehearse", action="store_true", help="as far as it goes without a GPU")
     rehearse = parser.parse_args().rehearse
     if not rehearse and (reason := why_unavailable()):
-        print(f"There is no GPU to run on: {reason}\nWithout one: python bench/gpu_suite.py --rehearse")
+        print(f"There is no GPU to run on: {reason}\nWithout one: python bench/gpu/gpu_suite.py --rehearse")
         return 2
     outcomes = []
     for step in steps(rehearse):

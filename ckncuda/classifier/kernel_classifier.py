@@ -9,12 +9,17 @@ import numpy.typing as npt
 
 from ckncuda.backend.arrays import wait
 from ckncuda.classifier.classifier import Classifier
-from ckncuda.classifier.scaling import FeatureScaling, check_widths, parts
-from ckncuda.classifier.training_data import blocks, check_labels
+from ckncuda.classifier.training_data import (
+    FeatureScaling,
+    blocks,
+    check_increasing,
+    check_labels,
+    check_widths,
+    parts,
+)
 from ckncuda.errors import InvalidData
 from ckncuda.layer.dot_product import DotProductKernel, Exponential, kernel_from_dict
-
-Array = npt.NDArray[np.floating[Any]]
+from ckncuda.types import Array
 
 LARGE = 1000.0
 """Dual coefficients from which on products are in float64: kernels of norm 1 err by 1e-7 in float32."""
@@ -28,7 +33,8 @@ class KernelClassifier(Classifier):
 
         K(x, y) = Σ_g w_g ‖x_g‖ ‖y_g‖ κ_g(cos(x_g, y_g)),   w_g ≥ 0, Σ_g w_g = 1.
 
-    What `KernelRidge` (all training images) and `NystromRidge` (some of them) are once fitted.
+    It is all that is left of `KernelRidge` (all training images) and `NystromRidge` (some of them) in a model
+    file.
 
     Attributes
     ----------
@@ -40,7 +46,7 @@ class KernelClassifier(Classifier):
         b.
     kernels_ : tuple of DotProductKernel
         κ_g, one an encoder.
-    weights_ : tuple of float
+    kernel_weights_ : tuple of float
         w_g.
     widths_ : tuple of int
         How many features come from each encoder.
@@ -58,7 +64,7 @@ class KernelClassifier(Classifier):
     dual_: npt.NDArray[np.float32]  # [n, K]
     intercept_: npt.NDArray[np.float32]  # [K]
     kernels_: tuple[DotProductKernel, ...]
-    weights_: tuple[float, ...]
+    kernel_weights_: tuple[float, ...]
     widths_: tuple[int, ...]
     scaling_: FeatureScaling  # on the host
     _prepared: tuple[Array, list[Array]]  # points in float32 and their norms, where they were used last
@@ -88,24 +94,36 @@ class KernelClassifier(Classifier):
         finite = all(np.isfinite(array).all() for array in (points, dual, intercept, mean, norm))
         if not finite or not norm.all():
             raise InvalidData("the arrays of a classifier hold NaN, infinity or a norm of 0; fit it again")
-        if not (np.diff(labels) > 0).all():
-            raise InvalidData(f"classes are {labels.tolist()}; expected each class once, in increasing order")
-        classifier = KernelClassifier()
-        classifier.points_, classifier.dual_, classifier.intercept_ = points, dual, intercept
-        classifier.scaling_, classifier.classes_ = FeatureScaling(mean, norm), labels
-        classifier.kernels_ = tuple(kernel_from_dict(dict(kernel)) for kernel in options["kernels"])
-        classifier.weights_ = tuple(float(weight) for weight in options["weights"])
-        classifier.widths_ = check_widths(options["widths"], points.shape[1])
-        if not all(math.isfinite(weight) and weight >= 0 for weight in classifier.weights_):
-            raise InvalidData(f"weights are {classifier.weights_}; expected numbers that are not negative")
-        if any(isinstance(kernel, Exponential) and kernel.sigma is None for kernel in classifier.kernels_):
+        check_increasing(labels)
+        kernels = tuple(kernel_from_dict(dict(kernel)) for kernel in options["kernels"])
+        weights = tuple(float(weight) for weight in options["weights"])
+        widths = check_widths(options["widths"], points.shape[1])
+        if not all(math.isfinite(weight) and weight >= 0 for weight in weights):
+            raise InvalidData(f"weights are {weights}; expected numbers that are not negative")
+        if any(isinstance(kernel, Exponential) and kernel.sigma is None for kernel in kernels):
             raise InvalidData("a kernel of a classifier has a quantile where its sigma is expected")
-        if not len(classifier.kernels_) == len(classifier.weights_) == len(classifier.widths_):
+        if not len(kernels) == len(weights) == len(widths):
             raise InvalidData(
-                f"{len(classifier.kernels_)} kernels, {len(classifier.weights_)} weights and "
-                f"{len(classifier.widths_)} encoders do not make a classifier; expected as many of each"
+                f"{len(kernels)} kernels, {len(weights)} weights and {len(widths)} encoders do not make a "
+                "classifier; expected as many of each"
             )
+        classifier = KernelClassifier()
+        classifier._hold(points, FeatureScaling(mean, norm), widths, kernels, weights)
+        classifier.dual_, classifier.intercept_, classifier.classes_ = dual, intercept, labels
         return classifier
+
+    def _hold(
+        self,
+        points: npt.NDArray[np.float16],
+        scaling: FeatureScaling,
+        widths: tuple[int, ...],
+        kernels: tuple[DotProductKernel, ...],
+        weights: tuple[float, ...],
+    ) -> None:
+        """Set all that says how an image compares with the training images."""
+        self.points_, self.scaling_, self.widths_ = points, scaling, widths
+        self.kernels_, self.kernel_weights_ = kernels, weights
+        self.__dict__.pop("_prepared", None)
 
     @property
     def n_features(self) -> int:
@@ -114,20 +132,20 @@ class KernelClassifier(Classifier):
 
     @property
     def n_parameters(self) -> int:
-        """How many numbers it holds: training images' features, dual coefficients and intercepts."""
+        """Count of the numbers that it holds: training images' features, dual coefficients and intercepts."""
         return int(self.points_.size + self.dual_.size + self.intercept_.size)
 
     def to_dict(self) -> dict[str, Any]:
-        """Kernels, their weights, and how many features each is of."""
+        """Return its name, kernels, their weights, and how many features each is of."""
         return {
             "name": self.name,
             "kernels": [kernel.to_dict() for kernel in self.kernels_],
-            "weights": list(self.weights_),
+            "weights": list(self.kernel_weights_),
             "widths": list(self.widths_),
         }
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """Points, dual coefficients, scaling and classes."""
+        """Return points, dual coefficients, scaling and classes."""
         return {
             "points": self.points_,
             "dual": self.dual_,
@@ -137,39 +155,26 @@ class KernelClassifier(Classifier):
             "classes": self.classes_,
         }
 
-    def unchecked_scores(self, features: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
-        """`scores` where the features are, a block of images at a time.
+    def unchecked_scores(self, features: Array) -> npt.NDArray[np.float32]:
+        """Return `scores` where the features are, a block of images at a time.
 
         In float32, or in float64 where large dual coefficients of both signs would drown what they sum to.
         """
         points, norms = self._points_like(features)
         dual = np.asarray(self.dual_, like=features).astype(points.dtype)
-        scaling = FeatureScaling(
-            np.asarray(self.scaling_.mean, like=features), np.asarray(self.scaling_.norm, like=features)
-        )
+        scaling = self.scaling_.like(features)
+        compared = self.kernels_, self.kernel_weights_, self.widths_
         intercept = np.asarray(self.intercept_, like=features)
         scores = np.empty((len(features), dual.shape[1]), dtype=np.float32, like=features)
         with np.errstate(invalid="ignore", over="ignore"):
             for rows in blocks(len(features), max(points.shape)):
                 block = scaling.block(features, rows, dtype=points.dtype)
-                scores[rows] = self.kernel_with_points(block, points, norms) @ dual + intercept
+                kernel = weighted_kernel(*compared, block, points, norms)
+                scores[rows] = kernel @ dual + intercept
         return scores
 
-    def kernel_with_points(self, scaled: Array, points: Array, norms: list[Array]) -> Array:
-        """K(x, x_i), [b, n], of scaled features [b, d] and the points, whose norms are given part by part."""
-        total: Array | None = None
-        for number, columns in enumerate(parts(self.widths_)):
-            part = scaled[:, columns]
-            kernel = part @ points[:, columns].T
-            norm = np.sqrt(np.einsum("ij,ij->i", part, part))
-            homogeneous(self.kernels_[number], kernel, norm, norms[number])
-            kernel *= kernel.dtype.type(self.weights_[number])
-            total = kernel if total is None else total + kernel
-        assert total is not None  # there is an encoder at least
-        return total
-
     def _points_like(self, features: Array) -> tuple[Array, list[Array]]:
-        """The points and their norms, part by part, where the features are; kept for next time."""
+        """Return the points and their norms, part by part, where the features are; kept for next time."""
         if not hasattr(self, "_prepared") or type(self._prepared[0]) is not type(features):
             large = np.abs(self.dual_).max() > LARGE
             points: Array = np.asarray(self.points_, like=features)
@@ -181,10 +186,31 @@ class KernelClassifier(Classifier):
 
 
 def part_norms(points: Array, widths: Sequence[int]) -> list[Array]:
-    """Norms [n] of each encoder's part of the points [n, d]."""
+    """Return the norms [n] of each encoder's part of the points [n, d]."""
     return [
         np.sqrt(np.einsum("ij,ij->i", points[:, columns], points[:, columns])) for columns in parts(widths)
     ]
+
+
+def weighted_kernel(
+    kernels: Sequence[DotProductKernel],
+    weights: Sequence[float],
+    widths: Sequence[int],
+    scaled: Array,
+    points: Array,
+    norms: list[Array],
+) -> Array:
+    """Return K(x, x_i), [b, n], of scaled features [b, d] and points with their norms, part by part."""
+    total: Array | None = None
+    for number, columns in enumerate(parts(widths)):
+        part = scaled[:, columns]
+        kernel = part @ points[:, columns].T
+        norm = np.sqrt(np.einsum("ij,ij->i", part, part))
+        homogeneous(kernels[number], kernel, norm, norms[number])
+        kernel *= kernel.dtype.type(weights[number])
+        total = kernel if total is None else total + kernel
+    assert total is not None  # there is an encoder at least
+    return total
 
 
 def homogeneous(kernel: DotProductKernel, products: Array, rows: Array, columns: Array) -> None:
@@ -213,10 +239,3 @@ def homogeneous(kernel: DotProductKernel, products: Array, rows: Array, columns:
         kernel.value(block, out=block)
         block *= rows[part, None]
         block *= columns
-
-
-def normalized_weights(weights: Sequence[float]) -> tuple[float, ...]:
-    """The weights divided by their sum."""
-    largest = max(map(float, weights))  # their sum may not be finite
-    total = sum(float(weight) / largest for weight in weights)
-    return tuple(float(weight) / largest / total for weight in weights)

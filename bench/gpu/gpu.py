@@ -1,7 +1,7 @@
 """Everything that an NVIDIA GPU has to show, in one run: extraction, k-means, exact kernels.
 
-    python bench/gpu.py [--seconds 300]       needs CuPy and, for the other side, PyTorch
-    python bench/gpu.py --rehearse            tiny sizes, no GPU; the figures mean nothing
+    python bench/gpu/gpu.py [--seconds 300]       needs CuPy and, for the other side, PyTorch
+    python bench/gpu/gpu.py --rehearse            tiny sizes, no GPU; the figures mean nothing
 
 Ours and PyTorch's take turns on data that is on the device, timed by CUDA events, and medians count;
 exact kernels have nobody beside them.
@@ -34,7 +34,7 @@ CHECKED_PATCHES = 1_000
 COMPILATION = 60  # seconds that must be left where nobody knows yet how many the compiler takes
 RESERVE = 30  # seconds that it leaves to what comes after it
 SLICE_BYTES = 3 << 25  # of input in a turn, at least: twice what the L2 of an H200 holds
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 NOTES = (
     "Rates are medians of turns; images and features are on the device but for the rows of the whole way",
     "from host memory and back.  PyTorch's are those of its fastest form, named in the remarks.",
@@ -348,7 +348,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         if reason := why_unavailable():
             raise SystemExit(f"{reason}; without a GPU, --rehearse shows what would be measured")
-    command = shlex.join(["python", "bench/gpu.py", *(sys.argv[1:] if arguments is None else arguments)])
+    command = shlex.join(["python", "bench/gpu/gpu.py", *(sys.argv[1:] if arguments is None else arguments)])
     report = Report(command, options.rehearse, options.output, options.json, NOTES)
     budget = Budget(options.seconds)
     bench = Bench(TINY if options.rehearse else FULL, report, budget, options.rounds)

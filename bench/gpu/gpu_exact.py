@@ -9,7 +9,7 @@ from gpu_report import Row
 
 from ckncuda import ArcCosine, Exponential, LayerSpec
 from ckncuda.backend import get_backend
-from ckncuda.backend.normed_maps import NormedMaps
+from ckncuda.backend.operations import NormedMaps
 
 CHECKED = 2  # images of either side
 PRODUCTS = 3  # of halves, for one in float32

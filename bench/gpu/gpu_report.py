@@ -111,7 +111,7 @@ class Report:
         """What stands above the table."""
         title = "# Extraction, k-means and exact kernels on a GPU"
         if self.rehearsal:
-            title = "# A rehearsal of `bench/gpu.py` without a GPU: these figures mean nothing"
+            title = "# A rehearsal of `bench/gpu/gpu.py` without a GPU: these figures mean nothing"
         rates = [f"{rate / 1e12:,.4g} ({name})" for name, rate in self.matrix_rates.items()]
         ceilings = [f"copies {self.copy_rate / 1e9:,.4g} GB/s, read and written"] if self.copy_rate else []
         ceilings += [f"matrix products {', '.join(rates)} TFLOP/s"] if rates else []

@@ -1,0 +1,229 @@
+"""The NumPy backend: which room computes an operation, and how its work is shared among threads."""
+
+import functools
+import importlib
+import importlib.util
+import itertools
+import logging
+import math
+import weakref
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ckncuda.backend.arrays import as_float, on_host
+from ckncuda.backend.numpy.sketch import Sketch, sketch
+from ckncuda.backend.numpy.threads import Threads, available_threads
+from ckncuda.backend.numpy.tiles import Band, LayerPlan
+from ckncuda.backend.operations import AnchorSearch, HostBlocks, NormedMaps, Specs, mirror
+from ckncuda.errors import InvalidData
+from ckncuda.layer.layer import Layer
+from ckncuda.layer.spec import LayerSpec
+from ckncuda.types import Array, Index, Shape
+
+SUMS = 8  # parts of a sum over patches
+SHARES = 16  # at least, of images that are fewer than so many tiles
+PLANS = 256  # kept: of a few networks on images of a few shapes
+DEFAULT_MEMORY = 2 << 30  # fixed, whatever is free: it bounds samples, and so what is learned
+MAX_BLOCK = 512  # images: enough to keep every thread busy, few enough for memory to be used again
+
+
+def has_numba() -> bool:
+    """Tell whether the extra ``fast`` is installed."""
+    return importlib.util.find_spec("numba") is not None
+
+
+def describe(threads: int, compiled: bool) -> str:
+    """Say what computes, for people."""
+    loops = "with Numba's inner loops" if compiled else "pip install 'ckncuda[fast]' compiles its inner loops"
+    return f"NumPy {np.__version__}, float32, {threads} thread{'s' * (threads > 1)}; {loops}"
+
+
+def _module(compiled: bool, operation: str) -> ModuleType:
+    """Return a room's module for an operation, imported when it is first needed."""
+    return importlib.import_module(f"ckncuda.backend.numpy.{'compiled' if compiled else 'plain'}.{operation}")
+
+
+@functools.cache
+def _say_why_not_compiled(reason: str) -> None:
+    logging.getLogger("ckncuda").info("An exact kernel takes array operations: %s", reason)
+
+
+class NumpyBackend(HostBlocks):
+    """Float32 on NumPy; see `ckncuda.backend.Backend`.
+
+    Parameters
+    ----------
+    threads : int, optional
+        Default: as many as this process may run on.
+    memory : int, optional
+        Bytes for blocks of images and samples of patches.
+    compiled : bool, optional
+        Whether to take the inner loops that Numba compiles; by default where Numba is installed.
+    """
+
+    name = "numpy"
+    dtype = np.float32
+
+    def __init__(
+        self, threads: int | None = None, memory: int | None = None, compiled: bool | None = None
+    ) -> None:
+        self._compiled = has_numba() if compiled is None else compiled
+        self.options: dict[str, Any] = {"name": self.name, "threads": threads, "memory": memory}
+        self.memory_budget = memory if memory is not None else DEFAULT_MEMORY
+        self._threads = Threads(threads if threads is not None else available_threads())
+        self.description = describe(self._threads.count, self._compiled)
+        self._steps, self._nearest = (_module(self._compiled, name) for name in ("encode", "nearest"))
+        self._planned = functools.lru_cache(PLANS)(self._steps.Plan)
+        self._packed: weakref.WeakKeyDictionary[Layer, Any] = weakref.WeakKeyDictionary()
+
+    def encode(self, maps: Array, layers: Sequence[Layer]) -> NDArray[np.float32]:
+        """Encode maps [n, h, w, c] through all layers: a few images at a time, or one in bands of rows."""
+        maps = self.asarray(maps)
+        plans = self._plans(layers, maps.shape[1:])
+        weights = [self._weights(layer, plan) for layer, plan in zip(layers, plans, strict=True)]
+        if not any(plan.in_bands for plan in plans):
+            return self._encode_images(maps, plans, weights) if plans else maps
+        for plan, own in zip(plans, weights, strict=True):
+            if plan.in_bands:
+                maps = self._encode_bands(maps, plan, own)
+            else:
+                maps = self._encode_images(maps, [plan], [own])
+        return maps
+
+    def _encode_images(self, maps: Array, plans: list[LayerPlan], weights: list[Any]) -> NDArray[np.float32]:
+        out = np.empty((len(maps), *plans[-1].output_shape), np.float32)
+        # Few images are shared out too; not by the number of threads, on which no bit may depend.
+        size = max(1, min(max(plan.images_per_tile for plan in plans), len(maps) // SHARES))
+
+        def tile(start: int) -> None:
+            images = slice(start, start + size)
+            self._steps.encode_images(maps[images], plans, weights, out[images], self._threads.buffer)
+
+        self._threads.run(tile, ((start,) for start in range(0, len(maps), size)))
+        return out
+
+    def _encode_bands(self, maps: Array, plan: LayerPlan, weights: Any) -> NDArray[np.float32]:
+        out = np.empty((len(maps), *plan.output_shape), np.float32)
+
+        def tile(image: int, band: Band) -> None:
+            one = slice(image, image + 1)
+            target = out[one, band.pooled]
+            self._steps.encode_band(maps[one], plan, weights, band, target, self._threads.buffer)
+
+        self._threads.run(tile, itertools.product(range(len(maps)), plan.row_bands))
+        return out
+
+    def patch_norms(self, maps: Array, specs: Specs) -> tuple[NDArray[np.float64], ...]:
+        """Compute the norms image by image."""
+        norms: tuple[NDArray[np.float64], ...]
+        norms = self._pairs(maps, specs).patch_norms(maps, specs, self._threads)
+        return norms
+
+    def gram_block(
+        self,
+        first: NormedMaps,
+        second: NormedMaps,
+        specs: Specs,
+        *,
+        tangent: bool = False,
+        symmetric: bool = False,
+    ) -> Array:
+        """Compare an image, or a few, with many others at a time."""
+        gram = np.empty((len(first), len(second)), first.maps.dtype)
+        dark = tangent and any(images.have_dark_patches(specs[0]) for images in (first, second))
+        pairs = _module(False, "pairs") if dark else self._pairs(first.maps, specs)
+        pairs.gram_block(first, second, specs, tangent, symmetric, gram, self._threads)
+        if symmetric:
+            mirror(gram)
+        return gram
+
+    def _pairs(self, maps: Array, specs: Specs) -> ModuleType:
+        """Return the module that computes such pairs: the compiled one, unless it refuses."""
+        if self._compiled and maps.dtype == np.float32:
+            compiled = _module(True, "pairs")
+            reason = compiled.refusal(specs)
+            if reason is None:
+                return compiled
+            _say_why_not_compiled(reason)
+        return _module(False, "pairs")
+
+    def nearest_anchor(self, patches: Array, anchors: Array) -> tuple[Index, Array]:
+        """Compare block by block of patches with all anchors."""
+        return self._nearest_of(np.ascontiguousarray(patches, dtype=np.float32), None, anchors)
+
+    def anchor_search(self, patches: Array) -> AnchorSearch:
+        """Sketch the patches where they vary in few directions, which spares most products."""
+        patches = np.ascontiguousarray(patches, dtype=np.float32)
+        return functools.partial(self._nearest_of, patches, sketch(patches))
+
+    def _nearest_of(self, patches: Array, known: Sketch | None, anchors: Array) -> tuple[Index, Array]:
+        prepared = self._nearest.Anchors(np.asarray(anchors, dtype=np.float32), known)
+        index = np.empty(len(patches), np.intp)
+        cosine = np.empty(len(patches), np.float32)
+
+        def block(start: int) -> None:
+            rows = slice(start, min(start + self._nearest.ROWS, len(patches)))
+            prepared.nearest(patches, rows, index[rows], cosine[rows], self._threads.buffer)
+
+        self._threads.run(block, ((start,) for start in range(0, len(patches), self._nearest.ROWS)))
+        return index, cosine
+
+    def sum_by_anchor(self, patches: Array, nearest: Index, anchors: int) -> Array:
+        """Sum in parts, as many for any number of threads, that are added in turn."""
+        patches = np.ascontiguousarray(patches, dtype=np.float32)
+        size = max(1, -(-len(patches) // SUMS))
+        starts = range(0, len(patches), size)
+        parts: list[Array] = [np.empty(0)] * len(starts)
+
+        def part(number: int, start: int) -> None:
+            rows = slice(start, start + size)
+            parts[number] = self._nearest.sums(patches[rows], nearest[rows], anchors)
+
+        self._threads.run(part, enumerate(starts))
+        total = np.zeros((anchors, patches.shape[1]))
+        for one in parts:
+            total += one
+        return total.astype(np.float32)
+
+    def images_per_block(self, layers: Sequence[Layer], shape: Shape) -> int:
+        """Count the images that the memory holds beside the tiles' workspace."""
+        plans = self._plans(layers, shape)
+        # What is read, as float32, and what is padded, even where no layer is there yet.
+        per_image = 3 * 4 * math.prod(shape)
+        workspace = self._threads.count * sum(plan.tile_bytes() for plan in plans)
+        if any(plan.in_bands for plan in plans):  # whole maps, two consecutive ones at a time
+            for plan in plans:
+                per_image = max(per_image, 4 * (math.prod(plan.shape) + 3 * math.prod(plan.output_shape)))
+        elif plans:
+            per_image += 2 * 4 * math.prod(plans[-1].output_shape)
+        return max(1, min(MAX_BLOCK, (self.memory_budget - workspace) // per_image))
+
+    def asarray(self, array: NDArray[Any]) -> NDArray[np.float32]:
+        """Return the array as float32, bytes 0…255 as 0…1."""
+        return as_float(on_host(array))
+
+    def _plans(self, layers: Sequence[Layer], shape: Shape) -> list[LayerPlan]:
+        plans = []
+        for layer in layers:
+            if layer.anchors.shape[3] != shape[2]:
+                raise InvalidData(
+                    f"maps have {shape[2]} channels; the layer was learned on {layer.anchors.shape[3]}"
+                )
+            plans.append(self._plan(layer.spec, shape))
+            shape = plans[-1].output_shape
+        return plans
+
+    def _plan(self, spec: LayerSpec, shape: Shape) -> LayerPlan:
+        """Return the plan of any layer of a specification, kept for the next one like it."""
+        plan: LayerPlan = self._planned(spec, shape)
+        return plan
+
+    def _weights(self, layer: Layer, plan: LayerPlan) -> Any:
+        """Return what a layer has learned, packed as its plans take it, kept as long as the layer."""
+        if layer not in self._packed:
+            self._packed[layer] = self._steps.weights_of(layer, plan)
+        return self._packed[layer]

@@ -1,0 +1,269 @@
+"""Dot-product kernels κ, compiled: one function each, in the table `FUNCTIONS`.
+
+A function finds the parameters of κ, `DotProductKernel.device_parameters`, in an array, and writes κ(t) in
+place of the numbers t of a row.  A new κ is its class, and a function here under the class's `device_name`.
+"""
+
+# Numba's functions take what they are given.
+# mypy: disable-error-code="no-untyped-call,untyped-decorator,no-untyped-def,call-arg"
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import float32, int32, njit, types
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+
+from ckncuda.backend.numpy.compiled.cache import compiled
+from ckncuda.backend.numpy.compiled.llvm.product import PANEL
+from ckncuda.layer.dot_product import DotProductKernel
+
+_OVER_PI = float32(1 / np.pi)
+
+
+@intrinsic
+def _float_of_bits(context, bits):
+    """Return the float32 whose bits an int32 holds."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.bitcast(arguments[0], ir.FloatType())
+
+    return types.float32(types.int32), generate
+
+
+@intrinsic
+def _bits_of_float(context, number):
+    """Return the int32 that holds the bits of a float32."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.bitcast(arguments[0], ir.IntType(32))
+
+    return types.int32(types.float32), generate
+
+
+@compiled(inline=True)
+def _exp2(x):
+    """Compute 2^x of x ≤ 0 in float32, to 2 units in the last place: 2^n times a polynomial on ±1/2.
+
+    Written out so that it is vectorised with the loop around it; x below −125 gives about 1e-38.  A
+    cosine is at most 1, so that x > 0 is rounding, which beside much brighter patches may be large.
+    """
+    x = min(max(x, float32(-125.0)), float32(0.0))
+    # Adding 1.5 · 2^23 leaves no room for a fraction: it rounds, and n stands in the last bits.
+    shifted = x + float32(12582912.0)
+    r = x - (shifted - float32(12582912.0))
+    p = float32(1.535336001e-04)
+    p = p * r + float32(1.339887467e-03)
+    p = p * r + float32(9.618437367e-03)
+    p = p * r + float32(5.550332471e-02)
+    p = p * r + float32(2.402264791e-01)
+    p = p * r + float32(6.931472029e-01)
+    p = p * r + float32(1.0)
+    return _float_of_bits(_bits_of_float(p) + (_bits_of_float(shifted) << int32(23)))
+
+
+@compiled(inline=True)
+def _angle(t):
+    """Compute arccos |t| in float32, to 2e-7, for |t| up to 1 or by rounding above.
+
+    √(1 − |t|) times a polynomial, fitted so that the largest relative error is least.
+    """
+    a = min(abs(t), float32(1.0))
+    p = float32(-1.253455761e-03)
+    p = p * a + float32(6.638613995e-03)
+    p = p * a + float32(-1.704509556e-02)
+    p = p * a + float32(3.086274676e-02)
+    p = p * a + float32(-5.016418546e-02)
+    p = p * a + float32(8.897731453e-02)
+    p = p * a + float32(-2.145987004e-01)
+    p = p * a + float32(1.570796251e00)
+    return p * np.sqrt(float32(1.0) - a)
+
+
+@compiled(inline=True)
+def arccos0(t):
+    """Compute κ_0(t) = 1 − arccos(t)/π."""
+    angle = _angle(t) * _OVER_PI
+    return angle if t < 0 else float32(1.0) - angle
+
+
+@compiled(inline=True)
+def arccos1(t):
+    """Compute κ_1(t) = √(1 − t²)/π + t κ_0(t)."""
+    squared = (float32(1.0) - t) * (float32(1.0) + t)
+    return np.sqrt(max(squared, float32(0.0))) * _OVER_PI + t * arccos0(t)
+
+
+@compiled(inline=True)
+def _exponential(parameters, row):
+    rate = parameters[0]
+    for q in range(len(row)):
+        row[q] = _exp2(rate * row[q] - rate)
+
+
+@compiled(inline=True)
+def _polynomial(parameters, row):
+    offset, over = parameters[1], float32(1.0) / (float32(1.0) + parameters[1])
+    for q in range(len(row)):
+        row[q] = (row[q] + offset) * over
+    _to_power(row, int(parameters[0]))
+
+
+@compiled
+def _to_power(row, exponent):
+    """Raise each number to a power of at least 1, by repeated squaring; to the usual ones as vectors."""
+    if exponent == 2:
+        for q in range(len(row)):
+            row[q] = row[q] * row[q]
+        return
+    if exponent == 3:
+        for q in range(len(row)):
+            row[q] = row[q] * row[q] * row[q]
+        return
+    for q in range(len(row)):
+        square, result, left = row[q], float32(1.0), exponent
+        while left > 0:
+            if left % 2 == 1:
+                result *= square
+            square *= square
+            left //= 2
+        row[q] = result
+
+
+@compiled(inline=True)
+def _inverse_polynomial(parameters, row):
+    for q in range(len(row)):
+        row[q] = float32(1.0) / (float32(2.0) - row[q])
+
+
+@compiled(inline=True)
+def _arc_cosine_0(parameters, row):
+    for q in range(len(row)):
+        row[q] = arccos0(row[q])
+
+
+@compiled(inline=True)
+def _arc_cosine_1(parameters, row):
+    for q in range(len(row)):
+        row[q] = arccos1(row[q])
+
+
+@compiled(inline=True)
+def _linear(parameters, row):
+    pass
+
+
+@compiled(inline=True)
+def _series(parameters, row):
+    for q in range(len(row)):
+        t, total = row[q], float32(0.0)
+        for m in range(int(parameters[0]), -1, -1):
+            total = total * t + parameters[1 + m]
+        row[q] = total
+
+
+@compiled(inline=True)
+def _tangent(parameters, row):
+    for q in range(len(row)):
+        row[q] = row[q] * arccos0(row[q]) + arccos1(row[q])
+
+
+FUNCTIONS = {
+    "Exponential": _exponential,
+    "Polynomial": _polynomial,
+    "InversePolynomial": _inverse_polynomial,
+    "ArcCosine0": _arc_cosine_0,
+    "ArcCosine1": _arc_cosine_1,
+    "Linear": _linear,
+    "Series": _series,
+    "Tangent": _tangent,
+}
+"""Functions of (parameters, row); the last one, t κ_0(t) + κ_1(t), is the tangent kernel's first layer."""
+
+NUMBERS = {name: number for number, name in enumerate(FUNCTIONS)}
+EXPONENTIAL, TANGENT = NUMBERS["Exponential"], NUMBERS["Tangent"]
+
+
+def is_compiled(kernel: DotProductKernel) -> bool:
+    """Tell whether there is a function of a κ."""
+    return kernel.device_name in FUNCTIONS
+
+
+def is_exponential(kernel: DotProductKernel) -> bool:
+    """Tell whether κ is the exponential, which strips of products go through without another pass."""
+    return kernel.device_name == "Exponential"
+
+
+def number_of(kernel: DotProductKernel) -> int:
+    """Return the number by which loops know a κ that is compiled."""
+    return NUMBERS[str(kernel.device_name)]
+
+
+def parameters_of(kernel: DotProductKernel) -> NDArray[np.float32]:
+    """Return the parameters of a κ as its function finds them: never empty."""
+    return np.array(kernel.device_parameters() or (0,), np.float32)
+
+
+def slope_of(kernel: DotProductKernel) -> float:
+    """Return what cosines are multiplied with beforehand: the exponential's rate, or 1."""
+    return kernel.device_parameters()[0] if is_exponential(kernel) else 1.0
+
+
+def _either(number: int, function: Callable[..., None], otherwise: Callable[..., None]) -> Any:
+    """Return a function that calls one function for a number and another for all others."""
+
+    @njit(inline="always")
+    def either(kernel, parameters, row):
+        if kernel == number:
+            function(parameters, row)
+        else:
+            otherwise(kernel, parameters, row)
+
+    return either
+
+
+@njit(inline="always")
+def _any_of_them(kernel, parameters, row):
+    pass
+
+
+for _name, _function in FUNCTIONS.items():
+    _any_of_them = _either(NUMBERS[_name], _function, _any_of_them)
+
+
+@compiled
+def apply(kernel, parameters, row):
+    """Put κ of each number, for the κ of a number in `NUMBERS`, in its place."""
+    _any_of_them(kernel, parameters, row)
+
+
+@compiled
+def exponential(strip, scale, factor, shift):
+    """Put factor · 2^(scale · y − shift) in place of y of a strip; scale and factor are [n, w]."""
+    shift = float32(shift)
+    for y in range(scale.shape[0]):
+        for x in range(scale.shape[1]):
+            row, s, f = strip[y, x], scale[y, x], factor[y, x]
+            for q in range(PANEL):
+                row[q] = f * _exp2(s * row[q] - shift)
+
+
+@compiled
+def apply_to_strip(kernel, parameters, slope, strip, scale, factor):
+    """Put factor · κ(scale · y / slope) in place of y of a strip; scale and factor are [n, w]."""
+    if kernel == EXPONENTIAL:
+        exponential(strip, scale, factor, slope)
+        return
+    n, width = scale.shape
+    for y in range(n):
+        for x in range(width):
+            row, s = strip[y, x], scale[y, x]
+            for q in range(PANEL):  # Winograd's rounding is that of the brightest patch nearby
+                row[q] = min(max(s * row[q], float32(-1.0)), float32(1.0))
+        apply(kernel, parameters, strip[y].reshape(-1)[: width * PANEL])
+        for x in range(width):
+            row, f = strip[y, x], factor[y, x]
+            for q in range(PANEL):
+                row[q] *= f

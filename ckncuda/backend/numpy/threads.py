@@ -1,0 +1,103 @@
+"""Python threads that take tiles in turn, each with BLAS held to itself and arrays of its own."""
+
+import collections
+import concurrent.futures
+import contextlib
+import math
+import os
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import threadpoolctl
+from numpy.typing import NDArray
+
+from ckncuda.backend.numpy.tiles import aligned
+
+
+def available_threads() -> int:
+    """Count the CPUs this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class _SingleThreadedBlas:
+    """Hold BLAS to one thread while any caller is inside.
+
+    The limit is one of the whole process, so that callers in several threads must share it: the
+    first sets it, the last takes it back.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._limit: Any = None
+        self._libraries: Any = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                if self._libraries is None:  # looked up once: it takes milliseconds
+                    self._libraries = threadpoolctl.ThreadpoolController()
+                self._limit = self._libraries.limit(limits=1, user_api="blas")
+            self._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._limit.restore_original_limits()
+
+
+_SINGLE_THREADED_BLAS = _SingleThreadedBlas()
+
+
+class Threads:
+    """Threads, as many as ``count``, started when there is something to do."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._local = threading.local()
+        self._pool: ThreadPoolExecutor | None = None
+        self._pool_process = 0
+
+    def run(self, function: Callable[..., None], arguments: Iterable[tuple[Any, ...]]) -> None:
+        """Call the function with each tuple of arguments, on all threads, BLAS held to one thread each."""
+        with _SINGLE_THREADED_BLAS:
+            if self.count == 1:
+                for a in arguments:
+                    function(*a)
+                return
+            todo = collections.deque(arguments)
+
+            def work() -> None:  # a future for each tile would cost as much as a small tile
+                while todo:
+                    with contextlib.suppress(IndexError):  # another thread may have taken the last one
+                        function(*todo.popleft())
+
+            futures = [self._executor().submit(work) for _ in range(self.count)]
+            try:
+                for future in futures:
+                    future.result()
+            finally:  # after an exception, Ctrl-C too, what has not begun is dropped
+                todo.clear()
+                concurrent.futures.wait(futures)
+
+    def buffer(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """Return this thread's array of that name, of unknown content, kept from tile to tile.
+
+        Fresh pages cost more than the sums.
+        """
+        buffers: dict[str, NDArray[np.float32]] = self._local.__dict__.setdefault("buffers", {})
+        size = math.prod(shape)
+        if name not in buffers or buffers[name].size < size:
+            buffers[name] = aligned(size)
+        return buffers[name][:size].reshape(shape)
+
+    def _executor(self) -> ThreadPoolExecutor:
+        """Return the pool of this process: threads do not survive a fork."""
+        if self._pool is None or self._pool_process != os.getpid():
+            self._pool = ThreadPoolExecutor(self.count, thread_name_prefix="ckncuda")
+            self._pool_process = os.getpid()
+        return self._pool

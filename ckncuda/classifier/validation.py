@@ -1,0 +1,106 @@
+"""The accuracy on images that a fit has not seen, held out or left out one by one, and its sentence."""
+
+import copy
+from abc import abstractmethod
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from ckncuda.classifier.choice import Choice, Judgement, Options
+from ckncuda.classifier.classifier import ValidatedClassifier
+from ckncuda.classifier.gram_matrices import GramMatrices
+from ckncuda.classifier.training_data import TrainingData
+from ckncuda.errors import InvalidData
+from ckncuda.progress import Progress
+from ckncuda.types import Index
+
+Data = TypeVar("Data", TrainingData, GramMatrices)
+
+
+class LeaveOneOut(ValidatedClassifier, Generic[Data]):
+    """A classifier whose leave-one-out predictions have a closed form, so that all images can judge."""
+
+    @abstractmethod
+    def _options(self, data: Data) -> Options:
+        """Return what is given, and what is to be chosen, with such data."""
+
+    @abstractmethod
+    def _learn(self, data: Data, choice: Choice | None, progress: Progress | None) -> Judgement:
+        """Learn all that scores need from these images, with what was chosen before or with the best.
+
+        With nothing chosen before, the judgement says how accurate it is on images that are left out.
+        """
+
+    def _fit(self, data: Data, progress: Progress | None) -> None:
+        """Learn from all images, and measure on those that are left out or held out."""
+        images, options = len(data.targets), self._options(data)
+        if self.validation == 0:
+            found = self._learn(data, None, progress)
+            of = f"{images} images"
+            if found.judged < images:
+                of = f"{found.judged} of {images} images, drawn at random"
+            by = "by the same accuracies" + (
+                f" over {found.chose} of them" if found.chose < found.judged else ""
+            )
+            self.regularization_, self.validation_accuracy_ = found.choice.regularization, found.accuracy
+            self.validation_ = f"leave-one-out over {of}; {options.said(found.choice, by)}"
+            return
+        kept, held_out = held_out_split(data.targets, self.validation, self.seed)
+        alone = copy.copy(self)  # what was fitted before stays until all is known
+        choice = alone._learn(data.some(kept), None, progress).choice
+        predicted = alone.predict(data.rows(held_out, kept))
+        accuracy = float(np.mean(predicted == data.classes[data.targets[held_out]]))
+        del alone  # and the features it holds
+        self._learn(data, choice, progress)
+        self.regularization_, self.validation_accuracy_ = choice.regularization, accuracy
+        said = options.said(choice, "by leave-one-out over the others")
+        self.validation_ = held_out_sentence(len(held_out), images, said)
+
+
+def held_out_sentence(held_out: int, images: int, choice: str) -> str:
+    """Say how an accuracy on held-out images was obtained, and what was chosen or given."""
+    if held_out == 0:
+        return f"not measured: no image was held out; {choice}"
+    return f"{held_out} images held out of {images}; {choice}, then all {images} were fitted"
+
+
+def held_out_split(targets: Index, fraction: float, seed: int) -> tuple[Index, Index]:
+    """Hold out a fraction of the images, of every class in proportion, drawn with ``seed``.
+
+    Each class gives the whole part of its share; what is missing to the rounded total comes from the
+    classes with the largest remainders. The last image of a class is never held out.
+
+    Parameters
+    ----------
+    targets : integers [n]
+        Classes 0 … K−1, each with one image at least.
+
+    Returns
+    -------
+    kept, held_out : integers
+        Indices of images, both sorted.
+
+    Raises
+    ------
+    InvalidData
+        Every class has one image: none can be held out.
+    """
+    counts = np.bincount(targets)
+    shares = fraction * counts
+    sizes = np.floor(shares).astype(np.intp)  # below the count, since the fraction is below 1
+    wanted = max(1, round(fraction * len(targets)))
+    for k in np.argsort(sizes - shares, kind="stable"):
+        if sizes.sum() < wanted and sizes[k] < counts[k] - 1:
+            sizes[k] += 1
+    if sizes.sum() == 0:
+        raise InvalidData(
+            f"each of the {len(counts)} classes has one image, so none can be held out to validate on; "
+            "give more images, use Ridge (leave-one-out), or give regularization and validation=0"
+        )
+    random = np.random.default_rng(seed)
+    held_out = np.sort(
+        np.concatenate(
+            [random.permutation(np.flatnonzero(targets == k))[:size] for k, size in enumerate(sizes)]
+        )
+    )
+    return np.setdiff1d(np.arange(len(targets)), held_out), held_out
