@@ -71,10 +71,10 @@ def fit(
     source = _read(training.images, engine.memory_budget // 2, report)
     with report.stage("preprocessing"):
         specs = tuple(spec.resolved(source, report) for spec in system.encoders)
-    compared = [spec for spec in specs if isinstance(spec, ExactEncoderSpec)]
-    if compared and grams is None and report.is_heard:
+    kernels = [spec for spec in specs if isinstance(spec, ExactEncoderSpec)]
+    if kernels and grams is None and report.is_heard:
         with report.stage("features"):
-            report.tell(_plan(compared, source, engine))
+            report.tell(_plan(kernels, source, engine))
     how: dict[str, Any] = {"patches": system.patches, "seed": seed, "backend": engine, "progress": report}
     model = Model.fit(source, labels, specs, classifier=classifier, grams=grams, **how)
     model.class_names = class_names(images)

@@ -159,7 +159,7 @@ def _attentive():
 
 @pytest.fixture
 def start(tmp_path):
-    """Start `ckn` in the test's own folder, and see to it that it ends with the test."""
+    """Start `ckn` in the test's own folder and a group of processes of its own; it ends with the test."""
     started = []
 
     def start(*arguments):
@@ -171,6 +171,7 @@ def start(tmp_path):
             stderr=subprocess.PIPE,
             text=True,
             preexec_fn=_attentive,
+            start_new_session=True,
         )
         started.append(process)
         return process

@@ -121,10 +121,7 @@ BAD_EXACT_FILES = {
     ),
     "no boolean": ('flip = "yes"\n' + LAYER, "flip is 'yes'; expected true or false"),
     "encoders": ("encoders = 'two'\n", "{}: encoders must be tables: [[encoders]]"),
-    "symmetries": (
-        "symmetries = 3\n" + LAYER,
-        "{}: symmetries must be a table of flip and shift; it is 3",
-    ),
+    "symmetries": ("symmetries = 3\n" + LAYER, "{}: symmetries must be a table of flip and shift; it is 3"),
     "decorrelation": (
         LAYER + "decorrelation = 0.25\n",
         "layer 1: decorrelation is 0.25; an exact kernel has no filters to decorrelate: leave it out",
@@ -166,10 +163,7 @@ BAD_FILES = {
         "{}: an encoder has no classifier; it has layers, preprocessing and symmetries",
     ),
     "encoder without layers": ("[[encoders]]\nsymmetries={flip=true}", "{} describes no layer: "),
-    "symmetries": (
-        "symmetries=3\n" + LAYER,
-        "{}: symmetries must be a table of flip and shift; it is 3",
-    ),
+    "symmetries": ("symmetries=3\n" + LAYER, "{}: symmetries must be a table of flip and shift; it is 3"),
     "flip": ("symmetries={flip=1}\n" + LAYER, "flip is 1; expected true or false"),
     "regularization": (LAYER + "[classifier]\nregularization=[1]", "regularization is [1]; "),
     "validation": (LAYER + "[classifier]\nname='softmax'\nvalidation='a'", "validation is 'a'; "),
@@ -221,10 +215,7 @@ def test_a_file_that_is_missing():
 REFUSED = {
     "nothing": (lambda: System([]), "at least one encoder"),
     "both": (lambda: System([NETWORK, EXACT]), "of networks or one of exact kernels"),
-    "classifier": (
-        lambda: System([NETWORK], "forest"),
-        "no classifier 'forest'; there is ridge, ",
-    ),
+    "classifier": (lambda: System([NETWORK], "forest"), "no classifier 'forest'; there is ridge, "),
     "of exact kernels": (lambda: System([NETWORK], "gram-ridge"), "no classifier 'gram-ridge'"),
     "of features": (lambda: System([EXACT], "softmax"), "have the classifier gram-ridge; softmax is one on"),
     "option": (

@@ -252,7 +252,7 @@ def test_a_search_without_a_trial_has_nothing_to_write(images, tmp_path):
 def test_every_preset_can_be_tried(images, tmp_path, monkeypatch):
     """With what it says of its classifier as plain data, as the journal keeps it."""
     only_presets(monkeypatch, {name: PRESETS[name] for name in ("fast", "mnist")})
-    monkeypatch.setattr("ckncuda.studies.search.space.PATCHES_PER_FILTER", 10)
+    monkeypatch.setattr("ckncuda.studies.search.space.PATCHES_PER_FILTER", 100)
     found = search(*images, tmp_path / "s", seconds=60, trials=2, backend="numpy")
     assert sorted(row.preset for row in found.leaderboard) == ["fast", "mnist"]
     assert "of the best of 2 systems by such accuracies" in found.model.report["validation"]
