@@ -218,19 +218,10 @@ def _blocks(
     """Compute the tiles: here, or on the cluster."""
     if client is None:
         return job.blocks(tiles, engine)
-    given = click.get_current_context().params  # what the engine was made from
-    threads = given["threads"]
-    if workers is not None:
-        threads = max(1, (threads or available_threads()) // workers)
-    return distributed.distributed_blocks(
-        client,
-        job,
-        tiles,
-        engine.name,
-        threads=threads,
-        memory=given["memory"],
-        tell=report.tell,
-    )
+    options = engine.options
+    if workers is not None and "threads" in options:
+        options = options | {"threads": max(1, (options["threads"] or available_threads()) // workers)}
+    return distributed.distributed_blocks(client, job, tiles, options, report.tell)
 
 
 def _say_plan(job: GramJob, store: GramStore, tiles: list[Tile], engine: Backend, report: Report) -> None:

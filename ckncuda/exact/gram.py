@@ -52,10 +52,8 @@ def gram(
 
     Raises
     ------
-    InvalidSpec
-        The layers do not fit the images, or have no exact kernel.
-    InvalidData
-        The two sets of images are of different shapes or types, or not finite.
+    InvalidSpec, InvalidData
+        The layers have no exact kernel or do not fit the images, or these are malformed or not alike.
 
     Examples
     --------

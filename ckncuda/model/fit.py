@@ -23,7 +23,7 @@ from ckncuda.images.sources import (
 )
 from ckncuda.model.model import Model
 from ckncuda.model.system import System
-from ckncuda.model.training import Training
+from ckncuda.model.training import Learner, Training
 from ckncuda.progress import Progress, Report, shown_duration
 
 
@@ -64,36 +64,33 @@ def fit(
     """
     report = Report.of(progress)
     engine = get_backend(backend) if isinstance(backend, str) else backend
-    if labels is None:
-        labels = getattr(images, "labels", None)
-    classifier = system.make_classifier(seed)
-    if classifier is not None and not isinstance(classifier, GramRidge):
-        classifier.check_options()
-        if labels is None:
-            report.tell("No labels: the model will extract features, but not predict.")
-            classifier = None
+    labels = getattr(images, "labels", None) if labels is None else labels
+    classifier = _classifier(system, seed, labels is not None, report)
     training = Training(images, system.encoders, seed, engine, report)
     training.check(labels, classifier, grams)  # before images are read
     source = _read(training.images, engine.memory_budget // 2, report)
     with report.stage("preprocessing"):
         specs = tuple(spec.resolved(source, report) for spec in system.encoders)
-    compared = [spec for spec in specs if isinstance(spec, ExactEncoderSpec)]
-    if compared and grams is None and report.is_heard:
+    kernels = [spec for spec in specs if isinstance(spec, ExactEncoderSpec)]
+    if kernels and grams is None and report.is_heard:
         with report.stage("features"):
-            report.tell(_plan(compared, source, engine))
-    model = Model.fit(
-        source,
-        labels,
-        specs,
-        classifier=classifier,
-        grams=grams,
-        patches=system.patches,
-        seed=seed,
-        backend=engine,
-        progress=report,
-    )
+            report.tell(_plan(kernels, source, engine))
+    how: dict[str, Any] = {"patches": system.patches, "seed": seed, "backend": engine, "progress": report}
+    model = Model.fit(source, labels, specs, classifier=classifier, grams=grams, **how)
     model.class_names = class_names(images)
     return model
+
+
+def _classifier(system: System, seed: int, is_labelled: bool, report: Report) -> Learner | None:
+    """Make the classifier; of networks without labels there is none."""
+    classifier = system.make_classifier(seed)
+    if classifier is None or isinstance(classifier, GramRidge):
+        return classifier
+    classifier.check_options()
+    if is_labelled:
+        return classifier
+    report.tell("No labels: the model will extract features, but not predict.")
+    return None
 
 
 def _read(images: Images, limit: int, report: Report) -> Images:

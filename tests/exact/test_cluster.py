@@ -46,7 +46,8 @@ def test_the_same_blocks_as_without_a_cluster(job, threads):
     expected = {str(tile): block for tile, block in job.blocks(job.tiling, get_backend("numpy"))}
     with remote_cluster(threads.scheduler_address) as client:
         found = dict(
-            (str(tile), block) for tile, block in distributed_blocks(client, job, job.tiling, "numpy")
+            (str(tile), block)
+            for tile, block in distributed_blocks(client, job, job.tiling, {"name": "numpy"})
         )
     assert found.keys() == expected.keys()
     for tile, block in found.items():
@@ -62,7 +63,7 @@ def test_few_tiles_are_on_their_way_at_a_time(job, threads):
             yield tile
 
     with remote_cluster(threads.scheduler_address) as client:
-        blocks = distributed_blocks(client, job, tiles(), "numpy")
+        blocks = distributed_blocks(client, job, tiles(), {"name": "numpy"})
         for number, _ in enumerate(blocks):
             assert len(begun) <= number + distributed.AHEAD * 2
     assert len(begun) == 6
@@ -79,7 +80,7 @@ def test_a_worker_of_another_version_is_refused(job, threads, monkeypatch):
 def test_what_a_worker_refuses_is_said_here(job, threads):
     with remote_cluster(threads.scheduler_address) as client:
         with pytest.raises(InvalidSpec, match="there is no backend 'abacus'"):
-            list(distributed_blocks(client, job, job.tiling, "abacus"))
+            list(distributed_blocks(client, job, job.tiling, {"name": "abacus"}))
 
 
 def test_a_scheduler_without_workers(monkeypatch):
@@ -112,7 +113,7 @@ def test_a_tile_that_ends_its_workers_ends_the_work(job, monkeypatch):
     deadly = GramJob(Deadly([LAYER]), job.images, tile=20)
     with local_cluster(1) as client:
         with pytest.raises(ClusterUnavailable, match="a tile has ended 1 workers.*give a smaller --tile"):
-            list(distributed_blocks(client, deadly, deadly.tiling, "numpy", threads=1))
+            list(distributed_blocks(client, deadly, deadly.tiling, {"name": "numpy", "threads": 1}))
 
 
 def test_a_cluster_of_no_workers():
@@ -124,7 +125,7 @@ def test_a_scheduler_that_goes_away(job, threads, monkeypatch):
     monkeypatch.setattr(distributed, "CONNECT", 1.0)
     with remote_cluster(threads.scheduler_address) as client:
         assert isinstance(client, Client)
-        blocks = distributed_blocks(client, job, job.tiling, "numpy")
+        blocks = distributed_blocks(client, job, job.tiling, {"name": "numpy"})
         next(blocks)
         threads.close()
         with pytest.raises(ClusterUnavailable, match="the connection to the scheduler is lost"):
