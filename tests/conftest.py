@@ -1,6 +1,8 @@
 """What tests of all rooms share."""
 
+import contextlib
 import os
+import tracemalloc
 from pathlib import Path
 
 # Before NumPy is loaded.  Threads of BLAS that wait for a busy core make small products 100 times slower,
@@ -54,6 +56,23 @@ def listing():
         }
 
     return listing
+
+
+@pytest.fixture(scope="session")
+def peak_memory():
+    """Measure the most bytes that Python and NumPy hold within a block: told by what it yields, after it."""
+
+    @contextlib.contextmanager
+    def measured():
+        held = []
+        tracemalloc.start()
+        try:
+            yield lambda: held[0]
+        finally:
+            held.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+
+    return measured
 
 
 @pytest.fixture

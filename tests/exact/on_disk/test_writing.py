@@ -3,7 +3,6 @@
 import os
 import shutil
 import sys
-import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -203,14 +202,10 @@ def test_without_zarr(path, matrix, monkeypatch):
         write(path, matrix)
 
 
-def test_memory_is_that_of_a_row_of_tiles(path):
+def test_memory_is_that_of_a_row_of_tiles(path, peak_memory):
     tiling = Tiling(2048, tile=128)  # 34 MB in all
     block = np.ones((128, 128))
-    tracemalloc.start()
-    try:
-        with GramStore(path, tiling, IDENTITY | {"dtype": "float64"}) as opened:
-            opened.fill((tile, block) for tile in opened.unfinished())
-            opened.finish()
-        assert tracemalloc.get_traced_memory()[1] < 8e6
-    finally:
-        tracemalloc.stop()
+    with peak_memory() as peak, GramStore(path, tiling, IDENTITY | {"dtype": "float64"}) as opened:
+        opened.fill((tile, block) for tile in opened.unfinished())
+        opened.finish()
+    assert peak() < 8e6
