@@ -18,7 +18,7 @@ demo: $(VENV)/.with-demo
 	$(BIN)/ckn demo
 
 test: $(VENV)/.with-test
-	$(BIN)/python -m pytest --numprocesses=auto $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal $(PYTEST_ARGS)
 
 lint: $(VENV)/.with-lint
 	$(BIN)/ruff check

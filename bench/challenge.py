@@ -33,7 +33,7 @@ BASELINE = "baseline: HOG and SVM"
 
 
 def run(*arguments, python=sys.executable):
-    """A `ckn` command's JSON, its seconds and its peak memory in MiB."""
+    """Return a `ckn` command's JSON, its seconds and its peak memory in MiB."""
     environment = {k: v for k, v in os.environ.items() if k not in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")}
     command = [python, "-P", "-m", "ckncuda.cli", *map(str, arguments), "--json"]
     start = time.perf_counter()
@@ -58,7 +58,7 @@ def split(folder, fraction, out):
 
 
 def measure(folder, options, fresh):
-    """One system: a row of the table."""
+    """Measure one system; return its row of the table."""
     with tempfile.TemporaryDirectory() as temporary:
         out = Path(temporary)
         fit, fit_seconds, fit_memory = run(
@@ -83,7 +83,7 @@ def measure(folder, options, fresh):
 
 
 def measure_baseline(folder):
-    """The HOG baseline: a row of the table."""
+    """Measure the HOG baseline; return its row of the table."""
     with tempfile.TemporaryDirectory() as temporary:
         result, seconds, memory = run(
             "baseline", folder / "Xtr.csv", "--labels", folder / "Ytr.csv",
@@ -100,7 +100,7 @@ def measure_baseline(folder):
 
 
 def machine():
-    """One line: processor, cores, versions."""
+    """Return one line that names processor, cores and versions."""
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from ckncuda import ArcCosine, Exponential, LayerSpec
-from ckncuda.backend.operations import NormedMaps
 from ckncuda.backend.numpy import NumpyBackend, available_threads
+from ckncuda.backend.operations import NormedMaps
 from ckncuda.backend.reference import ReferenceBackend
 from ckncuda.data import open_images
 from ckncuda.images.preprocess import suggested_preprocessing
@@ -33,7 +33,7 @@ TITLES = {
 
 
 def layers(kernel, *subsamplings):
-    """Layers of 3x3 patches."""
+    """Make layers of 3x3 patches."""
     return [LayerSpec(1, 3, s, kernel, alignment="valid") for s in subsamplings]
 
 
@@ -46,7 +46,7 @@ KERNELS = {
 
 
 def cpu():
-    """The processor's name."""
+    """Return the processor's name."""
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
@@ -54,7 +54,7 @@ def cpu():
 
 
 def contender(name, threads):
-    """A backend and the type it computes in."""
+    """Return a backend and the type it computes in."""
     if name == "reference":
         return ReferenceBackend(), np.float64
     backend = NumpyBackend(threads=threads, compiled=name == "compiled")
@@ -62,7 +62,7 @@ def contender(name, threads):
 
 
 def measured(name, images, kernel, threads, count):
-    """Milliseconds a pair, from images whose norms are known."""
+    """Measure milliseconds a pair, from images whose norms are known."""
     specs, tangent = kernel
     backend, dtype = contender(name, threads)
     first, second = (
@@ -75,7 +75,7 @@ def measured(name, images, kernel, threads, count):
 
 
 def table(images, turns):
-    """Rows of the table."""
+    """Measure all kinds; return the rows of the table."""
     rows = []
     for title, kernel in KERNELS.items():
         times, grams = {name: [] for name in TITLES}, {}
@@ -100,7 +100,7 @@ def table(images, turns):
 
 
 def report(rows, command, turns):
-    """The table, as Markdown."""
+    """Return the table, as Markdown."""
     threads = available_threads()
     lines = [
         "# Exact kernels on a CPU: milliseconds a pair of images",

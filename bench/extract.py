@@ -33,7 +33,7 @@ MALLOC = {
 
 
 def anchors_of(layers):
-    """Random anchor points [filters, 3, 3, channels] for each layer, the same for all contenders."""
+    """Draw anchor points [filters, 3, 3, channels] for each layer, the same for all contenders."""
     import numpy as np
 
     rng, channels, result = np.random.default_rng(0), 3, []
@@ -45,7 +45,7 @@ def anchors_of(layers):
 
 
 def images_of(n):
-    """Random images [n, 32, 32, 3]."""
+    """Draw images [n, 32, 32, 3]."""
     import numpy as np
 
     return np.random.default_rng(1).normal(size=(n, 32, 32, 3)).astype(np.float32)
@@ -63,7 +63,7 @@ def our_run(layers, n, compiled):
 
 
 def reference_features(layers):
-    """The features of the first four images in float64, by the definition."""
+    """Compute the features of the first four images in float64, by the definition."""
     from ckncuda import CKN, Exponential, LayerSpec
 
     specs = [LayerSpec(filters=p, patch=3, subsampling=s, kernel=Exponential(sigma=0.6)) for p, s in layers]
@@ -72,7 +72,7 @@ def reference_features(layers):
 
 
 def torch_run(layers, n):
-    """The same for PyTorch, at the batch size that is fastest here."""
+    """Return the same for PyTorch, at the batch size that is fastest here."""
     import numpy as np
     import torch
     import torch.nn.functional as functional
@@ -123,7 +123,7 @@ def torch_run(layers, n):
 
 
 def operations(layers):
-    """Multiplications and additions of an image, by the definition: products of all patches, projections."""
+    """Count multiplications and additions of an image: products of all patches, projections."""
     side, channels, total = 32, 3, 0
     for filters, subsampling in layers:
         total += 2 * side**2 * 9 * channels * filters
@@ -134,7 +134,7 @@ def operations(layers):
 
 
 def matrix_rate():
-    """GFLOP/s of NumPy's single-precision product on all cores."""
+    """Measure GFLOP/s of NumPy's single-precision product on all cores."""
     import numpy as np
 
     a = np.ones((4096, 4096), np.float32)
@@ -163,7 +163,7 @@ def worker(contender, network, path):
 
 
 def start(contender, network, python, folder):
-    """A worker process that has warmed up, and where it left its features."""
+    """Start a worker process and let it warm up; return it and where it left its features."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("OPENBLAS_")} | MALLOC
     path = folder / f"{contender}-{network}.npy"
     command = [python, __file__, "--worker", contender, network, str(path)]
@@ -176,7 +176,7 @@ def start(contender, network, python, folder):
 
 
 def measure(network, pythons, rounds, folder):
-    """Median images per second of each contender, and how far its features are from our reference's."""
+    """Measure median images per second of each contender, and its features' distance from the reference's."""
     import numpy as np
 
     workers = {c: start(c, network, pythons[c], folder) for c in CONTENDERS}

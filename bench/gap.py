@@ -1,4 +1,4 @@
-"""Why leave-one-out on the challenge's images promises more than other images then keep.
+"""Find out why leave-one-out on the challenge's images promises more than other images then keep.
 
     python bench/gap.py SHARED      SHARED/data holds CIFAR-10 batches, the challenge's index, make_files.py
 
@@ -29,7 +29,7 @@ EPSILONS = (0.01, 0.1, 1.0)
 
 
 def sets(shared):
-    """Images and labels of A, B and C."""
+    """Read images and labels of A, B and C."""
     data = shared / "data"
     spec = importlib.util.spec_from_file_location("make_files", data / "make_files.py")
     make_files = importlib.util.module_from_spec(spec)
@@ -45,7 +45,7 @@ def sets(shared):
 
 
 def model(images, preprocessing):
-    """Encoder of the default's kind, on images that are preprocessed already."""
+    """Fit an encoder of the default's kind, on images that are preprocessed already."""
     kernel = Exponential(sigma=0.6)
     network = CKN(
         [
@@ -61,7 +61,7 @@ def model(images, preprocessing):
 
 
 def judged(ours, theirs):
-    """Leave-one-out accuracy on one set and the accuracy on the other, of a ridge fitted on the first."""
+    """Return the leave-one-out accuracy of a ridge fitted on one set, and its accuracy on the other."""
     ridge = Ridge(REGULARIZATION).fit(*ours)
     features, labels = theirs
     return ridge.validation_accuracy_, float(np.mean(ridge.predict(features) == labels))

@@ -34,7 +34,7 @@ PRODUCT = "matrix product"
 
 
 def patches_of(images, n, layers):
-    """Patches [n, d] of norm 1 at random places of images, or of their maps by a first layer."""
+    """Draw patches [n, d] of norm 1 at random places of images, or of their maps by a first layer."""
     from ckncuda import CKN, Exponential, LayerSpec
     from ckncuda.network.anchors import normalized, patches_at
 
@@ -66,12 +66,12 @@ def our_run(patches, k):
 
 
 def first_centres(patches, k):
-    """Those with which `spherical_kmeans` begins in `our_run`."""
+    """Return the centres with which `spherical_kmeans` begins in `our_run`."""
     return patches[np.sort(np.random.default_rng(1).choice(len(patches), k, replace=False))]
 
 
 def sklearn_run(patches, k):
-    """The same for scikit-learn."""
+    """Return the same for scikit-learn."""
     from sklearn.cluster import KMeans
 
     first = first_centres(patches, k)
@@ -86,7 +86,7 @@ def sklearn_run(patches, k):
 
 
 def plain_run(patches, k):
-    """The same for NumPy: a threaded product, argmax, and sums of sorted rows, block by block."""
+    """Return the same for NumPy: a threaded product, argmax, and sums of sorted rows, block by block."""
     first = first_centres(patches, k)
 
     def run(iterations):
@@ -107,7 +107,7 @@ def plain_run(patches, k):
 
 
 def mean_cosine(patches, centres):
-    """Of some patches to the nearest centre: whether the contenders learn the same."""
+    """Return the mean cosine of some patches to the nearest centre: contenders should learn the same."""
     centres = centres / np.linalg.norm(centres, axis=1)[:, None]
     return float((patches[:10_000] @ centres.T).max(axis=1).mean())
 
@@ -136,7 +136,7 @@ def worker(contender, path, k):
 
 
 def start(contender, path, k):
-    """A worker process that has warmed up, and its first line."""
+    """Start a worker process and let it warm up; return it and its first line."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("OPENBLAS_")}
     # scikit-learn would otherwise take one thread for two cores that share their arithmetic units.
     environment["OMP_NUM_THREADS"] = str(len(os.sched_getaffinity(0)))
@@ -148,7 +148,7 @@ def start(contender, path, k):
 
 
 def answer(contender, process):
-    """The next line of a worker."""
+    """Read the next line of a worker."""
     line = process.stdout.readline().strip()
     if not line:
         raise SystemExit(f"{contender} did not answer")
@@ -156,7 +156,7 @@ def answer(contender, process):
 
 
 def measure(path, k, rounds):
-    """Median seconds of an iteration and mean cosine of each contender; GFLOP/s of the product at best."""
+    """Measure seconds of an iteration and mean cosine of each contender, and GFLOP/s of the product."""
     workers = {c: start(c, path, k) for c in (*CONTENDERS, PRODUCT)}
     answers = {c: [] for c in workers}
     for _ in range(rounds):
@@ -172,7 +172,7 @@ def measure(path, k, rounds):
 
 
 def row(path, k, rounds):
-    """One line of the table, for the patches in a file."""
+    """Return one line of the table, for the patches in a file."""
     seconds, cosines, product = measure(path, k, rounds)
     n, d = np.load(path, mmap_mode="r").shape
     rates = {c: 2e-9 * n * d * k / seconds[c] for c in CONTENDERS}

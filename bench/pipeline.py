@@ -48,16 +48,16 @@ class Runs:
         self.memory.append(memory)
 
     def median(self, stage):
-        """Seconds of a stage."""
+        """Return the seconds of a stage."""
         return statistics.median(seconds[stage] for seconds in self.seconds)
 
     def median_memory(self):
-        """Peak in MiB."""
+        """Return the peak in MiB."""
         return statistics.median(self.memory)
 
 
 def interpreters(plain):
-    """Names for the table, and interpreters: this one and, where it is named, one without Numba."""
+    """Return names for the table, and interpreters: this one and, where it is named, one without Numba."""
     found = {}
     for python in filter(None, (sys.executable, plain)):
         code = "from ckncuda.backend.numpy import has_numba; print(has_numba())"
@@ -85,7 +85,7 @@ def write_images(folder, out):
 
 
 def measure(folder, pythons, rounds, fit_rounds, memory):
-    """The runs of each command, by interpreter; those of extract by number of images and interpreter."""
+    """Run each command; return the runs by interpreter, those of extract by number of images, too."""
     with tempfile.TemporaryDirectory() as temporary:
         out = Path(temporary)
         files = write_images(folder, out)
@@ -113,7 +113,7 @@ def measure(folder, pythons, rounds, fit_rounds, memory):
 
 
 def stage_table(runs):
-    """Seconds of each stage and its share of all, a pair of columns for each interpreter."""
+    """Tabulate seconds of each stage and its share of all, a pair of columns for each interpreter."""
     lines = [
         "| stage | " + " | ".join(f"{name}, s | share" for name in runs) + " |",
         "|---|" + "---|---|" * len(runs),
@@ -127,7 +127,7 @@ def stage_table(runs):
 
 
 def extract_table(runs, names):
-    """Seconds and peak memory for few and for many images."""
+    """Tabulate seconds and peak memory for few and for many images."""
     lines = [
         "| images | " + " | ".join(f"{name}, s | peak memory, MiB" for name in names) + " |",
         "|---|" + "---|---|" * len(names),

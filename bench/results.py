@@ -58,7 +58,7 @@ CHALLENGE = "DATA/challenge/Xtr.csv --labels DATA/challenge/Ytr.csv"
 
 
 def challenge_row(name, options):
-    """One system on the challenge's files, and without a fifth of its training images."""
+    """Describe one system on the challenge's files, and without a fifth of its training images."""
     return Row(
         name,
         f"{CHALLENGE} {options}",
@@ -69,7 +69,7 @@ def challenge_row(name, options):
 
 
 def cifar_row(name, options, train="cifar-5000", other="cifar-5000-others"):
-    """One system on part of CIFAR-10."""
+    """Describe one system on part of CIFAR-10."""
     return Row(name, f"SPLITS/{train}.npz {options}", evaluate=f"SPLITS/{other}.npz")
 
 
@@ -78,7 +78,7 @@ EXACT = "--method exact --preprocess local_whitening"
 
 
 def exact_layers(kernel, *subsamplings):
-    """Options of layers of 3x3 patches."""
+    """Write the options of layers of 3x3 patches."""
     return " ".join(f"--layer patch=3,subsampling={s},alignment=centered,{kernel}" for s in subsamplings)
 
 
@@ -269,7 +269,7 @@ def _mean(values):
 
 
 def page(kept):
-    """The whole page as Markdown."""
+    """Return the whole page as Markdown."""
     machines = list(dict.fromkeys(figures["machine"] for figures in kept["rows"].values()))
     lines = [
         "# Results",

@@ -22,13 +22,13 @@ from ckncuda.data import open_images, read_labels
 
 
 def read(path, split=None):
-    """All images and labels of a data set."""
+    """Read all images and labels of a data set."""
     with open_images(str(path), split=split) as source:
         return source.read(0, len(source)), source.labels
 
 
 def save(out, name, images, labels, chosen):
-    """The chosen images, in the order of the data set."""
+    """Write the chosen images, in the order of the data set."""
     chosen = np.sort(chosen)
     np.savez(out / f"{name}.npz", images=images[chosen], labels=labels[chosen])
 

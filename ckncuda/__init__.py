@@ -19,9 +19,10 @@ from ckncuda.layer.dot_product import (
     Series,
 )
 from ckncuda.layer.layer import Layer
-from ckncuda.layer.spec import LayerSpec
+from ckncuda.layer.spec import KernelLayer, LayerSpec
 from ckncuda.model.fit import fit, fit_exact
 from ckncuda.model.model import Model, load
+from ckncuda.model.system import System
 from ckncuda.network.encoder import Encoder, EncoderSpec
 from ckncuda.network.network import CKN
 from ckncuda.version import __version__ as __version__
@@ -37,6 +38,7 @@ __all__ = [
     "Exponential",
     "GramRidge",
     "InversePolynomial",
+    "KernelLayer",
     "KernelRidge",
     "Layer",
     "LayerSpec",
@@ -49,6 +51,7 @@ __all__ = [
     "Softmax",
     "SquaredHinge",
     "Symmetries",
+    "System",
     "conventions",
     "fit",
     "fit_exact",

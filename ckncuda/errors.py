@@ -4,6 +4,8 @@ Each message says what was given, what was expected and what to do.  The command
 message alone and exits with status 2; a program catches `CknError`.
 """
 
+import importlib
+
 
 class CknError(Exception):
     """Base class of every error that this library raises on purpose."""
@@ -25,5 +27,40 @@ class BackendUnavailable(CknError, RuntimeError):
     """A backend that was asked for and cannot run here."""
 
 
+class NotInstalled(CknError, ImportError):
+    """A package of an extra of ours that is not installed; see `require`."""
+
+
 class OutOfMemory(CknError, MemoryError):
     """A GPU whose memory does not hold one image on its way through the network."""
+
+
+def require(*modules: str, purpose: str, extra: str) -> None:
+    """Import modules that only some installations have, so that what lacks is said before the work.
+
+    Parameters
+    ----------
+    *modules : str
+        Such as ``"zarr"``.
+    purpose : str
+        Who needs which packages, such as ``"Gram matrices on disk need Zarr"``.
+    extra : str
+        The extra of ckncuda that brings them.
+
+    Raises
+    ------
+    NotInstalled
+        One of them cannot be imported.
+
+    Examples
+    --------
+    >>> require("zebra", purpose="the zoo needs zebra", extra="zoo")
+    Traceback (most recent call last):
+    ckncuda.errors.NotInstalled: the zoo needs zebra; install it with: pip install 'ckncuda[zoo]'
+    """
+    try:
+        for module in modules:
+            importlib.import_module(module)
+    except ImportError as error:
+        packages = "them" if " and " in purpose else "it"
+        raise NotInstalled(f"{purpose}; install {packages} with: pip install 'ckncuda[{extra}]'") from error

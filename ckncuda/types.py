@@ -12,4 +12,4 @@ Index = NDArray[np.intp]
 """Whole numbers that choose rows."""
 
 Shape = tuple[int, int, int]
-"""Of one image or map: height, width, channels."""
+"""Height, width and channels of one image or map."""

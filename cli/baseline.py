@@ -4,17 +4,26 @@ import time
 
 import click
 
-from ckncuda.data import read_labels, write_submission
+from ckncuda.data import write_submission
 from ckncuda.errors import InvalidData
 from ckncuda.studies.baseline import fit_baseline
 
-from .options import ImageOptions, check_outputs, image_options, json_option, opened, print_result
+from .options import (
+    ImageOptions,
+    check_outputs,
+    image_options,
+    json_option,
+    labels_option,
+    needed_targets,
+    opened,
+    print_result,
+)
 from .progress import ProgressBars
 
 
 @click.command()
 @click.argument("images")
-@click.option("--labels", help="Labels: CSV (Id,Prediction), .npy or IDX; by default those in IMAGES.")
+@labels_option
 @click.option("--predict", "test", help="Images to predict with the fitted baseline.")
 @click.option("-o", "--output", help="The submission to write for --predict.")
 @click.option(
@@ -47,9 +56,7 @@ def baseline(
         opened(images, how._replace(split=how.split or "train"), "Fitting on") as source,
         ProgressBars() as progress,
     ):
-        targets = read_labels(labels, len(source)) if labels else source.labels
-        if targets is None:
-            raise InvalidData(f"{images} holds no labels: give --labels")
+        targets = needed_targets(images, labels, source)
         fitted = fit_baseline(source, targets, seed, progress)
         shape = source.shape[1:]
     result = {

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckncuda.backend import Backend
-from ckncuda.data import ImageSource
 from ckncuda.errors import InvalidSpec
 from ckncuda.exact import ExactKernel, gram
 from ckncuda.images.preprocess import suggested_preprocessing
@@ -16,15 +15,9 @@ from ckncuda.images.preprocessed import PreprocessedImages, fit_preprocessing
 from ckncuda.images.sources import Images
 from ckncuda.model.model import load
 from ckncuda.network.network import PATCHES
-from ckncuda.studies.distance import (
-    Distance,
-    check_plotting,
-    network_distance,
-    nystrom_distances,
-    plot_distances,
-)
+from ckncuda.studies.distance import Distance, network_distance, nystrom_distances
+from ckncuda.studies.plots import check_plotting, draw_distances
 
-from .exact_options import read_exact_kernels
 from .options import (
     ImageOptions,
     backend_options,
@@ -33,8 +26,10 @@ from .options import (
     json_option,
     opened,
     print_result,
+    seed_option,
 )
 from .progress import ProgressBars
+from .system_options import SystemOptions
 
 
 class Numbers(click.ParamType[tuple[int, ...]]):
@@ -45,7 +40,7 @@ class Numbers(click.ParamType[tuple[int, ...]]):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[int, ...]:
-        """The numbers."""
+        """Return the numbers."""
         if isinstance(value, tuple):
             return value
         parts = [part.strip() for part in value.split(",")]
@@ -80,9 +75,7 @@ class Numbers(click.ParamType[tuple[int, ...]]):
     show_default=True,
     help="Sampled for each layer.",
 )
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="For everything random."
-)
+@seed_option
 @image_options
 @backend_options
 @json_option
@@ -90,16 +83,13 @@ def distance(
     images: str,
     output: str | None,
     path: str | None,
-    config: str | None,
-    layer: tuple[str, ...],
-    preprocess: tuple[str, ...],
     anchors: tuple[int, ...] | None,
     n_images: int,
-    patches: int,
     seed: int,
     how: ImageOptions,
     engine: Backend,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Compare networks with the exact kernel that they approximate with their anchor points.
 
@@ -114,10 +104,11 @@ def distance(
         ckn distance cifar-10-batches-bin --config net.toml --anchors 32,128,512
         ckn distance Xtr.csv --model model.ckn
     """
+    patches = options.pop("patches")
     if output is not None:
         check_plotting(output)
-        check_outputs([output], [images, path, config])
-    if path is not None and (config or layer or preprocess):
+        check_outputs([output], [images, path, options["config"]])
+    if path is not None and any(options.values()):
         raise InvalidSpec(
             "--model brings its layers and preprocessing: leave --config, --layer and --preprocess out"
         )
@@ -130,7 +121,8 @@ def distance(
             kernel = ExactKernel([each.spec for each in network.layers])
             anchors = anchors or ()
         else:
-            kernel, steps = _one_kernel(config, layer, preprocess, source)
+            encoder = SystemOptions(**options).one_kernel(source.shape[1:], ": give a file with one")
+            kernel, steps = encoder.kernel, encoder.preprocessing
             anchors = anchors or (16, 64, 256, 1024)
             preprocessing = fit_preprocessing(
                 source, suggested_preprocessing(source) if steps is None else steps, progress
@@ -144,29 +136,19 @@ def distance(
         if loaded is not None:
             given = network_distance(network, some, exact=exact, backend=engine)
     if output is not None:
-        plot_distances(distances, output, f"{len(some)} images, {_named(kernel)}", given)
+        draw_distances(distances, output, f"{len(some)} images, {_named(kernel)}", given)
     _print(distances, given, len(some), output, as_json)
 
 
-def _one_kernel(
-    config: str | None, layer: tuple[str, ...], preprocess: tuple[str, ...], source: ImageSource
-) -> tuple[ExactKernel, Any]:
-    """The kernel that the options describe, and the preprocessing of its images; None: as they suggest."""
-    kernels = read_exact_kernels(config, layer, preprocess, None, None, source.shape[1:])
-    if len(kernels) > 1:
-        raise InvalidSpec(f"{config} describes {len(kernels)} encoders: give a file with one")
-    return kernels[0]
-
-
 def _some(images: Images, count: int, seed: int) -> NDArray[Any]:
-    """So many of the images, drawn at random, in the order of the data set."""
+    """Return so many of the images, drawn at random, in the order of the data set."""
     n = images.shape[0]
     chosen = np.sort(np.random.default_rng(seed).permutation(n)[:count])
     return np.concatenate([images.read(i, i + 1) for i in chosen.tolist()])
 
 
 def _named(kernel: ExactKernel) -> str:
-    """The layers, briefly."""
+    """Return the layers, briefly."""
     return ", then ".join(
         f"{layer.kernel.name} {layer.shown_patch}/{layer.subsampling}" for layer in kernel.layers
     )

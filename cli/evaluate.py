@@ -8,18 +8,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckncuda.backend import Backend
-from ckncuda.data import ImageSource, read_labels
 from ckncuda.errors import InvalidData
 from ckncuda.model.model import load
 
-from .options import ImageOptions, backend_options, image_options, json_option, opened, print_result
+from .options import (
+    ImageOptions,
+    backend_options,
+    image_options,
+    json_option,
+    labels_option,
+    needed_targets,
+    opened,
+    print_result,
+)
 from .progress import ProgressBars
 
 
 @click.command()
 @click.argument("model")
 @click.argument("images")
-@click.option("--labels", help="Labels: CSV (Id,Prediction), .npy or IDX; by default those in IMAGES.")
+@labels_option
 @image_options
 @backend_options
 @json_option
@@ -43,9 +51,9 @@ def evaluate(
         opened(images, how, "Evaluating", loaded.image_shape) as source,
         ProgressBars() as progress,
     ):
-        truth = read_labels(labels, len(source)) if labels else _labels_of(source, loaded.class_names)
-        if truth is None:
-            raise InvalidData(f"{images} holds no labels: give --labels")
+        truth = needed_targets(images, labels, source)
+        if not labels:
+            truth = _renumbered(truth, source.class_names, loaded.class_names)
         predicted = loaded.predict(source, backend=engine, progress=progress)
     assert loaded.classifier is not None  # predict would have refused
     if unknown := sorted(set(truth.tolist()) - set(loaded.classifier.classes_.tolist())):
@@ -63,18 +71,20 @@ def evaluate(
     print_result(result, as_json, _lines(result, confusion))
 
 
-def _labels_of(source: ImageSource, known: tuple[str, ...] | None) -> NDArray[np.int64] | None:
-    """The labels in a data set; of named classes by their names, for another folder numbers them anew."""
-    if source.labels is None or source.class_names is None or known is None:
-        return source.labels
-    if unknown := sorted(set(source.class_names) - set(known)):
+def _renumbered(
+    labels: NDArray[np.int64], names: Sequence[str] | None, known: Sequence[str] | None
+) -> NDArray[np.int64]:
+    """Return labels of named classes as the model knows the names: another folder numbers them anew."""
+    if names is None or known is None:
+        return labels
+    if unknown := sorted(set(names) - set(known)):
         raise InvalidData(
             f"the model does not know the classes {_some(unknown)}; it was fitted on {_some(known)}: "
             "leave their folders out, or give --labels"
         )
-    numbers = np.array([known.index(name) for name in source.class_names])
-    labels: NDArray[np.int64] = numbers[source.labels]
-    return labels
+    numbers = np.array([known.index(name) for name in names])
+    renumbered: NDArray[np.int64] = numbers[labels]
+    return renumbered
 
 
 def _some(items: Sequence[object]) -> str:
@@ -85,7 +95,7 @@ def _some(items: Sequence[object]) -> str:
 def confusion_matrix(
     truth: NDArray[np.int64], predicted: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Labels that occur, sorted, and counts [true, predicted]."""
+    """Return the labels that occur, sorted, and counts [true, predicted]."""
     classes = np.unique(np.concatenate([truth, predicted]))
     rows, columns = np.searchsorted(classes, truth), np.searchsorted(classes, predicted)
     counts = np.bincount(rows * len(classes) + columns, minlength=len(classes) ** 2)

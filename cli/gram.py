@@ -1,42 +1,39 @@
 """`ckn gram`: the Gram matrix of an exact kernel, tile by tile."""
 
 import contextlib
-import os
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import click
 
 from ckncuda.backend import Backend
 from ckncuda.backend.numpy import available_threads
-from ckncuda.errors import InvalidData, InvalidSpec
-from ckncuda.exact import ExactKernel
 from ckncuda.exact import cluster as distributed
+from ckncuda.exact.encoder import ExactEncoderSpec
 from ckncuda.exact.job import GramJob, seconds_a_pair
 from ckncuda.exact.kernel import Maps
 from ckncuda.exact.on_disk.folder import check_gram_path, part_of
 from ckncuda.exact.on_disk.writing import GramStore, check_installed
 from ckncuda.exact.tiles import TILE, Tile
-from ckncuda.images.preprocess import Preprocessor, suggested_preprocessing
+from ckncuda.images.preprocess import resolved
 from ckncuda.images.preprocessed import fit_preprocessing
-from ckncuda.images.sources import Images
-from ckncuda.progress import Report
+from ckncuda.progress import Report, shown_duration
 from ckncuda.types import Shape
 
-from .exact_options import Preprocessing, read_exact_kernels
 from .options import (
     ImageOptions,
     backend_options,
+    check_no_input,
     image_options,
     json_option,
     opened,
     print_result,
     shown_seconds,
 )
-from .progress import ProgressBars, ProgressLines, shown_duration
-
-Progress = ProgressBars | ProgressLines
+from .progress import ProgressBars, ProgressLines
+from .system_options import SystemOptions
 
 
 @click.command()
@@ -81,19 +78,13 @@ def gram(
     images: str,
     images2: str | None,
     output: str,
-    config: str | None,
-    layer: tuple[str, ...],
-    preprocess: tuple[str, ...],
-    tangent: bool | None,
-    flip: bool | None,
-    dtype: str,
-    tile: int,
     split2: str | None,
     workers: int | None,
     scheduler: str | None,
     how: ImageOptions,
     engine: Backend,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Write the exact kernel of all pairs of IMAGES, or of IMAGES with IMAGES2.
 
@@ -108,27 +99,38 @@ def gram(
         ckn gram Xtr.csv --layer patch=3,subsampling=2,kernel=arccos1 --tangent -o T.zarr --workers 4
         ckn gram cifar-10-batches-bin --split train -o K.zarr --scheduler tcp://host:8786
     """
-    _check(output, [images, images2, config], workers, scheduler)
-    stopwatch = Report()
+    tiles = {name: options.pop(name) for name in ("dtype", "tile")}
+    described = SystemOptions(**options)
+    _check(output, [images, images2, described.config], workers, scheduler)
+    progress = ProgressBars() if sys.stderr.isatty() else ProgressLines()
+    report = Report(progress, progress.say)
+    with _saying_what_is_kept(output), contextlib.ExitStack() as stack:
+        stack.enter_context(progress)
+        client = stack.enter_context(distributed.remote_cluster(scheduler)) if scheduler else None
+        with report.stage("reading"):
+            first = stack.enter_context(opened(images, how, "Comparing"))
+            how2 = how._replace(split=split2 or how.split)
+            second = stack.enter_context(opened(images2, how2, "Comparing with")) if images2 else None
+        encoder = _one_kernel(described, first.shape[1:], report)
+        job = GramJob(encoder.kernel, first, second, **tiles)  # refuses what does not fit, before any work
+        with report.stage("preprocessing"):
+            fitted = fit_preprocessing(first, resolved(encoder.preprocessing, first, report), report)
+        job = replace(job, preprocessing=fitted)
+        with report.stage("reading"):
+            identity = job.identity(engine.name, report)
+        store = stack.enter_context(GramStore(output, job.tiling, identity))
+        found = _compute(job, store, engine, client, workers, report)
+    seconds = report.seconds | {"total": report.total}
+    result = _result(output, job, found, engine, seconds)
+    n, m = job.tiling.shape
+    print_result(result, as_json, [shown_seconds(seconds), f"wrote {output}: {n} x {m}, {job.dtype}"])
+
+
+@contextlib.contextmanager
+def _saying_what_is_kept(output: str) -> Iterator[None]:
+    """Tell who interrupts the command that it goes on where it was."""
     try:
-        with contextlib.ExitStack() as stack:
-            progress: Progress = ProgressBars() if sys.stderr.isatty() else ProgressLines()
-            stack.enter_context(progress)
-            client = stack.enter_context(distributed.remote_cluster(scheduler)) if scheduler else None
-            with stopwatch.stage("reading"):
-                first = stack.enter_context(opened(images, how, "Comparing"))
-                how2 = how._replace(split=split2 or how.split)
-                second = stack.enter_context(opened(images2, how2, "Comparing with")) if images2 else None
-            shape = first.shape[1:]
-            kernel, preprocessing = _one_kernel(config, layer, preprocess, tangent, flip, shape)
-            GramJob(kernel, first, second, (), dtype, tile)  # refuses what does not fit, before any work
-            with stopwatch.stage("preprocessing"):
-                fitted = _fitted(preprocessing, first, progress)
-            job = GramJob(kernel, first, second, fitted, dtype, tile)
-            with stopwatch.stage("reading"):
-                identity = job.identity(engine.name, progress)
-            store = stack.enter_context(GramStore(output, job.tiling, identity))
-            found = _compute(job, store, engine, client, workers, stopwatch, progress)
+        yield
     except KeyboardInterrupt as interrupt:
         part = part_of(output)
         if not part.exists():
@@ -136,20 +138,22 @@ def gram(
         raise click.Abort(
             f"the finished tiles are kept in {part}, and the same command goes on with them"
         ) from interrupt
-    seconds = stopwatch.seconds | {"total": stopwatch.total}
-    n, m = job.tiling.shape
-    result = {
+
+
+def _result(
+    output: str, job: GramJob, found: int, engine: Backend, seconds: dict[str, float]
+) -> dict[str, Any]:
+    return {
         "gram": output,
-        "shape": [n, m],
-        "dtype": dtype,
+        "shape": list(job.tiling.shape),
+        "dtype": str(job.dtype),
         "pairs": job.tiling.pairs,
         "tiles": len(list(job.tiling)),
         "tiles_found": found,
-        "preprocessing": [step.to_dict() for step in fitted],
+        "preprocessing": [step.to_dict() for step in job.preprocessing],
         "backend": engine.name,
         "seconds": seconds,
     }
-    print_result(result, as_json, [shown_seconds(seconds), f"wrote {output}: {n} x {m}, {dtype}"])
 
 
 def _check(output: str, inputs: list[str | None], workers: int | None, scheduler: str | None) -> None:
@@ -161,40 +165,18 @@ def _check(output: str, inputs: list[str | None], workers: int | None, scheduler
     check_installed()
     if workers is not None or scheduler is not None:
         distributed.check_installed()
-    for source in filter(None, inputs):
-        if os.path.realpath(output) == os.path.realpath(source):
-            raise InvalidData(f"{output} would be overwritten, but it is an input: give another output")
+    check_no_input(output, inputs)
     check_gram_path(output)
 
 
-def _one_kernel(
-    config: str | None,
-    layer: tuple[str, ...],
-    preprocess: tuple[str, ...],
-    tangent: bool | None,
-    flip: bool | None,
-    shape: Shape,
-) -> tuple[ExactKernel, Preprocessing]:
-    """The kernel of the options; says which, where they do not."""
-    kernels = read_exact_kernels(config, layer, preprocess, tangent, flip, shape)
-    if len(kernels) > 1:
-        raise InvalidSpec(
-            f"{config} describes {len(kernels)} encoders, each a kernel of its own: give one file, and one "
-            "output, to each"
-        )
-    kernel, preprocessing = kernels[0]
-    if not (config or layer):
-        layers = " and ".join(f"{layer.shown_patch}/{layer.subsampling}" for layer in kernel.layers)
-        click.echo(f"Kernel: two layers, {layers}, exp of sigma 0.6, centred; --layer gives others", err=True)
-    return kernel, preprocessing
-
-
-def _fitted(preprocessing: Preprocessing, images: Images, progress: Progress) -> tuple[Preprocessor, ...]:
-    """What the options say, or the images suggest, with what it learns from them."""
-    if preprocessing is None:
-        preprocessing = suggested_preprocessing(images)
-        click.echo(f"Preprocessing: {', '.join(step.name for step in preprocessing) or 'none'}", err=True)
-    return fit_preprocessing(images, preprocessing, progress)
+def _one_kernel(options: SystemOptions, shape: Shape, report: Report) -> ExactEncoderSpec:
+    """Return the kernel of the options; say which, where they do not."""
+    advice = ", each a kernel of its own: give one file, and one output, to each"
+    encoder = options.one_kernel(shape, advice)
+    if not (options.config or options.layer):
+        layers = " and ".join(f"{layer.shown_patch}/{layer.subsampling}" for layer in encoder.kernel.layers)
+        report.tell(f"Kernel: two layers, {layers}, exp of sigma 0.6, centred; --layer gives others")
+    return encoder
 
 
 def _compute(
@@ -203,71 +185,57 @@ def _compute(
     engine: Backend,
     client: Any,
     workers: int | None,
-    stopwatch: Report,
-    progress: Progress,
+    report: Report,
 ) -> int:
     """Compute what is left to be done and give the matrix its name; returns how many tiles were there."""
-    with stopwatch.stage("verifying"):
-        left = store.unfinished(progress)
-    progress.close()
+    with report.stage("verifying"):
+        left = store.unfinished(report)
     tiles = len(list(job.tiling))
     if store.replaces:
-        click.echo(
+        report.tell(
             f"Output: {store.path} holds another matrix, which is replaced when this one is finished; it "
-            f"differs in {store.replaces}",
-            err=True,
+            f"differs in {store.replaces}"
         )
-    with stopwatch.stage("computing"), contextlib.ExitStack() as stack:
+    with report.stage("computing"), contextlib.ExitStack() as stack:
         if left:
             store.check_space(left)
-            _say_plan(job, store, left, engine)
+            _say_plan(job, store, left, engine, report)
             if workers is not None:
                 client = stack.enter_context(distributed.local_cluster(workers))
             if client is not None:
-                click.echo(f"Workers: {distributed.count_workers(client)}", err=True)
-            store.fill(_blocks(job, left, engine, client, workers), progress)
-            progress.close()
+                report.tell(f"Workers: {distributed.count_workers(client)}")
+            store.fill(_blocks(job, left, engine, client, workers, report), report)
         else:
-            click.echo(f"Plan: all {tiles:,} tiles are finished and verified", err=True)
-    with stopwatch.stage("writing"):
+            report.tell(f"Plan: all {tiles:,} tiles are finished and verified")
+    with report.stage("writing"):
         store.finish()
     return tiles - len(left)
 
 
 def _blocks(
-    job: GramJob, tiles: list[Tile], engine: Backend, client: Any, workers: int | None
+    job: GramJob, tiles: list[Tile], engine: Backend, client: Any, workers: int | None, report: Report
 ) -> Iterator[tuple[Tile, Maps]]:
-    """The tiles as they are computed: here, or by the cluster."""
+    """Compute the tiles: here, or on the cluster."""
     if client is None:
         return job.blocks(tiles, engine)
-    given = click.get_current_context().params  # what the engine was made from
-    threads = given["threads"]
-    if workers is not None:
-        threads = max(1, (threads or available_threads()) // workers)
-    return distributed.distributed_blocks(
-        client,
-        job,
-        tiles,
-        engine.name,
-        threads=threads,
-        memory=given["memory"],
-        tell=lambda line: click.echo(line, err=True),
-    )
+    options = engine.options
+    if workers is not None and "threads" in options:
+        options = options | {"threads": max(1, (options["threads"] or available_threads()) // workers)}
+    return distributed.distributed_blocks(client, job, tiles, options, report.tell)
 
 
-def _say_plan(job: GramJob, store: GramStore, tiles: list[Tile], engine: Backend) -> None:
-    """What there is to be done and what it costs."""
+def _say_plan(job: GramJob, store: GramStore, tiles: list[Tile], engine: Backend, report: Report) -> None:
+    """Say what there is to be done and what it costs."""
     pairs = sum(tile.pairs for tile in tiles)
     seconds = seconds_a_pair(job, tiles[0], engine)
     all_tiles = len(list(job.tiling))
     widest = max(tiles, key=lambda tile: tile.pairs)
-    click.echo(
+    report.tell(
         f"Plan: {pairs:,} pairs of images in {len(tiles):,} tile{'s' * (len(tiles) > 1)}; "
         f"{all_tiles - len(tiles):,} of {all_tiles:,} tiles are finished and verified\n"
         f"Time: about {shown_duration(seconds * pairs)} on this machine alone, "
         f"{shown_duration(seconds * widest.pairs)} a tile\n"
-        f"Size: {_shown_bytes(store.nbytes)} in {store.path}, {_shown_bytes(store.bytes_of(widest))} a tile",
-        err=True,
+        f"Size: {_shown_bytes(store.nbytes)} in {store.path}, {_shown_bytes(store.bytes_of(widest))} a tile"
     )
 
 

@@ -1,4 +1,4 @@
-"""Options that several commands share, and their types."""
+"""Options that several commands share, their types, and what becomes of them."""
 
 import contextlib
 import functools
@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import click
+import numpy as np
 import threadpoolctl
+from numpy.typing import NDArray
 
 from ckncuda.backend import NAMES, get_backend
-from ckncuda.data import ImageSource, open_images
+from ckncuda.data import ImageSource, open_images, read_labels
 from ckncuda.data.open import FORMATS, find_format
 from ckncuda.errors import InvalidData
 from ckncuda.files.atomic_file import check_writable
@@ -30,7 +32,7 @@ class Memory(click.ParamType[int]):
     name = "size"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Bytes."""
+        """Return bytes."""
         if isinstance(value, int):
             return value
         match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", value.strip(), re.IGNORECASE)
@@ -47,7 +49,7 @@ class ImageShape(click.ParamType[tuple[int, int, int]]):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[int, int, int]:
-        """Height, width and channels; 28x28 means one channel."""
+        """Return height, width and channels; 28x28 means one channel."""
         if isinstance(value, tuple):
             return value
         match = re.fullmatch(r"(\d+)x(\d+)(?:x(\d+))?", value.strip())
@@ -57,7 +59,7 @@ class ImageShape(click.ParamType[tuple[int, int, int]]):
 
 
 class ImageOptions(NamedTuple):
-    """How to read IMAGES, where it is not found out."""
+    """Values of the options that say how to read IMAGES, where it is not found out."""
 
     format: str | None
     image_shape: tuple[int, int, int] | None
@@ -65,7 +67,7 @@ class ImageOptions(NamedTuple):
 
 
 def image_options(command: Command) -> Command:
-    """Options of how to read IMAGES; the command takes them as ``how``, `ImageOptions`."""
+    """Add the options that say how to read IMAGES; the command takes them as ``how``, `ImageOptions`."""
 
     @functools.wraps(command)
     def with_how(
@@ -99,7 +101,7 @@ def image_options(command: Command) -> Command:
 
 
 def backend_options(command: Command) -> Command:
-    """Options of where and with how much to compute; the command takes the `Backend` as ``engine``."""
+    """Add the options of where to compute, with how much; the command takes a `Backend` as ``engine``."""
 
     @functools.wraps(command)
     def with_engine(
@@ -142,8 +144,16 @@ def _with_options(command: Command, *options: Callable[[Command], Command]) -> C
     return command
 
 
+labels_option = click.option(
+    "--labels", help="Labels: CSV (Id,Prediction), .npy or IDX; by default those in IMAGES."
+)
+seed_option = click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="For everything random."
+)
+
+
 def json_option(command: Command) -> Command:
-    """One JSON object on standard output."""
+    """Add --json, for one JSON object on standard output."""
     option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
     return option(command)
 
@@ -162,23 +172,44 @@ def opened(
         yield source
 
 
+def read_targets(labels: str | None, source: ImageSource) -> NDArray[np.int64] | None:
+    """Return the labels in a file or, where none is given, those in IMAGES, if there are any."""
+    return read_labels(labels, len(source)) if labels else source.labels
+
+
+def needed_targets(
+    images: str, labels: str | None, source: ImageSource, advice: str = ": give --labels"
+) -> NDArray[np.int64]:
+    """Return what `read_targets` does, or raise `InvalidData` where there are no labels."""
+    targets = read_targets(labels, source)
+    if targets is None:
+        raise InvalidData(f"{images} holds no labels{advice}")
+    return targets
+
+
 def check_outputs(outputs: Iterable[str | None], inputs: Iterable[str | None]) -> None:
     """Raise `InvalidData`, before any work, if a file cannot be written or would replace what is read."""
+    inputs = list(inputs)
     for output in filter(None, outputs):
-        for source in filter(None, inputs):
-            if os.path.realpath(output) == os.path.realpath(source):
-                raise InvalidData(f"{output} would be overwritten, but it is an input: give another output")
+        check_no_input(output, inputs)
         check_writable(output)
 
 
+def check_no_input(output: str, inputs: Iterable[str | None]) -> None:
+    """Raise `InvalidData` if an output would replace what is read."""
+    for source in filter(None, inputs):
+        if os.path.realpath(output) == os.path.realpath(source):
+            raise InvalidData(f"{output} would be overwritten, but it is an input: give another output")
+
+
 def report_seconds(report: Report) -> dict[str, float]:
-    """Seconds of each stage, in the order of the work, and in all."""
+    """Return the seconds of each stage, in the order of the work, and in all."""
     known = report.seconds
     return {stage: known[stage] for stage in _STAGES if stage in known} | {"total": report.total}
 
 
 def shown_seconds(seconds: dict[str, float]) -> str:
-    """The total and, in brackets, the stages that it is made of."""
+    """Return the total and, in brackets, the stages that it is made of."""
     stages = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items() if name != "total")
     return f"{seconds['total']:.1f} s ({stages})"
 

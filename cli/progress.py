@@ -8,8 +8,29 @@ from typing import Never, Self
 import click
 import tqdm
 
+from ckncuda.progress import shown_duration
 
-class ProgressBars:
+
+class _Shown:
+    """A progress callback that ends with a ``with`` block, and lines for people beside it."""
+
+    def say(self, line: str) -> None:
+        """Write a line to standard error."""
+        click.echo(line, err=True)
+
+    def close(self) -> None:
+        """Forget the stage."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class ProgressBars(_Shown):
     """A progress callback that shows one bar for each stage; silent unless on a terminal.
 
     A bar appears once its stage has taken a second.
@@ -43,22 +64,19 @@ class ProgressBars:
         self._bar.total = total
         self._bar.update(done - self._bar.n)
 
+    def say(self, line: str) -> None:
+        """Write a line to standard error, where no bar is then."""
+        self.close()
+        super().say(line)
+
     def close(self) -> None:
         """Take away the bar."""
         if self._bar is not None:
             self._bar.close()
         self._stage, self._bar = None, None
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-class ProgressLines:
+class ProgressLines(_Shown):
     """A progress callback for who is not on a terminal: a line a minute, with the time left.
 
     Parameters
@@ -85,37 +103,4 @@ class ProgressLines:
         elif now - self._said >= self._every and self._first < done < total:
             self._said = now
             left = (now - self._began) / (done - self._first) * (total - done)
-            click.echo(f"{stage}: {done:,} of {total:,}, {shown_duration(left)} left", err=True)
-
-    def close(self) -> None:
-        """Forget the stage."""
-        self._stage = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-def shown_duration(seconds: float) -> str:
-    """A time as people say it.
-
-    Examples
-    --------
-    >>> shown_duration(12.3), shown_duration(250), shown_duration(9000), shown_duration(200_000)
-    ('12 s', '4 min', '2 h 30 min', '2 d 8 h')
-    """
-    if seconds < 1:
-        return "less than a second"
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 60:
-        return f"{minutes} min"
-    if minutes < 48 * 60:
-        return f"{minutes // 60} h {minutes % 60} min"
-    hours = round(seconds / 3600)
-    return f"{hours // 24} d {hours % 24} h"
+            self.say(f"{stage}: {done:,} of {total:,}, {shown_duration(left)} left")

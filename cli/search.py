@@ -6,12 +6,14 @@ import time
 from typing import Any
 
 import click
-import numpy as np
+from numpy.typing import NDArray
 
 from ckncuda.backend import Backend
-from ckncuda.data import ImageSource, read_labels
+from ckncuda.data import ImageSource
 from ckncuda.errors import InvalidData
-from ckncuda.studies.search.trials import SearchResult, check_installed, leaderboard_data, table
+from ckncuda.images.sources import in_memory, size_of
+from ckncuda.studies.search.leaderboard import leaderboard_data, table
+from ckncuda.studies.search.trials import SearchOptions, SearchResult, check_installed
 from ckncuda.studies.search.trials import search as search_systems
 
 from .options import (
@@ -20,8 +22,11 @@ from .options import (
     check_outputs,
     image_options,
     json_option,
+    labels_option,
+    needed_targets,
     opened,
     print_result,
+    seed_option,
 )
 from .progress import ProgressBars
 
@@ -35,7 +40,7 @@ class Duration(click.ParamType[float]):
     name = "time"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Seconds."""
+        """Return seconds."""
         if isinstance(value, int | float):
             return float(value)
         match = re.fullmatch(r"(\d{1,9}(?:\.\d+)?)\s*(s|sec|min|m|h)?", value.strip(), re.IGNORECASE)
@@ -47,7 +52,7 @@ class Duration(click.ParamType[float]):
 @click.command()
 @click.argument("images")
 @click.option("-o", "--output", required=True, help="The model file to write, such as best.ckn.")
-@click.option("--labels", help="Labels: CSV (Id,Prediction), .npy or IDX; by default those in IMAGES.")
+@labels_option
 @click.option(
     "--time",
     "seconds",
@@ -68,9 +73,7 @@ class Duration(click.ParamType[float]):
     help="Fraction of IMAGES that the search does not see and the best is measured on; 0: none.",
 )
 @click.option("--folder", help="Where the search is kept, to go on with it. [default: OUTPUT.search]")
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="For everything random."
-)
+@seed_option
 @image_options
 @backend_options
 @json_option
@@ -78,14 +81,11 @@ def search(
     images: str,
     output: str,
     labels: str | None,
-    seconds: float,
-    trials: int | None,
-    hold_out: float,
     folder: str | None,
-    seed: int,
     how: ImageOptions,
     engine: Backend,
     as_json: bool,
+    **limits: Any,
 ) -> None:
     """Search for the best model of IMAGES within a time, and write it.
 
@@ -108,37 +108,32 @@ def search(
         opened(images, how._replace(split=how.split or "train"), "Searching on") as source,
         ProgressBars() as progress,
     ):
-        targets = read_labels(labels, len(source)) if labels else source.labels
-        if targets is None:
-            raise InvalidData(f"{images} holds no labels: give --labels")
-
-        def tell(line: str) -> None:
-            progress.close()
-            click.echo(line, err=True)
-
+        targets = needed_targets(images, labels, source)
         try:
             found = search_systems(
-                _in_memory(source, engine.memory_budget // 2, progress),
+                _all_images(source, engine.memory_budget // 2, progress),
                 targets,
                 folder,
-                seconds=seconds,
-                trials=trials,
-                hold_out=hold_out,
-                seed=seed,
+                SearchOptions(**limits),
                 backend=engine,
                 origin={
                     "images": os.path.realpath(images),
                     "labels": os.path.realpath(labels) if labels else None,
                 },
                 progress=progress,
-                tell=tell,
+                tell=progress.say,
             )
         except KeyboardInterrupt:
-            tell(f"{folder} holds what was found; the same command goes on with it")
+            progress.say(f"{folder} holds what was found; the same command goes on with it")
             raise
         found.model.class_names = source.class_names
     found.model.save(output)
-    result = {
+    seconds = {"seconds": time.perf_counter() - started}
+    print_result(_result(found, output, folder) | seconds, as_json, _lines(found, output))
+
+
+def _result(found: SearchResult, output: str, folder: str) -> dict[str, Any]:
+    return {
         "model": output,
         "folder": folder,
         "best": leaderboard_data([found.best])[0],
@@ -146,26 +141,18 @@ def search(
         "counts": found.counts,
         **found.model.report["search"],
         "validation_accuracy": found.model.report["validation_accuracy"],
-        "seconds": time.perf_counter() - started,
     }
-    print_result(result, as_json, _lines(found, output))
 
 
-def _in_memory(source: ImageSource, limit: int, progress: ProgressBars) -> Any:
-    """All images: every trial reads them several times, in parts drawn at random."""
-    size = int(np.prod(source.shape)) * source.dtype.itemsize
+def _all_images(source: ImageSource, limit: int, progress: ProgressBars) -> NDArray[Any]:
+    """Read all images: every trial reads them several times, in parts drawn at random."""
+    size = size_of(source)
     if size > limit:
         raise InvalidData(
             f"the search holds all images in memory, here {size / 2**30:.1f} GiB, more than half of "
             f"--memory: give --memory {2 * size // 2**30 + 1}GiB or fewer images"
         )
-    array = np.empty(source.shape, source.dtype)
-    step = max(1, len(source) // 100)
-    for start in range(0, len(source), step):
-        stop = min(start + step, len(source))
-        array[start:stop] = source.read(start, stop)
-        progress("reading", stop, len(source))
-    return array
+    return in_memory(source, progress)
 
 
 def _lines(found: SearchResult, output: str) -> list[str]:

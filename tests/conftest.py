@@ -1,7 +1,13 @@
 """What tests of all rooms share."""
 
+import contextlib
 import os
+import tracemalloc
 from pathlib import Path
+
+# Before NumPy is loaded.  Threads of BLAS that wait for a busy core make small products 100 times slower,
+# and tests, with the processes that they start, run side by side.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import hypothesis
 import numpy as np
@@ -37,6 +43,36 @@ def relative_error(actual: NDArray[np.floating], expected: NDArray[np.floating])
 @pytest.fixture(name="relative_error", scope="session")
 def relative_error_fixture():
     return relative_error
+
+
+@pytest.fixture(scope="session")
+def listing():
+    """List all files below a folder, with what they hold; folders and others with None."""
+
+    def listing(folder):
+        return {
+            str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+            for path in Path(folder).rglob("*")
+        }
+
+    return listing
+
+
+@pytest.fixture(scope="session")
+def peak_memory():
+    """Measure the most bytes that Python and NumPy hold within a block: told by what it yields, after it."""
+
+    @contextlib.contextmanager
+    def measured():
+        held = []
+        tracemalloc.start()
+        try:
+            yield lambda: held[0]
+        finally:
+            held.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+
+    return measured
 
 
 @pytest.fixture

@@ -1,11 +1,28 @@
-"""Small layers, images and features for tests of all rooms."""
+"""Small layers, images, features and kernels for tests of all rooms."""
 
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.numpy
 from numpy.typing import NDArray
 
-from ckncuda import EncoderSpec, Exponential, Layer, LayerSpec, Model, Ridge
+from ckncuda import (
+    ArcCosine,
+    EncoderSpec,
+    Exponential,
+    InversePolynomial,
+    Layer,
+    LayerSpec,
+    Linear,
+    Model,
+    Polynomial,
+    Ridge,
+    Series,
+)
 
 TWO_LAYERS = [
     LayerSpec(filters=12, patch=3, subsampling=2, kernel=Exponential(sigma=0.6)),
@@ -43,14 +60,19 @@ def overlapping_classes(
     return features.astype(np.float32), labels
 
 
-def stripes(n: int = 90, seed: int = 0) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Return stripes along and across, of any phase, uint8 [n, 9, 9, 1], and which they are."""
+def stripes(
+    n: int = 90, seed: int = 0, *, noise: float = 30.0, contrast: float = 60.0
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Return stripes along and across, of any phase, uint8 [n, 9, 9, 1], and which they are.
+
+    A linear classifier on pixels cannot tell them apart.
+    """
     rng = np.random.default_rng(seed)
     labels = np.arange(n) % 2
     phase = rng.uniform(0, 2 * np.pi, size=(n, 1, 1))
     y, x = np.mgrid[:9, :9]
     waves = np.where(labels[:, None, None], np.sin(1.5 * y + phase), np.sin(1.5 * x + phase))
-    images = 120 + 60 * waves + rng.normal(scale=30, size=waves.shape)
+    images = 120 + contrast * waves + rng.normal(scale=noise, size=waves.shape)
     return images.round().clip(0, 255).astype(np.uint8)[..., None], labels
 
 
@@ -64,3 +86,90 @@ def model_of(images: Any, labels: Any, preprocessing: Any, backend: Any, classif
         patches=300,
         backend=backend,
     )
+
+
+def rings(images: int = 120, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Return points of two rings, one inside the other, float32 [images, 2], and on which they are."""
+    rng = np.random.default_rng(seed)
+    angle, labels = rng.uniform(0, 2 * np.pi, size=images), np.arange(images) % 2
+    radius = 1 + labels + 0.3 * rng.normal(size=images)
+    return (radius * np.array([np.cos(angle), np.sin(angle)])).T.astype(np.float32), labels
+
+
+def scaled_by_the_book(features: Any, widths: Any = None) -> NDArray[np.float64]:
+    """Return features of each encoder centred, of the mean squared norm 1 / (number of encoders)."""
+    centred = features.astype(np.float64) - features.mean(axis=0, dtype=np.float64)
+    widths = (features.shape[1],) if widths is None else widths
+    for columns in np.split(np.arange(features.shape[1]), np.cumsum(widths)[:-1]):
+        centred[:, columns] /= np.sqrt((centred[:, columns] ** 2).sum() / len(centred) * len(widths))
+    return centred
+
+
+def left_out_by_refits(gram: Any, targets: Any, regularization: float) -> NDArray[np.float64]:
+    """Return each image's target less its prediction by (K + 11ᵀ + nλI) α = Y without it, one by one."""
+    n, gram = len(gram), gram + 1
+    residuals = np.empty_like(targets)
+    for i in range(n):
+        others = np.arange(n) != i
+        penalty = n * regularization * np.eye(n - 1)
+        alpha = np.linalg.solve(gram[np.ix_(others, others)] + penalty, targets[others])
+        residuals[i] = targets[i] - gram[i, others] @ alpha
+    return residuals
+
+
+SOME_KERNELS = [
+    Exponential(sigma=1.0),
+    Exponential(sigma=0.35),
+    ArcCosine(0),
+    ArcCosine(1),
+    Linear(),
+    Polynomial(3, offset=0.5),
+    InversePolynomial(),
+    Series([0.1, 0.5, 0.0, 0.4]),
+]
+"""κ of every kind."""
+
+
+def kernel_matrix(x: Any, y: Any, widths: Any, kernels: Any, weights: Any) -> NDArray[np.float64]:
+    """Return Σ_g w_g ‖x_g‖ ‖y_g‖ κ_g(cos(x_g, y_g)) [n, m] in float64, pair by pair."""
+    total, starts = np.zeros((len(x), len(y))), np.cumsum([0, *widths])
+    for start, width, kernel, weight in zip(starts, widths, kernels, weights, strict=False):
+        for i, j in np.ndindex(total.shape):
+            a, b = (z[start : start + width].astype(np.float64) for z in (x[i], y[j]))
+            length = math.sqrt(a @ a) * math.sqrt(b @ b)
+            cosine = np.array(a @ b / length if length else 0.0)
+            total[i, j] += weight * length * float(kernel.value(cosine))
+    return total
+
+
+def overlapping_points(images: int = 40, seed: int = 0) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return points of three classes in four dimensions, and their labels in turn."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(images) % 3
+    return 1.2 * rng.normal(size=(3, 4))[labels] + rng.normal(size=(images, 4)), labels
+
+
+def gauss(x: Any, y: Any) -> NDArray[np.float64]:
+    """Return a Gaussian kernel of points."""
+    return np.exp(-((x[:, None] - y) ** 2).sum(axis=2) / 4)
+
+
+def polynomial(x: Any, y: Any) -> NDArray[np.float64]:
+    """Return a kernel of another scale, and far from centred."""
+    return 50.0 * (3 + x @ y.T) ** 2
+
+
+def centred_by_the_book(gram: Any) -> NDArray[np.float64]:
+    """Return a Gram matrix as of images of mean 0 and mean squared norm 1."""
+    centring = np.eye(len(gram)) - 1 / len(gram)
+    result = centring @ gram @ centring
+    return result / result.trace() * len(gram)
+
+
+def rewrite_model(path: Path, change: Callable[[dict[str, Any], dict[str, NDArray[Any]]], Any]) -> None:
+    """Change the specification or the arrays of a model file."""
+    with safetensors.safe_open(path, framework="numpy") as file:
+        specification = json.loads(file.metadata()["ckncuda"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    change(specification, tensors)
+    safetensors.numpy.save_file(tensors, path, {"ckncuda": json.dumps(specification)})

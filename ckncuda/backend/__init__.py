@@ -18,7 +18,7 @@ __all__ = ["NAMES", "Backend", "BackendStatus", "backend_statuses", "get_backend
 
 @dataclass(frozen=True)
 class BackendStatus:
-    """Whether a backend works on this machine, and if not, why and what to do."""
+    """The state of a backend on this machine: whether it works, and if not, why and what to do."""
 
     name: str
     works: bool
@@ -80,7 +80,7 @@ def get_backend(
 
 
 def backend_statuses() -> list[BackendStatus]:
-    """What each backend can do on this machine."""
+    """Return what each backend can do on this machine."""
     from ckncuda.backend.numpy import available_threads, describe, has_numba
     from ckncuda.backend.reference import ReferenceBackend
 

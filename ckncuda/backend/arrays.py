@@ -13,7 +13,7 @@ DLPACK_CPU = 1  # the standard's number of a device that is the host
 
 
 def as_array(array: ArrayLike, dtype: DTypeLike) -> Array:
-    """As an array of this type where it is: CuPy's on a GPU, of CuPy or by DLPack; else NumPy's."""
+    """Return an array of this type where it is: CuPy's on a GPU, of CuPy or by DLPack; else NumPy's."""
     where: Any = getattr(array, "__dlpack_device__", None)
     if isinstance(array, np.ndarray) or where is None or where()[0] == DLPACK_CPU:
         return np.asarray(array, dtype)
@@ -24,7 +24,7 @@ def as_array(array: ArrayLike, dtype: DTypeLike) -> Array:
 
 
 def to_host(array: Array) -> Array:
-    """As a NumPy array; waits for what is queued."""
+    """Return a NumPy array, once what is queued has been computed."""
     if isinstance(array, np.ndarray):
         return array
     host: Array = array.get()
@@ -40,7 +40,7 @@ def wait(array: Array) -> None:
 
 
 def on_host(images: Any) -> NDArray[Any]:
-    """What is in host memory, as a NumPy array; raises `InvalidData` for what is on a GPU."""
+    """Return images that are in host memory as a NumPy array; raise `InvalidData` for what is on a GPU."""
     where = None if isinstance(images, np.ndarray) else getattr(images, "__dlpack_device__", None)
     if where is not None and where()[0] != DLPACK_CPU:
         raise InvalidData(
@@ -50,7 +50,7 @@ def on_host(images: Any) -> NDArray[Any]:
 
 
 def as_float(images: NDArray[Any]) -> NDArray[np.float32]:
-    """Images as float32; bytes 0…255 become 0…1."""
+    """Return images as float32; bytes 0…255 become 0…1."""
     if images.dtype == np.uint8:
         return images.astype(np.float32) / np.float32(255)
     return images.astype(np.float32, copy=False)

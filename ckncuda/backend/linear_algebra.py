@@ -94,7 +94,7 @@ def inverse_diagonal(factor: Array) -> Array:
 
 
 def _on_device(factor: Array, right: Array, transposed: bool) -> Array:
-    """L⁻¹ right or L⁻ᵀ right by CuPy; of L, row-major as CuPy leaves it, its Lᵀ is taken without a copy."""
+    """Return L⁻¹ right or L⁻ᵀ right by CuPy, which takes Lᵀ, since L is row-major, without a copy."""
     from cupyx.scipy.linalg import solve_triangular
 
     solution: Array = solve_triangular(factor.T, right, trans="N" if transposed else "T", lower=False)
@@ -102,14 +102,14 @@ def _on_device(factor: Array, right: Array, transposed: bool) -> Array:
 
 
 def _blas(name: str, matrix: Array) -> Any:
-    """BLAS's routine of this name for matrices of this type."""
+    """Return BLAS's routine of this name for matrices of this type."""
     from scipy.linalg import get_blas_funcs
 
     return get_blas_funcs(name, (matrix,))
 
 
 def _lapack(name: str, matrix: Array) -> Any:
-    """LAPACK's routine of this name for matrices of this type."""
+    """Return LAPACK's routine of this name for matrices of this type."""
     from scipy.linalg import get_lapack_funcs
 
     return get_lapack_funcs(name, (matrix,))

@@ -1,4 +1,4 @@
-"""What a backend does: each operation said once, and how a host walks blocks of images."""
+"""The operations of a backend, each said once, and a host's way through blocks of images."""
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -46,7 +46,7 @@ class NormedMaps:
         return NormedMaps(self.maps[images], tuple(norms[images] for norms in self.norms))
 
     def have_dark_patches(self, spec: PairSpec) -> bool:
-        """Tell whether patches, not of zeros, have norms below the floor by which they are divided.
+        """Tell whether any patches, not of zeros, have norms below the floor by which they are divided.
 
         Then n t n' is not their inner product, which tangents of a fused first layer take it for.
         """
@@ -55,13 +55,13 @@ class NormedMaps:
 
 
 class Backend(Protocol):
-    """What every backend does, with arrays of its own and of its type (`dtype`)."""
+    """The operations that every backend has, on arrays of its own and of its type (`dtype`)."""
 
     name: str
     description: str
-    """How it computes, for people: library, type, threads."""
+    """Library, type and threads, for people."""
     options: dict[str, Any]
-    """How it was made: ``get_backend(**options)`` makes the same one, here or on another machine."""
+    """The arguments it was made with: ``get_backend(**options)`` makes the same one, here or elsewhere."""
     dtype: Any
     memory_budget: int
     """Bytes that one call may use for its blocks of images."""

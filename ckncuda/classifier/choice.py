@@ -1,4 +1,4 @@
-"""The choice of λ, of bandwidths of κ and of the weights of encoders: what is tried, and on which images.
+"""The choice of λ, of bandwidths of κ and of the weights of encoders, tried on few images first.
 
 Where the accuracy of many images is costly, a search begins with few of them and goes on from what it has
 found among twice as many, and so on.
@@ -77,9 +77,8 @@ def search_regularization(
     Parameters
     ----------
     accuracy_at : callable
-        The validation accuracy at one λ.
+        The validation accuracy at one λ, a mean over ``images``.
     images : int
-        How many images an accuracy is the mean of.
     progress : callable or None
     refinement : floats
         Multiples of the best decade that are tried in the end.
@@ -140,15 +139,8 @@ def search_from_few(
     """Look for λ among `FEW` images or so, then among twice as many from there on, until all are in.
 
     Twice as many images take a λ that is weaker by a third of a decade or two: each climb begins a third
-    below the last one's end.  What was tried with all images is returned.
-
-    Parameters
-    ----------
-    accuracy_among : callable
-        The accuracy of half of so many images at one λ.
-    images : int
-        How many there are in all.
-    progress : callable or None
+    below the last one's end.  What was tried with all images is returned.  The callable gives the accuracy
+    of half of so many images at one λ.
     """
     few, *more = halvings(images // 2, FEW)
     search = search_regularization(functools.partial(accuracy_among, few), few // 2, progress, refinement=())
@@ -187,7 +179,7 @@ class Choice:
     weights : tuple of float
         They sum to 1.
     kernels : tuple of DotProductKernel
-        None where Gram matrices are given, or features are compared by their inner products.
+        Empty where Gram matrices are given, or features are compared by their inner products.
     search : list of (float, float)
         The λ tried and their accuracies, where they are kept.
     """
@@ -200,17 +192,15 @@ class Choice:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a fit was made with, and its leave-one-out accuracy.
+    """The choice of a fit, and its leave-one-out accuracy.
 
     Attributes
     ----------
     choice : Choice
-    judged : int
-        How many images were left out one by one to measure the accuracy.
-    chose : int
-        How many of these chose.
+    judged, chose : int
+        How many images were left out one by one to measure the accuracy, and how many of these chose.
     accuracy : float or None
-        None if nothing was to be chosen or measured.
+        None if the choice was there before: nothing is measured then.
     """
 
     choice: Choice
@@ -221,13 +211,13 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Options:
-    """What is given of a `Choice`, and what is to be chosen, "auto": a lattice of λ, bandwidths and weights.
+    """A `Choice` of which some is given and some, "auto", is to be found on a lattice.
 
     Attributes
     ----------
     regularization : float or "auto"
     encoders : int
-        How many encoders there are, or Gram matrices.
+        The number of encoders, or of Gram matrices.
     weights : sequence of float or "auto"
     kernel : DotProductKernel, "auto" or None
         The same κ for all encoders, or ``Exponential`` with a bandwidth for each.
@@ -240,7 +230,7 @@ class Options:
 
     @property
     def sizes(self) -> Place:
-        """How many places each axis has: λ, the bandwidths, the weights of encoders but the first."""
+        """Numbers of places on each axis: λ, the bandwidths, the weights of encoders but the first."""
         lambdas = len(LAMBDAS) if isinstance(self.regularization, str) else 1
         weights = self.encoders - 1 if isinstance(self.weights, str) else 0
         return (lambdas, *(len(SIGMAS),) * self._bandwidths, *(len(WEIGHTS),) * weights)
@@ -277,14 +267,8 @@ class Options:
         step along one axis at a time, among twice as many and so on.  Of equally good points of the grid
         that of the largest λ is taken.
 
-        Parameters
-        ----------
-        accuracy_among : callable
-            From what is tried, how many images there are, the last ones, and how many judge it, the last of
-            these, to its left-out accuracy; it may raise `InvalidSpec` where λ is too small.
-        images : int
-            How many there are in all.
-        progress : callable or None
+        The callable gives the left-out accuracy of what is tried, among so many images, of which so many
+        judge it; it may raise `InvalidSpec` where λ is too small.
         """
         tried, sizes = 0, self.sizes
         level = [len(WEIGHTS) // 2] * (len(sizes) - 1 - self._bandwidths)
@@ -334,14 +318,7 @@ def judges(images: int) -> int:
 def climb(start: Place, accuracy_at: Callable[[Place], float], sizes: Place) -> Place:
     """Go from one point of a lattice to a better neighbour, one step along one axis, while there is one.
 
-    Parameters
-    ----------
-    start : tuple of int
-        Where to begin, each number between 0 and that axis's size.
-    accuracy_at : callable
-        Asked once for each point.
-    sizes : tuple of int
-        Of the axes.
+    The accuracy is asked once for each point, whose numbers are between 0 and the sizes of the axes.
     """
     accuracy_at = functools.cache(accuracy_at)
     best, improved = start, True

@@ -1,4 +1,4 @@
-"""What all classifiers have in common: scores, predictions, the options of those that learn."""
+"""Scores and predictions of all classifiers, and the options of those that learn."""
 
 import math
 from abc import ABC, abstractmethod
@@ -131,7 +131,12 @@ class ValidatedClassifier(Classifier):
         `fit` does so first; others may before the long work that comes before it.
         """
         check_regularization(self.regularization)
-        check_validation(self.validation, self.regularization, self.leaves_one_out)
+        held_out = self.validation != 0 or (self.regularization == "auto" and not self.leaves_one_out)
+        if held_out and not (isinstance(self.validation, int | float) and 0 < self.validation < 1):
+            raise InvalidSpec(
+                f"validation is {self.validation!r}; expected a fraction of the images between 0 and 1, both "
+                "excluded (0 only together with a given regularization: nothing is held out then)"
+            )
         if not isinstance(self.seed, int) or self.seed < 0:
             raise InvalidSpec(f"seed is {self.seed!r}; expected a whole number that is not negative")
 
@@ -193,14 +198,3 @@ def check_regularization(regularization: float | str) -> None:
         f'regularization is {regularization!r}; expected "auto" or a number greater than 0 '
         "(0 is not allowed: the minimiser need not exist; give a small one such as 1e-8)"
     )
-
-
-def check_validation(validation: float, regularization: float | str, leaves_one_out: bool) -> None:
-    """Raise `InvalidSpec` unless ``validation`` is a fraction that serves the choice of λ."""
-    if validation == 0 and (leaves_one_out or regularization != "auto"):
-        return
-    if not isinstance(validation, int | float) or not 0 < validation < 1:
-        raise InvalidSpec(
-            f"validation is {validation!r}; expected a fraction of the images between 0 and 1, both excluded "
-            "(0 only together with a given regularization: nothing is held out then)"
-        )

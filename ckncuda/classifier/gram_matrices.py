@@ -46,7 +46,7 @@ class GramMatrices:
 
 
 class GramStatistics:
-    """What centring and scaling takes from one Gram matrix, of some of its images.
+    """The statistics by which one Gram matrix, of some of its images, is centred and scaled.
 
     Attributes
     ----------

@@ -171,8 +171,9 @@ class GramRidge(LinearClassifier, LeaveOneOut[GramMatrices]):
             intercept = (alpha.sum(axis=0) - rounded).astype(np.float32)
         if not (np.isfinite(weights).all() and np.isfinite(intercept).all() and weights.any()):
             raise InvalidData(
-                "the kernel's values are so small or so large that weights on them do not fit single precision: "
-                "multiply the Gram matrix, and those of images to predict, by a number that brings it near 1"
+                "the kernel's values are so small or so large that weights on them do not fit single "
+                "precision: multiply the Gram matrix, and those of images to predict, by a number that "
+                "brings it near 1"
             )
         self.weights_, self.intercept_, self.classes_ = weights, intercept, data.classes
         self.kernel_weights_ = found.choice.weights

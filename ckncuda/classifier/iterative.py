@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -118,15 +119,16 @@ class IterativeClassifier(LinearClassifier, TrainableClassifier):
         return minimize_lbfgs(space, self.loss, targets, start, self.max_iterations, progress)
 
 
+@dataclass
 class _Problem:
-    """One training set, its first ``kept`` images to fit on while λ is chosen, the others held out."""
+    """A training set, its first ``kept`` images to fit on while λ is chosen, the others held out."""
 
-    def __init__(
-        self, classifier: IterativeClassifier, features: Features, targets: Index, classes: int, kept: int
-    ) -> None:
-        self.classifier, self.features, self.targets = classifier, features, targets
-        self.classes, self.kept = classes, kept
-        self.solved: dict[float, Array] = {}
+    classifier: IterativeClassifier
+    features: Features
+    targets: Index
+    classes: int
+    kept: int
+    solved: dict[float, Array] = field(default_factory=dict)
 
     def choose(self, progress: Progress | None) -> tuple[float, Search]:
         """Return λ and what was tried: nothing, the given λ, or a search."""

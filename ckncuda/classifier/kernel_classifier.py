@@ -108,11 +108,11 @@ class KernelClassifier(Classifier):
                 "classifier; expected as many of each"
             )
         classifier = KernelClassifier()
-        classifier._compare_with(points, FeatureScaling(mean, norm), widths, kernels, weights)
-        classifier._sum_up(dual, intercept, labels)
+        classifier._hold(points, FeatureScaling(mean, norm), widths, kernels, weights)
+        classifier.dual_, classifier.intercept_, classifier.classes_ = dual, intercept, labels
         return classifier
 
-    def _compare_with(
+    def _hold(
         self,
         points: npt.NDArray[np.float16],
         scaling: FeatureScaling,
@@ -124,15 +124,6 @@ class KernelClassifier(Classifier):
         self.points_, self.scaling_, self.widths_ = points, scaling, widths
         self.kernels_, self.kernel_weights_ = kernels, weights
         self.__dict__.pop("_prepared", None)
-
-    def _sum_up(
-        self,
-        dual: npt.NDArray[np.float32],
-        intercept: npt.NDArray[np.float32],
-        classes: npt.NDArray[np.int64],
-    ) -> None:
-        """Set all that turns these comparisons into scores."""
-        self.dual_, self.intercept_, self.classes_ = dual, intercept, classes
 
     @property
     def n_features(self) -> int:
@@ -171,29 +162,16 @@ class KernelClassifier(Classifier):
         """
         points, norms = self._points_like(features)
         dual = np.asarray(self.dual_, like=features).astype(points.dtype)
-        scaling = FeatureScaling(
-            np.asarray(self.scaling_.mean, like=features), np.asarray(self.scaling_.norm, like=features)
-        )
+        scaling = self.scaling_.like(features)
+        compared = self.kernels_, self.kernel_weights_, self.widths_
         intercept = np.asarray(self.intercept_, like=features)
         scores = np.empty((len(features), dual.shape[1]), dtype=np.float32, like=features)
         with np.errstate(invalid="ignore", over="ignore"):
             for rows in blocks(len(features), max(points.shape)):
                 block = scaling.block(features, rows, dtype=points.dtype)
-                scores[rows] = self.kernel_with_points(block, points, norms) @ dual + intercept
+                kernel = weighted_kernel(*compared, block, points, norms)
+                scores[rows] = kernel @ dual + intercept
         return scores
-
-    def kernel_with_points(self, scaled: Array, points: Array, norms: list[Array]) -> Array:
-        """Return K(x, x_i), [b, n], of scaled features [b, d] and points with their norms, part by part."""
-        total: Array | None = None
-        for number, columns in enumerate(parts(self.widths_)):
-            part = scaled[:, columns]
-            kernel = part @ points[:, columns].T
-            norm = np.sqrt(np.einsum("ij,ij->i", part, part))
-            homogeneous(self.kernels_[number], kernel, norm, norms[number])
-            kernel *= kernel.dtype.type(self.kernel_weights_[number])
-            total = kernel if total is None else total + kernel
-        assert total is not None  # there is an encoder at least
-        return total
 
     def _points_like(self, features: Array) -> tuple[Array, list[Array]]:
         """Return the points and their norms, part by part, where the features are; kept for next time."""
@@ -212,6 +190,27 @@ def part_norms(points: Array, widths: Sequence[int]) -> list[Array]:
     return [
         np.sqrt(np.einsum("ij,ij->i", points[:, columns], points[:, columns])) for columns in parts(widths)
     ]
+
+
+def weighted_kernel(
+    kernels: Sequence[DotProductKernel],
+    weights: Sequence[float],
+    widths: Sequence[int],
+    scaled: Array,
+    points: Array,
+    norms: list[Array],
+) -> Array:
+    """Return K(x, x_i), [b, n], of scaled features [b, d] and points with their norms, part by part."""
+    total: Array | None = None
+    for number, columns in enumerate(parts(widths)):
+        part = scaled[:, columns]
+        kernel = part @ points[:, columns].T
+        norm = np.sqrt(np.einsum("ij,ij->i", part, part))
+        homogeneous(kernels[number], kernel, norm, norms[number])
+        kernel *= kernel.dtype.type(weights[number])
+        total = kernel if total is None else total + kernel
+    assert total is not None  # there is an encoder at least
+    return total
 
 
 def homogeneous(kernel: DotProductKernel, products: Array, rows: Array, columns: Array) -> None:

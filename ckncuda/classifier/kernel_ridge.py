@@ -104,7 +104,8 @@ class KernelRidge(KernelClassifier, LeaveOneOut[TrainingData], TrainableClassifi
         order = np.empty(images, dtype=np.intp, like=data.features)
         order[system.order] = np.arange(images, like=data.features)
         dual, points = to_host(alpha[order].astype(np.float32)), to_host(system.points[order])
-        weights = found.choice.weights
-        self._compare_with(points, scaling.on_host(), data.widths, found.choice.kernels, weights)
-        self._sum_up(dual, dual.sum(axis=0, dtype=np.float64).astype(np.float32), data.classes)
+        choice = found.choice
+        self._hold(points, scaling.on_host(), data.widths, choice.kernels, choice.weights)
+        self.intercept_ = dual.sum(axis=0, dtype=np.float64).astype(np.float32)
+        self.dual_, self.classes_ = dual, data.classes
         return found

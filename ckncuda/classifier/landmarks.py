@@ -1,7 +1,7 @@
 """Kernel ridge regression on landmarks: for more images than a Gram matrix of all of them allows.
 
-With the landmarks' Gram matrix K_mm = L Lᵀ, an image has m new features φ(x) = L⁻¹ K(landmarks, x), whose inner
-products are the kernel's as far as the landmarks span it (Nyström); `Ridge` is fitted on them.
+With the landmarks' Gram matrix K_mm = L Lᵀ, an image has m new features φ(x) = L⁻¹ K(landmarks, x), whose
+inner products are the kernel's as far as the landmarks span it (Nyström); `Ridge` is fitted on them.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -11,10 +11,10 @@ import numpy.typing as npt
 
 from ckncuda.backend import linear_algebra
 from ckncuda.backend.arrays import to_host
-from ckncuda.classifier.choice import Choice, judges, normalized_weights, shown_kernels, shown_weights
+from ckncuda.classifier.choice import judges, normalized_weights, shown_kernels, shown_weights
 from ckncuda.classifier.classifier import TrainableClassifier, ValidatedClassifier
 from ckncuda.classifier.gram_matrices import GramStatistics, chosen_entries, finite_rows
-from ckncuda.classifier.kernel_classifier import KernelClassifier, part_norms
+from ckncuda.classifier.kernel_classifier import KernelClassifier, part_norms, weighted_kernel
 from ckncuda.classifier.kernel_ridge import KernelRidge
 from ckncuda.classifier.ridge import Ridge
 from ckncuda.classifier.training_data import FeatureScaling, TrainingData, blocks
@@ -33,8 +33,8 @@ JITTER = 1e-6
 """Added to the diagonal of the landmarks' Gram matrix, whose entries there are 1 on average."""
 
 JITTERS = tuple(10.0**power for power in range(-6, -2))
-"""Added to the diagonal of a Gram matrix that is given, as parts of its mean: the first that makes a matrix of
-single-precision entries positive definite."""
+"""Added to the diagonal of a Gram matrix that is given, as parts of its mean: the first that makes a matrix
+of single-precision entries positive definite."""
 
 
 class NystromRidge(KernelClassifier, TrainableClassifier):
@@ -108,53 +108,57 @@ class NystromRidge(KernelClassifier, TrainableClassifier):
 
     def _fit(self, data: TrainingData, progress: Progress | None) -> None:
         images = len(data.targets)
-        choice, how = self._choose(data, progress)
+        kernels, weights, how = self._choose(data, progress)
         scaling = FeatureScaling.of(data.features, data.widths)
         order = np.random.default_rng(self.seed).permutation(images)
         points = scaling.block(data.features, np.sort(order[: self.landmarks]), dtype=np.float32)
-        landmarks = KernelClassifier()
-        compared = (to_host(points.astype(np.float16)), scaling.on_host(), data.widths)
-        landmarks._compare_with(*compared, choice.kernels, choice.weights)
-        factor, mapped = _new_features(landmarks, scaling, data.features, progress)
+        points = points.astype(np.float16)
+        factor, mapped = _new_features(data, scaling, points, kernels, weights, progress)
         dual, intercept = fit_ridge(self, factor, mapped, data.targets, [how], progress)
-        self._sum_up(to_host(dual), intercept, data.classes)
-        self._compare_with(*compared, choice.kernels, choice.weights)
+        self._hold(to_host(points), scaling.on_host(), data.widths, kernels, weights)
+        self.dual_, self.intercept_, self.classes_ = to_host(dual), intercept, data.classes
 
-    def _choose(self, data: TrainingData, progress: Progress | None) -> tuple[Choice, str]:
+    def _choose(
+        self, data: TrainingData, progress: Progress | None
+    ) -> tuple[tuple[DotProductKernel, ...], tuple[float, ...], str]:
         """Return kernels and weights, given or chosen on some of the images, and say which they are."""
         encoders = len(data.widths)
         if isinstance(self.kernel, DotProductKernel) and (encoders == 1 or not isinstance(self.weights, str)):
             weights = (1.0,) if isinstance(self.weights, str) else normalized_weights(self.weights)
-            given = Choice(0.0, weights, (self.kernel,) * encoders)
-            return given, _which(given) + " given"
+            kernels = (self.kernel,) * encoders
+            return kernels, weights, _which(kernels, weights) + " given"
         kept = np.arange(len(data.targets))
         if self.validation != 0:  # what Ridge will hold out chooses neither kernel nor weights
             kept, _ = held_out_split(data.targets, self.validation, self.seed)
         some = np.random.default_rng(self.seed).permutation(kept)[:CHOOSE_AMONG]
         chooser = self._chooser().fit(data.rows(some), data.targets[some], progress, data.widths)
-        choice = Choice(chooser.regularization_, chooser.kernel_weights_, chooser.kernels_)
+        kernels, weights = chooser.kernels_, chooser.kernel_weights_
         how = f" chosen by leave-one-out over {judges(len(some))} images, but for what was given"
-        return choice, _which(choice) + how
+        return kernels, weights, _which(kernels, weights) + how
 
 
-def _which(choice: Choice) -> str:
+def _which(kernels: Sequence[DotProductKernel], weights: Sequence[float]) -> str:
     """Return kernels and weights, and was or were."""
-    if len(choice.weights) == 1:
-        return f"{shown_kernels(choice.kernels)} was"
-    return f"{shown_kernels(choice.kernels)}, {shown_weights(choice.weights)} were"
+    if len(weights) == 1:
+        return f"{shown_kernels(kernels)} was"
+    return f"{shown_kernels(kernels)}, {shown_weights(weights)} were"
 
 
 def _new_features(
-    landmarks: KernelClassifier,
+    data: TrainingData,
     scaling: FeatureScaling,
-    features: npt.NDArray[np.float32],
+    landmarks: npt.NDArray[np.float16],
+    kernels: Sequence[DotProductKernel],
+    weights: Sequence[float],
     progress: Progress | None,
 ) -> tuple[Array, npt.NDArray[np.float32]]:
     """Return the factor L, float32 [m, m], and the new features, float32 [n, m], where the features are."""
-    points = np.asarray(landmarks.points_, like=features).astype(np.float32)
+    points = landmarks.astype(np.float32)
     exact = points.astype(np.float64)  # rounding in single precision would make it indefinite
-    norms = part_norms(exact, landmarks.widths_)
-    gram = landmarks.kernel_with_points(exact, exact, norms).T  # column-major, as LAPACK takes it
+    norms = part_norms(exact, data.widths)
+    gram = weighted_kernel(
+        kernels, weights, data.widths, exact, exact, norms
+    ).T  # column-major, as LAPACK takes it
     gram.T.reshape(-1)[:: len(gram) + 1] += JITTER  # the diagonal
     try:
         factor = linear_algebra.cholesky(gram).astype(np.float32, order="F")
@@ -165,25 +169,22 @@ def _new_features(
         ) from error
 
     def values(rows: slice) -> Array:
-        block = scaling.block(features, rows, dtype=np.float32)
-        return landmarks.kernel_with_points(block, points, norms)
+        block = scaling.block(data.features, rows, dtype=np.float32)
+        return weighted_kernel(kernels, weights, data.widths, block, points, norms)
 
-    mapped = np.empty((len(features), len(points)), np.float32, like=features)
+    mapped = np.empty((len(data.features), len(points)), np.float32, like=data.features)
     return factor, _mapped(factor, values, mapped, max(points.shape), progress)
 
 
 class GramLandmarks:
     """Landmarks whose kernel values with all images are given.
 
-    Parameters
+    Attributes
     ----------
     grams : list of [n, m]
         One a kernel.
     points : integers [m]
         The numbers of the images that the landmarks are.
-
-    Attributes
-    ----------
     own : list of float64 [m, m]
         The kernel values of the landmarks with each other.
     spreads : list of float
@@ -271,24 +272,12 @@ def fit_ridge(
     how: Sequence[str],
     progress: Progress | None,
 ) -> tuple[Array, npt.NDArray[np.float32]]:
-    """Fit `Ridge` with a classifier's options on new features, and tell it what was chosen and measured.
-
-    Parameters
-    ----------
-    classifier : ValidatedClassifier
-    factor : [m, m]
-        L.
-    mapped : float32 [n, m]
-        New features.
-    targets : integers [n]
-    how : sequence of str
-        What else is to be said.
-    progress : callable or None
+    """Fit `Ridge` with a classifier's options on new features [n, m]; tell it what was chosen and measured.
 
     Returns
     -------
     dual : [m, K]
-        The weights on kernel values with the landmarks.
+        The weights on kernel values with the landmarks, L⁻ᵀ w.
     intercept : float32 [K]
     """
     ridge = Ridge(classifier.regularization, classifier.validation, classifier.seed)
@@ -297,8 +286,7 @@ def fit_ridge(
     classifier.validation_accuracy_ = ridge.validation_accuracy_
     classifier.validation_ = "; ".join([ridge.validation_, f"{mapped.shape[1]} landmarks", *how])
     weights = np.asarray(ridge.weights_, like=mapped).astype(factor.dtype)
-    # (LLᵀ)⁻¹ L w is L⁻ᵀ w.
-    return linear_algebra.solve(factor, factor @ weights), ridge.intercept_
+    return linear_algebra.solve(factor, factor @ weights), ridge.intercept_  # (LLᵀ)⁻¹ L w
 
 
 def check_points(points: npt.ArrayLike, images: int) -> Index:

@@ -1,9 +1,8 @@
 """L-BFGS on the penalised empirical risk, in a preconditioned space.
 
-Our own, for three reasons that `scipy.optimize.minimize` does not serve: it works where the features are, on a
-GPU too; its inverse Hessian starts from the preconditioner of a space, in which a gradient need not be represented
-as the parameters are; and its line search asks for no product with the features beyond one an iteration. It
-stops by the distance from the minimum that its quadratic model sees, not by a norm of the gradient.
+It is our own because it works where the features are, on a GPU too, and because its inverse Hessian starts
+from the preconditioner of a space, where a gradient need not be represented as the parameters are:
+`scipy.optimize.minimize` offers neither. Its line search needs one product with the features in all.
 """
 
 from typing import Self
@@ -36,7 +35,7 @@ Pair = tuple[Array, Array, Array, float]
 
 
 class Point:
-    """One iterate, and (1/n) Σ_i loss(y_i, s_i) + (λ/2) ‖W‖² there.
+    """An iterate, and (1/n) Σ_i loss(y_i, s_i) + (λ/2) ‖W‖² there.
 
     Parameters
     ----------
@@ -45,9 +44,9 @@ class Point:
     targets : integers [n], 0 … K−1
     x : float64 [m + 1, K]
         Coefficients in the space, and the intercept.
-    paired : float64 [m + 1, K]
+    paired : float64 [m + 1, K], optional
         ``space.paired(x)``.
-    scores : float64 [n, K]
+    scores : float64 [n, K], optional
         ``space.scores(x, paired)``.
     """
 
@@ -57,23 +56,25 @@ class Point:
         loss: Loss,
         targets: Index,
         x: Array,
-        paired: Array,
-        scores: Array,
+        paired: Array | None = None,
+        scores: Array | None = None,
     ) -> None:
-        self.space, self.x, self.paired, self.scores = space, x, paired, scores
-        total, derivative = loss(scores, targets)
+        self.space, self.loss, self.targets, self.x = space, loss, targets, x
+        self.paired = space.paired(x) if paired is None else paired
+        self.scores = space.scores(x, self.paired) if scores is None else scores
+        total, derivative = loss(self.scores, targets)
         self.derivative = derivative / len(targets)
-        self.value = total / len(targets) + space.regularization / 2 * float(np.vdot(x[:-1], paired[:-1]))
-
-    @classmethod
-    def of(cls, space: Space, loss: Loss, targets: Index, x: Array) -> Self:
-        """Evaluate the objective at x."""
-        paired = space.paired(x)
-        return cls(space, loss, targets, x, paired, space.scores(x, paired))
+        penalty = space.regularization / 2 * float(np.vdot(x[:-1], self.paired[:-1]))
+        self.value = total / len(targets) + penalty
 
     def gradient(self) -> Array:
         """Return the gradient, as the space represents it."""
         return self.space.gradient(self.x, self.derivative)
+
+    def moved(self, length: float, step: Array, paired: Array, scores: Array) -> Self:
+        """Return the point so many steps further, given the step as it is paired and its scores."""
+        moved = self.x + length * step, self.paired + length * paired, self.scores + length * scores
+        return type(self)(self.space, self.loss, self.targets, *moved)
 
 
 def minimize_lbfgs(
@@ -86,16 +87,7 @@ def minimize_lbfgs(
 ) -> tuple[Array, bool]:
     """Minimise (1/n) Σ_i loss(y_i, s_i) + (λ/2) ‖W‖² over a space, from ``start``.
 
-    Parameters
-    ----------
-    space : Space
-    loss : Loss
-    targets : integers [n], 0 … K−1
-    start : float64 [m + 1, K]
-        Coefficients in the space, and the intercept.
-    max_iterations : int
-    progress : callable or None
-        Called after each iteration, and at the end with the number of iterations as the total.
+    Progress is told after each iteration, and at the end with the number of iterations as the total.
 
     Returns
     -------
@@ -108,7 +100,7 @@ def minimize_lbfgs(
     ----------
     J. Nocedal, S. Wright, *Numerical Optimization*, algorithm 7.4.
     """
-    point = Point.of(space, loss, targets, start)
+    point = Point(space, loss, targets, start)
     gradient = point.gradient()
     pairs: list[Pair] = []
     converged = False
@@ -125,7 +117,7 @@ def minimize_lbfgs(
             break
         if iterations == max_iterations:
             break
-        reached, length = _line_search(space, loss, targets, point, step, paired, slope)
+        reached, length = _line_search(point, step, paired, slope)
         if not reached.value < point.value:
             converged = True
             break
@@ -161,27 +153,20 @@ def _direction(space: Space, pairs: list[Pair], gradient: Array) -> tuple[Array,
     return x, paired
 
 
-def _line_search(
-    space: Space,
-    loss: Loss,
-    targets: Index,
-    point: Point,
-    step: Array,
-    paired: Array,
-    slope: float,
-) -> tuple[Point, float]:
+def _line_search(point: Point, step: Array, paired: Array, slope: float) -> tuple[Point, float]:
     """Return the point, and the length of the step to it, where the slope is nearly zero.
 
     The objective is convex along the step and its scores are linear there: the zero of the slope is
     bracketed by doubling and then approached by secants.
     """
+    space, targets = point.space, point.targets
     scores = space.scores(step, paired)
     ridge = space.regularization * float(np.vdot(step[:-1], paired[:-1]))
     mixed = space.regularization * float(np.vdot(point.x[:-1], paired[:-1]))
     low, low_slope, high, high_slope = 0.0, slope, np.inf, np.inf
     length = 1.0
     for _ in range(TRIALS):
-        derivative = loss(point.scores + length * scores, targets)[1]
+        derivative = point.loss(point.scores + length * scores, targets)[1]
         here = float(np.vdot(derivative, scores)) / len(targets) + mixed + length * ridge
         if abs(here) <= -SLOPE * slope:
             break
@@ -194,14 +179,4 @@ def _line_search(
         else:
             secant = low + (high - low) * low_slope / (low_slope - high_slope)
             length = min(max(secant, low + 0.1 * (high - low)), high - 0.1 * (high - low))
-    return (
-        Point(
-            space,
-            loss,
-            targets,
-            point.x + length * step,
-            point.paired + length * paired,
-            point.scores + length * scores,
-        ),
-        length,
-    )
+    return point.moved(length, step, paired, scores), length

@@ -14,8 +14,9 @@ from ckncuda.types import Array
 class LinearClassifier(Classifier):
     """Predict the class of the largest of K linear scores, ``features @ weights_ + intercept_``.
 
-    It is all that is left of `Ridge`, `GramRidge`, `Softmax` and `SquaredHinge` in a model file. An instance of this class itself is
-    made from learned arrays with `from_arrays`, and predicts exactly as the classifier they came from.
+    It is all that is left of `Ridge`, `GramRidge`, `Softmax` and `SquaredHinge` in a model file. An instance
+    of this class itself is made from learned arrays with `from_arrays`, and predicts exactly as the
+    classifier they came from.
 
     Attributes
     ----------

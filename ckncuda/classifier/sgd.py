@@ -30,21 +30,7 @@ def minimize_sgd(
 
     The momentum starts at zero in every epoch, for L-BFGS has moved the parameters in between.
 
-    Parameters
-    ----------
-    space : PrimalSpace
-    loss : Loss
-    targets : integers [n], 0 … K−1
-    start : float64 [d + 1, K]
-        Weights, and the intercept.
-    random : numpy.random.Generator
-        Draws the mini-batches.
-    progress : callable or None
-        Called after each epoch.
-
-    Returns
-    -------
-    parameters : float64 [d + 1, K]
+    Begins from weights and the intercept, float64 [d + 1, K], and returns such.
 
     References
     ----------
@@ -58,7 +44,7 @@ def minimize_sgd(
         order = np.asarray(random.permutation(images), like=targets)
         for first in range(0, images, BATCH):
             batch = order[first : first + BATCH]
-            gradient = Point.of(space.on(batch), loss, targets[batch], parameters).gradient()
+            gradient = Point(space.on(batch), loss, targets[batch], parameters).gradient()
             velocity *= MOMENTUM
             velocity -= step * gradient
             parameters += velocity

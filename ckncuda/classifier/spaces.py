@@ -18,10 +18,9 @@ feature of 1 more in the dual: the Gram matrix is ZZᵀ + 11ᵀ. At the minimum 
 intercept does the same without a penalty.
 
 Every array of parameters here has one last row more: the intercept. Its curvature is c. All of them are
-where the features are, on the host or on a GPU.
+where the features are, on the host or on a GPU. The solver takes ⟨x, g⟩ for ``np.vdot(paired, g)``, with
+``paired`` that of x: its weights in the primal, its scores in the dual.
 """
-
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -31,24 +30,6 @@ from ckncuda.classifier.systems import cholesky
 from ckncuda.classifier.training_data import blocks
 from ckncuda.progress import Progress
 from ckncuda.types import Array, Index
-
-
-class Space(Protocol):
-    """All that the solver needs. ⟨x, g⟩ is ``np.vdot(paired, g)``, with ``paired`` that of x."""
-
-    regularization: float
-
-    def paired(self, x: Array) -> Array:
-        """Return x as it is multiplied with gradients: its weights in the primal, its scores in the dual."""
-
-    def scores(self, x: Array, paired: Array) -> Array:
-        """Return the scores of the images, intercept included."""
-
-    def gradient(self, x: Array, derivative: Array) -> Array:
-        """Return the gradient at x, given the derivative of the mean loss by the scores."""
-
-    def precondition(self, gradient: Array) -> tuple[Array, Array]:
-        """Return x = M⁻¹ gradient, and x as it is multiplied with gradients."""
 
 
 class PrimalSpace:
@@ -129,25 +110,6 @@ class DualSpace:
         x[:-1] = ratio * solve(self.factor, gradient[:-1])
         paired[:-1] = ratio * (gradient[:-1] - self.regularization * x[:-1])
         return x, paired
-
-
-class Features(Protocol):
-    """Scaled features, and what serves every λ and every number of images."""
-
-    def zero(self, classes: int) -> Array:
-        """Return parameters that are all zero."""
-
-    def space(self, images: int, regularization: float) -> Space:
-        """Return the space of fits to the first images."""
-
-    def start(self, images: int, x: Array) -> Array:
-        """Return a solution on fewer images as one on the first ``images``."""
-
-    def scores_after(self, images: int, x: Array) -> Array:
-        """Return the scores of the images that follow the first ones, on which x was fitted."""
-
-    def weights(self, x: Array) -> tuple[Array, Array]:
-        """Return W [d, K] and b [K] of a fit to all images."""
 
 
 class PrimalFeatures:
@@ -244,3 +206,10 @@ class DualFeatures:
         for columns in blocks(width, images):
             weights[columns] = self.features[:, columns].T.astype(np.float64) @ x[:-1]
         return weights, x[-1] + x[:-1].sum(axis=0)
+
+
+Space = PrimalSpace | DualSpace
+"""The space in which a fit to some images at one λ looks for its parameters."""
+
+Features = PrimalFeatures | DualFeatures
+"""Scaled features, and what serves every λ and every number of images."""

@@ -15,7 +15,7 @@ Everything is where the features are, on the host or on a GPU; Gram matrices tha
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -49,7 +49,7 @@ JUDGES = 10_000
 
 @dataclass(frozen=True)
 class DualSolution:
-    """What one λ gives: a factorisation, and all that follows from it.
+    """The solution for one λ: a factorisation, and all that follows from it.
 
     Attributes
     ----------
@@ -63,7 +63,7 @@ class DualSolution:
 
     factor: Array
     alpha: Matrix
-    constant: float
+    constant: float = 0.0
 
     def left_out_residuals(self, last: int | None = None) -> Matrix:
         """Return y_i minus the prediction without image i, float64 [last, K], for the last images or for all.
@@ -86,18 +86,19 @@ class DualSystem(ABC):
     Of `MANY` images and more Gram matrices are in float32, which errs by no more than float32 features
     do, and so are their factors for λ down to `WELL_CONDITIONED`; twice as fast, in half the memory.
 
-    Parameters
-    ----------
-    targets : float64 [n, K]
-        ±1; where everything is computed.
-
     Attributes
     ----------
     order : integers [n]
         The numbers of the images in that order.
     targets : float64 [n, K]
-        In that order.
+        Y in that order, where everything is computed.
+    intercept : float64 [K]
+        What was taken off the targets ±1: the mean, or 0 where the intercept is penalised.
+    dtype : dtype
+        That of the Gram matrices.
     """
+
+    intercept: Matrix | float = 0.0
 
     def __init__(self, targets: Matrix) -> None:
         self.order = np.asarray(np.random.default_rng(0).permutation(len(targets)), like=targets)
@@ -116,16 +117,11 @@ class DualSystem(ABC):
         last = last or len(self.targets)
         dtype = np.dtype(np.float64) if choice.regularization < WELL_CONDITIONED else self.dtype
         factor = cholesky(self.gram(choice, last, dtype), last, choice.regularization, overwrite=True)
-        alpha = solve(factor, self.targets[-last:])
-        return DualSolution(factor, alpha, self.constant(choice.regularization, last))
-
-    def constant(self, regularization: float, last: int) -> float:
-        """Return the constant of a `DualSolution`: 0, where the intercept is penalised."""
-        return 0.0
+        return DualSolution(factor, solve(factor, self.targets[-last:]))
 
     def accuracy(self, residuals: Matrix) -> float:
         """Return the accuracy of the last images, from their left-out residuals."""
-        return left_out_accuracy(residuals, self.targets[-len(residuals) :])
+        return left_out_accuracy(residuals, self.intercept + self.targets[-len(residuals) :])
 
     def accuracy_among(self, choice: Choice, last: int, judged: int) -> float:
         """Return the left-out accuracy of the last ``judged``, as if only the last so many images existed."""
@@ -140,19 +136,15 @@ class FeatureSystem(DualSystem):
     drown the rest of the inverse's diagonal when λ is small. The Gram matrix is therefore that of Z
     with a constant feature of 1 added, ZZᵀ + 11ᵀ. As Y is orthogonal to 1, α stays the same.
 
-    Parameters
-    ----------
-    data : TrainingData
-    scaling : FeatureScaling
-    progress : callable or None
-
     Attributes
     ----------
-    intercept : float64 [K]
-        The mean target; ``targets`` are without it.
     judged : int
         How many images are left out one by one: all.
+    large : bool
+        There are so many that a search begins on part of them.
     """
+
+    intercept: Matrix
 
     def __init__(self, data: TrainingData, scaling: FeatureScaling, progress: Progress | None) -> None:
         self.features, self.scaling = data.features, scaling
@@ -161,7 +153,7 @@ class FeatureSystem(DualSystem):
         signs -= self.intercept
         super().__init__(signs)
         images, width = data.features.shape
-        self.judged = images
+        self.judged, self.large = images, images >= MANY
         # LAPACK works in place on column-major matrices; only the lower triangle is ever filled.
         self.products = np.zeros((images, images), self.dtype, order="F", like=data.features)
         add_product(self.products, np.ones_like(self.products[:1]))
@@ -172,11 +164,6 @@ class FeatureSystem(DualSystem):
                 progress("Gram matrix", columns.stop, width)
         self._alphas: dict[float, Matrix] = {}  # of the λ tried: small beside the Gram matrix
 
-    @property
-    def large(self) -> bool:
-        """Whether a search begins on part of the images."""
-        return len(self.targets) >= MANY
-
     def gram(self, choice: Choice, last: int, dtype: np.dtype[Any]) -> Array:
         """Return ZZᵀ + 11ᵀ of the last images."""
         return self.products[-last:, -last:].astype(dtype, order="F")
@@ -184,27 +171,15 @@ class FeatureSystem(DualSystem):
     def solution(self, choice: Choice, last: int | None = None) -> DualSolution:
         """Solve for all images or the last ones, and keep what solves for all."""
         solution = super().solution(choice, last)
-        if len(solution.alpha) == len(self.targets):
-            self._alphas[choice.regularization] = solution.alpha
-        return solution
-
-    def constant(self, regularization: float, last: int) -> float:
-        """Return the constant of a `DualSolution`."""
-        if last < len(self.targets):  # Z and Y are only nearly orthogonal to 1 then
-            return 0.0
-        return 1 / (last**2 * (regularization + 1))
-
-    def left_out_residuals(self, regularization: float) -> Matrix:
-        """Return y_i minus the prediction without image i, float64 [n, K], in the system's order."""
-        return self.solution(Choice(regularization)).left_out_residuals()
-
-    def accuracy(self, residuals: Matrix) -> float:
-        """Return the accuracy of the last images, from their left-out residuals."""
-        return left_out_accuracy(residuals, self.intercept + self.targets[-len(residuals) :])
+        images, regularization = len(self.targets), choice.regularization
+        if len(solution.alpha) < images:  # Z and Y are only nearly orthogonal to 1 then
+            return solution
+        self._alphas[regularization] = solution.alpha
+        return replace(solution, constant=1 / (images**2 * (regularization + 1)))
 
     def accuracy_at(self, regularization: float) -> float:
         """Return the leave-one-out accuracy of all images."""
-        return self.accuracy(self.left_out_residuals(regularization))
+        return self.accuracy_among(Choice(regularization), self.judged, self.judged)
 
     def weights(self, regularization: float) -> Matrix:
         """Return W = Zᵀα, float64 [d, K], on scaled features."""
@@ -253,7 +228,7 @@ class WeightedSystem(DualSystem):
     def solve(
         self, options: Options, choice: Choice | None, progress: Progress | None
     ) -> tuple[Judgement, Matrix]:
-        """Return α, float64 [n, K], of all images, with what was chosen before or with the best that is found."""
+        """Return α, float64 [n, K], of all images, with what was chosen before or with the best found."""
         images = len(self.targets)
         if choice is not None:
             return Judgement(choice, images, images), self.solution(choice).alpha
@@ -265,12 +240,6 @@ class WeightedSystem(DualSystem):
 
 class KernelSystem(WeightedSystem):
     """A dual system for any κ on the features of each encoder; one matrix of products an encoder serves all.
-
-    Parameters
-    ----------
-    data : TrainingData
-    scaling : FeatureScaling
-    progress : callable or None
 
     Attributes
     ----------
@@ -323,12 +292,6 @@ class PrimalSystem:
 
     Of more than `JUDGES` images so many, drawn at random, are left out one by one.
 
-    Parameters
-    ----------
-    data : TrainingData
-    scaling : FeatureScaling
-    progress : callable or None
-
     Attributes
     ----------
     intercept : float64 [K]
@@ -336,8 +299,6 @@ class PrimalSystem:
     judges : integers [m]
         The numbers of the images that are left out one by one.
     """
-
-    large = False
 
     def __init__(self, data: TrainingData, scaling: FeatureScaling, progress: Progress | None) -> None:
         self.features, self.scaling = data.features, scaling
@@ -402,15 +363,7 @@ def check_count(images: int | None, instead: str) -> None:
 
 
 def left_out_accuracy(residuals: Matrix, targets: Matrix) -> float:
-    """Return the part of the images whose prediction without themselves is right.
-
-    Parameters
-    ----------
-    residuals : float64 [m, K]
-        Targets less these predictions.
-    targets : float64 [m, K]
-        ±1.
-    """
+    """Return the accuracy of predictions that leave each image out, from residuals and targets ±1 [m, K]."""
     return float(np.mean((targets - residuals).argmax(axis=1) == targets.argmax(axis=1)))
 
 

@@ -216,6 +216,11 @@ class FeatureScaling:
         """Return the same map for features on the host."""
         return replace(self, mean=to_host(self.mean), norm=to_host(self.norm))
 
+    def like(self, features: Array) -> Self:
+        """Return the same map, from the host to where the features are."""
+        mean, norm = (np.asarray(array, like=features) for array in (self.mean, self.norm))
+        return replace(self, mean=mean, norm=norm)
+
     def block(
         self,
         features: Array,

@@ -1,55 +1,37 @@
-"""The accuracy on images that a fit has not seen: held out, or left out one by one, and the sentence that says so."""
+"""The accuracy on images that a fit has not seen, held out or left out one by one, and its sentence."""
 
 import copy
 from abc import abstractmethod
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from ckncuda.classifier.choice import Choice, Judgement, Options
 from ckncuda.classifier.classifier import ValidatedClassifier
+from ckncuda.classifier.gram_matrices import GramMatrices
+from ckncuda.classifier.training_data import TrainingData
 from ckncuda.errors import InvalidData
 from ckncuda.progress import Progress
 from ckncuda.types import Index
 
-
-class Data(Protocol):
-    """Labelled images, whatever is known of them."""
-
-    @property
-    def classes(self) -> npt.NDArray[np.int64]:
-        """The labels that occur, int64 [K]."""
-
-    @property
-    def targets(self) -> Index:
-        """The numbers of the images' classes, [n]."""
-
-    def some(self, images: Index) -> Self:
-        """Return the data of these images."""
-
-    def rows(self, images: Index, kept: Index) -> npt.NDArray[Any]:
-        """Return the features of some images for a classifier that was fitted on those kept."""
+Data = TypeVar("Data", TrainingData, GramMatrices)
 
 
-D = TypeVar("D", bound=Data)
-
-
-class LeaveOneOut(ValidatedClassifier, Generic[D]):
-    """A classifier whose leave-one-out predictions have a closed form, so that all of the images can judge."""
+class LeaveOneOut(ValidatedClassifier, Generic[Data]):
+    """A classifier whose leave-one-out predictions have a closed form, so that all images can judge."""
 
     @abstractmethod
-    def _options(self, data: D) -> Options:
+    def _options(self, data: Data) -> Options:
         """Return what is given, and what is to be chosen, with such data."""
 
     @abstractmethod
-    def _learn(self, data: D, choice: Choice | None, progress: Progress | None) -> Judgement:
-        """Learn all that scores need from these images, with what was chosen before or with what is best.
+    def _learn(self, data: Data, choice: Choice | None, progress: Progress | None) -> Judgement:
+        """Learn all that scores need from these images, with what was chosen before or with the best.
 
         With nothing chosen before, the judgement says how accurate it is on images that are left out.
         """
 
-    def _fit(self, data: D, progress: Progress | None) -> None:
+    def _fit(self, data: Data, progress: Progress | None) -> None:
         """Learn from all images, and measure on those that are left out or held out."""
         images, options = len(data.targets), self._options(data)
         if self.validation == 0:
@@ -92,8 +74,6 @@ def held_out_split(targets: Index, fraction: float, seed: int) -> tuple[Index, I
     ----------
     targets : integers [n]
         Classes 0 … K−1, each with one image at least.
-    fraction : float
-    seed : int
 
     Returns
     -------

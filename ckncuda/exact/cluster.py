@@ -7,18 +7,17 @@ where the workers have the same CPU and the same installation.
 
 import contextlib
 import functools
-import importlib.util
 import itertools
 import logging
 import re
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any
 
 from ckncuda.backend import Backend, get_backend
-from ckncuda.errors import CknError, InvalidSpec
+from ckncuda.errors import CknError, InvalidSpec, require
 from ckncuda.exact.job import GramJob, compute_block
 from ckncuda.exact.kernel import ExactKernel, Maps
 from ckncuda.exact.tiles import Tile
@@ -27,7 +26,6 @@ from ckncuda.version import __version__
 if TYPE_CHECKING:
     from distributed import Client
 
-NEEDS = "several processes need Dask; install it with: pip install 'ckncuda[distributed]'"
 CONNECT = 10.0  # seconds to wait for a scheduler, and for its first worker
 NOBODY = 60.0  # seconds without a result after which to look whether anybody is at work
 FAILURES = 10  # workers of this machine that may die with the same tile
@@ -40,9 +38,8 @@ class ClusterUnavailable(CknError, RuntimeError):
 
 
 def check_installed() -> None:
-    """Raise `ClusterUnavailable` unless Dask is there."""
-    if importlib.util.find_spec("distributed") is None:
-        raise ClusterUnavailable(NEEDS)
+    """Raise `NotInstalled` unless Dask is there."""
+    require("distributed", purpose="several processes need Dask", extra="distributed")
 
 
 @contextlib.contextmanager
@@ -51,7 +48,7 @@ def local_cluster(workers: int) -> Iterator["Client"]:
 
     Raises
     ------
-    ClusterUnavailable
+    NotInstalled
         Dask is not installed.
     """
     check_installed()
@@ -84,8 +81,10 @@ def remote_cluster(address: str) -> Iterator["Client"]:
 
     Raises
     ------
+    NotInstalled
+        Dask is not installed.
     ClusterUnavailable
-        Dask is not installed; nothing answers there; there is no worker; one has another version of ckncuda.
+        Nothing answers there; there is no worker; one has another version of ckncuda.
     """
     check_installed()
     from distributed import Client
@@ -157,10 +156,7 @@ def distributed_blocks(
     client: "Client",
     job: GramJob,
     tiles: Iterable[Tile],
-    backend: str,
-    *,
-    threads: int | None = None,
-    memory: int | None = None,
+    options: Mapping[str, Any],
     tell: Callable[[str], None] = lambda line: None,
 ) -> Iterator[tuple[Tile, Maps]]:
     """Yield tiles, each with its part of the matrix, as the workers finish them.
@@ -171,10 +167,8 @@ def distributed_blocks(
     job : GramJob
         Its images are read here, when a worker is about to need them.
     tiles : iterable of Tile
-    backend : str
-        The name of the backend that each worker makes for itself, once.
-    threads, memory : int, optional
-        Of each worker's backend; see `ckncuda.backend.get_backend`.
+    options : mapping
+        Of the backend that each worker makes for itself, once: see `Backend.options`.
     tell : callable, optional
         Told, in a line for people, when there is nobody left to work.
 
@@ -188,11 +182,10 @@ def distributed_blocks(
         The connection to the scheduler is lost, or a tile has ended several workers.
     """
     from distributed import wait
-    from distributed.scheduler import KilledWorker
 
     waiting = iter(tiles)
     running: dict[Any, Tile] = {}
-    how = (backend, threads, memory)
+    how = tuple(options.items())
     try:
         while True:
             free = AHEAD * max(1, _count_threads(client)) - len(running)
@@ -209,8 +202,23 @@ def distributed_blocks(
                     tell("No worker is left; waiting for one.")
                 continue
             for future in finished:
-                block = future.result()
+                with _explained():
+                    block = future.result()
                 yield running.pop(future), block
+    except (CancelledError, OSError) as error:
+        raise ClusterUnavailable(f"the connection to the scheduler is lost ({error})") from error
+    finally:
+        for future in running:
+            future.release()
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """Say what to do where a worker has failed."""
+    from distributed.scheduler import KilledWorker
+
+    try:
+        yield
     except KilledWorker as error:
         raise ClusterUnavailable(
             f"a tile has ended {error.allowed_failures + 1} workers, one after the other, probably for lack "
@@ -220,11 +228,6 @@ def distributed_blocks(
         raise ClusterUnavailable(
             f"a worker cannot import what it needs ({error}): install it there"
         ) from error
-    except (CancelledError, OSError) as error:
-        raise ClusterUnavailable(f"the connection to the scheduler is lost ({error})") from error
-    finally:
-        for future in running:
-            future.release()
 
 
 def _count_threads(client: "Client") -> int:
@@ -237,15 +240,15 @@ _making = threading.Lock()
 
 
 @functools.cache
-def _backend(name: str, threads: int | None, memory: int | None) -> Backend:
-    return get_backend(name, threads=threads, memory=memory)
+def _backend(options: tuple[tuple[str, Any], ...]) -> Backend:
+    return get_backend(**dict(options))
 
 
 def _compute(
     kernel: ExactKernel,
     maps: Maps,
     others: Maps | None,
-    backend: tuple[str, int | None, int | None],
+    backend: tuple[tuple[str, Any], ...],
     version: str,
 ) -> Maps:
     """Compute a tile on a worker, which may have come after the others were asked for their version."""
@@ -255,5 +258,5 @@ def _compute(
             "install the same version"
         )
     with _making:  # a worker of several threads makes one backend, too
-        engine = _backend(*backend)
+        engine = _backend(backend)
     return compute_block(kernel, maps, others, engine)

@@ -47,7 +47,7 @@ class ExactEncoderSpec:
     preprocessing: Sequence[Preprocessor] | None = ()
     landmarks: int | None = None
     compares: ClassVar[bool] = True
-    """Whether features are comparisons with the training images, so that those of these are a Gram matrix."""
+    """True if features are comparisons with the training images, so that those of these are a Gram matrix."""
 
     def __post_init__(self) -> None:
         if self.preprocessing is not None:

@@ -40,7 +40,6 @@ def gram(
     tangent, flip : bool
         See `ExactKernel`, which says so itself where it is given.
     dtype : {float32, float64}
-        In which to compute.
     tile : int
         Images of either side of a block that is computed at a time, which bounds the memory.
     backend : Backend or str
@@ -53,15 +52,12 @@ def gram(
 
     Raises
     ------
-    InvalidSpec
-        The layers do not fit the images, or have no exact kernel.
-    InvalidData
-        The two sets of images are of different shapes or types, or not finite.
+    InvalidSpec, InvalidData
+        The layers have no exact kernel or do not fit the images, or these are malformed or not alike.
 
     Examples
     --------
     >>> from ckncuda import Exponential
-    >>> from ckncuda.layer import KernelLayer
     >>> layer = KernelLayer(patch=3, subsampling=2, kernel=Exponential(sigma=0.6))
     >>> gram(np.random.default_rng(0).normal(size=(4, 8, 8, 3)), [layer]).shape
     (4, 4)

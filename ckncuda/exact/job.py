@@ -20,7 +20,6 @@ from ckncuda.images.sources import Images
 from ckncuda.progress import Progress
 
 MEASURED = 0.2  # seconds, at least, from which the time of a pair is taken
-OF_ANCHORS = ("filters", "whitening", "epsilon", "decorrelation")  # options of a layer
 DIGEST_BYTES = 16 << 20  # of images that are read at a time
 
 
@@ -92,14 +91,6 @@ class GramJob:
         for tile in tiles:
             yield tile, compute_block(self.kernel, *self.read(tile), backend)
 
-    def _described_kernel(self) -> dict[str, Any]:
-        """Return the kernel's plain data without what concerns anchor points."""
-        description = self.kernel.to_dict()
-        for layer in description["layers"]:
-            for name in OF_ANCHORS:
-                layer.pop(name, None)
-        return description
-
     def identity(self, backend: str, progress: Progress | None = None) -> dict[str, Any]:
         """Return plain data that is the same for the same matrix alone; reads all images.
 
@@ -127,7 +118,7 @@ class GramJob:
             "images": digests[0],
             "images2": digests[1] if len(digests) == 2 else None,
             "preprocessing": [step.to_dict() for step in self.preprocessing],
-            "kernel": self._described_kernel(),
+            "kernel": self.kernel.description(),
             "shape": list(self.tiling.shape),
             "dtype": str(self.dtype),
             "tile": self.tile,

@@ -63,7 +63,7 @@ class Preprocessor(abc.ABC):
 
 @dataclass(frozen=True)
 class Standardize(Preprocessor):
-    """Per image and channel: zero mean and unit variance.  A constant channel becomes zero."""
+    """Bring each image and channel to zero mean and unit variance.  A constant channel becomes zero."""
 
     name = "standardize"
 
@@ -80,7 +80,7 @@ class Standardize(Preprocessor):
 
 @dataclass(frozen=True)
 class LocalWhitening(Preprocessor):
-    """Per image: patches centred per channel and whitened, overlapping patches averaged back.
+    """Whiten the patches of each image, centred per channel, and average overlapping ones back.
 
     Parameters
     ----------

@@ -2,20 +2,23 @@
 
 Every κ here satisfies κ(1) = 1 and is positive definite.  A kernel is frozen data; its two methods
 are written with NumPy's universal functions, which CuPy arrays answer too.
+
+A new κ is a class here, with a line in `KERNELS`; and, to be fast, a function of its `device_name` in
+``kernels/dot_product.cuh`` and in ``backend/numpy/compiled/dot_product.py``.
 """
 
 import abc
+import functools
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ckncuda.errors import InvalidSpec
-
-Array = NDArray[np.floating[Any]]
+from ckncuda.types import Array
 
 
 class DotProductKernel(abc.ABC):
@@ -23,14 +26,14 @@ class DotProductKernel(abc.ABC):
 
     name: ClassVar[str]
     device_name: ClassVar[str | None] = None
-    """Of its class in ``kernels/dot_product.cuh``; None: the CUDA backend takes `value` on whole maps."""
+    """Name of its function on devices and in compiled loops; without one, they take `value` on whole maps."""
 
     def device_parameters(self) -> tuple[float, ...]:
-        """What that class finds in its ``parameters``."""
+        """Return the numbers that this function finds in its ``parameters``."""
         return ()
 
     def value(self, t: Array, out: Array | None = None) -> Array:
-        """κ(t), elementwise, for floating-point t of any shape; in place when ``out`` is ``t``."""
+        """Compute κ(t), elementwise, for floating-point t of any shape; in place when ``out`` is ``t``."""
         if out is None:
             out = np.empty_like(t)
         self._write(t, out)
@@ -42,14 +45,14 @@ class DotProductKernel(abc.ABC):
 
     @abc.abstractmethod
     def derivative(self, t: Array) -> Array:
-        """κ'(t), elementwise."""
+        """Compute κ'(t), elementwise."""
 
     def resolved(self, patches: Array, rng: np.random.Generator) -> "DotProductKernel":
-        """This kernel with the parameters that depend on data chosen from normalised patches [m, d]."""
+        """Return this kernel with parameters that depend on data chosen from normalised patches [m, d]."""
         return self
 
     def to_dict(self) -> dict[str, Any]:
-        """The name and the parameters, as they stand in a configuration file."""
+        """Return the name and the parameters, as they stand in a configuration file."""
         parameters = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
         return {"kernel": self.name} | {k: v for k, v in parameters.items() if v is not None}
 
@@ -99,7 +102,7 @@ class Exponential(DotProductKernel):
         return 1.0 / self.sigma**2
 
     def device_parameters(self) -> tuple[float, ...]:
-        """α log₂ e: the device's exponential is of base 2."""
+        """Return α log₂ e: the device's exponential is of base 2."""
         return (self.alpha / math.log(2),)
 
     def _write(self, t: Array, out: Array) -> None:
@@ -108,7 +111,7 @@ class Exponential(DotProductKernel):
         np.exp(out, out=out)
 
     def derivative(self, t: Array) -> Array:
-        """κ'(t) = α κ(t)."""
+        """Compute κ'(t) = α κ(t)."""
         return self.alpha * self.value(t)
 
     def resolved(self, patches: Array, rng: np.random.Generator) -> "Exponential":
@@ -158,7 +161,7 @@ class Polynomial(DotProductKernel):
             raise InvalidSpec(f"offset is {self.offset}; it must be a number that is not negative")
 
     def device_parameters(self) -> tuple[float, ...]:
-        """d, c and 1/(1 + c)."""
+        """Return d, c and 1/(1 + c)."""
         return float(self.degree), self.offset, 1 / (1 + self.offset)
 
     def _write(self, t: Array, out: Array) -> None:
@@ -167,7 +170,7 @@ class Polynomial(DotProductKernel):
         np.power(out, int(self.degree), out=out)
 
     def derivative(self, t: Array) -> Array:
-        """κ'(t) = d/(1+c) · ((t+c)/(1+c))^(d−1)."""
+        """Compute κ'(t) = d/(1+c) · ((t+c)/(1+c))^(d−1)."""
         base: Array = (t + self.offset) / (1 + self.offset)
         result: Array = self.degree / (1 + self.offset) * base ** (int(self.degree) - 1)
         return result
@@ -185,7 +188,7 @@ class InversePolynomial(DotProductKernel):
         np.reciprocal(out, out=out)
 
     def derivative(self, t: Array) -> Array:
-        """κ'(t) = κ(t)²."""
+        """Compute κ'(t) = κ(t)²."""
         return self.value(t) ** 2
 
 
@@ -220,7 +223,7 @@ class ArcCosine(DotProductKernel):
         return f"ArcCosine{self.degree}"
 
     def to_dict(self) -> dict[str, Any]:
-        """The name, which holds the degree."""
+        """Return the name, which holds the degree."""
         return {"kernel": self.name}
 
     def _write(self, t: Array, out: Array) -> None:
@@ -231,7 +234,10 @@ class ArcCosine(DotProductKernel):
         np.divide(angle, np.pi, out=out)
 
     def derivative(self, t: Array) -> Array:
-        """κ_0'(t) = 1/(π√(1−t²)), infinite at ±1, where 1−t² is floored at the rounding error; κ_1' = κ_0."""
+        """Compute κ_0'(t) = 1/(π√(1−t²)), or κ_1' = κ_0.
+
+        κ_0' is infinite at ±1: there 1−t² is floored at the rounding error.
+        """
         if self.degree == 1:
             return ArcCosine(0).value(t)
         t = np.clip(t, -1, 1)
@@ -251,7 +257,7 @@ class Linear(DotProductKernel):
         np.positive(t, out=out)
 
     def derivative(self, t: Array) -> Array:
-        """κ'(t) = 1."""
+        """Compute κ'(t) = 1."""
         return np.ones_like(t)
 
 
@@ -286,23 +292,23 @@ class Series(DotProductKernel):
         object.__setattr__(self, "coefficients", coefficients)
 
     def device_parameters(self) -> tuple[float, ...]:
-        """M, a_0, …, a_M."""
+        """Return M, a_0, …, a_M."""
         return len(self.coefficients) - 1, *self.coefficients
 
     def _write(self, t: Array, out: Array) -> None:
         np.positive(_horner(self.coefficients, t), out=out)
 
     def derivative(self, t: Array) -> Array:
-        """κ'(t) = Σ m a_m t^(m−1)."""
+        """Compute κ'(t) = Σ m a_m t^(m−1)."""
         return _horner([m * a for m, a in enumerate(self.coefficients)][1:] or [0.0], t)
 
     def to_dict(self) -> dict[str, Any]:
-        """The name and the coefficients as a list."""
+        """Return the name and the coefficients as a list."""
         return {"kernel": self.name, "coefficients": list(self.coefficients)}
 
 
 def _is_number(value: object) -> bool:
-    """Whether a parameter, which may come from a file, is a finite number."""
+    """Tell whether a parameter, which may come from a file, is a finite number."""
     return isinstance(value, int | float) and math.isfinite(value)
 
 
@@ -314,16 +320,16 @@ def _horner(coefficients: list[float] | tuple[float, ...], t: Array) -> Array:
     return result
 
 
-# name -> (constructor, the parameters it takes from a configuration)
-KERNELS: Mapping[str, tuple[Callable[..., DotProductKernel], tuple[str, ...]]] = {
-    "exp": (Exponential, ("sigma", "quantile")),
-    "poly": (Polynomial, ("degree", "offset")),
-    "inverse_polynomial": (InversePolynomial, ()),
-    "arccos0": (lambda: ArcCosine(0), ()),
-    "arccos1": (lambda: ArcCosine(1), ()),
-    "linear": (Linear, ()),
-    "series": (Series, ("coefficients",)),
+KERNELS: Mapping[str, Callable[..., DotProductKernel]] = {
+    "exp": Exponential,
+    "poly": Polynomial,
+    "inverse_polynomial": InversePolynomial,
+    "arccos0": functools.partial(ArcCosine, 0),
+    "arccos1": functools.partial(ArcCosine, 1),
+    "linear": Linear,
+    "series": Series,
 }
+"""Constructors by the names of configuration files, which give the constructors' parameters too."""
 
 
 def kernel_from_dict(options: dict[str, Any]) -> DotProductKernel:
@@ -347,7 +353,8 @@ def kernel_from_dict(options: dict[str, Any]) -> DotProductKernel:
     name = options.pop("kernel", "exp")
     if not isinstance(name, str) or name not in KERNELS:
         raise InvalidSpec(f"there is no kernel {name!r}; the kernels are {', '.join(KERNELS)}")
-    constructor, names = KERNELS[name]
+    constructor = KERNELS[name]
+    names = list(inspect.signature(constructor).parameters)
     try:
         return constructor(**{n: options.pop(n) for n in names if n in options})
     except TypeError as error:

@@ -114,6 +114,8 @@ class KernelLayer(_PatchLayer):
 class LayerSpec(_PatchLayer):
     """A convolutional kernel layer, before it has learned anything.
 
+    More than nine parameters: each is a choice that published programs make differently.
+
     Parameters
     ----------
     filters : int

@@ -1,7 +1,7 @@
 """The fit: a system, images and labels make a model."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,15 +22,13 @@ from ckncuda.images.sources import (
     size_of,
 )
 from ckncuda.model.model import Model
-from ckncuda.model.training import Training
+from ckncuda.model.system import System
+from ckncuda.model.training import Learner, Training
 from ckncuda.progress import Progress, Report, shown_duration
-
-if TYPE_CHECKING:
-    from ckncuda.model.system import System
 
 
 def fit(
-    system: "System",
+    system: System,
     images: Images | NDArray[Any],
     labels: NDArray[np.int64] | None = None,
     *,
@@ -66,35 +64,33 @@ def fit(
     """
     report = Report.of(progress)
     engine = get_backend(backend) if isinstance(backend, str) else backend
-    if labels is None:
-        labels = getattr(images, "labels", None)
-    classifier = system.make_classifier(seed)
-    if classifier is not None and not isinstance(classifier, GramRidge):
-        classifier.check_options()
-        if labels is None:
-            report.tell("No labels: the model will extract features, but not predict.")
-            classifier = None
+    labels = getattr(images, "labels", None) if labels is None else labels
+    classifier = _classifier(system, seed, labels is not None, report)
     training = Training(images, system.encoders, seed, engine, report)
     training.check(labels, classifier, grams)  # before images are read
     source = _read(training.images, engine.memory_budget // 2, report)
     with report.stage("preprocessing"):
         specs = tuple(spec.resolved(source, report) for spec in system.encoders)
-    if training.compares and grams is None and report.is_heard:
+    kernels = [spec for spec in specs if isinstance(spec, ExactEncoderSpec)]
+    if kernels and grams is None and report.is_heard:
         with report.stage("features"):
-            report.tell(_plan(specs, source, engine))
-    model = Model.fit(
-        source,
-        labels,
-        specs,
-        classifier=classifier,
-        grams=grams,
-        patches=system.patches,
-        seed=seed,
-        backend=engine,
-        progress=report,
-    )
+            report.tell(_plan(kernels, source, engine))
+    how: dict[str, Any] = {"patches": system.patches, "seed": seed, "backend": engine, "progress": report}
+    model = Model.fit(source, labels, specs, classifier=classifier, grams=grams, **how)
     model.class_names = class_names(images)
     return model
+
+
+def _classifier(system: System, seed: int, is_labelled: bool, report: Report) -> Learner | None:
+    """Make the classifier; of networks without labels there is none."""
+    classifier = system.make_classifier(seed)
+    if classifier is None or isinstance(classifier, GramRidge):
+        return classifier
+    classifier.check_options()
+    if is_labelled:
+        return classifier
+    report.tell("No labels: the model will extract features, but not predict.")
+    return None
 
 
 def _read(images: Images, limit: int, report: Report) -> Images:

@@ -94,16 +94,12 @@ class Model:
         classifier : TrainableClassifier, or GramRidge for exact kernels, optional
             Not yet fitted, such as ``Ridge()``; it is fitted in place.
         grams : sequence of arrays [n, n], optional
-            The Gram matrix of the training images of each exact kernel, where they are there already; a few
-            entries are computed again to compare.
-        patches : int
-            Sampled for each layer.
-        seed : int
-            The same seed, images and machine give the same model file, byte for byte.
+            Gram matrices of the training images, one an exact kernel; a few entries are compared.
+        patches, seed
+            See `CKN.fit`; the same seed, images and machine give the same model file, byte for byte.
         backend : Backend or str
             On a GPU, features stay there if they take at most half of its free memory.
         progress : callable or Report, optional
-            A report is told of the stages reading, preprocessing, anchors, features and classifier.
 
         Raises
         ------
@@ -121,9 +117,8 @@ class Model:
         model.report = {"n_images": shape[0], "n_features": model.n_features, "seed": seed}
         if classifier is None or labels is None:
             return model
-        features: Any
         if training.compares:
-            features = training.grams(encoders, grams)
+            features: Any = training.grams(encoders, grams)
         else:
             features = training.backend.empty((shape[0], model.n_features))
             for _ in model._blocks(images, _unchanged, training.backend, report, features):

@@ -53,7 +53,7 @@ class EncoderSpec:
     preprocessing: Sequence[Preprocessor] | None = ()
     symmetries: Symmetries = field(default_factory=Symmetries)
     compares: ClassVar[bool] = False
-    """Whether features are comparisons with the training images, so that those of these are a Gram matrix."""
+    """True if features are comparisons with the training images, so that those of these are a Gram matrix."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", CKN(self.layers).specs)
@@ -140,7 +140,7 @@ class Encoder:
     symmetries: Symmetries = field(default_factory=Symmetries)
     kind: ClassVar[str] = "network"
     saw: ClassVar[str] = "preprocessing and network"
-    """What of it saw all training images before any was held out."""
+    """The parts of it that saw all training images before any was held out."""
 
     def encode(self, images: Array, backend: Backend, report: Report) -> Array:
         """Compute feature maps [n, h', w', filters] of images [n, h, w, c], where the backend computes."""

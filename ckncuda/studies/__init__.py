@@ -1,1 +1,1 @@
-"""What one finds out with models: searches, distances, speed, a baseline, a demo."""
+"""Studies of models: searches, distances, speed, a baseline, a demo."""

@@ -1,6 +1,6 @@
 """The baseline of *CKN from Scratch*: histograms of oriented gradients and a one-vs-rest SVM.
 
-Parts of scikit-image and scikit-learn, for comparison with a CKN; nothing here is stored.
+It consists of parts of scikit-image and scikit-learn, for comparison with a CKN; nothing here is stored.
 """
 
 from dataclasses import dataclass
@@ -10,18 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckncuda.backend.arrays import as_float
-from ckncuda.errors import CknError, InvalidData
+from ckncuda.errors import InvalidData, require
 from ckncuda.images.sources import Images
 from ckncuda.progress import Progress
 
-NEEDS = "the baseline needs scikit-learn and scikit-image; install them with: pip install 'ckncuda[baseline]'"
+NEEDS = {"purpose": "the baseline needs scikit-learn and scikit-image", "extra": "baseline"}
 PENALTIES = (0.01, 0.1, 1.0, 10.0)  # C of the SVM, chosen by cross-validation
 FOLDS = 5
 BLOCK = 500
-
-
-class BaselineUnavailable(CknError, ImportError):
-    """What the baseline needs is not installed."""
 
 
 @dataclass(frozen=True)
@@ -35,23 +31,22 @@ class BaselineResult:
     classifier: Any
 
     def predict(self, images: Images, progress: Progress | None = None) -> NDArray[np.int64]:
-        """Labels of new images."""
+        """Return the labels of new images."""
         predicted: NDArray[np.int64] = self.classifier.predict(hog_features(images, progress))
         return predicted
 
 
 def hog_features(images: Images, progress: Progress | None = None) -> NDArray[np.float32]:
-    """Histograms of oriented gradients, float32 [n, d]: 9 orientations, cells of 8x8 in blocks of 2x2.
+    """Compute histograms of oriented gradients, float32 [n, d]: 9 orientations, cells of 8x8, blocks of 2x2.
 
     Raises
     ------
     InvalidData
         The images are smaller than a block of cells.
     """
-    try:
-        from skimage.feature import hog
-    except ImportError as error:
-        raise BaselineUnavailable(NEEDS) from error
+    require("skimage.feature", **NEEDS)
+    from skimage.feature import hog
+
     n, height, width, channels = images.shape
     cell = 8 if min(height, width) >= 16 else 4
     if min(height, width) < 2 * cell:
@@ -83,13 +78,12 @@ def fit_baseline(
     progress : callable, optional
         Called as ``progress(stage, done, total)``.
     """
-    try:
-        from sklearn.model_selection import StratifiedKFold, cross_val_score
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
-        from sklearn.svm import LinearSVC
-    except ImportError as error:
-        raise BaselineUnavailable(NEEDS) from error
+    require("sklearn.svm", **NEEDS)
+    from sklearn.model_selection import StratifiedKFold, cross_val_score
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    from sklearn.svm import LinearSVC
+
     if min(np.unique(labels, return_counts=True)[1]) < FOLDS:
         raise InvalidData(f"cross-validation needs at least {FOLDS} images of each class")
     features = hog_features(images, progress)

@@ -1,4 +1,4 @@
-"""The main job on handwritten digits: what `ckn demo` runs, and a picture of what it learned."""
+"""The main job on handwritten digits, as `ckn demo` runs it."""
 
 import time
 from dataclasses import dataclass
@@ -10,25 +10,20 @@ from numpy.typing import NDArray
 from ckncuda.backend import Backend
 from ckncuda.classifier import Ridge
 from ckncuda.data import feature_writer, write_submission
-from ckncuda.errors import CknError, InvalidData
+from ckncuda.errors import InvalidData, require
 from ckncuda.layer.dot_product import Exponential
 from ckncuda.layer.spec import LayerSpec
 from ckncuda.model.model import Model
 from ckncuda.network.encoder import EncoderSpec
 from ckncuda.progress import Progress
-from ckncuda.studies.plots import draw
+from ckncuda.studies.plots import draw_model
 
 N_TEST = 500
-NEEDS = "the demo needs scikit-learn and matplotlib; install them with: pip install 'ckncuda[demo]'"
-
-
-class DemoUnavailable(CknError, ImportError):
-    """What the demo needs is not installed."""
 
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo found, and the files it wrote."""
+    """Findings of the demo, and the files it wrote."""
 
     accuracy: float
     n_test: int
@@ -37,11 +32,10 @@ class DemoResult:
 
 
 def load_digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """scikit-learn's 1,797 handwritten digits, uint8 [1797, 8, 8, 1] of 0…255, and their labels."""
-    try:
-        from sklearn.datasets import load_digits as digits
-    except ImportError as error:
-        raise DemoUnavailable(NEEDS) from error
+    """Return scikit-learn's 1,797 handwritten digits, uint8 [1797, 8, 8, 1] of 0…255, and their labels."""
+    require("sklearn.datasets", purpose="the demo needs scikit-learn and matplotlib", extra="demo")
+    from sklearn.datasets import load_digits as digits
+
     pixels, labels = digits(return_X_y=True)
     # Their pixels count to 16.
     images = np.rint(pixels.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
@@ -49,7 +43,7 @@ def load_digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 
 
 def run_demo(folder: Path, seed: int, backend: Backend, progress: Progress | None = None) -> DemoResult:
-    """Fit on 1,297 digits, extract and predict the 500 others, draw; leaves all files in ``folder``.
+    """Fit on 1,297 digits, extract and predict the 500 others, draw; leave all files in a folder.
 
     Parameters
     ----------
@@ -93,6 +87,6 @@ def run_demo(folder: Path, seed: int, backend: Backend, progress: Progress | Non
     scores = model.scores(images[test], backend=backend)
     predicted = classifier.classes_[scores.argmax(axis=1)]
     write_submission(files["submission.csv"], predicted)
-    draw(model, images[test], labels[test], scores, files["picture.png"])
+    draw_model(model, images[test], labels[test], scores, files["picture.png"])
     accuracy = float(np.mean(predicted == labels[test]))
     return DemoResult(accuracy, N_TEST, time.perf_counter() - started, list(files.values()))

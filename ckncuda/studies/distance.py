@@ -1,4 +1,4 @@
-"""How far a network with anchor points is from the exact kernel that it approximates."""
+"""Distances between networks with anchor points and the exact kernels that they approximate."""
 
 import time
 from collections.abc import Sequence
@@ -9,24 +9,18 @@ import numpy as np
 import numpy.typing as npt
 
 from ckncuda.backend import Backend, get_backend
-from ckncuda.errors import CknError, InvalidData, InvalidSpec
+from ckncuda.errors import InvalidData, InvalidSpec
 from ckncuda.exact.gram import gram
 from ckncuda.exact.kernel import ExactKernel
-from ckncuda.files.atomic_file import atomic_file
 from ckncuda.images.sources import Images, as_images
+from ckncuda.layer.spec import KernelLayer, LayerSpec
 from ckncuda.network.network import CKN, PATCHES
 from ckncuda.progress import Progress, Report
-
-NEEDS = "the plot needs matplotlib; install it with: pip install 'ckncuda[demo]'"
-
-
-class PlotUnavailable(CknError):
-    """Matplotlib is not installed."""
 
 
 @dataclass(frozen=True)
 class Distance:
-    """How far a network is from its exact kernel.
+    """Distance of a network from its exact kernel.
 
     Attributes
     ----------
@@ -50,7 +44,7 @@ class Distance:
 
 def nystrom_distances(
     images: Images | npt.NDArray[Any],
-    specs: Sequence[Any] | ExactKernel,
+    specs: Sequence[KernelLayer | LayerSpec] | ExactKernel,
     filters: Sequence[int] = (16, 64, 256, 1024),
     *,
     exact: npt.NDArray[np.floating[Any]] | None = None,
@@ -65,28 +59,24 @@ def nystrom_distances(
     ----------
     images : [n, h, w, c] or `Images`
         A few hundred are enough; the time of the exact kernel grows with their square.
-    specs : sequence of LayerSpec, or ExactKernel
-        From the image upwards; their ``filters`` are replaced.  A tangent kernel has no such network.
+    specs : sequence of KernelLayer or LayerSpec, or ExactKernel
+        From the image upwards; ``filters`` are replaced.  A tangent kernel has no such network.
     filters : sequence of int
         For each network the number of anchor points of all its layers.
     exact : [n, n], optional
         The exact kernel of the images, where it has been computed before.
-    patches, seed
+    patches, seed, backend, progress
         See `CKN.fit`.
-    backend : Backend or str
-    progress : callable, optional
-        Called as ``progress(stage, done, total)``.
 
     Returns
     -------
-    distances : list of Distance
-        In the order of ``filters``.
+    distances : list of Distance, in the order of ``filters``
 
     Examples
     --------
-    >>> from ckncuda import Exponential, LayerSpec
+    >>> from ckncuda import Exponential
     >>> images = np.random.default_rng(0).normal(size=(4, 8, 8, 1))
-    >>> layer = LayerSpec(filters=1, patch=3, subsampling=2, kernel=Exponential(sigma=0.6))
+    >>> layer = KernelLayer(patch=3, subsampling=2, kernel=Exponential(sigma=0.6))
     >>> few, many = nystrom_distances(images, [layer], [4, 64])
     >>> few.distance > many.distance
     True
@@ -139,74 +129,6 @@ def network_distance(
     return Distance(tuple(layer.spec.filters for layer in network.layers), *_distances(features, exact), 0.0)
 
 
-def plot_distances(
-    distances: Sequence[Distance], path: str, title: str, given: Distance | None = None
-) -> None:
-    """Draw the distance against the number of anchor points, to a PNG file.
-
-    Parameters
-    ----------
-    distances : sequence of Distance
-    path : str
-    title : str
-    given : Distance, optional
-        Of a network whose layers may differ in their anchor points: lines across.
-
-    Raises
-    ------
-    PlotUnavailable
-        Matplotlib is not installed.
-    """
-    check_plotting(path)
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-
-    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
-    axes = figure.add_subplot(xscale="log", yscale="log", title=title)
-    numbers = [each.filters[0] for each in distances]
-    for name, colour, label in (
-        ("distance", "tab:blue", "Gram matrices"),
-        ("centred", "tab:orange", "the same, centred"),
-    ):
-        values = [getattr(each, name) for each in distances]
-        axes.plot(numbers, values, "o-", color=colour, label=label)
-        for number, value in zip(numbers, values, strict=True):
-            axes.annotate(f"{value:.2g}", (number, value), (6, 6), textcoords="offset points", color=colour)
-        if given is not None:
-            axes.axhline(
-                getattr(given, name), color=colour, linestyle="--", label=f"{label}: {_filters(given)}"
-            )
-    axes.legend(frameon=False)
-    axes.set_xticks(numbers, [f"{number:,}" for number in numbers])
-    axes.set_xticks([], minor=True)
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.set_xlabel("anchor points of each layer")
-    axes.set_ylabel("distance to the exact kernel, relative")
-    axes.margins(x=0.12, y=0.15)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="0.9")
-    with atomic_file(path) as file:
-        canvas: Any = FigureCanvasAgg(figure)  # matplotlib types it where it is installed, in part
-        canvas.print_png(file)
-
-
-def _filters(distance: Distance) -> str:
-    return "/".join(map(str, distance.filters)) + " anchor points"
-
-
-def check_plotting(path: str) -> None:
-    """Raise `PlotUnavailable` unless matplotlib is there, `InvalidData` unless the path is a PNG's."""
-    if not path.lower().endswith(".png"):
-        raise InvalidData(f"the plot is a PNG: give a name ending in .png, not {path}")
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise PlotUnavailable(NEEDS) from error
-
-
 def _check_comparable(kernel: ExactKernel) -> None:
     if kernel.tangent:
         raise InvalidSpec("a tangent kernel is not approximated by anchor points: leave tangent out")
@@ -222,7 +144,7 @@ def _features(network: CKN, images: Images, backend: Backend) -> npt.NDArray[np.
 def _distances(
     features: npt.NDArray[np.floating[Any]], exact: npt.NDArray[np.floating[Any]]
 ) -> tuple[float, float]:
-    """‖F Fᵀ − K‖ / ‖K‖, and the same of centred matrices."""
+    """Compute ‖F Fᵀ − K‖ / ‖K‖, and the same of centred matrices."""
     kernel = exact.astype(np.float64)
     double = features.astype(np.float64)
     difference = double @ double.T - kernel
@@ -234,7 +156,7 @@ def _distances(
 
 
 def _centred(matrix: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """H M H with H = I − 11ᵀ/n."""
+    """Compute H M H with H = I − 11ᵀ/n."""
     centred: npt.NDArray[np.float64] = matrix - matrix.mean(axis=0)
     centred -= centred.mean(axis=1)[:, None]
     return centred

@@ -1,13 +1,17 @@
-"""A picture of a model: the anchor points of its first layer, and some of its predictions."""
+"""Pictures of what studies find, PNG files: of a model, of distances to an exact kernel, of a search."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ckncuda.errors import InvalidData, require
 from ckncuda.files.atomic_file import atomic_file
 from ckncuda.model.model import Model
+from ckncuda.studies.distance import Distance
+from ckncuda.studies.search.leaderboard import Row, pareto_front
 
 MAX_FILTERS = 64
 ROWS, COLUMNS = 4, 8  # of predictions
@@ -60,15 +64,14 @@ def hardest_first(scores: NDArray[np.float32], truth: NDArray[np.intp]) -> NDArr
     return np.argsort(scores[images, truth] - others.max(axis=1), kind="stable")
 
 
-def draw(
+def draw_model(
     model: Model,
     images: NDArray[np.uint8],
     labels: NDArray[np.int64],
     scores: NDArray[np.float32],
     path: Path,
 ) -> None:
-    """Write a PNG: filters on the left; on the right the hardest images as predicted, mistakes in red."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    """Draw filters on the left, on the right the hardest images as predicted, mistakes in red."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13, 5.6), layout="constrained")
@@ -95,6 +98,115 @@ def draw(
         correct = labels[i] == predicted[i]
         title = f"{predicted[i]}" if correct else f"{predicted[i]} ({labels[i]})"
         cell.set_title(title, color="black" if correct else "#c00000", fontsize=11, pad=2)
+    _save(figure, path)
+
+
+def draw_distances(
+    distances: Sequence[Distance], path: str, title: str, given: Distance | None = None
+) -> None:
+    """Draw the distance against the number of anchor points, and as lines across that of a given network."""
+    check_plotting(path)
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    axes = figure.add_subplot(xscale="log", yscale="log", title=title)
+    numbers = [each.filters[0] for each in distances]
+    for name, colour, label in (
+        ("distance", "tab:blue", "Gram matrices"),
+        ("centred", "tab:orange", "the same, centred"),
+    ):
+        values = [getattr(each, name) for each in distances]
+        axes.plot(numbers, values, "o-", color=colour, label=label)
+        for number, value in zip(numbers, values, strict=True):
+            axes.annotate(f"{value:.2g}", (number, value), (6, 6), textcoords="offset points", color=colour)
+        if given is not None:
+            axes.axhline(
+                getattr(given, name), color=colour, linestyle="--", label=f"{label}: {_filters(given)}"
+            )
+    axes.legend(frameon=False)
+    axes.set_xticks(numbers, [f"{number:,}" for number in numbers])
+    axes.set_xticks([], minor=True)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel("anchor points of each layer")
+    axes.set_ylabel("distance to the exact kernel, relative")
+    axes.margins(x=0.12, y=0.15)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="0.9")
+    _save(figure, path)
+
+
+def _filters(distance: Distance) -> str:
+    return "/".join(map(str, distance.filters)) + " anchor points"
+
+
+def check_plotting(path: str) -> None:
+    """Raise `NotInstalled` unless matplotlib is there, `InvalidData` unless the path is a PNG's."""
+    if not path.lower().endswith(".png"):
+        raise InvalidData(f"the plot is a PNG: give a name ending in .png, not {path}")
+    require("matplotlib", purpose="the plot needs matplotlib", extra="demo")
+
+
+def draw_search(rows: Sequence[Row], images: int, path: Path) -> None:
+    """Draw the accuracy of each complete trial against the seconds of its fit, best and front marked."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes: Any = figure.subplots()
+    front, best = pareto_front(rows), rows[0]
+    end = max(row.seconds for row in rows)
+    axes.step(
+        [*(row.seconds for row in front), end],
+        [*(row.accuracy for row in front), front[-1].accuracy],
+        where="post",
+        color="#4c72b0",
+        linewidth=1,
+        label="best within so many seconds (Pareto front)",
+    )
+    for chosen, marker, label in (
+        ([row for row in rows if row.preset is None], "o", "trials"),
+        ([row for row in rows if row.preset is not None], "s", "presets"),
+    ):
+        if chosen:
+            seconds, accuracies = [row.seconds for row in chosen], [row.accuracy for row in chosen]
+            axes.scatter(seconds, accuracies, s=28, marker=marker, alpha=0.8, label=label)
+    presets = sorted((row for row in rows if row.preset is not None), key=lambda row: row.seconds)
+    for number, row in enumerate(presets):  # below and above in turn: neighbours would hide one another
+        place, side = ((0, -8), "top") if number % 2 == 0 else ((0, 8), "bottom")
+        axes.annotate(
+            row.preset,
+            (row.seconds, row.accuracy),
+            xytext=place,
+            textcoords="offset points",
+            ha="center",
+            va=side,
+            fontsize=8,
+        )
+    axes.scatter(
+        [best.seconds],
+        [best.accuracy],
+        s=220,
+        marker="*",
+        color="#c44e52",
+        zorder=3,
+        label=f"best: {best.accuracy:.4f}, trial {best.trial}",
+    )
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.margins(0.08, 0.1)
+    axes.set_xlabel("seconds of the fit")
+    axes.set_ylabel(f"leave-one-out accuracy on {images:,} images")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right", fontsize=9)
+    _save(figure, path)
+
+
+def _save(figure: Any, path: str | Path) -> None:
+    """Write a figure to a PNG file, whole or not at all."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     with atomic_file(path) as file:
         canvas: Any = FigureCanvasAgg(figure)  # matplotlib types it where it is installed, in part
         canvas.print_png(file)

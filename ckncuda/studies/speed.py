@@ -1,4 +1,4 @@
-"""How fast a model is on this machine, stage by stage."""
+"""Measurements of how fast a model is on this machine, stage by stage."""
 
 import contextlib
 import functools
@@ -23,7 +23,7 @@ LONG_ENOUGH = 0.3  # seconds of a pass: dozens of turns of a scheduler
 
 @dataclass(frozen=True)
 class Speed:
-    """What `measure_speed` found.
+    """Times that `measure_speed` found.
 
     Attributes
     ----------
@@ -66,7 +66,7 @@ class RandomImages(Images):
         self.dtype = self._block.dtype
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
-        """Images of a block at most."""
+        """Return images, of one block at most."""
         return self._block[: stop - start]
 
 
@@ -79,7 +79,7 @@ def measure_speed(
     repeats: int = 5,
     progress: Progress | None = None,
 ) -> Speed:
-    """Seconds of each stage and of the whole, each the median of several passes over the same images.
+    """Measure the seconds of each stage and of the whole: medians of several passes over the same images.
 
     Passes that time each stage and passes that time the whole take turns, so that a machine whose
     speed drifts treats them alike.  What happens only once, such as compilation, is over before.
@@ -87,17 +87,14 @@ def measure_speed(
     Parameters
     ----------
     model : Model
-        With a classifier or without.
     images : [n, h, w, c] or `Images`
         The first n are taken.
     backend : Backend
-        Where to compute.
     n : int, optional
         By default as many as take a third of a second or more, or all.
     repeats : int
         Passes of each kind.
     progress : callable, optional
-        Called as ``progress("measuring", done, total)``.
 
     Raises
     ------
@@ -146,7 +143,7 @@ def _warm_up(model: Model, images: Images, backend: Backend, most: int) -> int:
 
 
 def _seconds(model: Model, images: Images, backend: Backend) -> float:
-    """Of a whole pass, block by block as `ckn predict` and `ckn extract` do it."""
+    """Measure a whole pass, block by block as `ckn predict` and `ckn extract` do it."""
     report = Report()
     if model.classifier is not None:
         model.scores(images, backend=backend)
@@ -157,7 +154,7 @@ def _seconds(model: Model, images: Images, backend: Backend) -> float:
 
 
 def _seconds_of_stages(model: Model, images: Images, backend: Backend) -> dict[str, float]:
-    """The same pass, one step after another; each step finds in the caches what it does find there."""
+    """Measure the same pass, one step after another; each finds in the caches what it finds in a pass."""
     report = Report()
 
     @contextlib.contextmanager

@@ -23,6 +23,17 @@ def test_environment_chooses_for_auto(monkeypatch):
         get_backend("auto")
 
 
+@pytest.mark.parametrize(
+    "given", [{"name": "numpy"}, {"name": "numpy", "threads": 3, "memory": 1 << 28}, {"name": "reference"}]
+)
+def test_options_of_a_backend_make_the_same_one(given):
+    backend = get_backend(**given)
+    again = get_backend(**backend.options)
+    assert given.items() <= backend.options.items()
+    assert again.options == backend.options
+    assert (again.description, again.memory_budget) == (backend.description, backend.memory_budget)
+
+
 def test_options_out_of_range():
     with pytest.raises(InvalidSpec, match="threads is 0"):
         get_backend("numpy", threads=0)

@@ -6,9 +6,11 @@ import threading
 import numpy as np
 import pytest
 import threadpoolctl
+from factories import make_images, make_layer
 
 from ckncuda import CKN, Exponential, LayerSpec
 from ckncuda.backend import get_backend
+from ckncuda.backend.numpy import NumpyBackend
 
 
 @pytest.fixture
@@ -53,7 +55,7 @@ def test_an_error_in_a_tile_is_raised_and_the_backend_goes_on(network, rng, monk
         raise RuntimeError("a tile failed")
 
     with monkeypatch.context() as patch:
-        patch.setattr(backend, "_buffer", broken)
+        patch.setattr(backend._threads, "buffer", broken)
         with pytest.raises(RuntimeError, match="a tile failed"):
             network.transform(images, backend=backend)
     assert np.array_equal(network.transform(images, backend=backend), expected)
@@ -75,3 +77,18 @@ def test_a_forked_child_computes(network, rng):
     child.kill()
     assert not hung
     assert child.exitcode == 0
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_layer_that_is_learned_anew_is_not_planned_anew(compiled, rng):
+    """A plan goes by what a layer is, not by what it has learned; its anchors still are its own."""
+    if compiled:
+        pytest.importorskip("numba")
+    backend, maps = NumpyBackend(threads=1, compiled=compiled), make_images(rng, 2, 12, 12, 3)
+    for _ in range(3):
+        layer = make_layer(3, rng)
+        expected = get_backend("reference").encode(maps, [layer])
+        np.testing.assert_allclose(backend.encode(maps, [layer]), expected, atol=1e-4)
+    assert backend._planned.cache_info().misses == 1
+    del layer
+    assert len(backend._packed) == 0

@@ -2,18 +2,17 @@
 
 import numpy as np
 import pytest
+from factories import overlapping_classes
 from scipy.optimize import check_grad, minimize
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import LinearSVC
 
 from ckncuda.classifier import Softmax, SquaredHinge
-from ckncuda.classifier.objective import Point
-from ckncuda.classifier.scaling import FeatureScaling
-from ckncuda.classifier.selection import held_out_split
-from ckncuda.classifier.softmax import cross_entropy
+from ckncuda.classifier.lbfgs import Point
+from ckncuda.classifier.losses import cross_entropy, squared_hinge
 from ckncuda.classifier.spaces import PlainFeatures
-from ckncuda.classifier.squared_hinge import squared_hinge
-from ckncuda.errors import InvalidData
+from ckncuda.classifier.training_data import FeatureScaling
+from ckncuda.classifier.validation import held_out_split
 
 
 @pytest.fixture
@@ -24,14 +23,6 @@ def tight(monkeypatch):
 
 
 LOSSES = [cross_entropy, squared_hinge]
-
-
-def problem(images=120, width=20, classes=3, seed=0):
-    random = np.random.default_rng(seed)
-    labels = np.arange(images) % classes
-    centres = random.standard_normal((classes, width))
-    features = 1 + 0.4 * centres[labels] + random.standard_normal((images, width))
-    return features.astype(np.float32), labels
 
 
 def scaled(features):
@@ -62,13 +53,13 @@ def test_loss_derivative_by_finite_differences(loss):
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_objective_gradient_by_finite_differences(loss):
-    features, labels = problem(30, 4)
+    features, labels = overlapping_classes(30, 4)
     space = PlainFeatures(scaled(features), 1.0).space(30, 0.3)
     point = np.random.default_rng(1).standard_normal((5, 3))
-    gradient = Point.of(space, loss, labels, point).gradient().ravel()
+    gradient = Point(space, loss, labels, point).gradient().ravel()
     step = 1e-2  # wide, for the products are in float32
     for i, unit in enumerate(np.eye(15).reshape(15, 5, 3)):
-        above, below = (Point.of(space, loss, labels, point + sign * step * unit).value for sign in (1, -1))
+        above, below = (Point(space, loss, labels, point + sign * step * unit).value for sign in (1, -1))
         assert gradient[i] == pytest.approx((above - below) / (2 * step), abs=2e-4)
 
 
@@ -81,7 +72,7 @@ def test_cross_entropy_does_not_overflow():
 @pytest.mark.parametrize("regularization", [1e-1, 1e-3])
 @pytest.mark.parametrize("optimizer", ["lbfgs", "sgd"])
 def test_softmax_is_scikit_learns_minimiser(tight, optimizer, regularization):
-    features, labels = problem()
+    features, labels = overlapping_classes(120, 20)
     ours = Softmax(regularization, optimizer, validation=0).fit(features, labels)
     theirs = LogisticRegression(C=1 / (len(labels) * regularization), tol=1e-10, max_iter=10000)
     theirs.fit(scaled(features).astype(np.float64), labels)
@@ -95,7 +86,7 @@ def test_softmax_is_scikit_learns_minimiser(tight, optimizer, regularization):
 
 
 def test_squared_hinge_is_the_minimiser_scikit_learn_finds_without_intercept_penalty(tight):
-    features, labels = problem()
+    features, labels = overlapping_classes(120, 20)
     ours = SquaredHinge(1e-2, validation=0).fit(features, labels)
     rows = scaled(features).astype(np.float64)
     # LinearSVC penalises its intercept: a large intercept_scaling makes that penalty vanish.
@@ -106,7 +97,7 @@ def test_squared_hinge_is_the_minimiser_scikit_learn_finds_without_intercept_pen
 
 
 def test_squared_hinge_is_the_minimiser_of_a_plain_formula(tight):
-    features, labels = problem(60, 5)
+    features, labels = overlapping_classes(60, 5)
     rows, signs = scaled(features).astype(np.float64), np.where(np.eye(3)[labels] > 0, 1, -1)
 
     def risk(flat, k):
@@ -119,7 +110,7 @@ def test_squared_hinge_is_the_minimiser_of_a_plain_formula(tight):
 
 
 def test_sgd_reaches_the_loss_of_lbfgs():
-    features, labels = problem(300, 40)
+    features, labels = overlapping_classes(300, 40)
     for regularization in (1e-2, 1e-4):
         values = [
             objective_of(
@@ -135,7 +126,7 @@ def test_sgd_reaches_the_loss_of_lbfgs():
 
 @pytest.mark.parametrize("make", [Softmax, SquaredHinge])
 def test_chosen_regularization_is_the_best_that_was_tried(make):
-    features, labels = problem(200, 60)
+    features, labels = overlapping_classes(200, 60)
     fitted = make(validation=0.2).fit(features, labels)
     best = max(accuracy for _, accuracy in fitted.search_)
     assert fitted.validation_accuracy_ == best
@@ -148,7 +139,7 @@ def test_chosen_regularization_is_the_best_that_was_tried(make):
 
 @pytest.mark.parametrize("make", [Softmax, SquaredHinge])
 def test_held_out_accuracy_is_that_of_a_fit_on_the_others(make):
-    features, labels = problem(200, 30)
+    features, labels = overlapping_classes(200, 30)
     fitted = make(1e-2, validation=0.25, seed=3).fit(features, labels)
     kept, held_out = held_out_split(labels, 0.25, 3)
     # The scale is that of all images; a fit on the others alone has the same λ in other units.
@@ -162,7 +153,7 @@ def test_held_out_accuracy_is_that_of_a_fit_on_the_others(make):
 
 @pytest.mark.parametrize("make", [Softmax, SquaredHinge])
 def test_final_fit_is_on_all_images(tight, make):
-    features, labels = problem()
+    features, labels = overlapping_classes(120, 20)
     validated = make(1e-2, validation=0.3).fit(features, labels)
     plain = make(1e-2, validation=0).fit(features, labels)
     np.testing.assert_allclose(validated.scores(features), plain.scores(features), atol=2e-2)
@@ -171,29 +162,8 @@ def test_final_fit_is_on_all_images(tight, make):
     assert plain.validation_ == "not measured: no image was held out; λ = 0.01 was given"
 
 
-def test_split_is_stratified_and_seeded():
-    targets = np.repeat([0, 1, 2, 3], [50, 30, 19, 1])
-    kept, held_out = held_out_split(targets, 0.1, 0)
-    assert sorted([*kept, *held_out]) == list(range(100))
-    assert np.bincount(targets[held_out], minlength=4).tolist() == [5, 3, 2, 0]
-    assert held_out.tolist() == held_out_split(targets, 0.1, 0)[1].tolist()
-    assert held_out.tolist() != held_out_split(targets, 0.1, 1)[1].tolist()
-
-
-def test_split_always_leaves_an_image_of_each_class_and_holds_one_out():
-    kept, held_out = held_out_split(np.array([0, 0, 1, 1, 2]), 0.9, 0)
-    assert len(held_out) == 2
-    assert np.unique(np.array([0, 0, 1, 1, 2])[kept]).tolist() == [0, 1, 2]
-    assert len(held_out_split(np.array([0, 0, 1]), 0.1, 0)[1]) == 1
-
-
-def test_split_of_single_images_is_refused():
-    with pytest.raises(InvalidData, match=r"each of the 3 classes has one image.*Ridge"):
-        Softmax().fit(np.eye(3, dtype=np.float32), [0, 1, 2])
-
-
 def test_a_class_of_one_image_is_learned():
-    features, labels = problem()
+    features, labels = overlapping_classes(120, 20)
     labels[-1] = 9
     assert 9 in Softmax(1e-3, validation=0.2).fit(features, labels).classes_
 
@@ -201,7 +171,7 @@ def test_a_class_of_one_image_is_learned():
 @pytest.mark.parametrize(("make", "loss"), [(Softmax, cross_entropy), (SquaredHinge, squared_hinge)])
 @pytest.mark.parametrize("regularization", [1e-1, 1e-3, 1e-5])
 def test_the_default_tolerance_is_kept(make, loss, regularization, monkeypatch):
-    features, labels = problem(200, 300)
+    features, labels = overlapping_classes(200, 300)
     value = objective_of(make(regularization, validation=0).fit(features, labels), features, labels, loss)
     monkeypatch.setattr("ckncuda.classifier.lbfgs.TOLERANCE", 1e-8)
     monkeypatch.setattr("ckncuda.classifier.lbfgs.VALUE_TOLERANCE", 1e-13)
@@ -211,6 +181,6 @@ def test_the_default_tolerance_is_kept(make, loss, regularization, monkeypatch):
 
 @pytest.mark.parametrize("make", [Softmax, SquaredHinge])
 def test_too_few_iterations_warn(make):
-    features, labels = problem()
+    features, labels = overlapping_classes(120, 20)
     with pytest.warns(RuntimeWarning, match="stopped after max_iterations = 2 before it converged"):
         make(1e-4, max_iterations=2).fit(features, labels)

@@ -2,14 +2,13 @@
 
 import numpy as np
 import pytest
+from factories import overlapping_classes
 
 from ckncuda.classifier import Softmax, SquaredHinge
-from ckncuda.classifier.lbfgs import minimize_lbfgs
-from ckncuda.classifier.objective import Point
-from ckncuda.classifier.scaling import FeatureScaling
-from ckncuda.classifier.softmax import cross_entropy
+from ckncuda.classifier.lbfgs import Point, minimize_lbfgs
+from ckncuda.classifier.losses import cross_entropy, squared_hinge
 from ckncuda.classifier.spaces import DualFeatures, PlainFeatures, PrimalFeatures
-from ckncuda.classifier.squared_hinge import squared_hinge
+from ckncuda.classifier.training_data import FeatureScaling
 from ckncuda.errors import InvalidSpec
 
 LOSSES = [(cross_entropy, Softmax.curvature), (squared_hinge, SquaredHinge.curvature)]
@@ -18,11 +17,8 @@ SHAPES = [(40, 90), (90, 40), (30, 30)]
 
 def problem(images, width, decay=0.0):
     """Return scaled features, whose columns have variances that fall by ``decay`` decades in all."""
-    random = np.random.default_rng(0)
-    labels = np.arange(images) % 3
-    features = 0.4 * random.standard_normal((3, width))[labels] + random.standard_normal((images, width))
-    features *= np.logspace(0, -decay / 2, width)
-    features = features.astype(np.float32)
+    features, labels = overlapping_classes(images, width)
+    features *= np.logspace(0, -decay / 2, width, dtype=np.float32)
     return FeatureScaling.of(features).scaled(features, np.arange(images)), labels
 
 
@@ -64,8 +60,8 @@ def test_dual_point_is_the_primal_one(loss, curvature):
     alpha = np.random.default_rng(1).standard_normal((21, 3))
     alpha[:-1] -= alpha[:-1].mean(axis=0)  # no weight on the constant feature
     weights = np.vstack(dual.weights(alpha))
-    ours = Point.of(dual.space(20, 0.1), loss, labels, alpha)
-    theirs = Point.of(PlainFeatures(rows, curvature).space(20, 0.1), loss, labels, weights)
+    ours = Point(dual.space(20, 0.1), loss, labels, alpha)
+    theirs = Point(PlainFeatures(rows, curvature).space(20, 0.1), loss, labels, weights)
     assert ours.value == pytest.approx(theirs.value, rel=1e-5)
     expected = rows.T.astype(np.float64) @ ours.gradient()[:-1]
     np.testing.assert_allclose(theirs.gradient()[:-1], expected, atol=1e-5)
@@ -112,7 +108,7 @@ def test_repeated_images_of_different_classes_do_no_harm(loss, curvature):
         x, converged = solve(features, 80, loss, labels, 1e-6)
         assert converged
         weights = np.vstack(features.weights(x))
-        values.append(Point.of(PlainFeatures(rows, curvature).space(80, 1e-6), loss, labels, weights).value)
+        values.append(Point(PlainFeatures(rows, curvature).space(80, 1e-6), loss, labels, weights).value)
     assert values[1] == pytest.approx(values[0], rel=1e-3)
 
 

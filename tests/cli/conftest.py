@@ -106,14 +106,6 @@ def run_ckn(*arguments, process=False, cwd=None, env=None, **options):
     return (process_of_ckn if own else call_of_ckn)(*arguments, cwd=cwd, env=env, **options)
 
 
-def listing(folder):
-    """All files below a folder, with what they hold; folders and others with None."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
-        for path in Path(folder).rglob("*")
-    }
-
-
 def write_challenge_csv(path, images):
     """As the challenge does: an image a line, channel after channel, a comma at the end."""
     planes = images.transpose(0, 3, 1, 2).reshape(len(images), -1)
@@ -129,11 +121,6 @@ def tiny():
 @pytest.fixture(scope="session")
 def layer():
     return LAYER
-
-
-@pytest.fixture(scope="session", name="listing")
-def listing_fixture():
-    return listing
 
 
 @pytest.fixture(scope="session", name="environment")
@@ -164,8 +151,39 @@ def works(tmp_path):
     return run
 
 
+def _attentive():
+    """Take signals that whoever runs the tests had told them to ignore, as nohup does."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @pytest.fixture
-def refused(tmp_path):
+def start(tmp_path):
+    """Start `ckn` in the test's own folder and a group of processes of its own; it ends with the test."""
+    started = []
+
+    def start(*arguments):
+        process = subprocess.Popen(
+            [*CKN, *map(str, arguments)],
+            cwd=tmp_path,
+            env=environment(TMPDIR=str(tmp_path)),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=_attentive,
+            start_new_session=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def refused(tmp_path, listing):
     """Run `ckn` in the test's own folder; it must refuse as bad input is refused, with these words.
 
     Exit code 2, one message, no traceback, nothing on standard output, and every file as it was.

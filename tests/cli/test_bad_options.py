@@ -51,55 +51,13 @@ def test_layers_that_cannot_be(refused, data, case):
     refused("fit", data.npz, "-o", "m.ckn", "--layer", layer, "--patches", "500", words=words)
 
 
-CONFIGS = {
+CONFIGS = {  # tests/model/test_system.py looks at every word of these and of others
     "no-toml": ("layers =", ["net.toml is not TOML"]),
-    "no-layers": ("", ["describes no layer", "[[layers]]"]),
-    "table": ("[[layers]]\nfilters=4\n[optimizer]\nlr=1", ["no table optimizer", "classifier"]),
     "option": ("[[layers]]\nfilters=4\npatch=3\nsubsampling=2\nsigma=1\nstride=1", ["'stride'"]),
-    "kernel": ("[[layers]]\nfilters=4\npatch=3\nsubsampling=2\nkernel=['exp']", ["kernel", "exp"]),
-    "preprocessing": (
-        "[[layers]]\nfilters=4\npatch=3\nsubsampling=2\nsigma=1\n[[preprocessing]]\nname='pca'",
-        ["no preprocessing 'pca'", "zca"],
-    ),
-    "classifier": (
-        "[[layers]]\nfilters=4\npatch=3\nsubsampling=2\nsigma=1\n[classifier]\nname='forest'",
-        ["no classifier 'forest'", "ridge"],
-    ),
-    "classifier-option": (
-        "[[layers]]\nfilters=4\npatch=3\nsubsampling=2\nsigma=1\n[classifier]\nname='ridge'\nC=1",
-        ["no option C", "regularization"],
-    ),
-    "encoders-and-layers": (
-        "encoders=[]\n[[layers]]\nfilters=4\npatch=3\nsubsampling=2\nsigma=1",
-        ["layers", "both describe encoders"],
-    ),
-    "encoders-text": ("encoders='two'", ["encoders must be tables"]),
-    "encoders-unknown": ("[[encoders]]\nclassifier='ridge'", ["an encoder has no classifier"]),
-    "encoders-no-layers": ("[[encoders]]\nsymmetries={flip=true}", ["describes no layer"]),
-    "symmetries": (
-        "symmetries=3\n[[layers]]\nfilters=4\npatch=3\nsubsampling=2\nsigma=1",
-        ["symmetries must be a table"],
-    ),
-    "flip": (
-        "symmetries={flip=1}\n[[layers]]\nfilters=4\npatch=3\nsubsampling=2\nsigma=1",
-        ["flip is 1", "true or false"],
-    ),
     "weights": (
         "[[layers]]\nfilters=4\npatch=3\nsubsampling=2\nsigma=1\n"
         "[classifier]\nname='kernel-ridge'\nweights=[1,2]",
         ["2 weights were given for 1 encoders"],
-    ),
-    "classifier-list": (
-        "[[layers]]\nfilters=4\npatch=3\nsubsampling=2\nsigma=1\n[classifier]\nname='ridge'\nregularization=[1]",
-        ["regularization", "number"],
-    ),
-    "classifier-text": (
-        "[[layers]]\nfilters=4\npatch=3\nsubsampling=2\nsigma=1\n[classifier]\nname='softmax'\nvalidation='a'",
-        ["validation", "fraction"],
-    ),
-    "classifier-seed": (
-        "[[layers]]\nfilters=4\npatch=3\nsubsampling=2\nsigma=1\n[classifier]\nname='softmax'\nseed='a'",
-        ["seed"],
     ),
 }
 

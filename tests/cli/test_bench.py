@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+from factories import make_layer
 
 import ckncuda
 
@@ -30,10 +31,7 @@ def stacked(ckn, data, layer, tmp_path_factory):
 def of_any_size(tmp_path_factory):
     """A network that was not fitted on images of one size."""
     path = tmp_path_factory.mktemp("any") / "any.ckn"
-    anchors = np.random.default_rng(0).normal(size=(4, 3, 3, 3))
-    anchors /= np.linalg.norm(anchors.reshape(4, -1), axis=1)[:, None, None, None]
-    spec = ckncuda.LayerSpec(filters=4, patch=3, subsampling=2, kernel=ckncuda.Exponential(sigma=0.6))
-    ckncuda.CKN.from_anchors([spec], [anchors]).save(path)
+    ckncuda.CKN.from_layers([make_layer(3, np.random.default_rng(0), filters=4)]).save(path)
     return path
 
 

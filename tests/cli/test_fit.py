@@ -145,3 +145,27 @@ def test_fit_measures_its_own_memory_not_that_of_its_parent(works, data, tiny):
     ballast = np.ones(500 << 17)  # 500 MiB, touched: a child's getrusage starts from what its parent held
     result = json.loads(works("fit", data.npy, "-o", "m.ckn", *tiny, "--json", process=True).stdout)
     assert result["peak_memory"] < ballast.nbytes
+
+
+FILES = {
+    "two encoders": (
+        "[[encoders]]\nlayers = [{ filters = 4, patch = 3, subsampling = 4, sigma = 0.6 }]\n"
+        "[[encoders]]\nlayers = [{ filters = 4, patch = 2, subsampling = 3, sigma = 0.6 }]\n"
+        "preprocessing = [{ name = 'standardize' }]\n[classifier]\nname = 'kernel-ridge'\n",
+        (),
+    ),
+    "an exact kernel": (
+        "flip = true\n[[layers]]\npatch = 3\nsubsampling = 2\nsigma = 0.6\n",
+        ("--method", "exact"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_python_fits_a_configuration_to_the_same_model_file(works, data, tmp_path, name):
+    text, method = FILES[name]
+    (tmp_path / "net.toml").write_text(text)
+    works("fit", data.npz, "-o", "m.ckn", "--config", "net.toml", *method)
+    system = ckncuda.System.from_toml(str(tmp_path / "net.toml"))
+    ckncuda.fit(system, data.images, data.labels).save(tmp_path / "python.ckn")
+    assert (tmp_path / "python.ckn").read_bytes() == (tmp_path / "m.ckn").read_bytes()

@@ -1,21 +1,16 @@
-"""`ckn gram`: right, resumable after any kill, and clear about what it cannot do."""
+"""`ckn gram`: right, and clear about what it cannot do."""
 
-import importlib.util
 import json
 import os
-import random
-import signal
-import subprocess
+import sys
 import time
 
 import numpy as np
 import pytest
-import zarr
+from gram_files import read as stored
 
 from ckncuda import ArcCosine, Exponential, LayerSpec
-from ckncuda.cli.exact_options import read_exact_kernels
 from ckncuda.cli.progress import ProgressLines
-from ckncuda.errors import InvalidSpec
 from ckncuda.exact import ExactKernel, gram
 from ckncuda.images.preprocess import ZCA
 from ckncuda.images.preprocessed import PreprocessedImages, fit_preprocessing
@@ -29,10 +24,6 @@ DEFAULT = [
     LayerSpec(filters=1, patch=3, subsampling=s, kernel=Exponential(sigma=0.6), alignment="centered")
     for s in (2, 5)
 ]
-
-
-def stored(path):
-    return np.load(path) if path.suffix == ".npy" else zarr.open_array(str(path), mode="r")[:]
 
 
 def test_two_layers_by_default(works, data, tmp_path):
@@ -76,34 +67,9 @@ def test_images_with_others_as_json(works, data, tmp_path):
     }
 
 
-CONFIGS = {
-    "tangent and flip at the top": (
-        'tangent = true\nflip = true\n[[layers]]\npatch = 3\nsubsampling = 3\nkernel = "arccos1"\n',
-        ExactKernel([RELU_SPEC], tangent=True, flip=True),
-    ),
-    "in a table of their own": (
-        "[exact]\nflip = true\n[[layers]]\nfilters = 1\npatch = 3\nsubsampling = 2\n"
-        'kernel = "exp"\nsigma = 0.6\n[classifier]\nname = "softmax"\n',
-        ExactKernel([SPEC], flip=True),
-    ),
-    "as one encoder": (
-        "[[encoders]]\nsymmetries = { flip = true }\n"
-        'layers = [{ patch = 3, subsampling = 3, kernel = "arccos1" }]\ntangent = true\n',
-        ExactKernel([RELU_SPEC], tangent=True, flip=True),
-    ),
-}
-
-
-@pytest.mark.parametrize("name", CONFIGS)
-def test_kernels_of_files(tmp_path, name):
-    text, kernel = CONFIGS[name]
-    path = tmp_path / "net.toml"
-    path.write_text(text)
-    assert read_exact_kernels(str(path), (), (), None, None, (12, 12, 3)) == [(kernel, ())]
-
-
 def test_options_take_the_place_of_what_the_file_says(works, data, tmp_path):
-    (tmp_path / "net.toml").write_text(CONFIGS["tangent and flip at the top"][0])
+    text = 'tangent = true\nflip = true\n[[layers]]\npatch = 3\nsubsampling = 3\nkernel = "arccos1"\n'
+    (tmp_path / "net.toml").write_text(text)
     works("gram", data.npy, "-o", "K.npy", "--config", "net.toml", "--no-flip")
     kernel = ExactKernel([RELU_SPEC], tangent=True)
     np.testing.assert_array_equal(stored(tmp_path / "K.npy"), gram(data.images, kernel))
@@ -117,188 +83,6 @@ def test_preprocessing_is_learned_from_images_and_applied_to_both(works, data, t
     prepared = (PreprocessedImages(ArrayImages(images), steps) for images in (data.images, data.images[:5]))
     first, second = prepared
     np.testing.assert_allclose(stored(tmp_path / "K.npy"), gram(first, [SPEC], second), rtol=1e-5)
-
-
-MANY = ("gram", "x.npy", "--tile", "12", "--preprocess", "none", "--threads", "1", "--layer", LAYER)
-TILES = 136
-
-
-@pytest.fixture
-def many(tmp_path, rng):
-    """Images for a second of work or two in 136 tiles."""
-    np.save(tmp_path / "x.npy", rng.normal(size=(192, 8, 8, 3)).astype(np.float32))
-
-
-@pytest.fixture
-def start(command, environment, tmp_path):
-    """Start `ckn gram` of the many images, and see to it that it ends with the test."""
-    started = []
-
-    def start(*arguments):
-        process = subprocess.Popen(
-            [*command, *MANY, *arguments],
-            cwd=tmp_path,
-            env=environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-        )
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()
-
-
-def tiles_of(part):
-    return sum(1 for path in part.glob("c/*/*") if path.suffix == "")
-
-
-def wait_for_tiles(process, part, tiles):
-    """Until so many more chunks are there; it must still be at work then."""
-    wanted = tiles_of(part) + tiles
-    deadline = time.monotonic() + 30
-    while tiles_of(part) < wanted and process.poll() is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-    assert process.poll() is None
-
-
-@pytest.mark.parametrize(("output", "kills"), [("K.zarr", 5), ("K.npy", 3)])
-def test_kills_at_random_moments_change_no_bit(works, many, start, tmp_path, listing, output, kills):
-    works(*MANY, "-o", f"whole-{output}")
-    moments = random.Random(output)
-    part = tmp_path / f"{output}.part"
-    for kill in range(kills):
-        process = start("-o", output)
-        if kill % 3 == 0:  # before the first tile, or a little later: while it starts, reads, verifies
-            time.sleep(moments.uniform(0, 0.8))
-        else:
-            wait_for_tiles(process, part, moments.randint(1, 12))
-            time.sleep(moments.uniform(0, 0.01))
-        process.kill()
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL
-        assert not (tmp_path / output).exists()
-    found = json.loads(works(*MANY, "-o", output, "--json").stdout)["tiles_found"]
-    assert 1 <= found < TILES
-    before, after = tmp_path / f"whole-{output}", tmp_path / output
-    if output.endswith(".zarr"):
-        assert listing(before) == listing(after)
-    else:
-        assert before.read_bytes() == after.read_bytes()
-    assert not part.exists()
-
-
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
-def test_interrupted_it_says_what_it_keeps(many, start, works, tmp_path, name):
-    process = start("-o", "K.npy")
-    part = tmp_path / "K.npy.part"
-    wait_for_tiles(process, part, 5)
-    process.send_signal(getattr(signal, name))
-    stdout, stderr = process.communicate(timeout=20)
-    assert process.returncode == 130
-    assert stdout == ""
-    assert "Traceback" not in stderr
-    kept = "Interrupted; the finished tiles are kept in K.npy.part, and the same command goes on with them."
-    assert stderr.splitlines()[-1] == kept
-    assert sorted(os.listdir(tmp_path)) == ["K.npy.part", "x.npy"]
-    damaged = next(path for path in part.glob("c/*/*") if path.suffix == "")
-    damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
-    chunks = tiles_of(part)
-    done = works(*MANY, "-o", "K.npy")
-    (plan,) = (line for line in done.stderr.splitlines() if line.startswith("Plan: "))
-    assert f"of {TILES} tiles are finished and verified" in plan
-    assert int(plan.split("; ")[1].split()[0]) <= (chunks + 1) // 2
-    expected = gram(np.load(tmp_path / "x.npy"), [SPEC], tile=12)
-    np.testing.assert_array_equal(stored(tmp_path / "K.npy"), expected)
-
-
-def test_a_corrupted_tile_of_a_finished_matrix_is_recomputed(works, data, tmp_path, listing):
-    arguments = ("gram", data.npy, "-o", "K.zarr", "--tile", 16, "--layer", LAYER)
-    works(*arguments)
-    whole = listing(tmp_path)
-    assert "Plan: all 6 tiles are finished and verified" in works(*arguments).stderr
-    chunk = tmp_path / "K.zarr/c/2/1"
-    chunk.write_bytes(b"\0" + chunk.read_bytes()[1:])
-    assert "5 of 6 tiles are finished and verified" in works(*arguments).stderr
-    assert listing(tmp_path) == whole
-
-
-def test_two_at_once(many, start, refused, tmp_path):
-    process = start("-o", "K.zarr")
-    wait_for_tiles(process, tmp_path / "K.zarr.part", 1)
-    os.kill(process.pid, signal.SIGSTOP)  # so that no file changes meanwhile
-    refused(*MANY, "-o", "K.zarr", words=["another process is computing K.zarr"])
-
-
-def test_the_beginning_of_another_matrix(ckn, works, data, tmp_path, listing, limited_files):
-    first = ("gram", data.npy, "-o", "K.zarr", "--preprocess", "none", "--layer", LAYER)
-    with limited_files(2000):  # the file of a tile is larger
-        done = ckn(*first, "--tile", 32, cwd=tmp_path)
-    assert done.stderr.splitlines()[-1] == "Error: cannot write K.zarr.part: File too large"
-    assert os.listdir(tmp_path) == []
-    works(*first, "--tile", 32)
-    (tmp_path / "K.zarr").rename(tmp_path / "K.zarr.part")
-    (tmp_path / "K.zarr.part/c/1/1").unlink()
-    with limited_files(2000):
-        done = ckn(*first, "--tile", 32, cwd=tmp_path)
-    assert done.rc == 2
-    assert done.stderr.splitlines()[-1] == (
-        "Error: cannot write K.zarr.part: File too large; its finished tiles are kept, "
-        "the same command goes on"
-    )
-    assert "Traceback" not in done.stderr
-    before = listing(tmp_path)
-    done = ckn(*first, "--tile", 16, "--flip", cwd=tmp_path)
-    assert done.rc == 2
-    error = done.stderr.splitlines()[-1]
-    for word in (
-        "K.zarr.part holds the beginning of another matrix",
-        "the kernel",
-        "tile: 32 there, 16 here",
-    ):
-        assert word in error
-    assert listing(tmp_path) == before
-    works(*first, "--tile", 32)
-    np.testing.assert_array_equal(stored(tmp_path / "K.zarr"), gram(data.images, [SPEC], tile=32))
-
-
-BAD_CONFIGS = {
-    "alone and as encoder": ("[[encoders]]\n[[layers]]\n", ["put all of it into [[encoders]]"]),
-    "unknown of an encoder": ("[[encoders]]\nflap = true\n", ["an exact kernel has no flap"]),
-    "shift": (
-        '[symmetries]\nshift = 1\n[[layers]]\npatch = 3\nsubsampling = 2\nkernel = "arccos1"\n',
-        ["shift is 1", "leave shift out"],
-    ),
-    "quantile": (
-        '[[layers]]\npatch = 3\nsubsampling = 2\nkernel = "exp"\nquantile = 0.1\n',
-        ["layer 1", "give sigma, not quantile"],
-    ),
-    "no layers": ("flip = true\n", ["describes no layer"]),
-    "unknown": ("flap = true\n", ["there is no flap"]),
-    "unknown of exact": ("[exact]\nflap = true\n", ["exact must be a table of tangent and flip"]),
-    "twice": ("flip = true\n[exact]\nflip = false\n", ["flip stands at the top and in [exact]"]),
-    "no boolean": (
-        'flip = "yes"\n[[layers]]\npatch = 3\nsubsampling = 2\nkernel = "arccos1"\n',
-        ["flip is 'yes'", "true or false"],
-    ),
-    "no TOML": ("layers", ["is not TOML"]),
-}
-
-
-@pytest.mark.parametrize("name", BAD_CONFIGS)
-def test_files_that_describe_no_kernel(tmp_path, name):
-    text, words = BAD_CONFIGS[name]
-    path = tmp_path / "net.toml"
-    path.write_text(text)
-    with pytest.raises(InvalidSpec) as refusal:
-        read_exact_kernels(str(path), (), (), None, None, (12, 12, 3))
-    for word in words:
-        assert word in str(refusal.value)
 
 
 @pytest.mark.parametrize(
@@ -395,10 +179,7 @@ def test_it_says_that_another_matrix_is_replaced(works, data, tmp_path):
     ("missing", "options", "extra"), [("zarr", (), "exact"), ("distributed", ("--workers", 2), "distributed")]
 )
 def test_without_an_extra(refused, data, monkeypatch, missing, options, extra):
-    find = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *rest: None if name == missing else find(name, *rest)
-    )
+    monkeypatch.setitem(sys.modules, missing, None)  # which fails to be imported
     refused("gram", data.npy, "-o", "K.zarr", *options, words=[f"pip install 'ckncuda[{extra}]'"])
 
 

@@ -1,7 +1,6 @@
 """Ctrl-C and requests to end leave nothing half-written."""
 
 import signal
-import subprocess
 import time
 
 import numpy as np
@@ -11,36 +10,19 @@ from numpy.lib import format as npy
 LONG = 60  # seconds that nothing here should take
 
 
-def _attentive():
-    """Whatever the tests themselves were told to ignore, as nohup does."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
-
-
 @pytest.fixture
-def interrupted(command, environment, tmp_path, listing):
+def interrupted(start, tmp_path, listing):
     """Start `ckn`, wait until it is at work, send it a signal, and check how it ends."""
 
     def run(*arguments, announced, signal_, ready):
         before = listing(tmp_path)
-        process = subprocess.Popen(
-            [*command, *map(str, arguments)],
-            cwd=tmp_path,
-            env=environment(TMPDIR=str(tmp_path)),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            preexec_fn=_attentive,
-        )
-        try:
-            assert announced in process.stderr.readline()
-            ready()
-            assert process.poll() is None  # at work: or the signal would prove nothing
-            sent = time.monotonic()
-            process.send_signal(signal_)
-            stdout, stderr = process.communicate(timeout=LONG)
-        finally:
-            process.kill()
+        process = start(*arguments)
+        assert announced in process.stderr.readline()
+        ready()
+        assert process.poll() is None  # at work: or the signal would prove nothing
+        sent = time.monotonic()
+        process.send_signal(signal_)
+        stdout, stderr = process.communicate(timeout=LONG)
         assert process.returncode == 130, stderr
         assert time.monotonic() - sent < 10
         assert "Interrupted" in stderr

@@ -2,7 +2,6 @@
 
 import json
 import signal
-import subprocess
 
 import pytest
 
@@ -44,25 +43,12 @@ def test_the_best_is_measured_on_what_was_held_out(works, data):
     assert "held_out_accuracy" in works("info", "m.ckn").stdout
 
 
-def test_ctrl_c_leaves_a_search_that_goes_on(command, environment, works, data, tmp_path):
-    arguments = ("search", str(data.npz), "-o", "m.ckn", "--hold-out", "0")
-    process = subprocess.Popen(
-        [*command, *arguments, "--time", "10min"],
-        cwd=tmp_path,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
-    try:
-        for line in process.stderr:
-            if line.startswith("trial 0: "):
-                break
-        process.send_signal(signal.SIGINT)
-        stdout, stderr = process.communicate(timeout=30)
-    finally:
-        process.kill()
+def test_ctrl_c_leaves_a_search_that_goes_on(start, works, data, tmp_path):
+    arguments = ("search", data.npz, "-o", "m.ckn", "--hold-out", "0")
+    process = start(*arguments, "--time", "10min")
+    assert any(line.startswith("trial 0: ") for line in process.stderr)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=30)
     assert process.returncode == 130
     assert stdout == ""
     assert "Traceback" not in stderr

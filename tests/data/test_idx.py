@@ -1,6 +1,5 @@
 import gzip
 import struct
-import tracemalloc
 
 import numpy as np
 import pytest
@@ -89,40 +88,31 @@ def test_folder_without(tmp_path):
 def test_truncated(tmp_path, keep):
     path = tmp_path / "images"
     path.write_bytes(idx(IMAGES)[:keep])
-    with pytest.raises(InvalidData, match="truncated"):
+    with pytest.raises(
+        InvalidData, match="truncated.*again" if keep == 10 else "truncated.*header announces 1066"
+    ):
         open_images(path)
 
 
-@pytest.mark.parametrize("lost", [1, 8, 400])
-def test_truncated_gzip_stream(tmp_path, lost):
-    path = tmp_path / "images.gz"
-    path.write_bytes(gzip.compress(idx(IMAGES))[:-lost])
-    with open_images(path) as source, pytest.raises(InvalidData, match=r"images\.gz is truncated"):
-        list(source.blocks(10))
+def flipped(content, place):
+    return content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :]
 
 
-def test_gzip_of_a_truncated_file(tmp_path):
-    path = tmp_path / "images.gz"
-    path.write_bytes(gzip.compress(idx(IMAGES)[:-3]))
-    with open_images(path) as source, pytest.raises(InvalidData, match="ends 3 bytes early"):
-        list(source.blocks(10))
-
-
-def test_damaged_gzip(tmp_path):
-    path = tmp_path / "images.gz"
-    content = bytearray(gzip.compress(idx(IMAGES)))
-    content[-6] ^= 0xFF  # the checksum
-    path.write_bytes(content)
-    with open_images(path) as source, pytest.raises(InvalidData, match="damaged"):
-        list(source.blocks(10))
-
-
-@pytest.mark.parametrize("gz", [False, True])
-def test_longer_than_announced(tmp_path, gz):
-    content = idx(IMAGES) + b"\0"
-    path = tmp_path / "images"
-    path.write_bytes(gzip.compress(content) if gz else content)
-    with open_images(path) as source, pytest.raises(InvalidData, match="more data than its header announces"):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (gzip.compress(idx(IMAGES))[:-1], r"images\.gz is truncated"),
+        (gzip.compress(idx(IMAGES))[:-8], r"images\.gz is truncated"),
+        (gzip.compress(idx(IMAGES))[:-400], r"images\.gz is truncated"),
+        (gzip.compress(idx(IMAGES)[:-3]), "ends 3 bytes early"),
+        (flipped(gzip.compress(idx(IMAGES)), -6), "damaged"),  # the checksum
+        (gzip.compress(idx(IMAGES) + b"\0"), "more data than its header announces"),
+        (idx(IMAGES) + b"\0", "more data than its header announces"),
+    ],
+)
+def test_damage_that_shows_while_reading(tmp_path, content, message):
+    (tmp_path / "images.gz").write_bytes(content)
+    with open_images(tmp_path / "images.gz") as source, pytest.raises(InvalidData, match=message):
         list(source.blocks(10))
 
 
@@ -152,16 +142,11 @@ def test_labels_that_do_not_fit(tmp_path):
         open_images(path)
 
 
-def test_streamed(tmp_path):
+def test_streamed(tmp_path, peak_memory):
     images = RNG.integers(0, 256, (3000, 64, 64), np.uint8)  # 12 MB
     path = tmp_path / "images.gz"
     path.write_bytes(gzip.compress(idx(images), 1))
-    tracemalloc.start()
-    try:
-        with open_images(path) as source:
-            total = sum(int(block.sum()) for block in source.blocks(60))
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
+    with peak_memory() as peak, open_images(path) as source:
+        total = sum(int(block.sum()) for block in source.blocks(60))
     assert total == int(images.sum())
-    assert peak < images.nbytes / 3
+    assert peak() < images.nbytes / 3

@@ -79,16 +79,26 @@ def test_palette(tmp_path):
     np.testing.assert_array_equal(source.read(0, 1)[0], two)
 
 
-def test_another_size(tmp_path):
-    save(tmp_path / "a.png", colour())
-    save(tmp_path / "b.png", np.zeros((7, 9, 3), np.uint8))
-    with pytest.raises(InvalidData, match=r"b\.png is 9x7 pixels.*expected 8x6 as a\.png is: crop or resize"):
-        open_images(tmp_path)
-
-
-def test_more_than_8_bits(tmp_path):
-    Image.fromarray(np.full((6, 8), 40000, np.uint16)).save(tmp_path / "a.png")
-    with pytest.raises(InvalidData, match=r"a\.png has more than 8 bits"):
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (
+            {"a.png": colour(), "b.png": np.zeros((7, 9, 3), np.uint8)},
+            r"b\.png is 9x7 pixels.*expected 8x6 as a\.png is: crop or resize",
+        ),
+        ({"a.png": np.full((6, 8), 40000, np.uint16)}, r"a\.png has more than 8 bits"),
+        ({"a/1.png": colour(), "1.png": colour()}, r"both images \(1\.png\) and sub-folders \(a\)"),
+        (
+            {"train/cat/1.png": colour(), "val/cat/1.png": colour()},
+            r"sub-folders \(cat\).*perhaps you mean to give .*train",
+        ),
+    ],
+    ids=["size", "bits", "beside classes", "too deep"],
+)
+def test_folders_that_are_no_data_set(tmp_path, images, message):
+    for name, array in images.items():
+        save(tmp_path / name, array)
+    with pytest.raises(InvalidData, match=message):
         open_images(tmp_path)
 
 
@@ -122,18 +132,4 @@ def test_empty_folders(tmp_path):
     save(tmp_path / "a" / "1.png", colour())
     (tmp_path / "b").mkdir()
     with pytest.raises(InvalidData, match="b holds no images; expected those of a class"):
-        open_images(tmp_path)
-
-
-def test_images_beside_classes(tmp_path):
-    save(tmp_path / "a" / "1.png", colour())
-    save(tmp_path / "1.png", colour())
-    with pytest.raises(InvalidData, match=r"both images \(1\.png\) and sub-folders \(a\)"):
-        open_images(tmp_path)
-
-
-def test_folders_too_deep(tmp_path):
-    save(tmp_path / "train" / "cat" / "1.png", colour())
-    save(tmp_path / "val" / "cat" / "1.png", colour())
-    with pytest.raises(InvalidData, match=r"sub-folders \(cat\).*perhaps you mean to give .*train"):
         open_images(tmp_path)

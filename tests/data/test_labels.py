@@ -104,7 +104,12 @@ def test_other_formats(tmp_path, name):
 
 @pytest.mark.parametrize(
     ("labels", "message"),
-    [([0.5, 1], "expected integers"), ([0, -1], "label -1 of image 2"), ([[0, 1], [1, 0]], "one axis")],
+    [
+        ([0.5, 1], "expected integers"),
+        ([0, -1], "label -1 of image 2"),
+        ([[0, 1], [1, 0]], "one axis"),
+        (np.array([0, None]), "pickled Python objects.*never loaded"),
+    ],
 )
 def test_arrays_refused(tmp_path, labels, message):
     np.save(tmp_path / "y.npy", labels)

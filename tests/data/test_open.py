@@ -36,23 +36,27 @@ def test_unknown_split(npy):
         open_images(npy, split="val")
 
 
-@pytest.mark.parametrize("content", [b"", b"once upon a time, there was", b"\x7fELF" + bytes(100)])
-def test_unknown_content(tmp_path, content):
-    (tmp_path / "x.dat").write_bytes(content)
-    with pytest.raises(InvalidData, match=r"cannot tell what .*x.dat holds; the formats are.*--format"):
-        open_images(tmp_path / "x.dat")
+UNKNOWN = r"cannot tell what .*x.dat holds; the formats are.*--format"
 
 
-def test_one_image(tmp_path):
-    (tmp_path / "cat.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    with pytest.raises(InvalidData, match="one image is no data set, give the folder"):
-        open_images(tmp_path / "cat.png")
-
-
-def test_gzipped_csv(tmp_path):
-    (tmp_path / "X.csv.gz").write_bytes(gzip.compress(b"1,2,3,4\n"))
-    with pytest.raises(InvalidData, match="decompress it first"):
-        open_images(tmp_path / "X.csv.gz")
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.dat", b"", UNKNOWN),
+        (
+            "x.dat",
+            b"once upon a time, there was",
+            UNKNOWN,
+        ),
+        ("x.dat", b"\x7fELF" + bytes(100), UNKNOWN),
+        ("cat.png", b"\x89PNG\r\n\x1a\n", "one image is no data set, give the folder"),
+        ("X.csv.gz", gzip.compress(b"1,2,3,4\n"), "decompress it first"),
+    ],
+)
+def test_files_of_no_format(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InvalidData, match=message):
+        open_images(tmp_path / name)
 
 
 @pytest.mark.parametrize("content", [b"1,2,3,4\n", b"\xef\xbb\xbf1,2,3,4\r\n", b"-1e-3, nan,+inf,4"])

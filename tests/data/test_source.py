@@ -1,7 +1,3 @@
-import doctest
-import importlib
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -9,17 +5,6 @@ import ckncuda.data
 from ckncuda.data import ArraySource, ImageSource
 from ckncuda.data.source import check_labels
 from ckncuda.errors import InvalidData
-
-MODULES = [path.stem for path in Path(ckncuda.data.__file__).parent.glob("[a-z]*.py")]
-
-
-@pytest.mark.parametrize("name", MODULES)
-def test_examples_in_docstrings_run(name):
-    if name.startswith("compiled"):
-        pytest.importorskip("numba")
-    result = doctest.testmod(importlib.import_module(f"ckncuda.data.{name}"))
-    assert result.attempted > 0
-    assert result.failed == 0
 
 
 def test_public_names():

@@ -1,20 +1,14 @@
 """Tiles over a Dask cluster: the same matrix, whatever becomes of the workers."""
 
-import contextlib
-import json
 import os
-import signal
-import subprocess
 import sys
-import time
 
 import cloudpickle
 import numpy as np
-import psutil
 import pytest
 from distributed import Client, LocalCluster
+from factories import make_images, make_spec
 
-from ckncuda import Exponential, LayerSpec
 from ckncuda.backend import get_backend
 from ckncuda.errors import InvalidSpec
 from ckncuda.exact import ExactKernel
@@ -23,10 +17,7 @@ from ckncuda.exact.cluster import ClusterUnavailable, distributed_blocks, local_
 from ckncuda.exact.job import GramJob
 from ckncuda.images.sources import ArrayImages
 
-LAYER = LayerSpec(filters=1, patch=3, subsampling=2, kernel=Exponential(sigma=0.6))
-GRAM = [sys.executable, "-m", "ckncuda.cli", "gram", "x.npy", "--tile", "8", "--preprocess", "none"]
-GRAM += ["--layer", "patch=3,subsampling=2,kernel=exp,sigma=0.6"]
-TILES = 325
+LAYER = make_spec()
 
 
 class Deadly(ExactKernel):
@@ -38,7 +29,7 @@ class Deadly(ExactKernel):
 
 @pytest.fixture
 def job(rng):
-    images = ArrayImages(rng.normal(size=(20, 8, 8, 1)).astype(np.float32))
+    images = ArrayImages(make_images(rng, 20, 8, 8, 1))
     return GramJob(ExactKernel([LAYER]), images, tile=8)
 
 
@@ -51,18 +42,12 @@ def threads():
         yield cluster
 
 
-@pytest.fixture(scope="module")
-def environment():
-    """Without the project's own variables, BLAS held to one thread."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("CKNCUDA_")}
-    return kept | {"OPENBLAS_NUM_THREADS": "1"}
-
-
 def test_the_same_blocks_as_without_a_cluster(job, threads):
     expected = {str(tile): block for tile, block in job.blocks(job.tiling, get_backend("numpy"))}
     with remote_cluster(threads.scheduler_address) as client:
         found = dict(
-            (str(tile), block) for tile, block in distributed_blocks(client, job, job.tiling, "numpy")
+            (str(tile), block)
+            for tile, block in distributed_blocks(client, job, job.tiling, {"name": "numpy"})
         )
     assert found.keys() == expected.keys()
     for tile, block in found.items():
@@ -78,7 +63,7 @@ def test_few_tiles_are_on_their_way_at_a_time(job, threads):
             yield tile
 
     with remote_cluster(threads.scheduler_address) as client:
-        blocks = distributed_blocks(client, job, tiles(), "numpy")
+        blocks = distributed_blocks(client, job, tiles(), {"name": "numpy"})
         for number, _ in enumerate(blocks):
             assert len(begun) <= number + distributed.AHEAD * 2
     assert len(begun) == 6
@@ -95,7 +80,7 @@ def test_a_worker_of_another_version_is_refused(job, threads, monkeypatch):
 def test_what_a_worker_refuses_is_said_here(job, threads):
     with remote_cluster(threads.scheduler_address) as client:
         with pytest.raises(InvalidSpec, match="there is no backend 'abacus'"):
-            list(distributed_blocks(client, job, job.tiling, "abacus"))
+            list(distributed_blocks(client, job, job.tiling, {"name": "abacus"}))
 
 
 def test_a_scheduler_without_workers(monkeypatch):
@@ -128,7 +113,7 @@ def test_a_tile_that_ends_its_workers_ends_the_work(job, monkeypatch):
     deadly = GramJob(Deadly([LAYER]), job.images, tile=20)
     with local_cluster(1) as client:
         with pytest.raises(ClusterUnavailable, match="a tile has ended 1 workers.*give a smaller --tile"):
-            list(distributed_blocks(client, deadly, deadly.tiling, "numpy", threads=1))
+            list(distributed_blocks(client, deadly, deadly.tiling, {"name": "numpy", "threads": 1}))
 
 
 def test_a_cluster_of_no_workers():
@@ -136,93 +121,11 @@ def test_a_cluster_of_no_workers():
         pass
 
 
-def workers_of(process):
-    """The processes of a local cluster of its own."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        children = psutil.Process(process.pid).children(recursive=True)
-        return [child for child in children if any("spawn_main" in word for word in child.cmdline())]
-    return []
-
-
-def chunks(folder):
-    return sum(1 for path in folder.glob("K.npy.part/c/*/*") if path.suffix == "")
-
-
-def wait_until(condition, process):
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory, environment):
-    """A folder with images, x.npy, and their matrix as one process computes it, alone.npy."""
-    folder = tmp_path_factory.mktemp("alone")
-    images = np.random.default_rng(0).normal(size=(200, 8, 8, 3))
-    np.save(folder / "x.npy", images.astype(np.float32))
-    subprocess.run([*GRAM, "-o", "alone.npy"], cwd=folder, env=environment, check=True, capture_output=True)
-    return folder
-
-
-@pytest.fixture
-def begun(tmp_path, alone, environment):
-    """`ckn gram` over two workers, with some tiles written and many to come."""
-    (tmp_path / "x.npy").symlink_to(alone / "x.npy")
-    process = subprocess.Popen(
-        [*GRAM, "-o", "K.npy", "--workers", "2", "--json"],
-        cwd=tmp_path,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
-    try:
-        wait_until(lambda: chunks(tmp_path) > 10, process)
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def test_a_worker_that_is_killed_changes_nothing(begun, alone, tmp_path):
-    workers = workers_of(begun)
-    assert len(workers) == 2
-    workers[0].kill()
-    written = chunks(tmp_path)
-    assert written < 2 * TILES - 100
-    stdout, stderr = begun.communicate(timeout=60)
-    assert begun.returncode == 0, stderr
-    assert "Traceback" not in stderr
-    assert json.loads(stdout)["tiles"] == TILES
-    assert (tmp_path / "K.npy").read_bytes() == (alone / "alone.npy").read_bytes()
-    assert not (tmp_path / "K.npy.part").exists()
-
-
-def test_ctrl_c_ends_all_and_keeps_what_there_is(begun, alone, tmp_path, environment):
-    workers = workers_of(begun)
-    os.killpg(begun.pid, signal.SIGINT)  # as a terminal does
-    _, stderr = begun.communicate(timeout=30)
-    assert begun.returncode == 130
-    assert stderr.splitlines()[-1].startswith("Interrupted; the finished tiles are kept in K.npy.part")
-    assert "Traceback" not in stderr
-    psutil.wait_procs(workers, timeout=10)
-    assert not any(worker.is_running() for worker in workers)
-    done = subprocess.run(  # and goes on without a cluster
-        [*GRAM, "-o", "K.npy", "--json"], cwd=tmp_path, env=environment, check=True, capture_output=True
-    )
-    assert json.loads(done.stdout)["tiles_found"] > 0
-    assert (tmp_path / "K.npy").read_bytes() == (alone / "alone.npy").read_bytes()
-
-
 def test_a_scheduler_that_goes_away(job, threads, monkeypatch):
     monkeypatch.setattr(distributed, "CONNECT", 1.0)
     with remote_cluster(threads.scheduler_address) as client:
         assert isinstance(client, Client)
-        blocks = distributed_blocks(client, job, job.tiling, "numpy")
+        blocks = distributed_blocks(client, job, job.tiling, {"name": "numpy"})
         next(blocks)
         threads.close()
         with pytest.raises(ClusterUnavailable, match="the connection to the scheduler is lost"):

@@ -1,13 +1,11 @@
 """Encoders of exact kernels: values by the definition, files, what a model does with them."""
 
-import json
-
 import gpu
 import numpy as np
 import pytest
-import safetensors.numpy
+from factories import make_spec, rewrite_model
 
-from ckncuda import CKN, ArcCosine, ExactKernel, Exponential, LayerSpec, Model, Ridge, gram, load
+from ckncuda import CKN, ArcCosine, ExactKernel, Model, Ridge, gram, load
 from ckncuda.backend import get_backend
 from ckncuda.errors import InvalidData, InvalidModelFile, InvalidSpec
 from ckncuda.exact.encoder import ExactEncoder
@@ -16,8 +14,7 @@ from ckncuda.images.sources import as_images
 from ckncuda.progress import Report
 from ckncuda.studies.speed import RandomImages, measure_speed
 
-LAYER = LayerSpec(filters=1, patch=3, subsampling=2, kernel=Exponential(sigma=0.6))
-RELU = LayerSpec(filters=1, patch=2, subsampling=2, kernel=ArcCosine(1))
+LAYER, RELU = make_spec(), make_spec(patch=2, kernel=ArcCosine(1))
 KERNELS = [
     ExactKernel([LAYER]),
     ExactKernel([LAYER], flip=True),
@@ -118,8 +115,7 @@ def test_images_of_another_size_are_refused(images):
 
 
 def test_networks_and_exact_kernels_stand_side_by_side(images):
-    network = CKN([LayerSpec(filters=4, patch=3, subsampling=2, kernel=Exponential(sigma=0.6))])
-    network.fit(images, patches=300, backend="numpy")
+    network = CKN([make_spec(filters=4)]).fit(images, patches=300, backend="numpy")
     encoders = (*Model.of_network(network).encoders, ExactEncoder(KERNELS[0], images[:5]))
     model = Model(encoders, None, (8, 7, 2), "uint8")
     assert model.widths == (4 * 4 * 4, 5)
@@ -152,11 +148,7 @@ def test_damaged_files_are_refused(images, tmp_path, change):
     path = tmp_path / "m"
     Model((ExactEncoder(KERNELS[0], points),), ridge, (8, 7, 2), "float32").save(path)
     load(path)
-    with safetensors.safe_open(path, framework="numpy") as file:
-        specification = json.loads(file.metadata()["ckncuda"])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    change(specification, tensors)
-    safetensors.numpy.save_file(tensors, path, {"ckncuda": json.dumps(specification)})
+    rewrite_model(path, change)
     with pytest.raises(InvalidModelFile, match="is damaged"):
         load(path)
 
@@ -172,6 +164,7 @@ def test_on_a_gpu_features_and_scores_are_the_same(images, relative_error):
     points = Standardize().apply(images[:6].astype(np.float32) / np.float32(255))
     ridge = Ridge(1e-2).fit(np.random.default_rng(0).normal(size=(9, 6)), np.arange(9) % 3)
     model = Model((ExactEncoder(KERNELS[1], points, (Standardize(),)),), ridge, (8, 7, 2), "uint8")
+    images = images[:8]
     features, scores = model.features(images, backend="numpy"), model.scores(images, backend="numpy")
     with gpu.a_gpu():
         device = get_backend("cupy")

@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+from factories import make_layer
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from ckncuda import CKN, Exponential, LayerSpec, Symmetries
+from ckncuda import Symmetries
 from ckncuda.backend import get_backend
 from ckncuda.errors import InvalidSpec
 from ckncuda.images.symmetries import MOST
@@ -103,16 +104,13 @@ def test_an_average_over_the_mirror_image_is_the_mirror_images(images, shift):
 @given(seed=st.integers(0, 1000))
 def test_features_of_a_network_cannot_tell_an_image_from_its_mirror_image(seed):
     rng = np.random.default_rng(seed)
-    anchors = rng.normal(size=(5, 3, 3, 2))
-    anchors /= np.linalg.norm(anchors.reshape(5, -1), axis=1)[:, None, None, None]
-    spec = LayerSpec(filters=5, patch=3, subsampling=2, kernel=Exponential(sigma=0.6))
-    network = CKN.from_anchors([spec], [anchors])
+    layer = make_layer(2, rng)
     backend = get_backend("reference")
     images = rng.normal(size=(2, 6, 5, 2))
     mirrored = images[:, :, ::-1]
 
     def features(block):
-        return backend.encode(block, network.layers)
+        return backend.encode(block, [layer])
 
     symmetries = Symmetries(flip=True, shift=1)
     found, expected = symmetries.average(features, mirrored), symmetries.average(features, images)

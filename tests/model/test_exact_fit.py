@@ -2,12 +2,13 @@
 
 import json
 
+import factories
 import numpy as np
 import pytest
 
 from ckncuda import ArcCosine, ExactKernel, Exponential, GramRidge, LayerSpec, fit_exact, gram, load
 from ckncuda.errors import InvalidData, InvalidSpec
-from ckncuda.exact.on_disk.reading import ZarrRows, open_gram
+from ckncuda.exact.on_disk.reading import open_gram
 from ckncuda.images.preprocess import Standardize, suggested_preprocessing
 from ckncuda.images.sources import as_images
 from ckncuda.progress import Report
@@ -19,14 +20,8 @@ NTK = ExactKernel([LayerSpec(filters=1, patch=3, subsampling=3, kernel=ArcCosine
 
 @pytest.fixture(scope="module")
 def stripes():
-    """Stripes along and across, of any phase, in noise: uint8 [60, 9, 9, 1], and which they are."""
-    rng = np.random.default_rng(0)
-    labels = np.arange(60) % 2
-    phase = rng.uniform(0, 2 * np.pi, size=(60, 1, 1))
-    y, x = np.mgrid[:9, :9]
-    waves = np.where(labels[:, None, None], np.sin(1.5 * y + phase), np.sin(1.5 * x + phase))
-    images = 120 + 40 * waves + rng.normal(scale=40, size=waves.shape)
-    return images.round().clip(0, 255).astype(np.uint8)[..., None], labels + 3
+    images, labels = factories.stripes(60, noise=40, contrast=40)
+    return images, labels + 3
 
 
 def fit(stripes, kernels=((EXP, ()),), images=40, **options):
@@ -271,40 +266,6 @@ def test_a_matrix_that_has_been_damaged(stripes, zarr_matrix, damage, place):
         fit(stripes, grams=[open_gram(zarr_matrix)])
 
 
-def test_rows_of_a_stored_matrix(stripes, stored, zarr_matrix):
-    rows = open_gram(zarr_matrix)
-    assert (rows.shape, rows.dtype, rows.ndim) == ((40, 40), np.float32, 2)
-    np.testing.assert_array_equal(rows[3:9], stored[3:9])
-    ridge = GramRidge(validation=0.25, regularization=1e-2).fit(rows, stripes[1][:40])
-    expected = GramRidge(validation=0.25, regularization=1e-2).fit(stored, stripes[1][:40])
-    np.testing.assert_array_equal(ridge.weights_, expected.weights_)
-
-
-class Unreadable:
-    shape, dtype = (3, 3), "float32"
-
-    def __init__(self, error):
-        self.error = error
-
-    def __getitem__(self, rows):
-        raise self.error
-
-
-def test_what_a_reader_says_of_a_disk_and_of_memory():
-    damaged = r"K\.zarr is damaged; give the same ckn gram again, which mends it \(Input/output error\)"
-    with pytest.raises(InvalidData, match=damaged):
-        ZarrRows("K.zarr", Unreadable(OSError(5, "Input/output error")))[:2]
-    with pytest.raises(MemoryError):  # is no damage
-        ZarrRows("K.zarr", Unreadable(MemoryError()))[:2]
-
-
-def test_an_unfinished_matrix_behind_a_link(tmp_path):
-    (tmp_path / "mat.part").mkdir()
-    (tmp_path / "K.zarr").symlink_to(tmp_path / "mat")
-    with pytest.raises(InvalidData, match="is not finished: give the same ckn gram again"):
-        open_gram(tmp_path / "K.zarr")
-
-
 @pytest.mark.parametrize("landmarks", [None, 15])
 def test_kernels_that_are_too_large_are_named(stripes, stored, landmarks):
     images = stripes[0][:40] / np.float32(255)
@@ -316,24 +277,6 @@ def test_kernels_that_are_too_large_are_named(stripes, stored, landmarks):
         assert "image 24 " in str(refusal.value)
         with pytest.raises(InvalidData, match=match):
             fit((images[18:30], stripes[1][18:30]), grams=[stored[18:30, 18:30]], images=12, seed=1)
-
-
-def test_files_that_are_no_matrices(tmp_path):
-    with pytest.raises(InvalidData, match="there is no Gram matrix .*ckn gram"):
-        open_gram(tmp_path / "K.npy")
-    (tmp_path / "K.zarr.part").mkdir()
-    with pytest.raises(InvalidData, match="is not finished: give the same ckn gram again"):
-        open_gram(tmp_path / "K.zarr")
-    (tmp_path / "K.csv").write_text("1,2")
-    with pytest.raises(InvalidData, match=r"\.npy or \.zarr"):
-        open_gram(tmp_path / "K.csv")
-    (tmp_path / "K.npy").write_bytes(b"no array")
-    with pytest.raises(InvalidData, match="cannot be read as a matrix"):
-        open_gram(tmp_path / "K.npy")
-    for array in (np.ones(3), np.ones((3, 3), int), np.array([["a"]])):
-        np.save(tmp_path / "K.npy", array)
-        with pytest.raises(InvalidData, match="holds no matrix of floating-point numbers"):
-            open_gram(tmp_path / "K.npy")
 
 
 # ---- What is refused, before the long work ---------------------------------------------------------------

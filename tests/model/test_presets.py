@@ -2,7 +2,9 @@ import pytest
 
 from ckncuda.errors import InvalidSpec
 from ckncuda.images.symmetries import Symmetries
-from ckncuda.model.presets import PRESETS, preset
+from ckncuda.model.presets import PRESETS
+from ckncuda.model.system import System
+from ckncuda.network.network import PATCHES
 
 NETWORKS = [name for name in PRESETS if name != "seed"]
 
@@ -12,7 +14,7 @@ NETWORKS = [name for name in PRESETS if name != "seed"]
     "shape", [(32, 32, 3), (28, 28, 1), (8, 8, 1), (64, 48, 3), (224, 224, 3), (3, 3, 1), (1, 1, 3)]
 )
 def test_few_positions_are_left_at_any_size(name, shape):
-    for encoder in preset(name).encoders(1000, shape):
+    for encoder in System.preset(name, 1000, shape).encoders:
         height, width, _ = encoder.output_shape(shape)
         assert height * width <= 20
 
@@ -23,27 +25,32 @@ def test_few_images_are_asked_for_few_filters():
         (40, (10, 10, 3), [64, 100]),
         (1, (1, 1, 3), [1, 1]),
     ):
-        assert [layer.filters for layer in preset("default").encoders(n, shape)[0].layers] == filters
+        assert [layer.filters for layer in System.preset("default", n, shape).encoders[0].layers] == filters
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_colour_images_are_flipped_and_digits_are_not(name):
     for channels, flipped in ((1, False), (3, True)):
-        encoders = preset(name).encoders(1000, (32, 32, channels))
+        encoders = System.preset(name, 1000, (32, 32, channels)).encoders
         assert all(encoder.symmetries == Symmetries(flip=flipped) for encoder in encoders)
 
 
 def test_many_images_are_fitted_on_landmarks():
-    assert preset("fast").classifier_for(20_000) == ("kernel-ridge", {"kernel": "arccos1"})
-    assert preset("fast").classifier_for(20_001) == ("nystrom-ridge", {"kernel": "arccos1"})
-    assert preset("seed").classifier_for(60_000) == ("softmax", {"regularization": 1e-3})
+    for name, n, classifier, options in (
+        ("fast", 20_000, "kernel-ridge", {"kernel": "arccos1"}),
+        ("fast", 20_001, "nystrom-ridge", {"kernel": "arccos1"}),
+        ("seed", 60_000, "softmax", {"regularization": 1e-3}),
+    ):
+        system = System.preset(name, n, (32, 32, 3))
+        assert (system.classifier, system.classifier_options) == (classifier, options)
 
 
 def test_the_seed_preset_is_the_published_network():
-    (encoder,) = preset("seed").encoders(1000, (32, 32, 3))
+    system = System.preset("seed", 1000, (32, 32, 3))
+    (encoder,) = system.encoders
     assert [layer.filters for layer in encoder.layers] == [64, 64, 128]
     assert encoder.output_shape((32, 32, 3)) == (4, 4, 128)
-    assert preset("seed").classifier_options == {"regularization": 1e-3}
+    assert system.patches == PATCHES
 
 
 def test_every_preset_has_a_summary_and_an_unknown_one_is_refused():
@@ -51,14 +58,14 @@ def test_every_preset_has_a_summary_and_an_unknown_one_is_refused():
     with pytest.raises(
         InvalidSpec, match="no preset 'huge'; the presets are fast, default, best, mnist, seed"
     ):
-        preset("huge")
+        System.preset("huge", 1000, (32, 32, 3))
 
 
 def test_best_whitens_as_the_images_allow():
     def names(n, shape):
         return [
             None if encoder.preprocessing is None else [p.name for p in encoder.preprocessing]
-            for encoder in preset("best").encoders(n, shape)
+            for encoder in System.preset("best", n, shape).encoders
         ]
 
     assert names(5000, (32, 32, 3)) == [None, ["local_whitening", "zca"], ["local_whitening"]]

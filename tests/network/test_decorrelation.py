@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from factories import make_layer, make_spec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,7 +14,7 @@ from ckncuda.errors import InvalidSpec
 from ckncuda.layer.layer import DECORRELATION_FLOOR
 from ckncuda.progress import Report
 
-PLAIN = LayerSpec(filters=10, patch=3, subsampling=2, kernel=Exponential(sigma=0.6))
+PLAIN = make_spec(filters=10)
 
 
 def with_power(power, spec=PLAIN):
@@ -26,11 +27,7 @@ def images():
 
 
 def a_layer(filters, rng):
-    anchors = rng.normal(size=(filters, 2, 2, 3))
-    anchors /= np.linalg.norm(anchors.reshape(filters, -1), axis=1)[:, None, None, None]
-    return Layer.from_anchors(
-        LayerSpec(filters=filters, patch=2, subsampling=2, kernel=Exponential(sigma=0.7)), anchors
-    )
+    return make_layer(3, rng, filters=filters, patch=2)
 
 
 def covariance(outputs):
@@ -127,7 +124,7 @@ def test_outputs_are_those_of_images_drawn_once_each(images, monkeypatch, block)
 
 
 def test_a_layer_above_learns_from_decorrelated_outputs(images):
-    above = LayerSpec(filters=6, patch=2, subsampling=2, kernel=Exponential(sigma=0.6))
+    above = make_spec(filters=6, patch=2)
     plain, decorrelated = (
         CKN([with_power(power), above]).fit(images, patches=2000, backend="numpy") for power in (0.0, 0.25)
     )

@@ -1,11 +1,10 @@
 """Encoders alone and in ensembles: features by the definition, seeds, blocks, files, stages."""
 
-import json
 import math
 
 import numpy as np
 import pytest
-import safetensors.numpy
+from factories import make_spec, rewrite_model, stripes
 
 from ckncuda import CKN, EncoderSpec, Exponential, KernelRidge, LayerSpec, Model, Ridge, Symmetries, load
 from ckncuda.backend import get_backend
@@ -15,7 +14,7 @@ from ckncuda.images.sources import as_images
 from ckncuda.network.encoder import Encoder
 from ckncuda.progress import Report
 
-LAYER = LayerSpec(filters=8, patch=3, subsampling=3, kernel=Exponential(sigma=0.6))
+LAYER = make_spec(filters=8, subsampling=3)
 OTHER = LayerSpec(filters=6, patch=2, subsampling=4, kernel=Exponential(sigma=0.8))
 PREPROCESSING = [Standardize(), ZCA(epsilon=0.5)]
 FLIP = Symmetries(flip=True)
@@ -23,14 +22,9 @@ FLIP = Symmetries(flip=True)
 
 @pytest.fixture(scope="module")
 def pictures():
-    """Stripes along and across, of any phase: uint8 [60, 9, 8, 1], and which they are."""
-    rng = np.random.default_rng(0)
-    labels = np.arange(60) % 2
-    phase = rng.uniform(0, 2 * np.pi, size=(60, 1, 1))
-    y, x = np.mgrid[:9, :8]
-    waves = np.where(labels[:, None, None], np.sin(1.5 * y + phase), np.sin(1.5 * x + phase))
-    images = 120 + 60 * waves + rng.normal(scale=10, size=waves.shape)
-    return images.round().clip(0, 255).astype(np.uint8)[..., None], labels + 3
+    """Stripes along and across, uint8 [60, 9, 8, 1], and which they are, 3 or 4."""
+    images, labels = stripes(60, noise=10)
+    return np.ascontiguousarray(images[:, :, :8]), labels + 3
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +115,7 @@ def test_what_does_not_fit_is_said_before_the_long_work(pictures):
 
     with pytest.raises(InvalidSpec, match="a model needs at least one encoder"):
         fit(pictures, [], progress=no_work)
-    too_large = LayerSpec(filters=8, patch=10, subsampling=1, kernel=Exponential(sigma=0.6))
+    too_large = make_spec(patch=10, subsampling=1)
     with pytest.raises(InvalidSpec, match="layer 1 does not fit: a patch of 10x10 is larger"):
         fit(pictures, [EncoderSpec([LAYER]), EncoderSpec([too_large])], progress=no_work)
 
@@ -158,7 +152,7 @@ def test_features_of_an_ensemble_stand_side_by_side(pictures, ensemble):
 def test_an_ensemble_learns_and_its_classifier_knows_the_encoders(pictures, ensemble):
     images, labels = pictures
     assert ensemble.classifier.widths_ == ensemble.widths
-    assert len(ensemble.classifier.kernels_) == len(ensemble.classifier.weights_) == 2
+    assert len(ensemble.classifier.kernels_) == len(ensemble.classifier.kernel_weights_) == 2
     assert ensemble.report["validation_accuracy"] > 0.9
     assert ensemble.report["regularization"] == ensemble.classifier.regularization_
     assert "weights" in ensemble.report["validation"]
@@ -183,15 +177,6 @@ def test_round_trip_of_an_ensemble_through_a_file(pictures, ensemble, tmp_path):
     assert again.n_parameters == ensemble.n_parameters
     again.save(tmp_path / "again.ckn")
     assert (tmp_path / "again.ckn").read_bytes() == (tmp_path / "model.ckn").read_bytes()
-
-
-def rewrite(path, change):
-    """A model file with another specification or other arrays."""
-    with safetensors.safe_open(path, framework="numpy") as file:
-        specification = json.loads(file.metadata()["ckncuda"])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    change(specification, tensors)
-    safetensors.numpy.save_file(tensors, path, {"ckncuda": json.dumps(specification)})
 
 
 @pytest.mark.parametrize(
@@ -223,9 +208,9 @@ def rewrite(path, change):
 def test_damaged_files_of_ensembles_are_refused(ensemble, tmp_path, change):
     path = tmp_path / "model.ckn"
     ensemble.save(path)
-    rewrite(path, lambda s, t: None)
+    rewrite_model(path, lambda s, t: None)
     load(path)
-    rewrite(path, change)
+    rewrite_model(path, change)
     with pytest.raises(InvalidModelFile, match="is damaged"):
         load(path)
 

@@ -15,6 +15,7 @@ from ckncuda import ArcCosine, Exponential, InversePolynomial, Linear, Polynomia
 from ckncuda.backend import get_backend
 from ckncuda.backend import numpy as numpy_backend
 from ckncuda.backend.numpy import tiles
+from ckncuda.backend.numpy.sketch import sketch
 from ckncuda.errors import InvalidData, InvalidSpec
 from ckncuda.layer import conventions
 from ckncuda.network.anchors import spherical_kmeans
@@ -92,6 +93,30 @@ def test_every_patch_padding_and_subsampling(backend, padding, patch, subsamplin
     check(backend, layer, rng.normal(size=(3, 11, 14, 2)), relative_error)
 
 
+@pytest.mark.parametrize("padding", ["zero", "valid"])
+@pytest.mark.parametrize("patch", [(1, 3), (4, 1), (2, 3)], ids=str)
+@pytest.mark.parametrize("channels", CHANNELS)
+def test_patches_that_are_no_squares(backend, padding, patch, channels, rng, relative_error):
+    """Of many or of three channels they do not go through Winograd's algorithm, which is for 3x3."""
+    layer = make_layer(channels, rng, patch=patch, padding=padding)
+    check(backend, layer, rng.normal(size=(3, 12, 13, channels)), relative_error)
+
+
+@pytest.mark.parametrize("padding", ["zero", "valid"])
+@pytest.mark.parametrize("channels", CHANNELS)
+def test_a_sequence_is_an_image_of_height_one(backend, padding, channels, rng, relative_error):
+    layers = [
+        make_layer(channels, rng, patch=(1, 3), subsampling=1, padding=padding),
+        make_layer(12, rng, patch=(1, 2), subsampling=1, padding=padding),
+    ]
+    maps = rng.normal(size=(3, 1, 40, channels))
+    expected = get_backend("reference").encode(maps, layers)
+    actual = backend.to_host(backend.encode(backend.asarray(maps), layers))
+    assert actual.shape == expected.shape
+    if tolerances.ENCODE[backend.tested_as] < 1e-4:
+        assert relative_error(actual, expected) <= tolerances.ENCODE[backend.tested_as]
+
+
 @pytest.mark.parametrize("pooling", ["gaussian", "average", "strided"])
 @pytest.mark.parametrize("alignment", ["corner", "centered", "valid"])
 @pytest.mark.parametrize("subsampling", [2, 3, 4])
@@ -141,7 +166,7 @@ def test_large_images_in_bands_of_rows(
     monkeypatch.setattr(tiles, "MAX_TILE_BYTES", 1 << 14)
     layer = make_layer(channels, rng, padding=padding, alignment=alignment, subsampling=3)
     maps = rng.normal(size=(2, 40, 37, channels))
-    assert len(cpu_backend._plan(layer, maps.shape[1:]).row_bands) > 2
+    assert len(cpu_backend._plan(layer.spec, maps.shape[1:]).row_bands) > 2
     check(cpu_backend, layer, maps, relative_error)
 
 
@@ -149,7 +174,7 @@ def test_a_stack_of_which_some_layers_are_cut_into_bands(monkeypatch, cpu_backen
     monkeypatch.setattr(tiles, "MAX_TILE_BYTES", 1 << 19)
     layers = [make_layer(3, rng, filters=64, subsampling=6), make_layer(64, rng)]
     maps = rng.normal(size=(5, 90, 90, 3)).astype(np.float32)
-    assert [plan.in_bands for plan in cpu_backend._plans_of(layers, maps.shape[1:])] == [True, False]
+    assert [plan.in_bands for plan in cpu_backend._plans(layers, maps.shape[1:])] == [True, False]
     expected = get_backend("reference").encode(maps, layers)
     assert relative_error(cpu_backend.encode(maps, layers), expected) <= 1e-5
 
@@ -227,9 +252,9 @@ def test_all_ways_of_the_products_agree(channels, rng, relative_error):
     layer, maps = make_layer(channels, rng), rng.normal(size=(3, 13, 9, channels)).astype(np.float32)
     plain, compiled = (make_backend(name) for name in CPU)
     shape = maps.shape[1:]
-    assert plain._plan(layer, shape).winograd == (channels >= 32)
+    assert plain._plan(layer.spec, shape).winograd == (channels >= 32)
     algorithm = {1: loops.DIRECT, 3: loops.COLOUR, 15: loops.DIRECT}.get(channels, loops.MANY)
-    assert compiled._plan(layer, shape).algorithm == algorithm
+    assert compiled._plan(layer.spec, shape).algorithm == algorithm
     assert relative_error(compiled.encode(maps, [layer]), plain.encode(maps, [layer])) < 1e-5
 
 
@@ -276,10 +301,9 @@ def test_nearest_anchor(backend, n, d, directions, sketched, clusters, rng):
     anchors[: clusters // 2] = patches[rng.integers(n, size=clusters // 2)]
     expected, cosines = get_backend("reference").nearest_anchor(patches, anchors)
     on_backend = backend.asarray(patches), backend.asarray(anchors)
-    sketch = backend.sketch(on_backend[0])
-    assert on_a_gpu or (sketch is not None) == sketched or n < 100
-    for known in (sketch, None):
-        index, cosine = map(backend.to_host, backend.nearest_anchor(*on_backend, known))
+    assert (sketch(patches.astype(np.float32)) is not None) == sketched or n < 100
+    for found in (backend.nearest_anchor(*on_backend), backend.anchor_search(on_backend[0])(on_backend[1])):
+        index, cosine = map(backend.to_host, found)
         np.testing.assert_allclose(cosine, cosines, atol=atol)
         # Where two anchors are equally near up to rounding, either may be taken.
         np.testing.assert_allclose((patches * anchors[index]).sum(axis=1), cosines, atol=2 * atol)
@@ -289,9 +313,8 @@ def test_nearest_anchor(backend, n, d, directions, sketched, clusters, rng):
 def test_nearest_anchor_is_the_first_of_equal_ones(backend, rng):
     patches = backend.asarray(unit_vectors(100, 256, 10, rng))
     anchors = backend.asarray(np.concatenate([backend.to_host(patches)[:70]] * 2))
-    for sketch in (backend.sketch(patches), None):
-        nearest = backend.to_host(backend.nearest_anchor(patches, anchors, sketch)[0])
-        assert nearest[:70].tolist() == list(range(70))
+    for found in (backend.nearest_anchor(patches, anchors), backend.anchor_search(patches)(anchors)):
+        assert backend.to_host(found[0])[:70].tolist() == list(range(70))
 
 
 @pytest.mark.parametrize("n", [1, 7, 1000])

@@ -1,18 +1,21 @@
 """Exact kernels in the host's memory against `backend/reference.py`, and against golden files."""
 
 import ast
+import logging
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ckncuda import ArcCosine, Exponential, InversePolynomial, LayerSpec, Linear, Polynomial, Series
+from ckncuda import ArcCosine, Exponential, InversePolynomial, Linear, Polynomial, Series
 from ckncuda.backend import numpy as numpy_backend
 from ckncuda.backend.numpy import NumpyBackend
 from ckncuda.backend.operations import NormedMaps
 from ckncuda.backend.reference import ReferenceBackend
 from ckncuda.errors import InvalidSpec
+from ckncuda.layer import KernelLayer
 
 KINDS = {"float64": 1e-11, "float32, plain": 2e-6, "float32, compiled": 2e-6}
 """How far, relative to the root of the product of the images' own kernels."""
@@ -33,7 +36,7 @@ reference = ReferenceBackend()
 
 
 def spec(kernel=EXP, **options):
-    return LayerSpec(**{"filters": 1, "patch": 3, "subsampling": 2, "kernel": kernel} | options)
+    return KernelLayer(**{"patch": 3, "subsampling": 2, "kernel": kernel} | options)
 
 
 @pytest.fixture(params=KINDS)
@@ -101,6 +104,10 @@ def test_depths(kind, depth, tangent, rng):
         {"patch": 4, "padding": "valid"},
         {"patch": 1},
         {"patch": 5, "subsampling": 3},
+        {"patch": (1, 3)},
+        {"patch": (4, 1)},
+        {"patch": (2, 3), "padding": "valid"},
+        {"patch": (3, 2), "alignment": "centered"},
         {"subsampling": 1},
         {"pooling": "average"},
         {"pooling": "strided"},
@@ -121,6 +128,36 @@ def test_shapes(kind, shape, rng):
     """Rows of positions that fill a panel of columns partly, several times, or more than one panel."""
     maps, maps2 = rng.normal(size=(2, *shape)), rng.normal(size=(2, *shape))
     check(kind, maps, maps2, [spec(), spec(ArcCosine(1))])
+
+
+@pytest.mark.parametrize("tangent", [False, True])
+@pytest.mark.parametrize("padding", ["zero", "valid"])
+def test_a_sequence_is_an_image_of_height_one(kind, padding, tangent, rng):
+    layer = spec(ArcCosine(1), patch=(1, 4), subsampling=1, padding=padding)
+    maps, maps2 = rng.normal(size=(3, 1, 19, 4)), rng.normal(size=(2, 1, 19, 4))
+    check(kind, maps, maps2, [layer, layer], tangent)
+
+
+@pytest.mark.parametrize("tangent", [False, True])
+def test_tangents_of_patches_that_are_no_squares(kind, tangent, rng):
+    layers = [spec(ArcCosine(1), patch=(2, 3)), spec(ArcCosine(1), patch=(3, 1))]
+    maps, maps2 = rng.normal(size=(2, 9, 12, 2)), rng.normal(size=(3, 9, 12, 2))
+    check(kind, maps, maps2, layers, tangent)
+
+
+@dataclass(frozen=True)
+class Cosine(Linear):
+    """κ(t) = t under another name, without a function on any device."""
+
+    name = "cosine"
+    device_name = None
+
+
+def test_a_kernel_without_a_compiled_function_takes_array_operations(kind, rng, caplog):
+    with caplog.at_level(logging.INFO, "ckncuda"):
+        check(kind, *rng.normal(size=(2, 2, 8, 8, 3)), [spec(Cosine()), spec()])
+    said = "An exact kernel takes array operations: the kernel cosine has no compiled function" in caplog.text
+    assert said == (kind == "float32, compiled")
 
 
 @pytest.mark.parametrize("tangent", [False, True])

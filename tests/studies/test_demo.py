@@ -5,7 +5,8 @@ import pytest
 
 from ckncuda import load
 from ckncuda.backend import get_backend
-from ckncuda.studies.demo import DemoUnavailable, load_digits, run_demo
+from ckncuda.errors import NotInstalled
+from ckncuda.studies.demo import load_digits, run_demo
 from ckncuda.studies.plots import filter_mosaic, hardest_first
 
 
@@ -21,7 +22,7 @@ def test_digits_come_as_bytes():
 def test_what_is_missing_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn", None)
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(DemoUnavailable, match=r"pip install 'ckncuda\[demo\]'"):
+    with pytest.raises(NotInstalled, match=r"pip install 'ckncuda\[demo\]'"):
         load_digits()
 
 

@@ -8,7 +8,8 @@ import pytest
 from ckncuda import CKN, ArcCosine, Exponential, LayerSpec
 from ckncuda.errors import InvalidData, InvalidSpec
 from ckncuda.exact import ExactKernel, gram
-from ckncuda.studies.distance import network_distance, nystrom_distances, plot_distances
+from ckncuda.studies.distance import network_distance, nystrom_distances
+from ckncuda.studies.plots import draw_distances
 
 EXP = Exponential(sigma=0.6)
 
@@ -22,15 +23,13 @@ def images():
     return images.astype(np.float32)
 
 
-@pytest.mark.parametrize(
-    ("kernel", "filters"), [(EXP, [16, 64, 256, 1024]), (ArcCosine(1), [16, 64, 256])], ids=str
-)
-def test_the_more_anchor_points_the_closer_to_the_exact_kernel(images, kernel, filters):
+@pytest.mark.parametrize("kernel", [EXP, ArcCosine(1)], ids=str)
+def test_the_more_anchor_points_the_closer_to_the_exact_kernel(images, kernel):
     layers = [LayerSpec(1, 2, 2, kernel, epsilon=1e-6)] * 2
-    distances = nystrom_distances(images, layers, filters, seed=0, backend="numpy")
+    distances = nystrom_distances(images, layers, [8, 32, 128], seed=0, backend="numpy")
     found = [each.distance for each in distances]
     assert all(more < 0.7 * fewer for fewer, more in itertools.pairwise(found))
-    assert found[-1] < found[0] / 8
+    assert found[-1] < found[0] / 6
 
 
 def test_the_distance_is_that_of_the_gram_matrices(images):
@@ -70,5 +69,5 @@ def test_images_that_do_not_differ(images, count):
 def test_plot(images, tmp_path):
     layers = [LayerSpec(8, 3, 2, EXP)]
     distances = nystrom_distances(images[:10], layers, [4, 8], seed=0, backend="numpy")
-    plot_distances(distances, str(tmp_path / "distance.png"), "distances", given=distances[0])
+    draw_distances(distances, str(tmp_path / "distance.png"), "distances", given=distances[0])
     assert (tmp_path / "distance.png").read_bytes().startswith(b"\x89PNG")

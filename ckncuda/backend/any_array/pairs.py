@@ -80,7 +80,7 @@ def steps_of(specs: Specs, shape: Shape, like: Array) -> list[_Step]:
 
 
 class ImagePatches:
-    """What pairs of images are computed from: patches over their norms, ready for products."""
+    """Patches over their norms, ready for products: pairs of images are computed from them."""
 
     def __init__(self, images: NormedMaps, steps: Sequence[_Step], tangent: bool, second: bool) -> None:
         first = steps[0]

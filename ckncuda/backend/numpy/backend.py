@@ -118,7 +118,7 @@ class NumpyBackend(HostBlocks):
         return out
 
     def patch_norms(self, maps: Array, specs: Specs) -> tuple[NDArray[np.float64], ...]:
-        """Take image by image."""
+        """Compute the norms image by image."""
         norms: tuple[NDArray[np.float64], ...]
         norms = self._pairs(maps, specs).patch_norms(maps, specs, self._threads)
         return norms
@@ -132,7 +132,7 @@ class NumpyBackend(HostBlocks):
         tangent: bool = False,
         symmetric: bool = False,
     ) -> Array:
-        """Take an image, or a few, against many others at a time."""
+        """Compare an image, or a few, with many others at a time."""
         gram = np.empty((len(first), len(second)), first.maps.dtype)
         dark = tangent and any(images.have_dark_patches(specs[0]) for images in (first, second))
         pairs = _module(False, "pairs") if dark else self._pairs(first.maps, specs)
@@ -152,7 +152,7 @@ class NumpyBackend(HostBlocks):
         return _module(False, "pairs")
 
     def nearest_anchor(self, patches: Array, anchors: Array) -> tuple[Index, Array]:
-        """Take block by block of patches."""
+        """Compare block by block of patches with all anchors."""
         return self._nearest_of(np.ascontiguousarray(patches, dtype=np.float32), None, anchors)
 
     def anchor_search(self, patches: Array) -> AnchorSearch:

@@ -54,7 +54,7 @@ _SINGLE_THREADED_BLAS = _SingleThreadedBlas()
 
 
 class Threads:
-    """So many threads, started when there is something to do."""
+    """Threads, as many as ``count``, started when there is something to do."""
 
     def __init__(self, count: int) -> None:
         self.count = count

@@ -1,4 +1,4 @@
-"""How the NumPy backend cuts a layer's work into tiles."""
+"""The tiles into which the NumPy backend cuts a layer's work."""
 
 import abc
 from dataclasses import dataclass
@@ -51,9 +51,9 @@ def bands(matrix: Array, size: int) -> list[Band]:
 
 
 class LayerPlan(abc.ABC):
-    """How inputs of one shape to layers of one geometry are cut into tiles, and the memory that takes.
+    """The tiles of inputs of one shape to layers of one specification, and the memory they take.
 
-    Nothing of it is learned: it serves all layers of the same specification.
+    Nothing of it is learned: it serves all layers that are alike but for their anchor points.
 
     Attributes
     ----------
@@ -83,7 +83,7 @@ class LayerPlan(abc.ABC):
 
     @property
     def in_bands(self) -> bool:
-        """Whether an image is too large to be a tile."""
+        """True where an image is too large to be a tile."""
         return len(self.row_bands) > 1
 
     def tile_bytes(self) -> int:

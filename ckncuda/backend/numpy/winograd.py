@@ -51,6 +51,6 @@ OUTPUT = np.kron(AT, AT)  # [16, 36]
 
 
 def transformed_filters(anchors: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-    """G g Gᵀ of anchor points [filters, 3, 3, channels]: float32 [36, channels, filters]."""
+    """Compute G g Gᵀ of anchor points [filters, 3, 3, channels]: float32 [36, channels, filters]."""
     transformed = np.einsum("iy,jx,pyxc->ijcp", G, G, anchors.astype(np.float64), optimize=True)
     return np.ascontiguousarray(transformed.reshape(36, anchors.shape[3], -1), dtype=np.float32)

@@ -26,7 +26,7 @@ _PLUS, _MINUS, _POINT, _ZERO, _NINE, _E, _SMALL_E = (ord(c) for c in "+-.09Ee")
 
 @njit(nogil=True, cache=True)
 def parse_numbers(text, first, width, numbers):
-    """Read lines of comma separated numbers; whether all of them were ordinary.
+    """Read lines of comma separated numbers; return whether all of them were ordinary.
 
     Parameters
     ----------

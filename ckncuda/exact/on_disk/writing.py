@@ -25,7 +25,6 @@ At the end the folder is renamed, or copied to K.npy, a row of tiles at a time.
 
 import contextlib
 import glob
-import importlib.util
 import math
 import os
 import shutil
@@ -38,8 +37,7 @@ from typing import IO, Any, Self, TypeVar
 import numpy as np
 from numpy.lib import format as npy
 
-import ckncuda
-from ckncuda.errors import CknError, InvalidData
+from ckncuda.errors import InvalidData, require
 from ckncuda.exact.kernel import Maps
 from ckncuda.exact.on_disk.folder import (
     ADVICE,
@@ -65,11 +63,11 @@ from ckncuda.exact.on_disk.folder import (
 from ckncuda.exact.tiles import Tile, Tiling, check_finite
 from ckncuda.files.atomic_file import atomic_file
 from ckncuda.progress import Progress
+from ckncuda.version import __version__
 
 T = TypeVar("T")
 
 FORMAT = 1
-NEEDS = "Gram matrices on disk need Zarr; install it with: pip install 'ckncuda[exact]'"
 _SAID = {  # what identifies a matrix, as people call it
     "images": "IMAGES",
     "images2": "IMAGES2",
@@ -81,14 +79,9 @@ _SAID = {  # what identifies a matrix, as people call it
 }
 
 
-class StoreUnavailable(CknError, ImportError):
-    """What Gram matrices on disk need is not installed."""
-
-
 def check_installed() -> None:
-    """Raise `StoreUnavailable` unless Zarr is there."""
-    if importlib.util.find_spec("zarr") is None:
-        raise StoreUnavailable(NEEDS)
+    """Raise `NotInstalled` unless Zarr is there."""
+    require("zarr", purpose="Gram matrices on disk need Zarr", extra="exact")
 
 
 class GramStore:
@@ -108,7 +101,7 @@ class GramStore:
     InvalidData
         What is there is of another matrix, and some of it is finished; somebody else writes it; no space, no
         permission.
-    StoreUnavailable
+    NotInstalled
         Zarr is not installed.
     """
 
@@ -118,7 +111,7 @@ class GramStore:
         self.path = Path(path)
         self.tiling = tiling
         self.dtype = np.dtype(identity["dtype"])
-        self._identity = {"format": FORMAT, "ckncuda": ckncuda.__version__} | identity
+        self._identity = {"format": FORMAT, "ckncuda": __version__} | identity
         self._output = place_of(path)
         self.part = part_of(path)
         self._folder = self.part

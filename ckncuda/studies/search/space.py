@@ -1,18 +1,18 @@
-"""What a search looks through: networks, preprocessing and classifiers that fit the images."""
+"""The space of a search: networks, preprocessing and classifiers that fit the images."""
 
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from ckncuda.classifier import KernelRidge, Ridge, TrainableClassifier
 from ckncuda.errors import InvalidSpec
 from ckncuda.images.preprocess import Preprocessor, preprocessor_from_dict
 from ckncuda.images.symmetries import Symmetries
-from ckncuda.layer.dot_product import Exponential, kernel_from_dict
+from ckncuda.layer.dot_product import Exponential
 from ckncuda.layer.spec import LayerSpec
-from ckncuda.model.presets import MOST_FOR_KERNEL_RIDGE, Preset
+from ckncuda.model.presets import MOST_FOR_KERNEL_RIDGE
+from ckncuda.model.system import System
 from ckncuda.network.encoder import EncoderSpec
 from ckncuda.types import Shape
 
@@ -22,90 +22,11 @@ ZCA_SIZE = 4096  # numbers an image: beyond, its eigenvectors alone take a minut
 TWO_LAYERS_SIDE = 6  # pixels: below, nothing is left for a second layer to look at
 LARGE_SIDE = 16  # pixels from which on the first layer may be subsampled by 3
 PATCHES_PER_FILTER = 10  # at least, as the presets have it
-CLASSIFIERS: Mapping[str, Mapping[str, Any]] = {
+_CLASSIFIERS: Mapping[str, Mapping[str, Any]] = {
     "ridge": {},
     "kernel-ridge arccos1": {"kernel": "arccos1"},
     "kernel-ridge auto": {"kernel": "auto"},
 }
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One system that a search tries.
-
-    Attributes
-    ----------
-    encoder : EncoderSpec
-        Its preprocessing is given, not left open.
-    classifier : {"ridge", "kernel-ridge"}
-    options : dict
-        Of the classifier: plain data, as a configuration file holds them.
-    patches : int
-        Sampled for each layer.
-
-    Examples
-    --------
-    >>> layer = LayerSpec(filters=64, patch=3, subsampling=8, kernel=Exponential(sigma=0.6))
-    >>> candidate = Candidate(EncoderSpec([layer]), "kernel-ridge", {"kernel": "arccos1"}, 5000)
-    >>> print(candidate)
-    64 3x3 sigma 0.6 /8; kernel-ridge arccos1
-    >>> Candidate.from_dict(candidate.to_dict()) == candidate
-    True
-    """
-
-    encoder: EncoderSpec
-    classifier: str
-    options: Mapping[str, Any]
-    patches: int
-
-    def make_classifier(self, seed: int) -> TrainableClassifier:
-        """The classifier, not yet fitted."""
-        options = dict(self.options)
-        if options.get("kernel", "auto") != "auto":  # takes its parameters along
-            options["kernel"] = kernel_from_dict(options)
-        constructor: type[TrainableClassifier] = KernelRidge if self.classifier == "kernel-ridge" else Ridge
-        return constructor(**({"seed": seed} | options))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        return {
-            "layers": [layer.to_dict() for layer in self.encoder.layers],
-            "preprocessing": [p.to_dict() for p in self.encoder.preprocessing or ()],
-            "symmetries": self.encoder.symmetries.to_dict(),
-            "classifier": self.classifier,
-            "options": dict(self.options),
-            "patches": self.patches,
-        }
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "Candidate":
-        """The inverse of `to_dict`."""
-        encoder = EncoderSpec(
-            [LayerSpec.from_dict(layer) for layer in data["layers"]],
-            [preprocessor_from_dict(p) for p in data["preprocessing"]],
-            Symmetries(**data["symmetries"]),
-        )
-        return cls(encoder, data["classifier"], data["options"], data["patches"])
-
-    def work(self, shape: Shape) -> int:
-        """Multiply-adds with the anchors that an image of this shape takes: what is cheap and what is not."""
-        total = 0
-        for layer in self.encoder.layers:
-            height, width, filters = layer.map_shape(shape)
-            total += height * width * filters * layer.terms(shape[2])
-            shape = layer.output_shape(shape)
-        return total * len(self.encoder.symmetries)
-
-    def __str__(self) -> str:
-        """One line for people: filters, patch, κ and subsampling of each layer, and the rest."""
-        parts = [" → ".join(map(_shown_layer, self.encoder.layers))]
-        parts += [_shown_options(p.to_dict(), "name") for p in self.encoder.preprocessing or ()]
-        if self.encoder.symmetries.flip:
-            parts.append("flip")
-        if self.encoder.symmetries.shift:
-            parts.append(f"shift {self.encoder.symmetries.shift}")
-        parts.append(" ".join([self.classifier, _shown_options(dict(self.options), "kernel")]).strip())
-        return "; ".join(parts)
 
 
 @dataclass(frozen=True)
@@ -157,7 +78,7 @@ class SearchSpace:
         preprocessing = ["none", "standardize"]
         preprocessing += ["local_whitening"] if side >= 3 else []
         preprocessing += ["zca"] if height * width * channels <= ZCA_SIZE else []
-        classifiers = tuple(CLASSIFIERS) if images <= MOST_FOR_KERNEL_RIDGE else ("ridge",)
+        classifiers = tuple(_CLASSIFIERS) if images <= MOST_FOR_KERNEL_RIDGE else ("ridge",)
         self.parameters: dict[str, Parameter] = {
             "layers": Range(1, 2 if side >= TWO_LAYERS_SIDE else 1, step=1),
             "first_filters_log2": Range(5, 8, step=1),
@@ -176,8 +97,8 @@ class SearchSpace:
         if channels >= 3:  # photographs; of greyscale images many are writing, which has no mirror symmetry
             self.parameters["flip"] = (False, True)
 
-    def draw(self, trial: Any) -> Candidate:
-        """The system of an Optuna trial, which chooses the parameters.
+    def draw(self, trial: Any) -> System:
+        """Return the system of an Optuna trial, which chooses the parameters.
 
         Parameters
         ----------
@@ -198,10 +119,10 @@ class SearchSpace:
         flip = self.suggest(trial, "flip") if "flip" in self.parameters else False
         name = self.suggest(trial, "classifier")
         encoder = EncoderSpec(layers, preprocessing, Symmetries(flip=flip))
-        return Candidate(encoder, name.partition(" ")[0], CLASSIFIERS[name], enough_patches(encoder))
+        return System([encoder], name.partition(" ")[0], _CLASSIFIERS[name], enough_patches(encoder))
 
     def suggest(self, trial: Any, name: str) -> Any:
-        """The value that an Optuna trial chooses for a parameter."""
+        """Return the value that an Optuna trial chooses for a parameter."""
         parameter = self.parameters[name]
         if isinstance(parameter, tuple):
             return trial.suggest_categorical(name, parameter)
@@ -212,18 +133,18 @@ class SearchSpace:
         )
         return float(f"{value:.2g}")  # no more places than anybody would give
 
-    def matching(self, candidate: Candidate) -> dict[str, Any]:
-        """Parameters that say of this system what the space has words for, to learn from it."""
-        layers = candidate.encoder.layers
-        kernel = (
-            f" {candidate.options.get('kernel', 'auto')}" if candidate.classifier == "kernel-ridge" else ""
-        )
+    def matching(self, system: System) -> dict[str, Any]:
+        """Return the parameters that say of a system what the space has words for, to learn from it."""
+        (encoder,) = system.networks
+        layers = encoder.layers
+        ridge = system.classifier == "kernel-ridge"
+        kernel = f" {system.classifier_options.get('kernel', 'auto')}" if ridge else ""
         found: dict[str, Any] = {
             "layers": len(layers),
-            "classifier": candidate.classifier + kernel,
-            "flip": candidate.encoder.symmetries.flip,
+            "classifier": system.classifier + kernel,
+            "flip": encoder.symmetries.flip,
         }
-        preprocessing = candidate.encoder.preprocessing or ()
+        preprocessing = encoder.preprocessing or ()
         if len(preprocessing) < 2:
             options = preprocessing[0].to_dict() if preprocessing else {"name": "none"}
             found["preprocessing"] = options["name"]
@@ -233,7 +154,7 @@ class SearchSpace:
             found |= _layer_parameters("first", layers[0]) | {"first_subsampling": layers[0].subsampling}
         if len(layers) in (1, 2):
             found |= _layer_parameters("last", layers[-1])
-            found["last_positions"] = min(candidate.encoder.output_shape(self.shape)[:2])
+            found["last_positions"] = min(encoder.output_shape(self.shape)[:2])
             found["last_decorrelation"] = layers[-1].decorrelation
         return {
             name: value
@@ -258,7 +179,7 @@ class SearchSpace:
         )
 
     def _bytes(self, features: int) -> int:
-        """What features and the classifier's square matrices take, at most."""
+        """Count the bytes that features and the classifier's square matrices take at most."""
         return 4 * self.images * features + 3 * 8 * min(self.images, features) ** 2
 
     def _preprocessing(self, trial: Any) -> list[Preprocessor]:
@@ -268,35 +189,43 @@ class SearchSpace:
 
 
 def physical_memory() -> int:
-    """Of the machine, in bytes; 8 GiB where it does not say."""
+    """Return the memory of the machine in bytes; 8 GiB where it does not say."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # Windows has no sysconf
         return 8 << 30
 
 
-def candidate_of_preset(preset: Preset, images: int, shape: Shape) -> Candidate | None:
-    """The system of a preset if a search can judge it: one encoder that fits, leave-one-out accuracy."""
-    classifier, options = preset.classifier_for(images)
-    if classifier not in ("ridge", "kernel-ridge"):
-        return None
+def system_of_preset(name: str, images: int, shape: Shape) -> System | None:
+    """Return a preset if a search can judge it: one encoder that fits, leave-one-out accuracy; else None."""
     try:
-        encoders = preset.encoders(images, shape)
-        if len(encoders) != 1:
+        system = System.preset(name, images, shape)
+        if system.classifier not in ("ridge", "kernel-ridge") or len(system.networks) != 1:
             return None
-        encoders[0].output_shape(shape)
+        system.check(shape)
     except InvalidSpec:
         return None
-    return Candidate(encoders[0], classifier, options, min(preset.patches, enough_patches(encoders[0])))
+    return replace(system, patches=min(system.patches, enough_patches(system.networks[0])))
+
+
+def work(system: System, shape: Shape) -> int:
+    """Count the multiply-adds with anchor points that an image of this shape takes."""
+    (encoder,) = system.networks
+    total = 0
+    for layer in encoder.layers:
+        height, width, filters = layer.map_shape(shape)
+        total += height * width * filters * layer.terms(shape[2])
+        shape = layer.output_shape(shape)
+    return total * len(encoder.symmetries)
 
 
 def enough_patches(encoder: EncoderSpec) -> int:
-    """How many patches a search samples for each layer, of presets too: they compete on equal terms."""
+    """Count the patches that a search samples for each layer, of presets too: they compete on equal terms."""
     return PATCHES * max(layer.filters for layer in encoder.layers)
 
 
 def _layer_parameters(place: str, layer: LayerSpec) -> dict[str, Any]:
-    """What the space calls a layer's filters, patch and σ."""
+    """Return a layer's filters, patch and σ under the names of the space."""
     found: dict[str, Any] = {f"{place}_patch": layer.patch}
     exponent = math.log2(layer.filters)
     if exponent.is_integer():
@@ -304,31 +233,3 @@ def _layer_parameters(place: str, layer: LayerSpec) -> dict[str, Any]:
     if isinstance(layer.kernel, Exponential) and layer.kernel.sigma is not None:
         found[f"{place}_sigma"] = layer.kernel.sigma
     return found
-
-
-def _shown_layer(layer: LayerSpec) -> str:
-    """Such as ``64 3x3 sigma 0.6 /2``."""
-    kernel = layer.kernel
-    of_kernel = (
-        f"sigma {kernel.sigma:g}"
-        if isinstance(kernel, Exponential) and kernel.sigma is not None
-        else _shown_options(kernel.to_dict(), "kernel")
-    )
-    shown = f"{layer.filters} {layer.shown_patch} {of_kernel} /{layer.subsampling}"
-    return shown + (f" decorrelated {layer.decorrelation:g}" if layer.decorrelation else "")
-
-
-def _shown_options(options: dict[str, Any], head: str) -> str:
-    """The name, and what is not as by default: values of numbers that were given."""
-    name = str(options.pop(head, ""))
-    if name == "local_whitening":
-        options = {key: value for key, value in options.items() if (key, value) not in _USUAL}
-    values = [
-        f"{key} {value:g}" if isinstance(value, int | float) else f"{key} {value}"
-        for key, value in options.items()
-        if value is not None
-    ]
-    return " ".join([name, *values]).strip()
-
-
-_USUAL = (("patch", 3), ("power", 0.25))

@@ -96,14 +96,14 @@ def arccos1(t):
     return np.sqrt(max(squared, float32(0.0))) * _OVER_PI + t * arccos0(t)
 
 
-@compiled
+@compiled(inline=True)
 def _exponential(parameters, row):
     rate = parameters[0]
     for q in range(len(row)):
         row[q] = _exp2(rate * row[q] - rate)
 
 
-@compiled
+@compiled(inline=True)
 def _polynomial(parameters, row):
     offset, over = parameters[1], float32(1.0) / (float32(1.0) + parameters[1])
     for q in range(len(row)):
@@ -132,30 +132,30 @@ def _to_power(row, exponent):
         row[q] = result
 
 
-@compiled
+@compiled(inline=True)
 def _inverse_polynomial(parameters, row):
     for q in range(len(row)):
         row[q] = float32(1.0) / (float32(2.0) - row[q])
 
 
-@compiled
+@compiled(inline=True)
 def _arc_cosine_0(parameters, row):
     for q in range(len(row)):
         row[q] = arccos0(row[q])
 
 
-@compiled
+@compiled(inline=True)
 def _arc_cosine_1(parameters, row):
     for q in range(len(row)):
         row[q] = arccos1(row[q])
 
 
-@compiled
+@compiled(inline=True)
 def _linear(parameters, row):
     pass
 
 
-@compiled
+@compiled(inline=True)
 def _series(parameters, row):
     for q in range(len(row)):
         t, total = row[q], float32(0.0)
@@ -164,7 +164,7 @@ def _series(parameters, row):
         row[q] = total
 
 
-@compiled
+@compiled(inline=True)
 def _tangent(parameters, row):
     for q in range(len(row)):
         row[q] = row[q] * arccos0(row[q]) + arccos1(row[q])
@@ -212,25 +212,31 @@ def slope_of(kernel: DotProductKernel) -> float:
 
 
 def _either(number: int, function: Callable[..., None], otherwise: Callable[..., None]) -> Any:
-    """Compile a function that calls one function for a number and another for all others."""
+    """Return a function that calls one function for a number and another for all others."""
 
-    @njit(nogil=True)  # a part of what calls it, which is kept
-    def apply(kernel, parameters, row):
+    @njit(inline="always")
+    def either(kernel, parameters, row):
         if kernel == number:
             function(parameters, row)
         else:
             otherwise(kernel, parameters, row)
 
-    return apply
+    return either
 
 
-@njit(nogil=True)
-def apply(kernel, parameters, row):
-    """Put κ of each number, for the κ of a number in `NUMBERS`, in its place."""
+@njit(inline="always")
+def _any_of_them(kernel, parameters, row):
+    pass
 
 
 for _name, _function in FUNCTIONS.items():
-    apply = _either(NUMBERS[_name], _function, apply)
+    _any_of_them = _either(NUMBERS[_name], _function, _any_of_them)
+
+
+@compiled
+def apply(kernel, parameters, row):
+    """Put κ of each number, for the κ of a number in `NUMBERS`, in its place."""
+    _any_of_them(kernel, parameters, row)
 
 
 @compiled
@@ -250,11 +256,14 @@ def apply_to_strip(kernel, parameters, slope, strip, scale, factor):
     if kernel == EXPONENTIAL:
         exponential(strip, scale, factor, slope)
         return
-    for i in range(scale.shape[0]):
-        for k in range(scale.shape[1]):
-            row, s, f = strip[i, k], scale[i, k], factor[i, k]
+    n, width = scale.shape
+    for y in range(n):
+        for x in range(width):
+            row, s = strip[y, x], scale[y, x]
             for q in range(PANEL):  # Winograd's rounding is that of the brightest patch nearby
                 row[q] = min(max(s * row[q], float32(-1.0)), float32(1.0))
-            apply(kernel, parameters, row)
+        apply(kernel, parameters, strip[y].reshape(-1)[: width * PANEL])
+        for x in range(width):
+            row, f = strip[y, x], factor[y, x]
             for q in range(PANEL):
                 row[q] *= f

@@ -1,4 +1,4 @@
-"""The steps of a tile with Numba's inner loops: what they need of a layer, and the workspace they get."""
+"""The steps of a tile with Numba's inner loops: plans, packed weights, workspace."""
 
 import threading
 from collections.abc import Callable, Sequence

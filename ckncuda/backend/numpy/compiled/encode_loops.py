@@ -41,7 +41,7 @@ class Taps(NamedTuple):
 
 
 class Geometry(NamedTuple):
-    """What a tile needs to know of its layer's specification."""
+    """A layer's specification, as its tiles take it."""
 
     patch_height: int
     patch_width: int
@@ -53,7 +53,7 @@ class Geometry(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """What the layer has learned, packed."""
+    """The numbers that the layer has learned, packed."""
 
     # [panels, 1, terms, PANEL], or transformed [panels, 36, c, PANEL] or [panels, groups, 108, LANES]
     filters: Array

@@ -40,7 +40,7 @@ _TRANSFORM = G.astype(np.float32)
 
 
 class First(NamedTuple):
-    """What the first layer is."""
+    """The first layer."""
 
     patch_height: int
     patch_width: int
@@ -57,7 +57,7 @@ class First(NamedTuple):
 
 
 class Deeper(NamedTuple):
-    """What the L layers above the first are, and how the last map lies; see `SIZES`."""
+    """The L layers above the first, and the place of the last map in memory; see `SIZES`."""
 
     sizes: Index  # [L + 1, len(SIZES)]
     parameters: Array  # [L + 1, numbers]: of the kernels
@@ -87,7 +87,7 @@ SIZES = (
 
 
 class Norms(NamedTuple):
-    """Of images at all layers above the first, one after the other."""
+    """Norms of images at all layers above the first, one after the other."""
 
     inverse: Array  # [.., numbers]: 1 / floored norm; between x's rows 0
     factor: Array  # [.., numbers]: what κ is multiplied with
@@ -109,7 +109,7 @@ class Images(NamedTuple):
 
 
 class Work(NamedTuple):
-    """One thread's arrays."""
+    """The arrays of a thread."""
 
     rows: Array  # see `colour_products`
     transformed: Array
@@ -124,10 +124,10 @@ class Work(NamedTuple):
 
 
 @compiled
-def gram_row(x, norms_of_x, ys, norms, first, deeper, work, start, stop, out):
-    """Compute kernels of an image x with the images y from ``start`` to ``stop``, to out [n]."""
+def gram_row(x, norms_of_x, ys, norms, first, deeper, work, start, out):
+    """Compute kernels of an image x with the images y from ``start`` on, to out [n]."""
     layers = len(deeper.sizes) - 1
-    for j in range(start, stop):
+    for j in range(start, start + len(out)):
         _first_layer(x, ys, j, first, deeper, work)
         for layer in range(layers):
             _next_layer(layer, norms_of_x, norms.inverse[j], norms.factor[j], first.tangent, deeper, work)
@@ -135,7 +135,7 @@ def gram_row(x, norms_of_x, ys, norms, first, deeper, work, start, stop, out):
         stride, total = deeper.sizes[layers, _STRIDE], 0.0
         for u in range(deeper.sizes[layers, _ROWS] * deeper.sizes[layers, _BREADTH]):
             total += pairs[u * stride + u]
-        out[j] = total
+        out[j - start] = total
 
 
 @compiled

@@ -1,4 +1,4 @@
-"""What the compiled inner loops of exact kernels are given: layers, images, workspace."""
+"""Exact kernels with Numba's inner loops: layers, images and workspace, laid out for them."""
 
 import functools
 import itertools
@@ -52,10 +52,10 @@ def gram_block(
     def row(i: int, start: int) -> None:
         x = plan.image(padded[i], first.norms[0][i], threads.buffer)
         of_x = Norms(norms_of_x.inverse[i], norms_of_x.factor[i])
-        stop = min(start + MANY, len(second))
         begin = max(start, i) if symmetric else start
+        part = out[i, begin : start + MANY]
         work = plan.work(threads.buffer)
-        pair_loops.gram_row(x, of_x, ys, norms, plan.first, plan.deeper, work, begin, stop, out[i])
+        pair_loops.gram_row(x, of_x, ys, norms, plan.first, plan.deeper, work, begin, part)
 
     pieces = itertools.product(range(len(first)), range(0, len(second), MANY))
     threads.run(row, ((i, start) for i, start in pieces if not symmetric or start + MANY > i))
@@ -98,7 +98,7 @@ def _first_norms(maps: Array, spec: PairSpec) -> NDArray[np.float64]:
 
 
 class PairPlan:
-    """How an exact kernel of images of one shape is computed by `pair_loops`."""
+    """An exact kernel of images of one shape, laid out for `pair_loops`."""
 
     def __init__(self, specs: Specs, shape: Shape, tangent: bool) -> None:
         self.specs, self.shape = specs, shape

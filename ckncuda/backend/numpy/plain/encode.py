@@ -67,7 +67,7 @@ class Plan(LayerPlan):
 
 
 class Weights(NamedTuple):
-    """What a layer has learned, as matrix products take it."""
+    """The numbers that a layer has learned, as matrix products take them."""
 
     filters: Map  # [terms + 1, filters]: columns above a row of ones; transformed: [36, channels, filters]
     projection: Map  # [filters, filters]: Wᵀ

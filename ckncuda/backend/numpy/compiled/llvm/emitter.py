@@ -20,7 +20,7 @@ FLOAT, INDEX = ir.FloatType(), ir.IntType(64)
 
 
 def _lanes() -> int:
-    """Numbers of float32 in a vector register of this processor."""
+    """Count the numbers of float32 in a vector register of this processor."""
     try:
         features = llvmlite.binding.get_host_cpu_features()
     except RuntimeError:  # a processor of which LLVM cannot tell
@@ -39,22 +39,22 @@ class Emitter:
         self.vector = ir.VectorType(FLOAT, width)
 
     def constant(self, number: float) -> Any:
-        """The vector that holds a number everywhere."""
+        """Return the vector that holds a number everywhere."""
         return ir.Constant(self.vector, [number] * self.width)
 
     def pointer(self, address: Any) -> Any:
-        """An address as a pointer to numbers."""
+        """Return an address as a pointer to numbers."""
         return self.builder.inttoptr(address, FLOAT.as_pointer())
 
     def at(self, pointer: Any, *factors: Any) -> Any:
-        """The pointer moved on by a product of whole numbers."""
+        """Return the pointer moved on by a product of whole numbers."""
         offset = INDEX(1)
         for factor in factors:
             offset = self.builder.mul(offset, INDEX(factor) if isinstance(factor, int) else factor)
         return self.builder.gep(pointer, [offset])
 
     def load(self, pointer: Any) -> Any:
-        """The vector at a pointer."""
+        """Return the vector at a pointer."""
         return self.builder.load(self.builder.bitcast(pointer, self.vector.as_pointer()), align=4)
 
     def store(self, value: Any, pointer: Any) -> None:
@@ -62,18 +62,18 @@ class Emitter:
         self.builder.store(value, self.builder.bitcast(pointer, self.vector.as_pointer()), align=4)
 
     def spread(self, number: Any) -> Any:
-        """The vector that holds a number everywhere."""
+        """Return the vector that holds a number everywhere."""
         undefined = ir.Constant(ir.VectorType(number.type, self.width), ir.Undefined)
         first = self.builder.insert_element(undefined, number, ir.IntType(32)(0))
         zeros = ir.Constant(ir.VectorType(ir.IntType(32), self.width), [0] * self.width)
         return self.builder.shuffle_vector(first, undefined, zeros)
 
     def broadcast(self, pointer: Any) -> Any:
-        """The vector that holds the number at a pointer everywhere."""
+        """Return the vector that holds the number at a pointer everywhere."""
         return self.spread(self.builder.load(pointer))
 
     def multiply_add(self, x: Any, y: Any, z: Any) -> Any:
-        """Of vectors, x · y + z, rounded once."""
+        """Compute x · y + z of vectors, rounded once."""
         name = f"llvm.fma.v{self.width}f32"
         function = self.builder.module.globals.get(name) or ir.Function(
             self.builder.module, ir.FunctionType(self.vector, [self.vector] * 3), name
@@ -81,7 +81,7 @@ class Emitter:
         return self.builder.call(function, [x, y, z])
 
     def combination(self, coefficients: Sequence[float], values: Sequence[Any]) -> Any:
-        """Σ coefficient · value, beginning with a coefficient of 1."""
+        """Compute Σ coefficient · value, beginning with a coefficient of 1."""
         terms = [(float(a), v) for a, v in zip(coefficients, values, strict=True) if a != 0]
         first = next(i for i, (a, _) in enumerate(terms) if a == 1)
         total = terms.pop(first)[1]

@@ -1,4 +1,4 @@
-"""Maxima of rows of products on vectors: what k-means does with them."""
+"""Maxima of rows of products on vectors, for k-means."""
 
 # Intrinsics are not typed.
 # mypy: disable-error-code="no-untyped-call,untyped-decorator,no-untyped-def"
@@ -14,7 +14,7 @@ _INTEGER = ir.IntType(32)
 
 
 def _reduced(builder, operation, vector):
-    """A vector reduced to one number by LLVM's operation of that name."""
+    """Reduce a vector to one number by LLVM's operation of that name."""
     element = vector.type.element
     name = (
         f"llvm.vector.reduce.{operation}.v{vector.type.count}{'f32' if element == ir.FloatType() else 'i32'}"
@@ -28,7 +28,7 @@ def _reduced(builder, operation, vector):
 
 @intrinsic
 def first_maximum(context, row, vectors):
-    """The place of the greatest of ``vectors`` · LANES numbers at an address, the first of equal ones."""
+    """Find the greatest of ``vectors`` · LANES numbers at an address: its place, the first of equal ones."""
 
     def generate(context, builder, signature, arguments):
         emit = Emitter(builder, LANES)
@@ -56,7 +56,7 @@ def first_maximum(context, row, vectors):
 
 @intrinsic
 def raise_bounds(context, row, tail, tails, panels, greatest):
-    """Add a tail times each of the tails to a row of products; the greatest of each panel to ``greatest``."""
+    """Add a tail times each of the tails to a row of products; write the greatest of each panel."""
 
     def generate(context, builder, signature, arguments):
         emit = Emitter(builder, PANEL)

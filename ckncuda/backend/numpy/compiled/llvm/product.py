@@ -39,7 +39,7 @@ def packed(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _emit(builder: ir.IRBuilder, n: int, a_rows, b, b_stride, c, c_stride, width=PANEL):
-    """The product of n rows with so many columns."""
+    """Emit the product of n rows with so many columns."""
     a, a_stride, runs, run, run_stride = a_rows
     emit = Emitter(builder, width)
     a, b, c = emit.pointer(a), emit.pointer(b), emit.pointer(c)
@@ -64,7 +64,7 @@ def _emit(builder: ir.IRBuilder, n: int, a_rows, b, b_stride, c, c_stride, width
 
 @intrinsic
 def product(context, a, a_stride, runs, run, run_stride, b, c, c_stride):
-    """C [ROWS, PANEL] = A B, at addresses a, b, c; strides and lengths in numbers, lengths at least 1.
+    """Compute C [ROWS, PANEL] = A B, at addresses a, b, c; strides and lengths ≥ 1 in numbers.
 
     Row i of A is the ``runs`` runs of ``run`` numbers at a + i · a_stride + r · run_stride; B is a
     panel [runs · run, PANEL]; row i of C is at c + i · c_stride.
@@ -80,7 +80,7 @@ def product(context, a, a_stride, runs, run, run_stride, b, c, c_stride):
 
 @intrinsic
 def narrow_product(context, a, a_stride, run, b, b_stride, c, c_stride):
-    """C [NARROW_ROWS, LANES] = A B, with rows of A of ``run`` ≥ 1 numbers, ``a_stride`` apart, and so on."""
+    """Compute C [NARROW_ROWS, LANES] = A B, with rows of A of ``run`` ≥ 1 numbers, ``a_stride`` apart."""
 
     def generate(context, builder, signature, arguments):
         a, a_stride, run, b, b_stride, c, c_stride = arguments
@@ -93,7 +93,7 @@ def narrow_product(context, a, a_stride, run, b, b_stride, c, c_stride):
 
 @intrinsic
 def weighted_sum(context, weights, count, b, b_stride, c):
-    """C [PANEL] = Σ_j weights[j] · B[j], with row j of B [count, PANEL] at b + j · b_stride; count ≥ 1."""
+    """Compute C [PANEL] = Σ_j weights[j] · B[j], with row j < count of B at b + j · b_stride; count ≥ 1."""
 
     def generate(context, builder, signature, arguments):
         weights, count, b, b_stride, c = arguments
@@ -106,7 +106,7 @@ def weighted_sum(context, weights, count, b, b_stride, c):
 
 @intrinsic
 def add_multiple(context, weight, b, c):
-    """C [LANES] += weight · B [LANES]."""
+    """Compute C [LANES] += weight · B [LANES]."""
 
     def generate(context, builder, signature, arguments):
         weight, b, c = arguments

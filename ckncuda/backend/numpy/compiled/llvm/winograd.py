@@ -19,13 +19,13 @@ from ckncuda.backend.numpy.winograd import AT, BT, SPAN, TILE
 
 @intrinsic
 def input_transform(context, a, a_stride, b, b_stride):
-    """B [6, LANES] = Bᵀ A [6, LANES], whose rows are at a + i · a_stride and b + i · b_stride."""
+    """Compute B [6, LANES] = Bᵀ A [6, LANES], whose rows are at a + i · a_stride and b + i · b_stride."""
     return types.void(ADDRESS, COUNT, ADDRESS, COUNT), _transform(BT)
 
 
 @intrinsic
 def output_transform(context, a, a_stride, b, b_stride):
-    """B [4, LANES] = Aᵀ A [6, LANES], whose rows are at a + i · a_stride and b + i · b_stride."""
+    """Compute B [4, LANES] = Aᵀ A [6, LANES], whose rows are at a + i · a_stride and b + i · b_stride."""
     return types.void(ADDRESS, COUNT, ADDRESS, COUNT), _transform(AT)
 
 
@@ -49,7 +49,7 @@ ROW = 208  # numbers between two rows of such a part, at least (TILE · ROW_TILE
 
 
 def colour_filters(transformed: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Filters [36, 3, p] as `colour_columns` takes them: [panels, groups of LANES filters, 108, LANES]."""
+    """Lay filters [36, 3, p] out for `colour_columns`: [panels, groups of LANES filters, 108, LANES]."""
     panels = packed(transformed).reshape(-1, SPAN, SPAN, COLOURS, PANEL // LANES, LANES)
     in_turn = panels.transpose(0, 4, 2, 1, 3, 5)  # column by column
     return aligned_copy(in_turn).reshape(len(panels), PANEL // LANES, -1, LANES)
@@ -57,7 +57,7 @@ def colour_filters(transformed: NDArray[np.float32]) -> NDArray[np.float32]:
 
 @intrinsic
 def colour_columns(context, v, u, s):
-    """S [AT_ONCE, 4, 6, LANES] = Aᵀ (Σ_c v_c u_c) of tiles of three channels, the products in registers.
+    """Compute S [AT_ONCE, 4, 6, LANES] = Aᵀ (Σ_c v_c u_c) of tiles of three channels, in registers.
 
     Number (i, j) of the first tile is at v + (6 i + j) · ROW, its three channels next to each other, those
     of the next one TILE · 3 numbers further on; u are `colour_filters`.

@@ -1,38 +1,50 @@
-"""The search: its space, its course, what it leaves, and that it goes on where it stopped."""
+"""The search: its course, what it leaves, and that it goes on where it stopped."""
 
 import itertools
 import json
-import random
 import re
 import time
 
 import numpy as np
 import pytest
+from factories import make_spec
 
 import ckncuda
 from ckncuda.errors import InvalidData, InvalidSpec
-from ckncuda.images.preprocess import ZCA, LocalWhitening
-from ckncuda.images.symmetries import Symmetries
+from ckncuda.model import system
 from ckncuda.model.presets import PRESETS, Preset
 from ckncuda.network.encoder import EncoderSpec
+from ckncuda.studies.plots import draw_search
 from ckncuda.studies.search import trials as searching
-from ckncuda.studies.search.space import Candidate, SearchSpace, candidate_of_preset
-from ckncuda.studies.search.trials import Row, draw, pareto_front, search
+from ckncuda.studies.search.folder import alone_in
+from ckncuda.studies.search.journal import open_study
+from ckncuda.studies.search.trials import SearchOptions
 
 optuna = pytest.importorskip("optuna", reason="Optuna, the extra `search`, is not installed")
 pytest.importorskip("matplotlib", reason="matplotlib, the extra `search`, is not installed")
 
-LAYER = ckncuda.LayerSpec(filters=8, patch=3, subsampling=4, kernel=ckncuda.Exponential(sigma=0.6))
+LAYER = make_spec(filters=8, subsampling=4)
+
+
+def search(images, labels, folder, *, backend="auto", tell=None, **options):
+    return searching.search(images, labels, folder, SearchOptions(**options), backend=backend, tell=tell)
+
+
+def only_presets(monkeypatch, presets):
+    for module in (searching, system):
+        monkeypatch.setattr(module, "PRESETS", presets)
+
+
+def preset_of(encoders):
+    return Preset("for tests", lambda n, shape: encoders, "ridge", {})
 
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch):
     """One small preset, few filters: what is tested is the search, not what it finds."""
-    monkeypatch.setattr(
-        searching, "PRESETS", {"small": Preset("small", lambda n, shape: [EncoderSpec([LAYER])], "ridge")}
-    )
+    only_presets(monkeypatch, {"small": preset_of([EncoderSpec([LAYER])])})
     monkeypatch.setattr("ckncuda.studies.search.space.PATCHES_PER_FILTER", 500)
-    monkeypatch.setattr(searching, "draw", lambda *_: None)  # takes longer than these trials
+    monkeypatch.setattr(searching, "draw_search", lambda *_: None)  # takes longer than these trials
 
 
 @pytest.fixture(scope="module")
@@ -60,61 +72,8 @@ class Tape:
         return [line.rpartition("): ")[2] for line in self.lines]
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 3, 1), (5, 5, 3), (8, 8, 1), (13, 40, 3), (32, 32, 3)])
-@pytest.mark.parametrize("images", [20, 5_000, 60_000])
-def test_every_system_drawn_fits_the_images(shape, images):
-    space = SearchSpace(shape, images, max(1, images // 4), memory=1 << 30)
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    for _ in range(40):
-        candidate = space.draw(study.ask())
-        layers = candidate.encoder.layers
-        height, width, filters = candidate.encoder.output_shape(shape)
-        assert 1 <= min(height, width) <= 4
-        assert filters == layers[-1].filters <= max(1, images // 4 * shape[0] * shape[1] // 500)
-        assert 4 * images * height * width * filters <= 1 << 30 or filters == 1
-        assert candidate.classifier == "ridge" or images <= 20_000
-        assert not candidate.encoder.symmetries.flip or shape[2] == 3
-        candidate.make_classifier(0).check_options()
-        stored = json.loads(json.dumps(candidate.to_dict()))
-        assert Candidate.from_dict(stored).to_dict() == candidate.to_dict()
-
-
-def test_what_is_said_of_a_preset_draws_it_again():
-    shape = (32, 32, 3)
-    space = SearchSpace(shape, 5000, 5000)
-    layers = [
-        ckncuda.LayerSpec(filters=64, patch=3, subsampling=2, kernel=ckncuda.Exponential(sigma=0.6)),
-        ckncuda.LayerSpec(
-            filters=1024, patch=5, subsampling=6, kernel=ckncuda.Exponential(sigma=0.5), decorrelation=0.25
-        ),
-    ]
-    encoder = EncoderSpec(layers, [ZCA(0.1)], Symmetries(flip=True))
-    candidate = Candidate(encoder, "kernel-ridge", {"kernel": "arccos1"}, 40_960)
-    found = space.matching(candidate)
-    assert set(found) == set(space.parameters)
-    again = space.draw(optuna.trial.FixedTrial(found))
-    assert again.to_dict() == candidate.to_dict()
-
-
-def test_a_preset_is_described_as_far_as_the_space_has_words():
-    layer = ckncuda.LayerSpec(filters=100, patch=4, subsampling=16, kernel=ckncuda.Exponential(sigma=0.607))
-    candidate = Candidate(EncoderSpec([layer], [ZCA(10), LocalWhitening()]), "ridge", {}, 1000)
-    found = SearchSpace((32, 32, 1), 5000, 5000).matching(candidate)
-    assert found == {"layers": 1, "classifier": "ridge", "last_positions": 2, "last_decorrelation": 0.0}
-
-
-def test_presets_that_a_search_cannot_judge_are_left_out():
-    shape = (32, 32, 3)
-    assert candidate_of_preset(PRESETS["default"], 1000, shape) is not None
-    assert candidate_of_preset(PRESETS["seed"], 1000, shape) is None  # softmax
-    ensemble = Preset("two", lambda n, shape: [EncoderSpec([LAYER])] * 2, "ridge")
-    assert candidate_of_preset(ensemble, 1000, shape) is None
-    large = Preset("large", lambda n, shape: [EncoderSpec([LAYER])], "ridge")
-    assert candidate_of_preset(large, 1000, (2, 2, 3)) is None
-
-
 def test_a_search_leaves_leaderboard_plot_and_a_model_of_all_images(images, tmp_path, monkeypatch):
-    monkeypatch.setattr(searching, "draw", draw)
+    monkeypatch.setattr(searching, "draw_search", draw_search)
     tape = Tape()
     found = search(*images, tmp_path / "s", trials=4, hold_out=0.2, seed=1, tell=tape)
     assert sum(found.counts.values()) == 4 == len(tape.lines)
@@ -237,7 +196,7 @@ def test_images_on_which_everything_fails_end_the_search(images, tmp_path):
 def test_a_journal_whose_process_was_killed_is_read(images, tmp_path):
     search(*images, tmp_path, trials=2, hold_out=0)
     journal = tmp_path / "journal.log"
-    study = searching._open_study(journal)
+    study = open_study(journal)
     study.ask()  # left running
     whole = journal.read_bytes()
     journal.write_bytes(whole + whole.splitlines()[-1][:7])  # and half a line
@@ -262,7 +221,7 @@ def test_a_folder_of_another_search_is_refused(images, tmp_path):
 
 def test_two_searches_in_one_folder_are_refused(images, tmp_path):
     pytest.importorskip("fcntl")
-    with searching._alone_in(tmp_path), pytest.raises(InvalidData, match="another search is at work"):
+    with alone_in(tmp_path), pytest.raises(InvalidData, match="another search is at work"):
         search(*images, tmp_path, trials=1)
 
 
@@ -290,24 +249,10 @@ def test_a_search_without_a_trial_has_nothing_to_write(images, tmp_path):
         search(*images, tmp_path, seconds=0)
 
 
-def test_no_row_of_the_pareto_front_is_beaten():
-    random.seed(0)
-    rows = [Row(i, random.random(), random.random(), 8, "system") for i in range(100)]
-    front = pareto_front(rows)
-    for row in rows:
-        beaten = any(r.accuracy > row.accuracy and r.seconds < row.seconds for r in rows)
-        assert (row in front) == (not beaten)
-
-
-def test_one_row_is_drawn(tmp_path):
-    draw([Row(0, 0.5, 1.0, 8, "system", "default")], 100, tmp_path / "accuracy.png")
-    assert (tmp_path / "accuracy.png").stat().st_size > 1000
-
-
 def test_every_preset_can_be_tried(images, tmp_path, monkeypatch):
     """With what it says of its classifier as plain data, as the journal keeps it."""
-    monkeypatch.setattr(searching, "PRESETS", {name: PRESETS[name] for name in ("fast", "mnist")})
-    monkeypatch.setattr("ckncuda.studies.search.space.PATCHES_PER_FILTER", 10)
+    only_presets(monkeypatch, {name: PRESETS[name] for name in ("fast", "mnist")})
+    monkeypatch.setattr("ckncuda.studies.search.space.PATCHES_PER_FILTER", 100)
     found = search(*images, tmp_path / "s", seconds=60, trials=2, backend="numpy")
     assert sorted(row.preset for row in found.leaderboard) == ["fast", "mnist"]
     assert "of the best of 2 systems by such accuracies" in found.model.report["validation"]

@@ -1,0 +1,143 @@
+"""TOML files in which people describe systems; `System.from_toml` puts together what is read here."""
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ckncuda.errors import InvalidSpec
+from ckncuda.exact.encoder import ExactEncoderSpec
+from ckncuda.exact.kernel import ExactKernel
+from ckncuda.images.preprocess import Preprocessor, preprocessor_from_dict
+from ckncuda.images.symmetries import Symmetries
+from ckncuda.layer.spec import LayerSpec
+from ckncuda.network.encoder import EncoderSpec
+
+Table = Mapping[str, Any]
+
+_OF_AN_ENCODER = ("layers", "preprocessing", "symmetries")
+_OF_A_KERNEL = ("tangent", "flip")
+
+
+def read_toml(path: str) -> dict[str, Any]:
+    """Read a configuration file, or raise `InvalidSpec`."""
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InvalidSpec(f"cannot read the configuration {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidSpec(f"{path} is not TOML: {error}") from error
+
+
+def is_exact(content: Table) -> bool:
+    """Return whether a file says by itself that it describes exact kernels."""
+    return not {"exact", *_OF_A_KERNEL}.isdisjoint(content)
+
+
+def encoder_tables(content: Table, path: str, described: str = "encoders") -> list[Table]:
+    """Return the table of each encoder: those of ``[[encoders]]``, or the one that stands at the top."""
+    tables = _tables(content, "encoders", path)
+    alone = {name: content[name] for name in _OF_AN_ENCODER if name in content}
+    if "encoders" in content and alone:
+        raise InvalidSpec(
+            f"{path}: {', '.join(alone)} and encoders both describe {described}; "
+            "put all of it into [[encoders]]"
+        )
+    return list(tables) or [alone]
+
+
+def check_network_file(content: Table, path: str) -> None:
+    """Raise `InvalidSpec` for a table that a file of networks has no place for."""
+    known = ["encoders", *_OF_AN_ENCODER, "classifier"]
+    if unknown := sorted(set(content) - set(known)):
+        raise InvalidSpec(f"{path}: there is no table {', '.join(unknown)}; there are {', '.join(known)}")
+
+
+def network(table: Table, path: str) -> EncoderSpec:
+    """Return the encoder that a table describes."""
+    if unknown := sorted(set(table) - set(_OF_AN_ENCODER)):
+        raise InvalidSpec(
+            f"{path}: an encoder has no {', '.join(unknown)}; it has layers, preprocessing and symmetries"
+        )
+    layers = _layers(table, path, "filters, patch, subsampling")
+    symmetries = Symmetries(**_symmetries(table, path))
+    return EncoderSpec(
+        [LayerSpec.from_dict(layer) for layer in layers], _preprocessing(table, path), symmetries
+    )
+
+
+def exact_encoders(
+    content: Table, path: str, given: Mapping[str, bool] | None = None
+) -> list[ExactEncoderSpec]:
+    """Return the exact kernels that a file describes; ``given`` takes the place of its tangent and flip."""
+    known = {*_OF_AN_ENCODER, *_OF_A_KERNEL, "encoders", "exact", "classifier"}
+    if unknown := sorted(set(content) - known):
+        raise InvalidSpec(
+            f"{path}: there is no {', '.join(unknown)} in the description of an exact kernel; "
+            f"there is {', '.join(sorted(known))}"
+        )
+    exact = content.get("exact", {})
+    if not isinstance(exact, dict) or set(exact) - set(_OF_A_KERNEL):
+        raise InvalidSpec(f"{path}: exact must be a table of tangent and flip; it is {exact}")
+    top = {name: content[name] for name in _OF_A_KERNEL if name in content}
+    for name in set(top) & set(exact):
+        raise InvalidSpec(f"{path}: {name} stands at the top and in [exact]; leave one of them out")
+    tables = encoder_tables(content, path, "kernels")
+    return [_exact_encoder(table, top | exact, given or {}, path) for table in tables]
+
+
+def _exact_encoder(table: Table, shared: Table, given: Table, path: str) -> ExactEncoderSpec:
+    """Return the exact kernel of a table; what is given goes before the table, the table before the file."""
+    known = {*_OF_AN_ENCODER, *_OF_A_KERNEL}
+    if unknown := sorted(set(table) - known):
+        raise InvalidSpec(
+            f"{path}: an exact kernel has no {', '.join(unknown)}; it has {', '.join(sorted(known))}"
+        )
+    layers = _layers(table, path, "patch and subsampling")
+    symmetries = _symmetries(table, path)
+    if symmetries.get("shift", 0) != 0:
+        raise InvalidSpec(
+            f"{path}: shift is {symmetries['shift']}; exact kernels are averaged over mirror images alone: "
+            "leave shift out"
+        )
+    mirrored = {"flip": symmetries["flip"]} if "flip" in symmetries else {}
+    own = {name: table[name] for name in _OF_A_KERNEL if name in table}
+    kernel = ExactKernel.from_dict({"layers": layers, **shared, **mirrored, **own, **given})
+    return ExactEncoderSpec(kernel, _preprocessing(table, path))
+
+
+def classifier(content: Table, path: str) -> tuple[str, dict[str, Any]]:
+    """Return the name and the options of a file's classifier."""
+    table = content.get("classifier", {})
+    if not isinstance(table, dict):
+        raise InvalidSpec(f"{path}: classifier must be a table: [classifier] with a name")
+    return table.get("name", "ridge"), {name: value for name, value in table.items() if name != "name"}
+
+
+def _layers(table: Table, path: str, needs: str) -> list[dict[str, Any]]:
+    layers = _tables(table, "layers", path)
+    if not layers:
+        raise InvalidSpec(f"{path} describes no layer: it needs [[layers]] with {needs}")
+    return layers
+
+
+def _symmetries(table: Table, path: str) -> dict[str, Any]:
+    """Return flip and shift, where a table gives them."""
+    symmetries = table.get("symmetries", {})
+    if not isinstance(symmetries, dict) or set(symmetries) - {"flip", "shift"}:
+        raise InvalidSpec(f"{path}: symmetries must be a table of flip and shift; it is {symmetries}")
+    return symmetries
+
+
+def _preprocessing(table: Table, path: str) -> tuple[Preprocessor, ...]:
+    return tuple(preprocessor_from_dict(step) for step in _tables(table, "preprocessing", path))
+
+
+def _tables(content: Table, name: str, path: str) -> list[dict[str, Any]]:
+    """Return the tables that a file has under a name, none if there is nothing."""
+    tables = content.get(name)
+    if tables is None:
+        return []
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise InvalidSpec(f"{path}: {name} must be tables: [[{name}]]")
+    return tables

@@ -1,0 +1,307 @@
+"""A whole system before it has learned anything: `System`, and the forms in which it is written down."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Self
+
+from ckncuda.classifier import (
+    GramRidge,
+    KernelRidge,
+    NystromRidge,
+    Ridge,
+    Softmax,
+    SquaredHinge,
+    TrainableClassifier,
+)
+from ckncuda.errors import InvalidSpec
+from ckncuda.exact.encoder import ExactEncoderSpec
+from ckncuda.exact.kernel import ExactKernel
+from ckncuda.images.preprocess import Preprocessor, preprocessor_from_dict
+from ckncuda.images.symmetries import Symmetries
+from ckncuda.layer.dot_product import DotProductKernel, Exponential, kernel_from_dict
+from ckncuda.layer.spec import KernelLayer, LayerSpec
+from ckncuda.model import configuration
+from ckncuda.model.presets import MOST_FOR_KERNEL_RIDGE, PRESETS
+from ckncuda.network.encoder import EncoderSpec
+from ckncuda.network.network import PATCHES
+from ckncuda.types import Shape
+
+CLASSIFIERS: Mapping[str, tuple[type[TrainableClassifier], tuple[str, ...]]] = {
+    "ridge": (Ridge, ("regularization", "validation", "seed")),
+    "kernel-ridge": (KernelRidge, ("kernel", "regularization", "weights", "validation", "seed")),
+    "nystrom-ridge": (
+        NystromRidge,
+        ("kernel", "regularization", "weights", "landmarks", "validation", "seed"),
+    ),
+    "softmax": (Softmax, ("regularization", "optimizer", "validation", "seed")),
+    "squared-hinge": (SquaredHinge, ("regularization", "validation", "seed")),
+}
+"""Classifiers on features, and the options of each."""
+
+OF_EXACT_KERNELS = "gram-ridge"
+OPTIONS_OF_EXACT_KERNELS: tuple[str, ...] = ("regularization", "weights", "validation", "seed")
+
+
+@dataclass(frozen=True)
+class System:
+    """Encoders and a classifier that belong together, and how many patches the encoders learn from.
+
+    Parameters
+    ----------
+    encoders : sequence of EncoderSpec, or of ExactEncoderSpec
+        One, or an ensemble, of networks; or one exact kernel, or several that are combined.
+    classifier : str
+        A name of `CLASSIFIERS`, or ``none``; of exact kernels ``gram-ridge``.  By default ridge regression.
+    classifier_options : mapping
+        Plain data such as ``{"kernel": "poly", "degree": 2}``; a kernel may also be a `DotProductKernel`.
+        Exact kernels have those of `GramRidge`.
+    patches : int
+        Sampled for each layer of a network.
+
+    Raises
+    ------
+    InvalidSpec
+        There is no encoder, networks and exact kernels are mixed, or the classifier is not one for them.
+
+    Examples
+    --------
+    >>> layer = LayerSpec(filters=64, patch=3, subsampling=8, kernel=Exponential(sigma=0.6))
+    >>> system = System([EncoderSpec([layer])], "kernel-ridge", {"kernel": "arccos1"}, 5000)
+    >>> print(system)
+    64 3x3 sigma 0.6 /8; kernel-ridge arccos1
+    >>> System.from_dict(system.to_dict()) == system
+    True
+    >>> print(System.preset("fast", n=5000, shape=(32, 32, 1)))
+    64 3x3 sigma 0.6 /2 → 1024 3x3 sigma 0.6 /6 decorrelated 0.25; auto; kernel-ridge arccos1
+    """
+
+    encoders: Sequence[EncoderSpec | ExactEncoderSpec]
+    classifier: str = ""
+    classifier_options: Mapping[str, Any] = field(default_factory=dict)
+    patches: int = PATCHES
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "encoders", tuple(self.encoders))
+        if not self.encoders:
+            raise InvalidSpec("a system needs at least one encoder")
+        if len({type(encoder) for encoder in self.encoders}) > 1:
+            raise InvalidSpec("a system is one of networks or one of exact kernels; these are both")
+        if not self.classifier:
+            object.__setattr__(self, "classifier", OF_EXACT_KERNELS if self.exact else "ridge")
+        elif self.exact and self.classifier != OF_EXACT_KERNELS:
+            raise InvalidSpec(
+                f"exact kernels have the classifier {OF_EXACT_KERNELS}; {self.classifier} is one on features"
+            )
+        elif not self.exact:
+            _check_classifier(self.classifier)
+
+    @classmethod
+    def preset(cls, name: str, n: int, shape: Shape) -> Self:
+        """Return a named system for n images of a shape (height, width, channels).
+
+        Raises
+        ------
+        InvalidSpec
+            There is no preset of that name.
+        """
+        if name not in PRESETS:
+            raise InvalidSpec(f"there is no preset {name!r}; the presets are {', '.join(PRESETS)}")
+        chosen = PRESETS[name]
+        too_many = chosen.classifier == "kernel-ridge" and n > MOST_FOR_KERNEL_RIDGE
+        classifier = "nystrom-ridge" if too_many else chosen.classifier
+        return cls(chosen.encoders(n, shape), classifier, dict(chosen.classifier_options), chosen.patches)
+
+    @classmethod
+    def from_toml(cls, path: str, method: Literal["nystrom", "exact"] | None = None) -> Self:
+        """Read a system from a TOML file, such as ``ckn fit --config`` takes.
+
+        Parameters
+        ----------
+        path : str
+        method : {"nystrom", "exact"}, optional
+            Whether the layers are those of networks or of exact kernels.  By default of networks, unless the
+            file has ``tangent``, ``flip`` or ``[exact]`` at its top.  For exact kernels the classifier of the
+            file is left aside.
+
+        Raises
+        ------
+        InvalidSpec
+            The file cannot be read, or something in it is unknown or out of range.
+        """
+        content = configuration.read_toml(path)
+        if method == "exact" or (method is None and configuration.is_exact(content)):
+            return cls(configuration.exact_encoders(content, path))
+        configuration.check_network_file(content, path)
+        tables = configuration.encoder_tables(content, path)
+        name, options = configuration.classifier(content, path)
+        _check_classifier(name, f"{path}: ")
+        return cls([configuration.network(table, path) for table in tables], name, options)
+
+    @property
+    def exact(self) -> bool:
+        """True of a system of exact kernels."""
+        return isinstance(self.encoders[0], ExactEncoderSpec)
+
+    @property
+    def kernels(self) -> tuple[ExactKernel, ...]:
+        """Exact kernels, none in a system of networks."""
+        return tuple(each.kernel for each in self.encoders if isinstance(each, ExactEncoderSpec))
+
+    @property
+    def networks(self) -> tuple[EncoderSpec, ...]:
+        """Encoders that are networks, none in a system of exact kernels."""
+        return tuple(each for each in self.encoders if isinstance(each, EncoderSpec))
+
+    def preprocessed(self, preprocessing: Sequence[Preprocessor] | None) -> Self:
+        """Return this system with the same preprocessing for all encoders."""
+        return replace(
+            self, encoders=[replace(encoder, preprocessing=preprocessing) for encoder in self.encoders]
+        )
+
+    def check(self, shape: Shape) -> None:
+        """Raise `InvalidSpec` unless encoders fit such images and the classifier's options are in range.
+
+        Parameters
+        ----------
+        shape : (height, width, channels)
+        """
+        for network in self.networks:
+            network.output_shape(shape)
+        for kernel in self.kernels:
+            kernel.check_shape(shape)
+        classifier = self.make_classifier(seed=0)
+        if classifier is not None:
+            classifier.check_options()
+
+    def make_classifier(self, seed: int) -> TrainableClassifier | GramRidge | None:
+        """Return the classifier, not yet fitted; None for ``none``.
+
+        Parameters
+        ----------
+        seed : int
+            For everything random, where the options hold no other.
+
+        Raises
+        ------
+        InvalidSpec
+            It has no such option.
+        """
+        options = dict(self.classifier_options)
+        if self.classifier == "none":
+            if options:
+                raise InvalidSpec(f"without a classifier there is no {', '.join(sorted(options))}")
+            return None
+        constructor: type[TrainableClassifier | GramRidge] = GramRidge
+        names = OPTIONS_OF_EXACT_KERNELS
+        if not self.exact:
+            constructor, names = CLASSIFIERS[self.classifier]
+        if isinstance(options.get("kernel"), str) and options["kernel"] != "auto":
+            options["kernel"] = kernel_from_dict(options)  # takes its parameters along
+        if unknown := sorted(set(options) - set(names)):
+            raise InvalidSpec(
+                f"the classifier {self.classifier} has no option {', '.join(unknown)}; "
+                f"it has {', '.join(names)}"
+            )
+        return constructor(**({"seed": seed} | options))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data: of one encoder its layers and the rest, of several a list of ``encoders``."""
+        encoders = [_encoder_data(encoder) for encoder in self.encoders]
+        options = dict(self.classifier_options)
+        if isinstance(options.get("kernel"), DotProductKernel):
+            options |= options["kernel"].to_dict()
+        return (encoders[0] if len(encoders) == 1 else {"encoders": encoders}) | {
+            "classifier": self.classifier,
+            "options": options,
+            "patches": self.patches,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Make a system from what `to_dict` gave."""
+        encoders = [_encoder(encoder) for encoder in data.get("encoders", [data])]
+        return cls(encoders, data["classifier"], data["options"], data["patches"])
+
+    def __str__(self) -> str:
+        """Return one line: filters, patch, κ and subsampling of each layer, and the rest."""
+        encoders = " + ".join(map(_shown_encoder, self.encoders))
+        options = _shown_options(dict(self.classifier_options), "kernel")
+        return f"{encoders}; {self.classifier} {options}".strip()
+
+
+def _check_classifier(name: Any, where: str = "") -> None:
+    if name not in (*CLASSIFIERS, "none"):
+        raise InvalidSpec(f"{where}there is no classifier {name!r}; there is {', '.join(CLASSIFIERS)}, none")
+
+
+def _encoder_data(encoder: EncoderSpec | ExactEncoderSpec) -> dict[str, Any]:
+    """Return an encoder as plain data; a preprocessing of None is as the images suggest."""
+    steps = encoder.preprocessing
+    preprocessing = None if steps is None else [step.to_dict() for step in steps]
+    if isinstance(encoder, ExactEncoderSpec):
+        return encoder.kernel.to_dict() | {"preprocessing": preprocessing, "landmarks": encoder.landmarks}
+    return {
+        "layers": [layer.to_dict() for layer in encoder.layers],
+        "preprocessing": preprocessing,
+        "symmetries": encoder.symmetries.to_dict(),
+    }
+
+
+def _encoder(data: Mapping[str, Any]) -> EncoderSpec | ExactEncoderSpec:
+    """Make an encoder from what `_encoder_data` gave."""
+    steps = data["preprocessing"]
+    preprocessing = None if steps is None else [preprocessor_from_dict(step) for step in steps]
+    if "tangent" in data:
+        kernel = ExactKernel.from_dict({name: data[name] for name in ("layers", "tangent", "flip")})
+        return ExactEncoderSpec(kernel, preprocessing, data["landmarks"])
+    layers = [LayerSpec.from_dict(layer) for layer in data["layers"]]
+    return EncoderSpec(layers, preprocessing, Symmetries(**data["symmetries"]))
+
+
+def _shown_encoder(encoder: EncoderSpec | ExactEncoderSpec) -> str:
+    if isinstance(encoder, ExactEncoderSpec):
+        layers, flip, shift = encoder.kernel.layers, encoder.kernel.flip, 0
+        kind, landmarks = ["tangent kernel" if encoder.kernel.tangent else "exact kernel"], encoder.landmarks
+    else:
+        layers, flip, shift = encoder.layers, encoder.symmetries.flip, encoder.symmetries.shift
+        kind, landmarks = [], None
+    parts = [*kind, " → ".join(map(_shown_layer, layers))]
+    if encoder.preprocessing is None:
+        parts.append("auto")
+    parts += [_shown_options(step.to_dict(), "name") for step in encoder.preprocessing or ()]
+    parts += ["flip"] if flip else []
+    parts += [f"shift {shift}"] if shift else []
+    parts += [f"{landmarks} landmarks"] if landmarks else []
+    return "; ".join(parts)
+
+
+def _shown_layer(layer: KernelLayer | LayerSpec) -> str:
+    """Return a layer in brief, such as ``64 3x3 sigma 0.6 /2``."""
+    kernel = layer.kernel
+    of_kernel = (
+        f"sigma {kernel.sigma:g}"
+        if isinstance(kernel, Exponential) and kernel.sigma is not None
+        else _shown_options(kernel.to_dict(), "kernel")
+    )
+    shown = f"{layer.shown_patch} {of_kernel} /{layer.subsampling}"
+    if isinstance(layer, KernelLayer):
+        return shown
+    return f"{layer.filters} {shown}" + (
+        f" decorrelated {layer.decorrelation:g}" if layer.decorrelation else ""
+    )
+
+
+def _shown_options(options: dict[str, Any], head: str) -> str:
+    """Return the name, and what is not as by default: values of numbers that were given."""
+    name = str(options.pop(head, ""))
+    if name == "local_whitening":
+        options = {key: value for key, value in options.items() if (key, value) not in _USUAL}
+    values = [
+        f"{key} {value:g}" if isinstance(value, int | float) else f"{key} {value}"
+        for key, value in options.items()
+        if value is not None
+    ]
+    return " ".join([name, *values]).strip()
+
+
+_USUAL = (("patch", 3), ("power", 0.25))

@@ -1,0 +1,174 @@
+"""Options such as --preset, --config, --layer, --preprocess and --classifier as a `System`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ckncuda.errors import InvalidSpec
+from ckncuda.exact import ExactKernel
+from ckncuda.exact.encoder import ExactEncoderSpec
+from ckncuda.images.preprocess import Preprocessor, preprocessor_from_dict
+from ckncuda.layer.dot_product import DotProductKernel, kernel_from_dict
+from ckncuda.layer.spec import LayerSpec
+from ckncuda.model.configuration import exact_encoders, read_toml
+from ckncuda.model.presets import EXACT_LAYERS
+from ckncuda.model.system import System
+from ckncuda.network.encoder import EncoderSpec
+from ckncuda.types import Shape
+
+OF_CLASSIFIERS = ("regularization", "kernel", "landmarks", "optimizer", "validation")
+
+
+@dataclass(frozen=True)
+class SystemOptions:
+    """Values of the options that describe a system; None, or empty, where an option was not given.
+
+    More than nine fields: one for each option.
+
+    Examples
+    --------
+    >>> layers = ("filters=64,patch=3,subsampling=4,kernel=exp,sigma=0.6",)
+    >>> print(SystemOptions(layer=layers, preprocess=("none",)).of_networks(5000, (32, 32, 3)))
+    64 3x3 sigma 0.6 /4; ridge
+    """
+
+    preset: str | None = None
+    config: str | None = None
+    layer: tuple[str, ...] = ()
+    preprocess: tuple[str, ...] = ()
+    flip: bool | None = None
+    shift: int | None = None
+    tangent: bool | None = None
+    classifier: str | None = None
+    classifier_options: Mapping[str, Any] = field(default_factory=dict)
+    patches: int | None = None
+
+    def of_networks(self, n: int, shape: Shape) -> System:
+        """Return the system for n images of this shape: that of one option, then what others override in it.
+
+        Raises
+        ------
+        InvalidSpec
+            A value is unknown or out of range, or a network is described twice.
+        """
+        given = [f"--{name}" for name in ("preset", "config", "layer") if getattr(self, name)]
+        if len(given) > 1:
+            raise InvalidSpec(f"{' and '.join(given)} each describe a network; give one of them")
+        if self.config:
+            system = System.from_toml(self.config, "nystrom")
+        elif self.layer:
+            system = System([EncoderSpec([parse_layer(text) for text in self.layer], None)])
+        else:
+            system = System.preset(self.preset or "default", n, shape)
+        if self.preprocess:
+            system = system.preprocessed(parse_preprocessing(self.preprocess))
+        if symmetries := _given({"flip": self.flip, "shift": self.shift}):
+            encoders = [
+                replace(encoder, symmetries=replace(encoder.symmetries, **symmetries))
+                for encoder in system.networks
+            ]
+            system = replace(system, encoders=encoders)
+        if self.classifier is not None and self.classifier != system.classifier:
+            system = replace(system, classifier=self.classifier, classifier_options={})  # they were another's
+        options = _given(self.classifier_options)
+        if options.get("kernel", "auto") != "auto":
+            options["kernel"] = _parse_kernel(options["kernel"])
+        return replace(
+            system,
+            classifier_options={**system.classifier_options, **options},
+            patches=self.patches or system.patches,
+        )
+
+    def of_exact_kernels(self, shape: Shape) -> System:
+        """Return the system of exact kernels for images of this shape.
+
+        Raises
+        ------
+        InvalidSpec
+            A value is unknown or out of range, or the layers do not fit the images.
+        """
+        if self.config and self.layer:
+            raise InvalidSpec("--config and --layer each describe a kernel; give one of them")
+        given = _given({"tangent": self.tangent, "flip": self.flip})
+        if self.config:
+            encoders = exact_encoders(read_toml(self.config), self.config, given)
+        elif self.layer:
+            layers = [parse_options(text, f"--layer {text}") for text in self.layer]
+            encoders = [ExactEncoderSpec(ExactKernel.from_dict({"layers": layers} | given), None)]
+        else:
+            encoders = [ExactEncoderSpec(ExactKernel(EXACT_LAYERS, **given), None)]
+        options = _given(self.classifier_options)
+        landmarks = options.pop("landmarks", None)
+        encoders = [replace(encoder, landmarks=landmarks) for encoder in encoders]
+        system = System(encoders, classifier_options=options)
+        for kernel in system.kernels:
+            kernel.check_shape(shape)
+        return system.preprocessed(parse_preprocessing(self.preprocess)) if self.preprocess else system
+
+    def one_kernel(self, shape: Shape, advice: str) -> ExactEncoderSpec:
+        """Return the exact kernel that the options describe; the advice is for who describes several."""
+        system = self.of_exact_kernels(shape)
+        if len(system.encoders) > 1:
+            raise InvalidSpec(f"{self.config} describes {len(system.encoders)} encoders{advice}")
+        return ExactEncoderSpec(system.kernels[0], system.encoders[0].preprocessing)
+
+
+def parse_layer(text: str) -> LayerSpec:
+    """Read ``filters=64,patch=3,subsampling=2,kernel=exp,sigma=0.6``.
+
+    Coefficients of a series are separated by colons: ``kernel=series,coefficients=0.25:0.5:0.25``.
+    """
+    return LayerSpec.from_dict(parse_options(text, f"--layer {text}"))
+
+
+def parse_preprocessing(texts: tuple[str, ...]) -> tuple[Preprocessor, ...] | None:
+    """Read ``zca`` or ``zca,epsilon=0.03``, one after another; ``none`` is nothing and ``auto`` is None."""
+    if texts in (("auto",), ("none",)):
+        return None if texts == ("auto",) else ()
+    preprocessing = []
+    for text in texts:
+        name, _, options = text.partition(",")
+        if name in ("auto", "none"):
+            raise InvalidSpec(f"--preprocess {name} goes with no other --preprocess")
+        preprocessing.append(
+            preprocessor_from_dict({"name": name} | parse_options(options, f"--preprocess {text}"))
+        )
+    return tuple(preprocessing)
+
+
+def parse_options(text: str, where: str) -> dict[str, Any]:
+    """Read ``name=value,name=value``; ``where`` is said in errors."""
+    options: dict[str, Any] = {}
+    for item in filter(None, text.split(",")):
+        name, equals, value = item.partition("=")
+        if not equals or not value:
+            raise InvalidSpec(f"{where}: {item!r} is not of the form name=value")
+        if name in options:
+            raise InvalidSpec(f"{where}: {name} is given twice")
+        options[name.strip()] = _parse_value(value.strip())
+    return options
+
+
+def _parse_value(text: str) -> Any:
+    if ":" in text:
+        return tuple(_parse_value(part) for part in text.split(":"))
+    for number in (int, float):
+        try:
+            return number(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _parse_kernel(text: str) -> DotProductKernel:
+    """Read ``arccos1`` or ``poly,degree=2,offset=1``."""
+    options = parse_options(f"kernel={text}", f"--kernel {text}")
+    kernel = kernel_from_dict(options)
+    if options:
+        raise InvalidSpec(f"--kernel {text}: the kernel {kernel.name} has no {', '.join(options)}")
+    return kernel
+
+
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what was not given."""
+    return {name: value for name, value in options.items() if value is not None}

@@ -1,0 +1,64 @@
+"""A folder with the data that the pages name, small, in the formats of those who distribute them."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+CLASSES = 4
+
+
+def images(n, height, width, channels, seed):
+    """Bytes [n, height, width, channels] whose classes are stripes of different widths; their labels."""
+    labels = np.arange(n) % CLASSES
+    stripes = np.arange(width) // (1 + labels[:, None]) % 2
+    noise = np.random.default_rng(seed).integers(0, 120, (n, height, width, channels))
+    return (noise + 120 * stripes[:, None, :, None]).astype(np.uint8), labels
+
+
+def write_csv(path, pixels):
+    """As the challenge does: an image a line, channel after channel, numbers about 0, a comma at the end."""
+    planes = pixels.transpose(0, 3, 1, 2).reshape(len(pixels), -1) / 255 - 0.5
+    path.write_text("".join(",".join(f"{value:.4f}" for value in row) + ",\n" for row in planes))
+
+
+def write_labels(path, labels):
+    path.write_text("Id,Prediction\n" + "".join(f"{i},{label}\n" for i, label in enumerate(labels, 1)))
+
+
+def write_folder(path, pixels, labels=None):
+    """PNG files, in one sub-folder a class where there are labels."""
+    for i, image in enumerate(pixels):
+        folder = path if labels is None else path / f"class-{labels[i]}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{i}.png")
+
+
+def write_cifar(path, pixels, labels):
+    """Binary records: a label, then the planes of red, green and blue."""
+    planes = pixels.transpose(0, 3, 1, 2).reshape(len(pixels), -1)
+    path.write_bytes(np.concatenate([labels[:, None].astype(np.uint8), planes], axis=1).tobytes())
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    """What the pages call Xtr.csv, Ytr.csv, photos/, train/ and so on."""
+    folder = tmp_path_factory.mktemp("data")
+    for name, n, seed in (("tr", 20, 0), ("te", 8, 1), ("va", 8, 2)):
+        pixels, labels = images(n, 28, 28, 1, seed)  # of 32x32x3 ZCA would take seconds
+        write_csv(folder / f"X{name}.csv", pixels)
+        write_labels(folder / f"Y{name}.csv", labels)
+    (folder / "cifar-10-batches-bin").mkdir()
+    for name, n, seed in (("data_batch_1", 20, 3), ("test_batch", 8, 4)):
+        write_cifar(folder / "cifar-10-batches-bin" / f"{name}.bin", *images(n, 32, 32, 3, seed))
+    write_folder(folder / "photos", *images(20, 24, 20, 3, 5))
+    write_folder(folder / "new-photos", images(4, 24, 20, 3, 6)[0])
+    write_folder(folder / "train", *images(24, 16, 16, 3, 7))
+    write_folder(folder / "test", images(4, 16, 16, 3, 8)[0])
+    pixels, labels = images(40, 8, 8, 1, 9)
+    write_csv(folder / "digits.csv", pixels)
+    np.save(folder / "digit-labels.npy", labels)
+    (x_train, y_train), (x_test, y_test) = images(20, 28, 28, 1, 10), images(8, 28, 28, 1, 11)
+    np.savez(
+        folder / "mnist.npz", x_train=x_train[..., 0], y_train=y_train, x_test=x_test[..., 0], y_test=y_test
+    )
+    return folder

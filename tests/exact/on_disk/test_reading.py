@@ -1,0 +1,64 @@
+"""Gram matrices that are there already, as they are read."""
+
+import numpy as np
+import pytest
+from gram_files import write
+
+from ckncuda import GramRidge
+from ckncuda.errors import InvalidData
+from ckncuda.exact.on_disk.reading import ZarrRows, open_gram
+
+
+def test_rows_of_a_stored_matrix(path, matrix):
+    gram = matrix @ matrix
+    write(path, gram)
+    rows, labels = open_gram(path), np.arange(10) % 2
+    assert (rows.shape, rows.dtype, rows.ndim) == ((10, 10), np.float32, 2)
+    np.testing.assert_array_equal(rows[3:9], gram[3:9])
+    ridge, expected = (
+        GramRidge(validation=0.5, regularization=1e-2).fit(kernels, labels) for kernels in (rows, gram)
+    )
+    np.testing.assert_array_equal(ridge.weights_, expected.weights_)
+
+
+class Unreadable:
+    shape, dtype = (3, 3), "float32"
+
+    def __init__(self, error):
+        self.error = error
+
+    def __getitem__(self, rows):
+        raise self.error
+
+
+def test_what_a_reader_says_of_a_disk_and_of_memory():
+    damaged = r"K\.zarr is damaged; give the same ckn gram again, which mends it \(Input/output error\)"
+    with pytest.raises(InvalidData, match=damaged):
+        ZarrRows("K.zarr", Unreadable(OSError(5, "Input/output error")))[:2]
+    with pytest.raises(MemoryError):  # is no damage
+        ZarrRows("K.zarr", Unreadable(MemoryError()))[:2]
+
+
+def test_an_unfinished_matrix_behind_a_link(tmp_path):
+    (tmp_path / "mat.part").mkdir()
+    (tmp_path / "K.zarr").symlink_to(tmp_path / "mat")
+    with pytest.raises(InvalidData, match="is not finished: give the same ckn gram again"):
+        open_gram(tmp_path / "K.zarr")
+
+
+def test_files_that_are_no_matrices(tmp_path):
+    with pytest.raises(InvalidData, match="there is no Gram matrix .*ckn gram"):
+        open_gram(tmp_path / "K.npy")
+    (tmp_path / "K.zarr.part").mkdir()
+    with pytest.raises(InvalidData, match="is not finished: give the same ckn gram again"):
+        open_gram(tmp_path / "K.zarr")
+    (tmp_path / "K.csv").write_text("1,2")
+    with pytest.raises(InvalidData, match=r"\.npy or \.zarr"):
+        open_gram(tmp_path / "K.csv")
+    (tmp_path / "K.npy").write_bytes(b"no array")
+    with pytest.raises(InvalidData, match="cannot be read as a matrix"):
+        open_gram(tmp_path / "K.npy")
+    for array in (np.ones(3), np.ones((3, 3), int), np.array([["a"]])):
+        np.save(tmp_path / "K.npy", array)
+        with pytest.raises(InvalidData, match="holds no matrix of floating-point numbers"):
+            open_gram(tmp_path / "K.npy")

@@ -1,0 +1,341 @@
+"""A system and the forms in which it is written down: presets, TOML, plain data, one line of text."""
+
+import json
+import re
+
+import hypothesis
+import pytest
+from hypothesis import strategies
+
+import ckncuda
+from ckncuda import (
+    ArcCosine,
+    EncoderSpec,
+    ExactKernel,
+    Exponential,
+    LayerSpec,
+    Polynomial,
+    Symmetries,
+    System,
+)
+from ckncuda.errors import InvalidSpec
+from ckncuda.exact.encoder import ExactEncoderSpec
+from ckncuda.images.preprocess import ZCA, LocalWhitening, Standardize
+from ckncuda.layer.spec import KernelLayer
+
+NETWORK = EncoderSpec([LayerSpec(filters=4, patch=3, subsampling=2, kernel=Exponential(sigma=0.6))])
+SPEC = KernelLayer(patch=3, subsampling=2, kernel=Exponential(sigma=0.6))
+RELU_SPEC = KernelLayer(patch=3, subsampling=3, kernel=ArcCosine(1))
+EXACT = ExactEncoderSpec(ExactKernel([SPEC]))
+
+LAYER = "[[layers]]\nfilters=4\npatch=3\nsubsampling=2\nsigma=1\n"
+TWO = """
+[[encoders]]
+layers = [{ filters = 4, patch = 3, subsampling = 2, sigma = 0.6 }]
+
+[[encoders]]
+layers = [{ filters = 8, patch = 2, subsampling = 3, kernel = "poly", degree = 2 }]
+preprocessing = [{ name = "local_whitening", power = 0.5 }]
+symmetries = { flip = true, shift = 1 }
+
+[classifier]
+name = "kernel-ridge"
+kernel = "poly"
+degree = 3
+regularization = 0.01
+"""
+
+
+@pytest.fixture
+def toml(tmp_path):
+    def write(text):
+        path = tmp_path / "net.toml"
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+def test_a_file_of_two_encoders(toml):
+    system = System.from_toml(toml(TWO))
+    second = LayerSpec(filters=8, patch=2, subsampling=3, kernel=Polynomial(degree=2))
+    assert system.networks == (
+        NETWORK,
+        EncoderSpec([second], [LocalWhitening(power=0.5)], Symmetries(flip=True, shift=1)),
+    )
+    assert not system.exact
+    assert system.kernels == ()
+    ridge = system.make_classifier(seed=5)
+    assert isinstance(ridge, ckncuda.KernelRidge)
+    assert (ridge.kernel, ridge.regularization, ridge.seed) == (Polynomial(degree=3), 0.01, 5)
+
+
+EXACT_FILES = {
+    "tangent and flip at the top": (
+        'tangent = true\nflip = true\n[[layers]]\npatch = 3\nsubsampling = 3\nkernel = "arccos1"\n',
+        ExactKernel([RELU_SPEC], tangent=True, flip=True),
+    ),
+    "in a table of their own": (
+        "[exact]\nflip = true\n[[layers]]\nfilters = 1\npatch = 3\nsubsampling = 2\n"
+        'kernel = "exp"\nsigma = 0.6\n[classifier]\nname = "softmax"\n',
+        ExactKernel([SPEC], flip=True),
+    ),
+    "as one encoder": (
+        "[[encoders]]\nsymmetries = { flip = true }\n"
+        'layers = [{ patch = 3, subsampling = 3, kernel = "arccos1" }]\ntangent = true\n',
+        ExactKernel([RELU_SPEC], tangent=True, flip=True),
+    ),
+}
+
+
+BAD_EXACT_FILES = {
+    "alone and as encoder": (
+        "[[encoders]]\n[[layers]]\n",
+        "{}: layers and encoders both describe kernels; put all of it into [[encoders]]",
+    ),
+    "unknown of an encoder": (
+        "[[encoders]]\nflap = true\n",
+        "{}: an exact kernel has no flap; it has flip, layers, preprocessing, symmetries, tangent",
+    ),
+    "shift": (
+        "[symmetries]\nshift = 1\n" + LAYER,
+        "{}: shift is 1; exact kernels are averaged over mirror images alone: leave shift out",
+    ),
+    "quantile": (
+        "[[layers]]\npatch = 3\nsubsampling = 2\nquantile = 0.1\n",
+        "layer 1: an exact kernel learns nothing from images: give sigma, not quantile",
+    ),
+    "no layers": ("flip = true\n", "{} describes no layer: it needs [[layers]] with patch and subsampling"),
+    "unknown": (
+        "flap = true\n",
+        "{}: there is no flap in the description of an exact kernel; there is classifier, encoders, exact, "
+        "flip, layers, preprocessing, symmetries, tangent",
+    ),
+    "unknown of exact": (
+        "[exact]\nflap = true\n",
+        "{}: exact must be a table of tangent and flip; it is {{'flap': True}}",
+    ),
+    "twice": (
+        "flip = true\n[exact]\nflip = false\n",
+        "{}: flip stands at the top and in [exact]; leave one of them out",
+    ),
+    "no boolean": ('flip = "yes"\n' + LAYER, "flip is 'yes'; expected true or false"),
+    "encoders": ("encoders = 'two'\n", "{}: encoders must be tables: [[encoders]]"),
+    "symmetries": ("symmetries = 3\n" + LAYER, "{}: symmetries must be a table of flip and shift; it is 3"),
+    "decorrelation": (
+        LAYER + "decorrelation = 0.25\n",
+        "layer 1: decorrelation is 0.25; an exact kernel has no filters to decorrelate: leave it out",
+    ),
+}
+
+BAD_FILES = {
+    "no TOML": ("layers =", "{} is not TOML: "),
+    "no layers": ("", "{} describes no layer: it needs [[layers]] with filters, patch, subsampling"),
+    "table": (
+        LAYER + "[optimizer]\nlr=1",
+        "{}: there is no table optimizer; there are encoders, layers, preprocessing, symmetries, classifier",
+    ),
+    "option": (LAYER + "stride=1", "a layer with the kernel exp has no option 'stride'; it has filters, "),
+    "kernel": (
+        "[[layers]]\nfilters=4\npatch=3\nsubsampling=2\nkernel=['exp']",
+        "there is no kernel ['exp']; the kernels are exp, ",
+    ),
+    "preprocessing": (LAYER + "[[preprocessing]]\nname='pca'", "there is no preprocessing 'pca'"),
+    "classifier": (
+        LAYER + "[classifier]\nname='forest'",
+        "{}: there is no classifier 'forest'; there is ridge, kernel-ridge, nystrom-ridge, softmax, "
+        "squared-hinge, none",
+    ),
+    "classifier of a list": (LAYER + "[[classifier]]\nname='ridge'", "{}: classifier must be a table"),
+    "classifier of another kind": (LAYER + "[classifier]\nname=['ridge']", "{}: there is no classifier ['ri"),
+    "classifier option": (
+        LAYER + "[classifier]\nname='ridge'\nC=1",
+        "the classifier ridge has no option C; it has regularization, validation, seed",
+    ),
+    "encoders and layers": (
+        "encoders=[]\n" + LAYER,
+        "{}: layers and encoders both describe encoders; put all of it into [[encoders]]",
+    ),
+    "encoders": ("encoders='two'", "{}: encoders must be tables: [[encoders]]"),
+    "layers": ("layers=[1]", "{}: layers must be tables: [[layers]]"),
+    "unknown of an encoder": (
+        "[[encoders]]\nclassifier='ridge'",
+        "{}: an encoder has no classifier; it has layers, preprocessing and symmetries",
+    ),
+    "encoder without layers": ("[[encoders]]\nsymmetries={flip=true}", "{} describes no layer: "),
+    "symmetries": ("symmetries=3\n" + LAYER, "{}: symmetries must be a table of flip and shift; it is 3"),
+    "flip": ("symmetries={flip=1}\n" + LAYER, "flip is 1; expected true or false"),
+    "regularization": (LAYER + "[classifier]\nregularization=[1]", "regularization is [1]; "),
+    "validation": (LAYER + "[classifier]\nname='softmax'\nvalidation='a'", "validation is 'a'; "),
+    "seed": (LAYER + "[classifier]\nname='softmax'\nseed='a'", "seed is 'a'"),
+}
+
+
+@pytest.mark.parametrize("name", EXACT_FILES)
+def test_a_file_of_an_exact_kernel(toml, name):
+    text, kernel = EXACT_FILES[name]
+    system = System.from_toml(toml(text), "exact")
+    assert system == System([ExactEncoderSpec(kernel)], "gram-ridge")
+    assert system.exact
+    assert system.kernels == (kernel,)
+    by_itself = name != "as one encoder"  # which says nothing at its top
+    if by_itself:
+        assert System.from_toml(toml(text)) == system
+
+
+def test_a_file_without_a_word_on_exact_kernels_is_of_networks(toml):
+    path = toml(LAYER)
+    assert isinstance(System.from_toml(path).encoders[0], EncoderSpec)
+    assert isinstance(System.from_toml(path, "exact").encoders[0], ExactEncoderSpec)
+    with pytest.raises(InvalidSpec, match="there is no table flip; there are encoders, layers, "):
+        System.from_toml(toml("flip=true\n" + LAYER), "nystrom")
+
+
+@pytest.mark.parametrize("name", BAD_EXACT_FILES)
+def test_files_that_describe_no_exact_kernel(toml, name):
+    text, message = BAD_EXACT_FILES[name]
+    path = toml(text)
+    with pytest.raises(InvalidSpec, match=f"^{re.escape(message.format(path))}$"):
+        System.from_toml(path, "exact")
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_files_that_describe_no_system(toml, name):
+    text, message = BAD_FILES[name]
+    path = toml(text)
+    with pytest.raises(InvalidSpec, match=f"^{re.escape(message.format(path))}"):
+        System.from_toml(path).check((12, 12, 3))
+
+
+def test_a_file_that_is_missing():
+    with pytest.raises(InvalidSpec, match="cannot read the configuration nowhere.toml: No such file or dir"):
+        System.from_toml("nowhere.toml")
+
+
+REFUSED = {
+    "nothing": (lambda: System([]), "at least one encoder"),
+    "both": (lambda: System([NETWORK, EXACT]), "of networks or one of exact kernels"),
+    "classifier": (lambda: System([NETWORK], "forest"), "no classifier 'forest'; there is ridge, "),
+    "of exact kernels": (lambda: System([NETWORK], "gram-ridge"), "no classifier 'gram-ridge'"),
+    "of features": (lambda: System([EXACT], "softmax"), "have the classifier gram-ridge; softmax is one on"),
+    "option": (
+        lambda: System([EXACT], "", {"kernel": "arccos1"}).make_classifier(0),
+        "gram-ridge has no option kernel; it has regularization, weights, validation, seed",
+    ),
+    "none": (
+        lambda: System([NETWORK], "none", {"seed": 1, "kernel": "auto"}).make_classifier(0),
+        "without a classifier there is no kernel, seed",
+    ),
+    "shape": (lambda: System([NETWORK]).check((2, 2, 1)), "layer 1 does not fit"),
+    "shape of a kernel": (lambda: System([EXACT]).check((2, 2, 1)), "layer 1 does not fit"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_systems_that_cannot_be(name):
+    make, words = REFUSED[name]
+    with pytest.raises(InvalidSpec, match=words):
+        make()
+
+
+def test_classifiers_of_all_kinds():
+    assert System([NETWORK], "none").make_classifier(0) is None
+    assert isinstance(System([NETWORK]).make_classifier(0), ckncuda.Ridge)
+    assert System([NETWORK], "softmax", {"seed": 3}).make_classifier(0).seed == 3
+    ridge = System([EXACT], "", {"weights": [1.0]}).make_classifier(4)
+    assert isinstance(ridge, ckncuda.GramRidge)
+    assert (ridge.weights, ridge.seed) == ([1.0], 4)
+
+
+def test_the_same_preprocessing_for_all():
+    system = System([NETWORK, NETWORK]).preprocessed([Standardize()])
+    assert [encoder.preprocessing for encoder in system.encoders] == [(Standardize(),)] * 2
+
+
+def test_one_line():
+    flipped = EncoderSpec(NETWORK.layers, [LocalWhitening(), ZCA(0.1)], Symmetries(flip=True, shift=2))
+    assert str(System([flipped], "kernel-ridge", {"kernel": "poly", "degree": 2})) == (
+        "4 3x3 sigma 0.6 /2; local_whitening; zca epsilon 0.1; flip; shift 2; kernel-ridge poly degree 2"
+    )
+    kernel = ExactEncoderSpec(ExactKernel([RELU_SPEC, RELU_SPEC], tangent=True, flip=True), None, 9)
+    assert str(System([kernel, EXACT], "", {"regularization": 0.1})) == (
+        "tangent kernel; 3x3 arccos1 /3 → 3x3 arccos1 /3; auto; flip; 9 landmarks + "
+        "exact kernel; 3x3 sigma 0.6 /2; gram-ridge regularization 0.1"
+    )
+
+
+kernels = strategies.one_of(
+    strategies.floats(0.1, 2).map(lambda sigma: Exponential(sigma=sigma)),
+    strategies.integers(1, 3).map(lambda degree: Polynomial(degree=degree)),
+    strategies.just(ArcCosine(1)),
+)
+layers = strategies.builds(
+    LayerSpec,
+    filters=strategies.sampled_from([1, 1, 8]),
+    patch=strategies.one_of(strategies.integers(1, 3), strategies.tuples(*[strategies.integers(1, 3)] * 2)),
+    subsampling=strategies.integers(1, 2),
+    kernel=kernels,
+    alignment=strategies.sampled_from(["corner", "centered"]),
+    epsilon=strategies.sampled_from([1e-3, 1e-2]),
+)
+preprocessing = strategies.one_of(
+    strategies.none(),
+    strategies.lists(strategies.sampled_from([Standardize(), LocalWhitening(5)]), max_size=2),
+)
+networks = strategies.builds(
+    EncoderSpec,
+    strategies.lists(layers, min_size=1, max_size=3),
+    preprocessing,
+    strategies.builds(Symmetries, flip=strategies.booleans(), shift=strategies.integers(0, 2)),
+)
+exact_kernels = strategies.builds(
+    ExactEncoderSpec,
+    strategies.builds(
+        ExactKernel, strategies.lists(layers, min_size=1, max_size=3), flip=strategies.booleans()
+    ),
+    preprocessing,
+    strategies.sampled_from([None, 50]),
+)
+classifiers = strategies.sampled_from(
+    [("ridge", {}), ("kernel-ridge", {"kernel": "poly", "degree": 2, "offset": 1.0}), ("none", {})]
+)
+systems = strategies.one_of(
+    strategies.builds(
+        lambda encoders, classifier, patches: System(encoders, *classifier, patches),
+        strategies.lists(networks, min_size=1, max_size=3),
+        classifiers,
+        strategies.integers(1, 10**6),
+    ),
+    strategies.builds(
+        lambda encoders, options: System(encoders, "", options),
+        strategies.lists(exact_kernels, min_size=1, max_size=3),
+        strategies.sampled_from([{}, {"regularization": 0.1}]),
+    ),
+)
+
+
+@hypothesis.given(systems)
+def test_plain_data_and_back(system):
+    stored = json.loads(json.dumps(system.to_dict()))
+    assert System.from_dict(stored) == system
+    for kernel in system.kernels:
+        assert ExactKernel.from_dict(kernel.to_dict()) == kernel
+        assert "filters" not in str(kernel.description())
+
+
+def test_a_kernel_that_is_given_as_such_is_stored_by_its_name():
+    system = System([NETWORK], "kernel-ridge", {"kernel": Polynomial(degree=2)})
+    options = system.to_dict()["options"]
+    assert options == {"kernel": "poly", "degree": 2, "offset": 0.0}
+    assert System([NETWORK], "kernel-ridge", options).make_classifier(0).kernel == Polynomial(degree=2)
+
+
+@pytest.mark.parametrize("classifier", [None, "exact"])
+def test_keys_of_plain_data(classifier):
+    """Journals of searches are read by later versions."""
+    system = System([NETWORK if classifier is None else EXACT])
+    of_encoder = ["layers", "preprocessing", "symmetries"]
+    if classifier == "exact":
+        of_encoder = ["layers", "tangent", "flip", "preprocessing", "landmarks"]
+    assert list(system.to_dict()) == [*of_encoder, "classifier", "options", "patches"]
+    assert list(System([*system.encoders] * 2).to_dict()) == ["encoders", "classifier", "options", "patches"]
