@@ -149,7 +149,7 @@ def _definitions(options: Sequence[str]) -> list[str]:
 
 
 def _compile(command: Sequence[str], text: str, built: Path) -> None:
-    """Make the object, then the library: coverage's notes are named after the object, which keeps its place."""
+    """Make the object, then the library: coverage's notes have the object's name, which stays."""
     source, target, temporary = (
         built.parent / "module.cpp",
         built.parent / "module.o",
