@@ -124,6 +124,17 @@ def left_out_by_refits(gram: Any, targets: Any, regularization: float) -> NDArra
     return residuals
 
 
+SMOOTH_KERNELS = [
+    Exponential(sigma=0.6),
+    Polynomial(2),
+    Polynomial(3, offset=1.0),
+    InversePolynomial(),
+    ArcCosine(1),
+    Linear(),
+    Series([0.2, 0.3, 0.5]),
+]
+"""κ of every kind but arccos of degree 0, whose slope at 1 is infinite."""
+
 SOME_KERNELS = [
     Exponential(sigma=1.0),
     Exponential(sigma=0.35),

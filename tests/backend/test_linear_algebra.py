@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from ckncuda.backend import linear_algebra
+from ckncuda.backend.arrays import to_host
 
 
 @pytest.mark.parametrize("at_once", [5, 4096])
@@ -24,7 +25,7 @@ def test_linear_algebra_is_the_hosts(device, monkeypatch, at_once, dtype, tolera
         diagonal = linear_algebra.inverse_diagonal(factor.copy(order="F"))
         arrays = lower, np.tril(factor), solved, half, diagonal
         assert all(type(array) is type(like) for array in arrays)
-        results.append([linear_algebra.to_host(array) for array in arrays])
+        results.append([to_host(array) for array in arrays])
     for found, expected in zip(results[1], results[0], strict=True):
         assert found.dtype == dtype
         np.testing.assert_allclose(found, expected, atol=tolerance * np.abs(expected).max())

@@ -32,15 +32,17 @@ def exact_layers(kernel, *subsamplings):
 )
 def test_exact_kernels_of_images_of_usual_size(device, specs, tangent, rng):
     """Pairs of images of 32x32x3, one of them all zeros and two equal."""
-    maps = rng.normal(size=(5, 32, 32, 3)).cumsum(axis=1).astype(np.float32)
-    maps[2], maps[4] = 0, maps[0]
+    maps = rng.normal(size=(4, 32, 32, 3)).cumsum(axis=1).astype(np.float32)
+    maps[2], maps[3] = 0, maps[0]
     kernel, host = ExactKernel(specs, tangent=tangent), get_backend("numpy")
     found = kernel.block(maps, maps, device, symmetric=True)
     expected = kernel.block(maps.astype(np.float64), maps.astype(np.float64), host, symmetric=True)
     assert type(found) is np.ndarray
     np.testing.assert_allclose(found, expected, rtol=2e-5, atol=0)
     assert (found[2] == 0).all()
-    for own, norms in zip(device.patch_norms(maps, specs), host.patch_norms(maps, specs), strict=True):
+    for own, norms in zip(
+        device.patch_norms(maps[:3], specs), host.patch_norms(maps[:3], specs), strict=True
+    ):
         np.testing.assert_allclose(own, norms, atol=1e-5 * norms.max())
 
 
