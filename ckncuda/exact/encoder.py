@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,14 +11,15 @@ from numpy.typing import NDArray
 from ckncuda.backend import Backend
 from ckncuda.backend.operations import NormedMaps
 from ckncuda.errors import InvalidData, InvalidSpec
-from ckncuda.exact.gram import check_images, gram
+from ckncuda.exact.gram import gram
+from ckncuda.exact.job import check_images
 from ckncuda.exact.kernel import ExactKernel
 from ckncuda.exact.tiles import TILE, check_finite, read_maps
 from ckncuda.images.preprocess import (
+    PreprocessingSpec,
     Preprocessor,
     preprocessing_arrays,
     preprocessing_from_dict,
-    resolved,
 )
 from ckncuda.images.preprocessed import PreprocessedImages, preprocessed
 from ckncuda.images.sources import ArrayImages, DeviceImages, Images
@@ -31,7 +32,7 @@ AGREEMENT = 1e-3  # of the geometric mean of both images' kernels with themselve
 
 
 @dataclass(frozen=True)
-class ExactEncoderSpec:
+class ExactEncoderSpec(PreprocessingSpec):
     """An exact kernel and the preprocessing of its images, before it has seen any.
 
     Parameters
@@ -48,16 +49,6 @@ class ExactEncoderSpec:
     landmarks: int | None = None
     compares: ClassVar[bool] = True
     """True if features are comparisons with the training images, so that those of these are a Gram matrix."""
-
-    def __post_init__(self) -> None:
-        if self.preprocessing is not None:
-            object.__setattr__(self, "preprocessing", tuple(self.preprocessing))
-
-    def resolved(self, images: Images, report: Report | None = None) -> "ExactEncoderSpec":
-        """Return this with the preprocessing that these images suggest, if it is left open."""
-        if self.preprocessing is not None:
-            return self
-        return replace(self, preprocessing=resolved(None, images, report))
 
     def check(self, images: Images) -> None:
         """Raise `InvalidSpec` or `InvalidData` unless images can be compared."""
