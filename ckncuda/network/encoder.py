@@ -36,8 +36,8 @@ class EncoderSpec(PreprocessingSpec):
     layers : sequence of LayerSpec
         The network, from the image upwards.
     preprocessing : sequence of Preprocessor, or None
-        Applied in this order; what they learn, if anything, they learn when the encoder is fitted.  None: as
-        the images suggest, see `ckncuda.images.preprocess.suggested_preprocessing`.
+        Applied in this order.  None: as the images suggest, see
+        `ckncuda.images.preprocess.suggested_preprocessing`.
     symmetries : Symmetries
         Over which features are averaged.
 
@@ -60,13 +60,7 @@ class EncoderSpec(PreprocessingSpec):
         object.__setattr__(self, "layers", CKN(self.layers).specs)
 
     def output_shape(self, shape: Shape) -> Shape:
-        """Return the shape (height, width, filters) of the features of an image (height, width, channels).
-
-        Raises
-        ------
-        InvalidSpec
-            The network or the shift does not fit such images.
-        """
+        """Return the shape (height, width, filters) of the features of an image (height, width, channels)."""
         if self.symmetries.shift >= min(shape[:2]):
             raise InvalidSpec(
                 f"a shift of {self.symmetries.shift} leaves nothing of images of {shape[0]}x{shape[1]}"
@@ -91,9 +85,7 @@ class EncoderSpec(PreprocessingSpec):
 
         Parameters
         ----------
-        images : Images
-        backend : Backend
-        patches, seed
+        images, backend, patches, seed
             See `CKN.fit`.
         beside : sequence of encoders
             Those of an ensemble that were fitted before: equal encoders shall differ, the first is the one
@@ -108,9 +100,8 @@ class EncoderSpec(PreprocessingSpec):
             steps = self.resolved(images).preprocessing or ()
             prepared = PreprocessedImages.learn(images, steps, backend, report)
         with report.stage("anchors"):
-            network = CKN(self.layers).fit(
-                prepared, patches=patches, seed=seed, backend=backend, progress=report
-            )
+            network = CKN(self.layers)
+            network.fit(prepared, patches=patches, seed=seed, backend=backend, progress=report)
         return Encoder(network, prepared.preprocessing, self.symmetries)
 
 
