@@ -208,7 +208,7 @@ class ExactEncoder:
             )
 
     def width(self, shape: Shape) -> int:
-        """Count the features of an image of this shape; raise `InvalidData` unless it is that of the points."""
+        """Count the features of an image of this shape; raise `InvalidData` if it is not the points'."""
         if tuple(shape) != self.points.shape[1:]:
             given, own = ("x".join(map(str, each)) for each in (shape, self.points.shape[1:]))
             raise InvalidData(

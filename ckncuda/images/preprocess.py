@@ -310,7 +310,7 @@ def suggested_preprocessing(images: Images) -> tuple[Preprocessor, ...]:
 
 
 class PreprocessingSpec:
-    """What specifications of encoders have in common: the steps, or None for those that images suggest."""
+    """The preprocessing of an encoder's specification: steps, or None for those that images suggest."""
 
     preprocessing: Sequence[Preprocessor] | None
 

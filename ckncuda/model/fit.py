@@ -57,7 +57,10 @@ def fit(
     classifier = _classifier(system, seed, labels is not None, report)
     training = Training(images, system.encoders, seed, engine, report)
     training.check(labels, classifier, grams)  # before images are read
-    source = _read(training.images, engine.memory_budget // 2, report)
+    source = training.images
+    is_array = isinstance(source, ArrayImages | DeviceImages)
+    if not is_array and sources.size_of(source) <= engine.memory_budget // 2:
+        source = ArrayImages(sources.in_memory(source, report))  # each layer reads them all
     with report.stage("preprocessing"):
         specs = tuple(spec.resolved(source, report) for spec in system.encoders)
     kernels = [spec for spec in specs if isinstance(spec, ExactEncoderSpec)]
@@ -76,17 +79,9 @@ def _classifier(system: System, seed: int, is_labelled: bool, report: Report) ->
     if classifier is None or isinstance(classifier, GramRidge):
         return classifier
     classifier.check_options()
-    if is_labelled:
-        return classifier
-    report.tell("No labels: the model will extract features, but not predict.")
-    return None
-
-
-def _read(images: Images, limit: int, report: Report) -> Images:
-    """Hold images in memory where they take at most so many bytes: each layer reads them all."""
-    if isinstance(images, ArrayImages | DeviceImages) or sources.size_of(images) > limit:
-        return images
-    return ArrayImages(sources.in_memory(images, report))
+    if not is_labelled:
+        report.tell("No labels: the model will extract features, but not predict.")
+    return classifier if is_labelled else None
 
 
 def _plan(specs: Sequence[ExactEncoderSpec], images: Images, backend: Backend) -> str:

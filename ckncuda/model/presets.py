@@ -45,10 +45,7 @@ class Preset(NamedTuple):
 
 
 def _two_layers(
-    n: int,
-    shape: Shape,
-    filters: tuple[int, int],
-    preprocessing: tuple[Preprocessor, ...] | None = None,
+    n: int, shape: Shape, filters: tuple[int, int], preprocessing: tuple[Preprocessor, ...] | None = None
 ) -> EncoderSpec:
     """Return two layers, the last subsampled so that about 3 positions remain along the images' shorter side.
 
@@ -75,14 +72,6 @@ def _two_layers(
     return EncoderSpec([first, last], preprocessing, Symmetries(flip=shape[2] >= 3))
 
 
-def _fast(n: int, shape: Shape) -> list[EncoderSpec]:
-    return [_two_layers(n, shape, (64, 1024))]
-
-
-def _default(n: int, shape: Shape) -> list[EncoderSpec]:
-    return [_two_layers(n, shape, (64, 2048))]
-
-
 def _best(n: int, shape: Shape) -> list[EncoderSpec]:
     ways: list[tuple[Preprocessor, ...] | None] = [None]  # to whiten images: as they suggest, and others
     if min(shape[:2]) >= LocalWhitening().patch:
@@ -92,30 +81,24 @@ def _best(n: int, shape: Shape) -> list[EncoderSpec]:
     return [_two_layers(n, shape, (64, 2048), way) for way in ways]
 
 
-def _mnist(n: int, shape: Shape) -> list[EncoderSpec]:
-    return [_two_layers(n, shape, (64, 1024), ())]
-
-
 def _seed(n: int, shape: Shape) -> list[EncoderSpec]:
-    kernel = Exponential(sigma=0.6)
-    return [
-        EncoderSpec(
-            [
-                LayerSpec(filters=filters, patch=3, subsampling=2, kernel=kernel, **CHEN)
-                for filters in (64, 64, 128)
-            ]
-        )
-    ]
+    shared = {"patch": 3, "subsampling": 2, "kernel": Exponential(sigma=0.6), **CHEN}
+    return [EncoderSpec([LayerSpec(filters=filters, **shared) for filters in (64, 64, 128)])]
 
 
 PRESETS: Mapping[str, Preset] = {
-    "fast": Preset("64 and 1,024 filters, kernel ridge", _fast),
-    "default": Preset("64 and 2,048 filters, kernel ridge", _default),
+    "fast": Preset(
+        "64 and 1,024 filters, kernel ridge", lambda n, shape: [_two_layers(n, shape, (64, 1024))]
+    ),
+    "default": Preset(
+        "64 and 2,048 filters, kernel ridge", lambda n, shape: [_two_layers(n, shape, (64, 2048))]
+    ),
     "best": Preset(
         "three networks of 64 and 2,048 filters on images whitened in three ways, kernel ridge", _best
     ),
     "mnist": Preset(
-        "for digits and letters: 64 and 1,024 filters on the images as they are, kernel ridge", _mnist
+        "for digits and letters: 64 and 1,024 filters on the images as they are, kernel ridge",
+        lambda n, shape: [_two_layers(n, shape, (64, 1024), ())],
     ),
     "seed": Preset(
         "the network of CKN from Scratch: three layers of 64, 64 and 128 filters, softmax with L2 1e-3",
