@@ -5,6 +5,7 @@ axis' length as a big-endian 32-bit integer.  Images have three axes (magic numb
 they have channels; labels have one (2049).
 """
 
+import contextlib
 import gzip
 import math
 import os
@@ -16,15 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckncuda.data.source import (
-    ImageSource,
+    StreamSource,
     StrPath,
     check_end,
     check_labels,
+    choose_split,
     read_array,
     reading,
     stack_shape,
 )
-from ckncuda.data.split import choose_split
 from ckncuda.errors import InvalidData
 
 GZIP_MAGIC = b"\x1f\x8b"
@@ -32,20 +33,8 @@ UNSIGNED_BYTE = b"\0\0\x08"
 IMAGES_NAME = re.compile(r"images[.-]idx\d", re.IGNORECASE)
 
 
-class IdxSource(ImageSource):
-    """Images in an IDX file, decompressed as they are read, with the labels beside it.
-
-    Parameters
-    ----------
-    path : path-like
-        The images' file, or a folder with files named like MNIST's.
-    split : {"train", "test"}, optional
-        Where the folder holds both.
-
-    Raises
-    ------
-    InvalidData
-        No IDX file of unsigned bytes, a truncated one, or labels that do not fit.
+class IdxSource(StreamSource):
+    """Images in an IDX file, or in a folder with files named like MNIST's, and the labels beside it.
 
     Examples
     --------
@@ -61,35 +50,17 @@ class IdxSource(ImageSource):
         path = Path(path)
         if path.is_dir():
             path = _images_file(path, split)
-        self._path = path
-        self._stream = open_maybe_gzip(path)
-        try:
-            axes = _read_axes(self._stream, path)
-            self._begin = 4 + 4 * len(axes)
+        with contextlib.ExitStack() as files:
+            stream = files.enter_context(open_maybe_gzip(path))
+            axes = _read_axes(stream, path)
             if len(axes) not in (3, 4):
                 what = "labels, not images" if len(axes) == 1 else f"an array of {len(axes)} axes"
                 raise InvalidData(f"{path} holds {what}; expected images: 3 axes (magic number 2051), or 4")
             labels_path = _labels_file(path)
             labels = None if labels_path is None else read_idx_labels(labels_path)
-            super().__init__("IDX file", path, stack_shape(axes, str(path)), np.dtype(np.uint8), labels)
-        except BaseException:
-            self._stream.close()
-            raise
-
-    def _read(self, start: int, stop: int) -> NDArray[np.uint8]:
-        _, height, width, channels = self.shape
-        with reading(self._path):
-            offset = self._begin + start * height * width * channels
-            block = read_array(
-                self._stream, offset, (stop - start, height, width, channels), np.dtype(np.uint8)
-            )
-            if stop == len(self):
-                check_end(self._stream, self._path)
-        return cast(NDArray[np.uint8], block)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._stream.close()
+            shape = stack_shape(axes, str(path))
+            super().__init__("IDX file", path, shape, np.dtype(np.uint8), labels, stream)
+            self._files = files.pop_all()
 
 
 def read_idx_labels(path: StrPath) -> NDArray[np.int64]:
