@@ -47,11 +47,6 @@ def require(*modules: str, purpose: str, extra: str) -> None:
     extra : str
         The extra of ckncuda that brings them.
 
-    Raises
-    ------
-    NotInstalled
-        One of them cannot be imported.
-
     Examples
     --------
     >>> require("zebra", purpose="the zoo needs zebra", extra="zoo")

@@ -35,23 +35,17 @@ def open_images(
     image_shape: Sequence[int] | None = None,
     split: str | None = None,
 ) -> ImageSource:
-    """Open images of any format that this library reads.
+    """Open the images in a file or folder of any format that this library reads.
 
     Parameters
     ----------
     path : path-like
-        A file or folder.
     format : {"csv", "npy", "npz", "cifar", "idx", "folder"}, optional
         By default found out from the content, then from the name.
     image_shape : (height, width, channels), optional
         Needed for CSV when the number of values a line does not tell; checked for other formats.
     split : {"train", "test"}, optional
         Needed where a data set holds both; ignored where there are no splits.
-
-    Returns
-    -------
-    source : ImageSource
-        Close it, or use it in a ``with`` statement.
 
     Raises
     ------
