@@ -117,7 +117,9 @@ def read_npz_labels(path: StrPath) -> NDArray[np.int64]:
     with _Archive(path) as archive:
         keys = _named(archive.members, LABEL_KEYS) or list(archive.members)
         if len(keys) != 1:
-            raise InvalidData(f"{path} holds {_listed(archive.members)}; expected one array labels or y")
+            raise InvalidData(
+                f"{path} holds the arrays {', '.join(archive.members)}; expected one array labels or y"
+            )
         return check_labels(archive.array(keys[0]), None, f"{path}, array {keys[0]!r}")
 
 
@@ -180,13 +182,11 @@ def _choose_keys(members: Mapping[str, str], split: str | None, path: StrPath) -
     else:
         images, labels = [*plain, *(f"x_{name}" for name in splits)], _named(members, LABEL_KEYS)
     if len(images) != 1 or len(labels) > 1:
-        raise InvalidData(f"{path} holds {_listed(members)}: it is not clear what to read; {KEYS_EXPECTED}")
+        raise InvalidData(
+            f"{path} holds the arrays {', '.join(members)}: it is not clear what to read; {KEYS_EXPECTED}"
+        )
     return images[0], labels[0] if labels else None
 
 
 def _named(members: Collection[str], names: Collection[str]) -> list[str]:
     return [key for key in members if key.lower() in names]
-
-
-def _listed(members: Collection[str]) -> str:
-    return "the arrays " + ", ".join(members)

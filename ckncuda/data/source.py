@@ -234,13 +234,12 @@ def stack_shape(shape: Sequence[int], where: str) -> tuple[int, int, int, int]:
             f"{given} looks like one image [h, w, c]; expected a stack [n, h, w, c] or [n, h, w]:"
             " use images[None] for a stack of one"
         )
-    if len(shape) == 3:
-        return (shape[0], shape[1], shape[2], 1)
-    if len(shape) == 4:
-        return (shape[0], shape[1], shape[2], shape[3])
-    raise InvalidData(
-        f"{given} is no stack of images; expected [n, h, w, c] or [n, h, w]: use images.reshape"
-    )
+    if len(shape) not in (3, 4):
+        raise InvalidData(
+            f"{given} is no stack of images; expected [n, h, w, c] or [n, h, w]: use images.reshape"
+        )
+    n, height, width, channels = (*shape, 1)[:4]
+    return n, height, width, channels
 
 
 def check_labels(labels: ArrayLike, n: int | None, where: str) -> NDArray[np.int64]:

@@ -29,7 +29,8 @@ class Geometry:
     @property
     def channels(self) -> int:
         """Numbers at each position of the layer's map: its filters, or one for each pair of positions."""
-        return int(getattr(self, "filters", 1))
+        channels: int = getattr(self, "filters", 1)
+        return channels
 
     @property
     def patch_shape(self) -> tuple[int, int]:

@@ -61,9 +61,9 @@ class _PatchLayer(Geometry):
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, the kernel's parameters among the layer's: what a configuration file holds."""
-        return {
-            name: value for name, value in self._own().items() if name != "kernel"
-        } | self.kernel.to_dict()
+        own = self._own()
+        del own["kernel"]
+        return own | self.kernel.to_dict()
 
     def with_anchors(self, filters: int, **options: Any) -> "LayerSpec":
         """Return the layer of a network with so many anchor points, and further options of `LayerSpec`."""
