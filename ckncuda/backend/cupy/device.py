@@ -117,7 +117,7 @@ class Gpu:
 
     @property
     def tensor_cores(self) -> bool:
-        """Whether products go through them."""
+        """True if products go through tensor cores."""
         return self.products != "Fma"
 
     def launch(

@@ -50,7 +50,7 @@ def packed_anchors(layer: Layer, laid_out: Tiling, precision: str) -> NDArray[np
 
 @dataclass(frozen=True)
 class _Plan:
-    """What layers of one specification have in common, for inputs of one shape, on the device."""
+    """Arrays that layers of one specification share for inputs of one shape, on the device."""
 
     tiling: Tiling | None  # None: array operations
     offsets: Array
@@ -60,7 +60,7 @@ class _Plan:
 
 @dataclass(frozen=True)
 class _Packed:
-    """What a layer has learned, on the device."""
+    """Anchor points and projection of a layer, on the device."""
 
     anchors: Array  # None: array operations
     projection: Array  # Wᵀ

@@ -21,7 +21,7 @@ MAP_STRIDE = ANCHORS + 4  # of a position of the unpooled chunk
 class Tiling:
     """All numbers of a launch of ``encode`` but those of images.
 
-    Attributes are named as the kernel's parameters, and in their order.
+    More than nine fields: they are the parameters of the CUDA kernel, by name and in their order.
     """
 
     height: int

@@ -25,8 +25,8 @@ MOST_TAPS = 33  # of the pooling along a row; they are unrolled
 class PairTiling:
     """All numbers of a launch but those of pairs.
 
-    Attributes are named as the kernels' parameters, and in their order; the first two are template
-    parameters, of the pooling along a row.
+    More than nine fields: they are the parameters of the CUDA kernels, by name and in their order; the first
+    two are template parameters, of the pooling along a row.
     """
 
     taps: int

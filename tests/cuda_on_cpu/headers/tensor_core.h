@@ -16,9 +16,16 @@ static inline uint32_t to_bf16_pair(float low, float high) {
 
 namespace [[gnu::visibility("hidden")]] ckn {
 
+CKN_HARNESS float float_of_bits(uint32_t bits) {
+    float number;
+    __builtin_memcpy(&number, &bits, sizeof number);
+    return number;
+}
+
+// The float before one that is too large is that of the bits before; no float but zero has none.
 CKN_HARNESS float towards_zero(double x) {
     float nearest = static_cast<float>(x);
-    return std::fabs(nearest) > std::fabs(x) ? std::nextafterf(nearest, 0.0f) : nearest;
+    return float_of_bits(__float_as_uint(nearest) - (std::fabs(nearest) > std::fabs(x)));
 }
 
 struct Product {
@@ -26,13 +33,13 @@ struct Product {
     const uint32_t *a, *b;
 };
 
-// D += A B for A [16, depth], B [depth, 8], both as float, and D as the lanes hold it.
+// D += A B for A [16, depth], B [depth, 8], and D as the lanes hold it.
 template <int depth>
-CKN_HARNESS void add_product(Thread* first, const float (&a)[16][depth], const float (&b)[depth][8]) {
+CKN_HARNESS void add_product(Thread* first, const double (&a)[16][depth], const double (&b)[depth][8]) {
     for (int row = 0; row < 16; ++row) {
         double sum[8] = {};
         for (int k = 0; k < depth; ++k)
-            for (int column = 0; column < 8; ++column) sum[column] += static_cast<double>(a[row][k]) * b[k][column];
+            for (int column = 0; column < 8; ++column) sum[column] += a[row][k] * b[k][column];
         for (int column = 0; column < 8; ++column) {
             Product& lane = *static_cast<Product*>(first[row % 8 * 4 + column / 2].operand);
             float& d = lane.d[row / 8 * 2 + column % 2];
@@ -41,15 +48,9 @@ CKN_HARNESS void add_product(Thread* first, const float (&a)[16][depth], const f
     }
 }
 
-CKN_HARNESS float float_of_bits(uint32_t bits) {
-    float number;
-    __builtin_memcpy(&number, &bits, sizeof number);
-    return number;
-}
-
 CKN_HARNESS void multiply_tf32(Thread* first, unsigned) {
     constexpr uint32_t used = 0xffffe000u;  // the hardware ignores the low 13 bits
-    float a[16][8], b[8][8];
+    double a[16][8], b[8][8];
     for (int lane = 0; lane < lanes; ++lane) {
         const Product& held = *static_cast<Product*>(first[lane].operand);
         int g = lane / 4, t = lane % 4;
@@ -63,16 +64,16 @@ CKN_HARNESS void multiply_tf32(Thread* first, unsigned) {
 CKN_HARNESS float of_bf16(uint32_t bits) { return float_of_bits(bits << 16); }
 
 CKN_HARNESS float of_f16(uint32_t bits) {
-    int exponent = static_cast<int>(bits >> 10 & 31), mantissa = static_cast<int>(bits & 1023);
+    uint32_t exponent = bits >> 10 & 31, mantissa = bits & 1023;
     float size = exponent == 31  ? (mantissa ? NAN : INFINITY)
-                 : exponent == 0 ? std::ldexp(static_cast<float>(mantissa), -24)
-                                 : std::ldexp(static_cast<float>(1024 + mantissa), exponent - 25);
+                 : exponent == 0 ? static_cast<float>(mantissa) * 0x1p-24f
+                                 : float_of_bits((exponent + 112) << 23 | mantissa << 13);
     return bits >> 15 & 1 ? -size : size;
 }
 
 template <float of_half(uint32_t)>
 CKN_HARNESS void multiply_halves(Thread* first, unsigned) {
-    float a[16][16], b[16][8];
+    double a[16][16], b[16][8];
     for (int lane = 0; lane < lanes; ++lane) {
         const Product& held = *static_cast<Product*>(first[lane].operand);
         int g = lane / 4, t = lane % 4;
