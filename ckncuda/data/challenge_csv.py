@@ -193,7 +193,7 @@ def _is_index(table: _Table) -> bool:
 
 @functools.cache
 def _compiled_parser() -> Callable[..., bool] | None:
-    """`parse_numbers` where Numba is installed."""
+    """Return `parse_numbers` where Numba is installed."""
     if importlib.util.find_spec("numba") is None:
         return None
     from ckncuda.data.compiled.csv import parse_numbers

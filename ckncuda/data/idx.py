@@ -34,23 +34,13 @@ IMAGES_NAME = re.compile(r"images[.-]idx\d", re.IGNORECASE)
 
 
 class IdxSource(StreamSource):
-    """Images in an IDX file, or in a folder with files named like MNIST's, and the labels beside it.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> path = Path(tempfile.mkdtemp()) / "t10k-images-idx3-ubyte"
-    >>> _ = path.write_bytes(np.array([2051, 2, 4, 4], ">i4").tobytes() + bytes(32))
-    >>> with IdxSource(path) as source:
-    ...     print(source.description)
-    IDX file t10k-images-idx3-ubyte, 2 images of 4x4x1
-    """
+    """Images in an IDX file, or in a folder with files named like MNIST's, and the labels beside it."""
 
     def __init__(self, path: StrPath, split: str | None = None) -> None:
         path = Path(path)
         if path.is_dir():
             path = _images_file(path, split)
-        with contextlib.ExitStack() as files:
+        with reading(path), contextlib.ExitStack() as files:
             stream = files.enter_context(open_maybe_gzip(path))
             axes = _read_axes(stream, path)
             if len(axes) not in (3, 4):
@@ -123,16 +113,15 @@ def _labels_file(path: Path) -> Path | None:
 
 def _read_axes(stream: IO[bytes], path: StrPath) -> tuple[int, ...]:
     """Read the header; where the file is not compressed, check that it is as long as the header says."""
-    with reading(path):
-        magic = stream.read(4)
-        if len(magic) < 4 or magic[:3] != UNSIGNED_BYTE:
-            raise InvalidData(
-                f"{path} begins with bytes {magic.hex(' ')}; expected an IDX file of unsigned bytes:"
-                " 00 00 08 and the number of axes"
-            )
-        axes = tuple(int(length) for length in read_array(stream, 4, (magic[3],), np.dtype(">u4")))
-        if not isinstance(stream, gzip.GzipFile):
-            size, expected = os.path.getsize(path), 4 + 4 * len(axes) + math.prod(axes)
-            if size < expected:
-                raise EOFError(f"{size} bytes, its header announces {expected}")
+    magic = stream.read(4)
+    if len(magic) < 4 or magic[:3] != UNSIGNED_BYTE:
+        raise InvalidData(
+            f"{path} begins with bytes {magic.hex(' ')}; expected an IDX file of unsigned bytes:"
+            " 00 00 08 and the number of axes"
+        )
+    axes = tuple(int(length) for length in read_array(stream, 4, (magic[3],), np.dtype(">u4")))
+    if not isinstance(stream, gzip.GzipFile):
+        size, expected = os.path.getsize(path), 4 + 4 * len(axes) + math.prod(axes)
+        if size < expected:
+            raise EOFError(f"{size} bytes, its header announces {expected}")
     return axes

@@ -40,16 +40,7 @@ _Header = tuple[tuple[int, ...], Literal["C", "F"], np.dtype[Any]]
 
 
 class NpySource(ArraySource):
-    """Images in a ``.npy`` file, memory-mapped; no page stays once its images have been copied.
-
-    Examples
-    --------
-    >>> import pathlib, tempfile
-    >>> path = pathlib.Path(tempfile.mkdtemp()) / "x.npy"
-    >>> np.save(path, np.zeros((5, 8, 8, 3), np.uint8))
-    >>> NpySource(path).description
-    'NumPy file x.npy, 5 images of 8x8x3'
-    """
+    """Images in a ``.npy`` file, memory-mapped; no page stays once its images have been copied."""
 
     def __init__(self, path: StrPath) -> None:
         images = map_npy(path)

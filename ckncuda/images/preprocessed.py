@@ -39,10 +39,6 @@ class PreprocessedImages(Images):
         each time, in this process and others.
     report : Report, optional
         Told of the stages reading and preprocessing, where a backend computes.
-
-    Attributes
-    ----------
-    preprocessing : tuple of Preprocessor
     """
 
     def __init__(

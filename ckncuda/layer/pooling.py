@@ -31,12 +31,6 @@ def pooling_filter(
 
     Every pooled position has the same taps, ``subsampling`` further on each; those outside the map, where
     the first may lie, count as zero.
-
-    Examples
-    --------
-    >>> first, taps = pooling_filter(32, 2, "gaussian", "corner")
-    >>> first, len(taps)
-    (-2, 5)
     """
     s = subsampling
     if s == 1:
