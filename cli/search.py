@@ -3,6 +3,7 @@
 import os
 import re
 import time
+from dataclasses import asdict
 from typing import Any
 
 import click
@@ -12,7 +13,7 @@ from ckncuda.backend import Backend
 from ckncuda.data import ImageSource
 from ckncuda.errors import InvalidData
 from ckncuda.images.sources import in_memory, size_of
-from ckncuda.studies.search.leaderboard import leaderboard_data, table
+from ckncuda.studies.search.leaderboard import table
 from ckncuda.studies.search.trials import SearchOptions, SearchResult, check_installed
 from ckncuda.studies.search.trials import search as search_systems
 
@@ -108,8 +109,8 @@ def search(
     result = {
         "model": output,
         "folder": folder,
-        "best": leaderboard_data([found.best])[0],
-        "leaderboard": leaderboard_data(found.leaderboard),
+        "best": asdict(found.best),
+        "leaderboard": [asdict(row) for row in found.leaderboard],
         "counts": found.counts,
         **found.model.report["search"],
         "validation_accuracy": found.model.report["validation_accuracy"],
