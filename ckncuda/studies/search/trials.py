@@ -126,13 +126,10 @@ def search(
     folder : path-like
         Made if it does not exist.  Holds all trials (``journal.log``), what they are of
         (``search.json``), ``leaderboard.md`` and ``accuracy.png``.
-    options : SearchOptions, optional
-    backend : Backend or str
-        A backend or the name of one.
     origin : dict, optional
         Names of where images and labels come from, to be compared when the search goes on.
-    progress : callable, optional
-        Called as ``progress(stage, done, total)``.
+    options, backend, progress
+        See `SearchOptions` and `Model.fit`.
     tell : callable, optional
         Called with a line for each trial that has ended.
 
