@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from ckncuda.backend import Backend
 from ckncuda.errors import InvalidSpec
 from ckncuda.exact import ExactKernel, gram
-from ckncuda.images.preprocess import resolved
 from ckncuda.images.preprocessed import PreprocessedImages, fit_preprocessing
 from ckncuda.images.sources import Images
 from ckncuda.model.model import load
@@ -101,7 +100,7 @@ def distance(
         else:
             encoder = SystemOptions(**described).one_kernel(source.shape[1:], ": give a file with one")
             kernel, anchors = encoder.kernel, anchors or (16, 64, 256, 1024)
-            preprocessing = fit_preprocessing(source, resolved(encoder.preprocessing, source), progress)
+            preprocessing = fit_preprocessing(source, encoder.resolved(source).preprocessing or (), progress)
         some = _some(PreprocessedImages(source, preprocessing), n_images, seed)
         exact = gram(some, kernel, backend=engine, progress=progress)
         distances = nystrom_distances(

@@ -13,14 +13,12 @@ from ckncuda.backend.numpy import available_threads
 from ckncuda.exact import cluster as distributed
 from ckncuda.exact.encoder import ExactEncoderSpec
 from ckncuda.exact.job import GramJob, seconds_a_pair
-from ckncuda.exact.kernel import Maps
 from ckncuda.exact.on_disk.folder import check_gram_path, part_of
 from ckncuda.exact.on_disk.writing import GramStore, check_installed
 from ckncuda.exact.tiles import TILE, Tile
-from ckncuda.images.preprocess import resolved
 from ckncuda.images.preprocessed import fit_preprocessing
 from ckncuda.progress import Report, shown_duration
-from ckncuda.types import Shape
+from ckncuda.types import Array, Shape
 
 from . import options
 from .progress import ProgressBars, ProgressLines
@@ -104,7 +102,8 @@ def gram(
         encoder = _one_kernel(system, first.shape[1:], report)
         job = GramJob(encoder.kernel, first, second, **tiles)  # refuses what does not fit, before any work
         with report.stage("preprocessing"):
-            fitted = fit_preprocessing(first, resolved(encoder.preprocessing, first, report), report)
+            steps = encoder.resolved(first, report).preprocessing or ()
+            fitted = fit_preprocessing(first, steps, report)
         job = replace(job, preprocessing=fitted)
         with report.stage("reading"):
             identity = job.identity(engine.name, report)
@@ -182,7 +181,7 @@ def _compute(
             if workers is not None:
                 client = stack.enter_context(distributed.local_cluster(workers))
             if client is not None:
-                report.tell(f"Workers: {distributed.count_workers(client)}")
+                report.tell(f"Workers: {len(client.nthreads())}")
             store.fill(_blocks(job, left, engine, client, workers, report), report)
         else:
             report.tell(f"Plan: all {tiles:,} tiles are finished and verified")
@@ -193,7 +192,7 @@ def _compute(
 
 def _blocks(
     job: GramJob, tiles: list[Tile], engine: Backend, client: Any, workers: int | None, report: Report
-) -> Iterator[tuple[Tile, Maps]]:
+) -> Iterator[tuple[Tile, Array]]:
     """Compute the tiles: here, or on the cluster."""
     if client is None:
         return job.blocks(tiles, engine)

@@ -7,8 +7,8 @@ model, so that new images meet exactly what the training images met.
 import abc
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -281,16 +281,23 @@ def suggested_preprocessing(images: Images) -> tuple[Preprocessor, ...]:
     return (ZCA(MILD),) if zca_is_mild(n, (height, width, channels)) else ()
 
 
-def resolved(
-    preprocessing: Sequence[Preprocessor] | None, images: Images, report: Report | None = None
-) -> tuple[Preprocessor, ...]:
-    """Return the steps, or, where they are left open (None), `suggested_preprocessing`, which is reported."""
-    if preprocessing is not None:
-        return tuple(preprocessing)
-    suggested = suggested_preprocessing(images)
-    if report is not None:
-        report.tell(f"Preprocessing: {', '.join(step.name for step in suggested) or 'none'}")
-    return suggested
+class PreprocessingSpec:
+    """The preprocessing of an encoder's specification: steps, or None for those that images suggest."""
+
+    preprocessing: Sequence[Preprocessor] | None
+
+    def __post_init__(self) -> None:
+        if self.preprocessing is not None:
+            object.__setattr__(self, "preprocessing", tuple(self.preprocessing))
+
+    def resolved(self, images: Images, report: Report | None = None) -> Self:
+        """Return this with the steps that these images suggest, if they are left open; a report is told."""
+        if self.preprocessing is not None:
+            return self
+        suggested = suggested_preprocessing(images)
+        if report is not None:
+            report.tell(f"Preprocessing: {', '.join(step.name for step in suggested) or 'none'}")
+        return replace(self, preprocessing=suggested)  # type: ignore[type-var]  # a dataclass
 
 
 def zca_is_mild(n: int, shape: tuple[int, int, int]) -> bool:

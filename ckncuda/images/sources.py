@@ -36,6 +36,10 @@ class Images(Protocol):
         return (self.read(start, min(start + size, n)) for start in range(0, n, size))
 
 
+ImagesOrArray = Images | NDArray[Any]
+"""Images, or an array [n, h, w, c] in their place; `as_images` makes one of the other."""
+
+
 class ArrayImages(Images):
     """An array in memory as `Images`."""
 

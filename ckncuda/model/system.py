@@ -1,5 +1,6 @@
 """A whole system before it has learned anything: `System`, and the forms in which it is written down."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
@@ -21,25 +22,22 @@ from ckncuda.images.symmetries import Symmetries
 from ckncuda.layer.dot_product import DotProductKernel, Exponential, kernel_from_dict
 from ckncuda.layer.spec import KernelLayer, LayerSpec
 from ckncuda.model import configuration
+from ckncuda.model.encoders import ImageEncoderSpec
 from ckncuda.model.presets import MOST_FOR_KERNEL_RIDGE, PRESETS
 from ckncuda.network.encoder import EncoderSpec
 from ckncuda.network.network import PATCHES
 from ckncuda.types import Shape
 
-CLASSIFIERS: Mapping[str, tuple[type[TrainableClassifier], tuple[str, ...]]] = {
-    "ridge": (Ridge, ("regularization", "validation", "seed")),
-    "kernel-ridge": (KernelRidge, ("kernel", "regularization", "weights", "validation", "seed")),
-    "nystrom-ridge": (
-        NystromRidge,
-        ("kernel", "regularization", "weights", "landmarks", "validation", "seed"),
-    ),
-    "softmax": (Softmax, ("regularization", "optimizer", "validation", "seed")),
-    "squared-hinge": (SquaredHinge, ("regularization", "validation", "seed")),
+CLASSIFIERS: Mapping[str, type[TrainableClassifier]] = {
+    "ridge": Ridge,
+    "kernel-ridge": KernelRidge,
+    "nystrom-ridge": NystromRidge,
+    "softmax": Softmax,
+    "squared-hinge": SquaredHinge,
 }
-"""Classifiers on features, and the options of each."""
+"""Classifiers on features."""
 
 OF_EXACT_KERNELS = "gram-ridge"
-_GRAM_RIDGE = GramRidge, ("regularization", "weights", "validation", "seed")
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ class System:
     64 3x3 sigma 0.6 /2 → 1024 3x3 sigma 0.6 /6 decorrelated 0.25; auto; kernel-ridge arccos1
     """
 
-    encoders: Sequence[EncoderSpec | ExactEncoderSpec]
+    encoders: Sequence[ImageEncoderSpec]
     classifier: str = ""
     classifier_options: Mapping[str, Any] = field(default_factory=dict)
     patches: int = PATCHES
@@ -157,22 +155,23 @@ class System:
             network.output_shape(shape)
         for kernel in self.kernels:
             kernel.check_shape(shape)
-        classifier = self.make_classifier(seed=0)
-        if classifier is not None:
+        if classifier := self.make_classifier(seed=0):
             classifier.check_options()
 
     def make_classifier(self, seed: int) -> TrainableClassifier | GramRidge | None:
-        """Return the classifier, not yet fitted; None for ``none``.
+        """Return the classifier, not yet fitted, or raise `InvalidSpec`; None for ``none``.
 
-        The seed is for everything random, where the options hold no other.  Raises `InvalidSpec` if the
-        classifier has no such option.
+        The seed is that of everything random, where the options hold no other.
         """
         options = dict(self.classifier_options)
         if self.classifier == "none":
             if options:
                 raise InvalidSpec(f"without a classifier there is no {', '.join(sorted(options))}")
             return None
-        constructor, names = CLASSIFIERS.get(self.classifier, _GRAM_RIDGE)
+        constructor: type[TrainableClassifier | GramRidge]
+        constructor = GramRidge if self.exact else CLASSIFIERS[self.classifier]
+        parameters = inspect.signature(constructor).parameters
+        names = [name for name in parameters if name != "max_iterations"]  # which is for programs alone
         if isinstance(options.get("kernel"), str) and options["kernel"] != "auto":
             options["kernel"] = kernel_from_dict(options)  # takes its parameters along
         if unknown := sorted(set(options) - set(names)):
@@ -210,7 +209,7 @@ def _check_classifier(name: Any, where: str = "") -> None:
         raise InvalidSpec(f"{where}there is no classifier {name!r}; there is {', '.join(CLASSIFIERS)}, none")
 
 
-def _encoder_data(encoder: EncoderSpec | ExactEncoderSpec) -> dict[str, Any]:
+def _encoder_data(encoder: ImageEncoderSpec) -> dict[str, Any]:
     """Return an encoder as plain data; a preprocessing of None is as the images suggest."""
     steps = encoder.preprocessing
     preprocessing = None if steps is None else [step.to_dict() for step in steps]
@@ -223,7 +222,7 @@ def _encoder_data(encoder: EncoderSpec | ExactEncoderSpec) -> dict[str, Any]:
     }
 
 
-def _encoder(data: Mapping[str, Any]) -> EncoderSpec | ExactEncoderSpec:
+def _encoder(data: Mapping[str, Any]) -> ImageEncoderSpec:
     """Make an encoder from what `_encoder_data` gave."""
     steps = data["preprocessing"]
     preprocessing = None if steps is None else [preprocessor_from_dict(step) for step in steps]
@@ -234,7 +233,7 @@ def _encoder(data: Mapping[str, Any]) -> EncoderSpec | ExactEncoderSpec:
     return EncoderSpec(layers, preprocessing, Symmetries(**data["symmetries"]))
 
 
-def _shown_encoder(encoder: EncoderSpec | ExactEncoderSpec) -> str:
+def _shown_encoder(encoder: ImageEncoderSpec) -> str:
     if isinstance(encoder, ExactEncoderSpec):
         layers, symmetries = encoder.kernel.layers, Symmetries(flip=encoder.kernel.flip)
         kind, landmarks = ["tangent kernel" if encoder.kernel.tangent else "exact kernel"], encoder.landmarks
