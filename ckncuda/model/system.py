@@ -95,7 +95,7 @@ class System:
 
     @classmethod
     def preset(cls, name: str, n: int, shape: Shape) -> Self:
-        """Return a named system for n images of a shape; raise `InvalidSpec` if there is none of the name."""
+        """Return a named system for n images of a shape (height, width, channels), or raise `InvalidSpec`."""
         if name not in PRESETS:
             raise InvalidSpec(f"there is no preset {name!r}; the presets are {', '.join(PRESETS)}")
         chosen = PRESETS[name]
@@ -146,9 +146,8 @@ class System:
 
     def preprocessed(self, preprocessing: Sequence[Preprocessor] | None) -> Self:
         """Return this system with the same preprocessing for all encoders."""
-        return replace(
-            self, encoders=[replace(encoder, preprocessing=preprocessing) for encoder in self.encoders]
-        )
+        encoders = [replace(encoder, preprocessing=preprocessing) for encoder in self.encoders]
+        return replace(self, encoders=encoders)
 
     def check(self, shape: Shape) -> None:
         """Raise `InvalidSpec` unless encoders fit such images and the classifier's options are in range."""
@@ -176,10 +175,8 @@ class System:
         if isinstance(options.get("kernel"), str) and options["kernel"] != "auto":
             options["kernel"] = kernel_from_dict(options)  # takes its parameters along
         if unknown := sorted(set(options) - set(names)):
-            raise InvalidSpec(
-                f"the classifier {self.classifier} has no option {', '.join(unknown)}; "
-                f"it has {', '.join(names)}"
-            )
+            has = f"it has {', '.join(names)}"
+            raise InvalidSpec(f"the classifier {self.classifier} has no option {', '.join(unknown)}; {has}")
         return constructor(**({"seed": seed} | options))
 
     def to_dict(self) -> dict[str, Any]:
@@ -238,17 +235,16 @@ def _encoder(data: Mapping[str, Any]) -> ImageEncoderSpec:
 
 def _shown_encoder(encoder: ImageEncoderSpec) -> str:
     if isinstance(encoder, ExactEncoderSpec):
-        layers, flip, shift = encoder.kernel.layers, encoder.kernel.flip, 0
+        layers, symmetries = encoder.kernel.layers, Symmetries(flip=encoder.kernel.flip)
         kind, landmarks = ["tangent kernel" if encoder.kernel.tangent else "exact kernel"], encoder.landmarks
     else:
-        layers, flip, shift = encoder.layers, encoder.symmetries.flip, encoder.symmetries.shift
+        layers, symmetries = encoder.layers, encoder.symmetries
         kind, landmarks = [], None
     parts = [*kind, " → ".join(map(_shown_layer, layers))]
-    if encoder.preprocessing is None:
-        parts.append("auto")
+    parts += ["auto"] if encoder.preprocessing is None else []
     parts += [_shown_options(step.to_dict(), "name") for step in encoder.preprocessing or ()]
-    parts += ["flip"] if flip else []
-    parts += [f"shift {shift}"] if shift else []
+    parts += ["flip"] if symmetries.flip else []
+    parts += [f"shift {symmetries.shift}"] if symmetries.shift else []
     parts += [f"{landmarks} landmarks"] if landmarks else []
     return "; ".join(parts)
 
@@ -256,25 +252,23 @@ def _shown_encoder(encoder: ImageEncoderSpec) -> str:
 def _shown_layer(layer: KernelLayer | LayerSpec) -> str:
     """Return a layer in brief, such as ``64 3x3 sigma 0.6 /2``."""
     kernel = layer.kernel
-    of_kernel = (
-        f"sigma {kernel.sigma:g}"
-        if isinstance(kernel, Exponential) and kernel.sigma is not None
-        else _shown_options(kernel.to_dict(), "kernel")
-    )
+    if isinstance(kernel, Exponential) and kernel.sigma is not None:
+        of_kernel = f"sigma {kernel.sigma:g}"
+    else:
+        of_kernel = _shown_options(kernel.to_dict(), "kernel")
     shown = f"{layer.shown_patch} {of_kernel} /{layer.subsampling}"
     if isinstance(layer, KernelLayer):
         return shown
-    return f"{layer.filters} {shown}" + (
-        f" decorrelated {layer.decorrelation:g}" if layer.decorrelation else ""
-    )
+    decorrelated = f" decorrelated {layer.decorrelation:g}" if layer.decorrelation else ""
+    return f"{layer.filters} {shown}{decorrelated}"
 
 
 def _shown_options(options: dict[str, Any], head: str) -> str:
     """Return the name, and what is not as by default: values of numbers that were given."""
     name = str(options.pop(head, ""))
     if name == "local_whitening":
-        usual = (("patch", 3), ("power", 0.25))
-        options = {key: value for key, value in options.items() if (key, value) not in usual}
+        usual = {"patch": 3, "power": 0.25}
+        options = {key: value for key, value in options.items() if usual.get(key) != value}
     values = [
         f"{key} {value:g}" if isinstance(value, int | float) else f"{key} {value}"
         for key, value in options.items()
