@@ -22,6 +22,9 @@ where the features are, on the host or on a GPU. The solver takes ⟨x, g⟩ for
 ``paired`` that of x: its weights in the primal, its scores in the dual.
 """
 
+from dataclasses import dataclass, replace
+from typing import Self
+
 import numpy as np
 import numpy.typing as npt
 
@@ -31,26 +34,22 @@ from ckncuda.classifier.training_data import blocks
 from ckncuda.progress import Progress
 from ckncuda.types import Array, Index
 
+Single = npt.NDArray[np.float32]
 
+
+@dataclass(frozen=True)
 class PrimalSpace:
     """Weights [d, K]; ``factor`` is the Cholesky factor of (n/c) M, or None for M = (c + λ) I."""
 
-    def __init__(
-        self,
-        features: npt.NDArray[np.float32],
-        factor: Array | None,
-        curvature: float,
-        regularization: float,
-        images: int,
-    ) -> None:
-        self.features, self.factor = features, factor
-        self.curvature, self.regularization, self.images = curvature, regularization, images
+    features: Single
+    factor: Array | None
+    curvature: float
+    regularization: float
+    images: int
 
-    def on(self, batch: Index) -> "PrimalSpace":
+    def on(self, batch: Index) -> Self:
         """Return the same space over some of its images."""
-        return PrimalSpace(
-            self.features[batch], self.factor, self.curvature, self.regularization, self.images
-        )
+        return replace(self, features=self.features[batch])
 
     def paired(self, x: Array) -> Array:
         """Return x."""
@@ -115,9 +114,7 @@ class DualSpace:
 class PrimalFeatures:
     """Scaled features [n, d] with n ≥ d, and their moments, which serve every λ."""
 
-    def __init__(
-        self, features: npt.NDArray[np.float32], curvature: float, progress: Progress | None
-    ) -> None:
+    def __init__(self, features: Single, curvature: float, progress: Progress | None) -> None:
         self.features, self.curvature = features, curvature
         images, width = features.shape
         self.moment = np.zeros((width, width), order="F", like=features)
@@ -153,7 +150,7 @@ class PrimalFeatures:
 class PlainFeatures(PrimalFeatures):
     """Scaled features alone, for SGD: the preconditioner is a multiple of the identity."""
 
-    def __init__(self, features: npt.NDArray[np.float32], curvature: float) -> None:
+    def __init__(self, features: Single, curvature: float) -> None:
         self.features, self.curvature = features, curvature
 
     def space(self, images: int, regularization: float) -> PrimalSpace:
@@ -164,9 +161,7 @@ class PlainFeatures(PrimalFeatures):
 class DualFeatures:
     """Scaled features [n, d] with n < d, and their Gram matrix, which serves every λ and every subset."""
 
-    def __init__(
-        self, features: npt.NDArray[np.float32], curvature: float, progress: Progress | None
-    ) -> None:
+    def __init__(self, features: Single, curvature: float, progress: Progress | None) -> None:
         self.features, self.curvature = features, curvature
         images, width = features.shape
         self.gram = np.empty((images, images), order="F", like=features)

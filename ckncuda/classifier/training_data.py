@@ -33,10 +33,8 @@ class TrainingData:
         On the host or on a GPU, where they were given.
     widths : tuple of int
         How many of the features come from each encoder.
-    classes : int64 [K]
-        The labels that occur, sorted.
-    targets : integers [n]
-        ``classes[targets]`` are the labels; on the host.
+    classes, targets : int64 [K], integers [n]
+        The labels are ``classes[targets]``; classes are sorted, both are on the host.
     """
 
     features: npt.NDArray[np.float32]
@@ -46,13 +44,7 @@ class TrainingData:
 
     @classmethod
     def of(cls, features: npt.ArrayLike, labels: npt.ArrayLike, widths: Sequence[int] | None = None) -> Self:
-        """Check what a classifier is given to learn from.
-
-        Raises
-        ------
-        InvalidData
-            Wrong shapes or types, NaN or infinity, as many labels as images not given, one class only.
-        """
+        """Check what a classifier is given to learn from; raise `InvalidData` if it is malformed."""
         checked = check_features(features)
         classes, targets = check_classes(labels)
         if len(targets) != len(checked):
@@ -121,10 +113,7 @@ def check_labels(labels: npt.ArrayLike) -> npt.NDArray[np.int64]:
 def check_classes(labels: npt.ArrayLike) -> tuple[npt.NDArray[np.int64], Index]:
     """Return the classes int64 [K] and ``targets`` [n] with ``classes[targets]`` the labels.
 
-    Raises
-    ------
-    InvalidData
-        The labels are no labels, or all of one class.
+    Raises `InvalidData` if these are no labels, or all of one class.
     """
     integers = check_labels(labels)
     classes, targets = np.unique(integers, return_inverse=True)
@@ -187,12 +176,11 @@ class FeatureScaling:
         """Measure the training features, float32 [n, d], of encoders with so many features each."""
         images, width = features.shape
         widths = check_widths(widths, width)
-        total = np.zeros(width, like=features)
+        mean = np.zeros(width, like=features)
         for rows in blocks(images, width):
-            total += features[rows].sum(axis=0, dtype=np.float64)
-        mean = total / images
-        squares = np.zeros(len(widths))
-        norm = np.ones(width)
+            mean += features[rows].sum(axis=0, dtype=np.float64)
+        mean /= images
+        squares, norm = np.zeros(len(widths)), np.ones(width)
         for rows in blocks(images, width):
             centred = features[rows].astype(np.float64)
             centred -= mean
