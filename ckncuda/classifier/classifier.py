@@ -81,7 +81,8 @@ class Classifier(ABC):
 
         Takes what `scores` takes, with the same errors, and returns labels, int64 [n].
         """
-        labels: npt.NDArray[np.int64] = self.classes_[self.scores(features).argmax(axis=1)]
+        best = self.scores(features).argmax(axis=1)
+        labels: npt.NDArray[np.int64] = self.classes_[best]
         return labels
 
 

@@ -5,7 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
-from factories import overlapping_classes, scaled_by_the_book
+from factories import kernel_matrix, overlapping_classes, scaled_by_the_book
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,11 +25,8 @@ def test_what_is_learned_solves_the_system(monkeypatch, block_bytes):
     assert fitted.points_.dtype == np.float16
     x = scaled_by_the_book(features, (5, 7))
     np.testing.assert_allclose(fitted.points_, x, rtol=2.0**-11, atol=1e-7)
-    x, gram = fitted.points_.astype(np.float64), np.ones((40, 40))
-    for part, weight in ((x[:, :5], 0.25), (x[:, 5:], 0.75)):
-        norms = np.outer(np.linalg.norm(part, axis=1), np.linalg.norm(part, axis=1))
-        gram += weight * norms * ArcCosine(1).value(np.clip(part @ part.T / norms, -1, 1))
-    expected = np.linalg.solve(gram + 40 * 1e-2 * np.eye(40), signed_targets(labels, 3))
+    gram = kernel_matrix(fitted.points_, fitted.points_, (5, 7), [ArcCosine(1)] * 2, [0.25, 0.75])
+    expected = np.linalg.solve(gram + 1 + 40 * 1e-2 * np.eye(40), signed_targets(labels, 3))
     np.testing.assert_allclose(fitted.dual_, expected, atol=1e-5 * np.abs(expected).max())
 
 
@@ -107,10 +104,9 @@ def test_constant_features_count_for_nothing():
     expected = KernelRidge(**options).fit(features, labels)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        within = KernelRidge(**options).fit(np.hstack([features, constant]), labels)
-        beside = KernelRidge(**options, weights=[1, 1]).fit(
-            np.hstack([features, constant]), labels, widths=[12, 3]
-        )
+        both = np.hstack([features, constant])
+        within = KernelRidge(**options).fit(both, labels)
+        beside = KernelRidge(**options, weights=[1, 1]).fit(both, labels, widths=[12, 3])
         chosen = KernelRidge().fit(np.hstack([constant, features]), labels, widths=[3, 12])
     np.testing.assert_allclose(within.dual_, expected.dual_, atol=1e-3)
     assert not beside.points_[:, 12:].any()
@@ -187,6 +183,5 @@ def test_too_many_images_and_too_many_weights_are_refused_before_any_work():
         KernelRidge().check_options(images=46_001)
     with pytest.raises(InvalidSpec, match="3 weights were given for 2 encoders"):
         KernelRidge(weights=[1, 2, 3]).check_options(encoders=2)
-    assert KernelRidge(weights=[1e308, 1e308]).fit(
-        *overlapping_classes(40, 12), widths=(5, 7)
-    ).kernel_weights_ == (0.5, 0.5)
+    huge = KernelRidge(weights=[1e308, 1e308]).fit(*overlapping_classes(40, 12), widths=(5, 7))
+    assert huge.kernel_weights_ == (0.5, 0.5)

@@ -5,10 +5,11 @@ import warnings
 
 import numpy as np
 import pytest
-from factories import gauss, overlapping_points, polynomial
+from factories import gauss, kernel_matrix, overlapping_points, polynomial, scaled_by_the_book
 
 from ckncuda import ArcCosine, Exponential, GramRidge, KernelRidge, Linear, NystromRidge, Polynomial, Ridge
 from ckncuda.classifier.choice import SIGMAS
+from ckncuda.classifier.training_data import signed_targets
 from ckncuda.classifier.validation import held_out_split
 from ckncuda.errors import InvalidSpec
 
@@ -43,14 +44,9 @@ def test_scores_are_those_of_ridge_on_the_new_features_written_out():
     rows = np.sort(np.random.default_rng(3).permutation(300)[:40])
     np.testing.assert_allclose(points, x[rows], atol=1e-3)
 
-    def gram(a, b):
-        norms = np.outer(np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1))
-        return norms * np.exp(a @ b.T / norms - 1)
-
-    mapped = np.linalg.solve(np.linalg.cholesky(gram(points, points) + 1e-6 * np.eye(40)), gram(points, x)).T
-    centred = mapped - mapped.mean(axis=0)
-    size = np.sqrt(np.square(centred).sum(axis=1).mean())
-    z, y = centred / size, np.where(labels[:, None] == np.arange(3), 1.0, -1.0)
+    own, values = (kernel_matrix(points, z, (12,), [kernel], [1.0]) for z in (points, x))
+    mapped = np.linalg.solve(np.linalg.cholesky(own + 1e-6 * np.eye(40)), values).T
+    z, y = scaled_by_the_book(mapped), signed_targets(labels, 3)
     weights = np.linalg.solve(z.T @ z + 300 * 1e-3 * np.eye(40), z.T @ (y - y.mean(axis=0)))
     np.testing.assert_allclose(fitted.scores(features), z @ weights + y.mean(axis=0), atol=2e-3)
     inverse = np.linalg.inv(z.T @ z + 300 * 1e-3 * np.eye(40))
@@ -63,12 +59,8 @@ def test_scores_are_those_of_ridge_on_the_new_features_written_out():
 def test_more_landmarks_come_nearer_to_kernel_ridge():
     features, labels = clouds(600)
     exact = KernelRidge(ArcCosine(1), 1e-2).fit(features, labels).scores(features)
-    errors = [
-        np.square(
-            NystromRidge(ArcCosine(1), 1e-2, landmarks=m).fit(features, labels).scores(features) - exact
-        ).mean()
-        for m in (10, 50, 400)
-    ]
+    fits = (NystromRidge(ArcCosine(1), 1e-2, landmarks=m).fit(features, labels) for m in (10, 50, 400))
+    errors = [np.square(fitted.scores(features) - exact).mean() for fitted in fits]
     assert errors[0] > errors[1] > errors[2]
 
 
