@@ -118,6 +118,16 @@ def least_squares(features: Any, signs: Any, penalty: float) -> Any:
     return solution[:-1], solution[-1]
 
 
+def left_out_by_least_squares(features: Any, signs: Any, penalty: float) -> NDArray[np.float64]:
+    """Return each image's target less its prediction by `least_squares` on the others, one by one."""
+    residuals = np.empty_like(signs)
+    for i in range(len(signs)):
+        others = np.arange(len(signs)) != i
+        weights, intercept = least_squares(features[others], signs[others], penalty)
+        residuals[i] = signs[i] - (features[i] @ weights + intercept)
+    return residuals
+
+
 def scaled_by_the_book(features: Any, widths: Any = None) -> NDArray[np.float64]:
     """Return features of each encoder centred, of the mean squared norm 1 / (number of encoders)."""
     centred = features.astype(np.float64) - features.mean(axis=0, dtype=np.float64)

@@ -142,10 +142,9 @@ class _Problem:
 
     def minimize(self, images: int, regularization: float, progress: Progress | None) -> tuple[Array, bool]:
         """Fit to the first images, from the solution at the nearest λ solved so far or from zero."""
-        nearest = self.features.zero(self.classes)
-        if self.solved:
-            nearest = self.solved[min(self.solved, key=lambda tried: abs(math.log(tried / regularization)))]
-        space, start = self.features.space(images, regularization), self.features.start(images, nearest)
+        nearest = min(self.solved, key=lambda tried: abs(math.log(tried / regularization)), default=0.0)
+        space = self.features.space(images, regularization)
+        start = self.features.start(images, self.classes, self.solved.get(nearest))
         # The solver's products have K columns and are bound by memory. NumPy and SciPy bring one BLAS each,
         # whose idle threads spin against the other's: on two cores one thread is twice as fast.
         with threadpoolctl.threadpool_limits(1, user_api="blas"):

@@ -232,10 +232,8 @@ def _mapped(
     progress: Progress | None,
 ) -> npt.NDArray[np.float32]:
     """Fill new features [n, m] with L⁻¹ times kernel values [b, m], a block of rows of a width at a time."""
-    for rows in blocks(len(out), width):
+    for rows in blocks(len(out), width, "landmarks", progress):
         out[rows] = linear_algebra.solve_lower(factor, values(rows).T).T
-        if progress is not None:
-            progress("landmarks", rows.stop, len(out))
     return out
 
 

@@ -83,7 +83,7 @@ def minimize_lbfgs(
     point = Point(space, loss, targets, start)
     gradient = point.gradient()
     pairs: list[Pair] = []
-    converged, iterations = False, 0
+    converged, iterations = True, 0
     while True:
         step, paired = _direction(space, pairs, gradient)
         if pairs and np.vdot(step[:-1], paired[:-1]) <= 0:
@@ -92,13 +92,12 @@ def minimize_lbfgs(
             step, paired = _direction(space, pairs, gradient)
         slope = float(np.vdot(paired, gradient))
         if -slope / 2 <= TOLERANCE * point.value + VALUE_TOLERANCE:
-            converged = True
             break
         if iterations == max_iterations:
+            converged = False
             break
         reached, length = _line_search(point, step, paired, slope)
         if not reached.value < point.value:
-            converged = True
             break
         difference = -gradient
         point, gradient = reached, reached.gradient()

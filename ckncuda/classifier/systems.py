@@ -154,11 +154,9 @@ class FeatureSystem(DualSystem):
         # LAPACK works in place on column-major matrices; only the lower triangle is ever filled.
         self.products = np.zeros((images, images), self.dtype, order="F", like=data.features)
         add_product(self.products, np.ones_like(self.products[:1]))
-        for columns in blocks(width, images):
+        for columns in blocks(width, images, "Gram matrix", progress):
             block = scaling.block(data.features, self.order, columns, self.dtype)
             add_product(self.products, block.T)
-            if progress is not None:
-                progress("Gram matrix", columns.stop, width)
         self._alphas: dict[float, Matrix] = {}  # of the λ tried: small beside the Gram matrix
 
     def gram(self, choice: Choice, last: int, dtype: np.dtype[Any]) -> Array:
@@ -310,12 +308,10 @@ class PrimalSystem:
         self.judged_targets = self.targets[np.asarray(self.judges, like=self.targets)]
         self.moment = np.zeros((width, width), order="F", like=data.features)
         self.cross = np.zeros((width, self.targets.shape[1]), like=data.features)
-        for rows in blocks(images, width):
+        for rows in blocks(images, width, "second moments", progress):
             block = scaling.block(data.features, rows)
             add_product(self.moment, block)
             self.cross += block.T @ self.targets[rows]
-            if progress is not None:
-                progress("second moments", rows.stop, images)
 
     def left_out_residuals(self, regularization: float) -> Matrix:
         """Return y_i minus the prediction without image i, float64 [m, K], for each judge.

@@ -10,17 +10,24 @@ import numpy.typing as npt
 
 from ckncuda.backend.arrays import as_array, to_host
 from ckncuda.errors import InvalidData
+from ckncuda.progress import Progress
 from ckncuda.types import Array, Index
 
 BLOCK_BYTES = 32 * 2**20
 """Size of one float64 block of features: a temporary copy is never larger than this."""
 
 
-def blocks(length: int, width: int) -> Iterator[slice]:
-    """Cut ``length`` rows into slices such that rows of ``width`` float64 numbers fill one block."""
+def blocks(length: int, width: int, stage: str = "", progress: Progress | None = None) -> Iterator[slice]:
+    """Cut ``length`` rows into slices such that rows of ``width`` float64 numbers fill one block.
+
+    Each is reported to ``progress`` once it has been worked on.
+    """
     step = max(1, BLOCK_BYTES // (8 * max(1, width)))
     for start in range(0, length, step):
-        yield slice(start, min(start + step, length))
+        stop = min(start + step, length)
+        yield slice(start, stop)
+        if progress is not None:
+            progress(stage, stop, length)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 import itertools
 import json
 import re
-import warnings
 
 import numpy as np
 import pytest
@@ -12,12 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ckncuda import Exponential, GramRidge, KernelRidge, NystromRidge, Ridge, Softmax, SquaredHinge
-from ckncuda.classifier import (
-    KernelClassifier,
-    LinearClassifier,
-    TrainableClassifier,
-    classifier_from_arrays,
-)
+from ckncuda.classifier import KernelClassifier, LinearClassifier, TrainableClassifier, classifier_from_arrays
 from ckncuda.errors import InvalidData, InvalidSpec
 
 OF_FEATURES = [Ridge, Softmax, SquaredHinge, KernelRidge, NystromRidge]
@@ -110,6 +104,7 @@ def test_same_data_and_seed_give_the_same_bytes(kind, width, options):
 OF_KERNELS = {"Gram matrix", "choosing kernel and λ"}
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
     ("kind", "options", "stages"),
     [
@@ -123,10 +118,9 @@ OF_KERNELS = {"Gram matrix", "choosing kernel and λ"}
         (GramRidge, {}, {"choosing kernel and λ"}),
     ],
 )
-def test_progress_is_reported(kind, options, stages):
-    features, labels = overlapping_classes(60, 100)
+def test_an_ordinary_fit_reports_its_progress_and_warns_of_nothing(kind, options, stages):
     calls = []
-    fit(kind, features, labels, progress=lambda *call: calls.append(call), **options)
+    fit(kind, *overlapping_classes(60, 100), progress=lambda *call: calls.append(call), **options)
     assert {stage for stage, _, _ in calls} == stages
     assert all(1 <= done <= total for _, done, total in calls)
 
@@ -228,18 +222,14 @@ def test_widths_that_are_not_those_of_the_features_are_refused(kind, widths):
 
 
 NAN, INF = float("nan"), float("inf")
+BAD_LAMBDAS = [0, -1.0, NAN, INF, "best"]
 BAD_WEIGHTS = [[], [0, 0.0], [1, -1], [1, NAN], [1, INF], [1, "2"], None, 2.0]
 
 
 @pytest.mark.parametrize(
     ("kinds", "option", "values", "words"),
     [
-        (
-            KINDS,
-            "regularization",
-            [0, -1.0, NAN, INF, "best"],
-            r'expected "auto" or a number greater than 0 \(0',
-        ),
+        (KINDS, "regularization", BAD_LAMBDAS, r'expected "auto" or a number greater than 0 \(0 is'),
         (KINDS, "validation", [1, -0.1, "a"], "expected a fraction"),
         (ITERATIVE, "validation", [0], "expected a fraction"),
         (KINDS, "seed", [-1, 0.5], "expected a whole number"),
@@ -298,14 +288,6 @@ def test_prediction_errors_say_what_to_do(kind):
 def test_arrays_that_make_no_linear_classifier_are_refused(weights, intercept, classes, words):
     with pytest.raises(InvalidData, match=words):
         LinearClassifier.from_arrays(weights, intercept, classes)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_an_ordinary_fit_warns_of_nothing(kind):
-    features, labels = overlapping_classes(60, 100)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        fit(kind, features, labels)
 
 
 def test_each_encoders_features_have_the_same_length_for_linear_classifiers_too():

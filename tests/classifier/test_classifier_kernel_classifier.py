@@ -2,7 +2,6 @@
 
 import json
 import math
-import warnings
 
 import numpy as np
 import pytest
@@ -54,13 +53,12 @@ def test_small_lambda_and_large_coefficients_lose_no_digits_in_predictions():
     np.testing.assert_allclose(fitted.scores(features), exact, atol=1e-3)
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("kernel", SOME_KERNELS, ids=str)
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
 def test_scores_of_what_is_not_finite_are_not_finite(kernel, value):
     fitted = KernelRidge(kernel, 1e-2).fit(FEATURES, LABELS)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        scores = fitted.unchecked_scores(spoiled(FEATURES, value))
+    scores = fitted.unchecked_scores(spoiled(FEATURES, value))
     assert not np.isfinite(scores[7]).any()
     np.testing.assert_allclose(np.delete(scores, 7, 0), np.delete(fitted.scores(FEATURES), 7, 0), atol=1e-5)
 

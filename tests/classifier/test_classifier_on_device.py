@@ -7,20 +7,9 @@ import copy
 
 import numpy as np
 import pytest
-from factories import model_of, overlapping_classes, stripes
+from factories import SOME_KERNELS, model_of, overlapping_classes, stripes
 
-from ckncuda import (
-    ArcCosine,
-    Exponential,
-    KernelRidge,
-    Linear,
-    NystromRidge,
-    Polynomial,
-    Ridge,
-    Series,
-    Softmax,
-    SquaredHinge,
-)
+from ckncuda import ArcCosine, Exponential, KernelRidge, NystromRidge, Ridge, Softmax, SquaredHinge
 from ckncuda.backend import linear_algebra
 from ckncuda.backend.arrays import wait
 from ckncuda.classifier import classifier_from_arrays
@@ -110,11 +99,7 @@ def test_kernel_ridge(device, classifier, widths):
     check_fit(device, classifier, *overlapping_classes(60, 25), widths)
 
 
-@pytest.mark.parametrize(
-    "kernel",
-    [ArcCosine(0), ArcCosine(1), Linear(), Polynomial(2, 0.5), Series([0.5, 0.5]), Exponential(sigma=0.5)],
-    ids=str,
-)
+@pytest.mark.parametrize("kernel", SOME_KERNELS, ids=str)
 def test_kernel_ridge_of_any_kernel(device, kernel):
     features, labels = overlapping_classes(40, 12)
     found, expected = check_fit(device, KernelRidge(kernel, 1e-2, [2, 1]), features, labels, (5, 7))

@@ -21,23 +21,6 @@ def test_scores_are_those_of_the_textbook(images, width, regularization):
     np.testing.assert_allclose(ridge.scores(features), rows @ weights + intercept, atol=2e-5)
 
 
-def test_accuracy_is_leave_one_out_by_hand():
-    features, labels = overlapping_classes(45, 30, seed=4)
-    keep = np.sort(np.argsort(labels, kind="stable")[:38])  # classes of unequal size: unequal intercepts
-    features, labels = features[keep], labels[keep]
-    ridge = Ridge(1e-3).fit(features, labels)
-    rows, signs = scaled_by_the_book(features), signed_targets(labels, 3)
-    right = 0
-    for i in range(38):
-        others = np.arange(38) != i
-        weights, intercept = least_squares(rows[others], signs[others], 38 * 1e-3)
-        right += int(np.argmax(rows[i] @ weights + intercept) == labels[i])
-    assert ridge.validation_accuracy_ == right / 38
-    assert 0 < right < 38
-    assert ridge.search_ == [(1e-3, right / 38)]
-    assert ridge.validation_ == "leave-one-out over 38 images; λ = 0.001 was given"
-
-
 @pytest.fixture
 def many(monkeypatch):
     """Searches that begin on part of the images from 120 of them on."""
@@ -99,10 +82,8 @@ def test_too_small_a_regularization_says_so(classifier):
         classifier.fit(np.repeat(features, 2, axis=0), np.repeat(labels, 2))
 
 
-def test_a_search_goes_on_past_what_near_copies_make_singular(monkeypatch):
+def test_a_search_goes_on_past_what_near_copies_make_singular(many):
     """In single precision the Gram matrix of near-copies is no longer positive definite at the least λ."""
-    monkeypatch.setattr("ckncuda.classifier.systems.MANY", 100)
-    monkeypatch.setattr("ckncuda.classifier.choice.FEW", 30)
     rng = np.random.default_rng(0)
     labels = np.tile(np.arange(10) % 2, 40)
     features = np.tile(rng.normal(size=(10, 500)), (40, 1)) + 1e-5 * rng.normal(size=(400, 500))

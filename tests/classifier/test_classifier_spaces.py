@@ -23,7 +23,7 @@ def problem(images, width, decay=0.0):
 
 def solve(features, images, loss, labels, regularization, iterations=2000):
     space = features.space(images, regularization)
-    start = features.start(images, features.zero(3))
+    start = features.start(images, classes=3)
     return minimize_lbfgs(space, loss, labels[:images], start, iterations)
 
 
@@ -39,7 +39,7 @@ def test_every_space_has_the_same_minimum(tight, images, width, loss, curvature,
     for features in spaces:
         x, converged = solve(features, kept, loss, labels, regularization)
         assert converged
-        weights.append(np.vstack(features.weights(features.start(images, x))))
+        weights.append(np.vstack(features.weights(features.start(images, 3, x))))
         others.append(features.scores_after(kept, x))
     for found, scores in zip(weights[1:], others[1:], strict=True):
         np.testing.assert_allclose(found, weights[0], atol=2e-3 * np.abs(weights[0]).max())

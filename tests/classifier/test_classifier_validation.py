@@ -2,7 +2,14 @@
 
 import numpy as np
 import pytest
-from factories import kernel_matrix, left_out_by_refits, overlapping_classes, scaled_by_the_book, seen
+from factories import (
+    kernel_matrix,
+    left_out_by_least_squares,
+    left_out_by_refits,
+    overlapping_classes,
+    scaled_by_the_book,
+    seen,
+)
 
 from ckncuda import Exponential, GramRidge, KernelRidge, Linear, Ridge, Softmax, SquaredHinge
 from ckncuda.classifier.training_data import signed_targets
@@ -66,15 +73,20 @@ def test_a_given_regularization_is_measured_too(kind):
 
 
 @pytest.mark.parametrize("classes", [2, 5])
-@pytest.mark.parametrize("kind", [KernelRidge, GramRidge])
+@pytest.mark.parametrize("kind", [Ridge, KernelRidge, GramRidge])
 def test_accuracy_is_leave_one_out_by_hand(kind, classes):
     features, labels = overlapping_classes(37, 6, classes, seed=4)
     kernel = {"kernel": Exponential(sigma=1.0)} if kind is KernelRidge else {}
     fitted = fit(kind, features, labels + 3, regularization=1e-2, **kernel)
     targets = signed_targets(labels, classes)
     rows = scaled_by_the_book(features)
-    gram = kernel_matrix(rows, rows, (6,), [Exponential(sigma=1.0) if kernel else Linear()], [1.0])
-    predicted = (targets - left_out_by_refits(gram, targets, 1e-2)).argmax(axis=1)
+    if kind is Ridge:
+        left_out = left_out_by_least_squares(rows, targets, 37 * 1e-2)
+        assert fitted.search_ == [(1e-2, fitted.validation_accuracy_)]
+    else:
+        gram = kernel_matrix(rows, rows, (6,), [Exponential(sigma=1.0) if kernel else Linear()], [1.0])
+        left_out = left_out_by_refits(gram, targets, 1e-2)
+    predicted = (targets - left_out).argmax(axis=1)
     assert fitted.validation_accuracy_ == np.mean(predicted == labels)
     assert 0 < fitted.validation_accuracy_ < 1
     said = "κ = exp(sigma=1), λ = 0.01 were given" if kernel else "λ = 0.01 was given"
