@@ -1,6 +1,7 @@
 """Numba's inner loops on their own, and how they are kept compiled."""
 
 import os
+import pickle
 import subprocess
 import sys
 
@@ -88,6 +89,15 @@ def test_what_was_compiled_of_other_sources_is_not_used(process):
     """Else an upgrade of other files than the function's own would go on with the old machine code."""
     compiles, loads = "False 0 1\n", "True 1 0\n"
     assert [process(), process(), process("other"), process("other")] == [compiles, loads, compiles, loads]
+
+
+def test_what_was_kept_of_types_that_are_gone_is_no_obstacle(process, tmp_path):
+    """Numba reads the types of arguments with pickle, and an upgrade may have moved or renamed them."""
+    process()
+    (index,) = (tmp_path / "cache").rglob("*.nbi")
+    version = pickle.loads(index.read_bytes())
+    index.write_bytes(pickle.dumps(version) + b"cckncuda.gone\nConstants\n.")
+    assert process("other") == "False 0 1\n"
 
 
 def test_the_digest_is_of_every_file_that_may_be_inlined(tmp_path, monkeypatch):

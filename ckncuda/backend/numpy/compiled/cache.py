@@ -39,8 +39,8 @@ def compiled(
     if record is None:
         return make(function)
     # Numba looks for changes in the function's own file, and knows nothing of those whose functions and
-    # intrinsics it inlined.
-    record._source_stamp = record._source_stamp, digest_of_sources()
+    # intrinsics it inlined.  Of another version it reads no further: types may have moved since.
+    record._version = f"{record._version} {digest_of_sources()}"
     return kept
 
 
@@ -57,11 +57,11 @@ def _record(function: Any) -> Any:
     """Return Numba's record of what it keeps of a compiled function.
 
     It is None where the function is not kept, or where a release of Numba has no such record, or one that
-    does not compare the stamp it holds with the one on disk: then it is safer to keep nothing.
+    does not compare the version it holds with the one on disk: then it is safer to keep nothing.
     """
     record = getattr(getattr(function, "_cache", None), "_cache_file", None)
     names = getattr(getattr(getattr(record, "_load_index", None), "__code__", None), "co_names", ())
-    return record if hasattr(record, "_source_stamp") and "_source_stamp" in names else None
+    return record if hasattr(record, "_version") and "_version" in names else None
 
 
 @functools.cache
