@@ -24,7 +24,7 @@ class KernelRidge(KernelClassifier, LeaveOneOut[TrainingData], TrainableClassifi
 
         (1/n) Σ_i ½ ‖y_i − f(x_i)‖² + (λ/2) ‖f‖²,   that is, (K + 11ᵀ + nλ I) α = Y.
 
-    Leave-one-out predictions are exact, as of `Ridge`: y_i − α_i / ((K + 11ᵀ + nλ I)⁻¹)_ii.  They cost one
+    Leave-one-out predictions are exact, as in `Ridge`: y_i − α_i / ((K + 11ᵀ + nλ I)⁻¹)_ii.  They cost one
     Cholesky factorisation and one triangular inverse for each λ, bandwidth or combination of encoders tried.
 
     Parameters
