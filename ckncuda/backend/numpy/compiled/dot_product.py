@@ -7,12 +7,12 @@ place of the numbers t of a row.  A new κ is its class, and a function here und
 # Numba's functions take what they are given.
 # mypy: disable-error-code="no-untyped-call,untyped-decorator,no-untyped-def,call-arg"
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import float32, int32, njit, types
+from numba import float32, int32, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
@@ -96,63 +96,37 @@ def arccos1(t):
     return np.sqrt(max(squared, float32(0.0))) * _OVER_PI + t * arccos0(t)
 
 
-@compiled(inline=True)
-def _exponential(parameters, row):
-    rate = parameters[0]
-    for q in range(len(row)):
-        row[q] = _exp2(rate * row[q] - rate)
+def _elementwise(function: Callable[..., Any]) -> Callable[..., None]:
+    """Return the function of a row whose κ is a function of t alone."""
 
-
-@compiled(inline=True)
-def _polynomial(parameters, row):
-    offset, over = parameters[1], float32(1.0) / (float32(1.0) + parameters[1])
-    for q in range(len(row)):
-        row[q] = (row[q] + offset) * over
-    _to_power(row, int(parameters[0]))
-
-
-@compiled
-def _to_power(row, exponent):
-    """Raise each number to a power of at least 1, by repeated squaring; to the usual ones as vectors."""
-    if exponent == 2:
+    @compiled(inline=True)
+    def of_row(parameters, row):
         for q in range(len(row)):
-            row[q] = row[q] * row[q]
-        return
-    if exponent == 3:
-        for q in range(len(row)):
-            row[q] = row[q] * row[q] * row[q]
-        return
-    for q in range(len(row)):
-        square, result, left = row[q], float32(1.0), exponent
-        while left > 0:
-            if left % 2 == 1:
-                result *= square
-            square *= square
-            left //= 2
-        row[q] = result
+            row[q] = function(row[q])
+
+    return of_row
 
 
 @compiled(inline=True)
-def _inverse_polynomial(parameters, row):
-    for q in range(len(row)):
-        row[q] = float32(1.0) / (float32(2.0) - row[q])
+def _inverse_polynomial(t):
+    return float32(1.0) / (float32(2.0) - t)
 
 
 @compiled(inline=True)
-def _arc_cosine_0(parameters, row):
-    for q in range(len(row)):
-        row[q] = arccos0(row[q])
-
-
-@compiled(inline=True)
-def _arc_cosine_1(parameters, row):
-    for q in range(len(row)):
-        row[q] = arccos1(row[q])
+def _tangent(t):
+    return t * arccos0(t) + arccos1(t)
 
 
 @compiled(inline=True)
 def _linear(parameters, row):
     pass
+
+
+@compiled(inline=True)
+def _exponential(parameters, row):
+    rate = parameters[0]
+    for q in range(len(row)):
+        row[q] = _exp2(rate * row[q] - rate)
 
 
 @compiled(inline=True)
@@ -164,26 +138,43 @@ def _series(parameters, row):
         row[q] = total
 
 
-@compiled(inline=True)
-def _tangent(parameters, row):
+@compiled
+def _polynomial(parameters, row):
+    """Raise by repeated squaring; to the usual powers as vectors."""
+    exponent, offset, over = int(parameters[0]), parameters[1], float32(1.0) / (float32(1.0) + parameters[1])
     for q in range(len(row)):
-        row[q] = row[q] * arccos0(row[q]) + arccos1(row[q])
+        row[q] = (row[q] + offset) * over
+    if exponent == 2:
+        for q in range(len(row)):
+            row[q] = row[q] * row[q]
+    elif exponent == 3:
+        for q in range(len(row)):
+            row[q] = row[q] * row[q] * row[q]
+    else:
+        for q in range(len(row)):
+            square, result, left = row[q], float32(1.0), exponent
+            while left > 0:
+                if left % 2 == 1:
+                    result *= square
+                square *= square
+                left //= 2
+            row[q] = result
 
 
 FUNCTIONS = {
     "Exponential": _exponential,
     "Polynomial": _polynomial,
-    "InversePolynomial": _inverse_polynomial,
-    "ArcCosine0": _arc_cosine_0,
-    "ArcCosine1": _arc_cosine_1,
+    "InversePolynomial": _elementwise(_inverse_polynomial),
+    "ArcCosine0": _elementwise(arccos0),
+    "ArcCosine1": _elementwise(arccos1),
     "Linear": _linear,
     "Series": _series,
-    "Tangent": _tangent,
+    "Tangent": _elementwise(_tangent),
 }
 """Functions of (parameters, row); the last one, t κ_0(t) + κ_1(t), is the tangent kernel's first layer."""
 
 NUMBERS = {name: number for number, name in enumerate(FUNCTIONS)}
-EXPONENTIAL, TANGENT = NUMBERS["Exponential"], NUMBERS["Tangent"]
+EXPONENTIAL, TANGENT = np.int64(NUMBERS["Exponential"]), np.int64(NUMBERS["Tangent"])
 
 
 def is_compiled(kernel: DotProductKernel) -> bool:
@@ -211,26 +202,28 @@ def slope_of(kernel: DotProductKernel) -> float:
     return kernel.device_parameters()[0] if is_exponential(kernel) else 1.0
 
 
-def _either(number: int, function: Callable[..., None], otherwise: Callable[..., None]) -> Any:
-    """Return a function that calls one function for a number and another for all others."""
+def _one_of(functions: Sequence[Callable[..., None]], first: int = 0) -> Callable[..., None]:
+    """Return a function that calls the one of a number, of functions that are numbered from ``first`` on."""
+    if len(functions) == 1:
+        only = functions[0]
 
-    @njit(inline="always")
-    def either(kernel, parameters, row):
-        if kernel == number:
-            function(parameters, row)
-        else:
-            otherwise(kernel, parameters, row)
+        def chosen(number, parameters, row):
+            only(parameters, row)
+    else:
+        half = len(functions) // 2
+        middle = first + half
+        lower, upper = _one_of(functions[:half], first), _one_of(functions[half:], middle)
 
-    return either
+        def chosen(number, parameters, row):
+            if number < middle:
+                lower(number, parameters, row)
+            else:
+                upper(number, parameters, row)
+
+    return compiled(chosen, inline=True)
 
 
-@njit(inline="always")
-def _any_of_them(kernel, parameters, row):
-    pass
-
-
-for _name, _function in FUNCTIONS.items():
-    _any_of_them = _either(NUMBERS[_name], _function, _any_of_them)
+_any_of_them = _one_of(list(FUNCTIONS.values()))
 
 
 @compiled

@@ -159,7 +159,7 @@ def own_norms(x, ys, j, first, deeper, work, of_x, of_y, out):
                 out[v] = norm
                 of_x.inverse[sizes[_OF_X] + u], of_x.factor[sizes[_OF_X] + u] = 1 / floored, factor
                 of_y.inverse[v], of_y.factor[v] = 1 / floored, factor
-        _next_layer(layer, of_x, of_y.inverse, of_y.factor, False, deeper, work)
+        _next_layer(layer, of_x, of_y.inverse, of_y.factor, first.tangent, deeper, work)
 
 
 @compiled
