@@ -133,10 +133,9 @@ class NumpyBackend(HostBlocks):
         symmetric: bool = False,
     ) -> Array:
         """Compare an image, or a few, with many others at a time."""
-        gram = np.empty((len(first), len(second)), first.maps.dtype)
         dark = tangent and any(images.have_dark_patches(specs[0]) for images in (first, second))
         pairs = _module(False, "pairs") if dark else self._pairs(first.maps, specs)
-        pairs.gram_block(first, second, specs, tangent, symmetric, gram, self._threads)
+        gram: Array = pairs.gram_block(first, second, specs, tangent, symmetric, self._threads)
         if symmetric:
             mirror(gram)
         return gram

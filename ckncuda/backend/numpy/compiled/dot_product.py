@@ -96,7 +96,7 @@ def arccos1(t):
     return np.sqrt(max(squared, float32(0.0))) * _OVER_PI + t * arccos0(t)
 
 
-def _elementwise(function: Callable[..., Any]) -> Callable[..., None]:
+def _elementwise(function: Callable[..., Any]) -> Any:
     """Return the function of a row whose κ is a function of t alone."""
 
     @compiled(inline=True)
@@ -202,7 +202,7 @@ def slope_of(kernel: DotProductKernel) -> float:
     return kernel.device_parameters()[0] if is_exponential(kernel) else 1.0
 
 
-def _one_of(functions: Sequence[Callable[..., None]], first: int = 0) -> Callable[..., None]:
+def _one_of(functions: Sequence[Callable[..., None]], first: int = 0) -> Any:
     """Return a function that calls the one of a number, of functions that are numbered from ``first`` on."""
     if len(functions) == 1:
         only = functions[0]

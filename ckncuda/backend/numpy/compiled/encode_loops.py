@@ -90,33 +90,16 @@ def encode(rows, work, layer, weights, out, above, left, kernel):
         if layer.algorithm == MANY:
             winograd_input(work.padded[i], i, work.transformed, work.rows)
     for panel in range(len(weights.filters)):
+        filters = weights.filters[panel]
         if layer.algorithm == MANY:
-            winograd_products(work.transformed, weights.filters[panel], work.products)
+            winograd_products(work.transformed, filters, work.products)
         for i in range(b):
             for y in range(0, n_rows, len(work.strip)):
                 n = min(len(work.strip), n_rows - y)
                 if layer.algorithm == MANY:
                     winograd_output(work.products, b, i, y, n, work.strip, work.rows)
-                elif layer.algorithm == COLOUR:
-                    colour_products(
-                        work.padded[i],
-                        weights.filters[panel],
-                        y,
-                        n,
-                        work.strip,
-                        work.rows,
-                        work.transformed[0],
-                    )
                 else:
-                    direct_products(
-                        work.padded[i],
-                        layer.patch_height,
-                        layer.patch_width,
-                        weights.filters[panel],
-                        y,
-                        n,
-                        work.strip,
-                    )
+                    patch_products(layer, work.padded[i], filters, y, n, work)
                 scale, factor = work.scale[i, y : y + n], work.factor[i, y : y + n]
                 if kernel is None:
                     exponential(work.strip, scale, factor, layer.slope)
@@ -224,13 +207,20 @@ def product_of_rows(a, a_stride, n, runs, run, run_stride, b, c, c_stride):
 
 
 @compiled
-def direct_products(padded, patch_height, patch_width, filters, first, n, strip):
-    """Multiply the patches of n rows of a padded map with a panel of filters [1, terms, PANEL]."""
+def patch_products(layer, padded, filters, first, n, work):
+    """Multiply the patches of n rows of a padded map with a panel of filters, to work.strip.
+
+    ``layer`` and ``work`` are those of a network or of exact kernels.
+    """
+    if layer.algorithm == COLOUR:
+        colour_products(padded, filters, first, n, work.strip, work.rows, work.transformed[0])
+        return
     _, width, c = padded.shape
     for y in range(n):
         product_of_rows(
-            padded[first + y].ctypes.data, c, strip.shape[1], patch_height, patch_width * c, width * c,
-            filters.ctypes.data, strip[y].ctypes.data, PANEL,
+            padded[first + y].ctypes.data, c, work.strip.shape[1],
+            layer.patch_height, layer.patch_width * c, width * c,
+            filters.ctypes.data, work.strip[y].ctypes.data, PANEL,
         )  # fmt: skip
 
 
