@@ -89,6 +89,6 @@ def test_a_layer_that_is_learned_anew_is_not_planned_anew(compiled, rng):
         layer = make_layer(3, rng)
         expected = get_backend("reference").encode(maps, [layer])
         np.testing.assert_allclose(backend.encode(maps, [layer]), expected, atol=1e-4)
-    assert backend._planned.cache_info().misses == 1
+    assert backend._plan.cache_info().misses == 1
     del layer
     assert len(backend._packed) == 0
