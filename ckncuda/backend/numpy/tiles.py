@@ -20,7 +20,6 @@ class Buffer(Protocol):
 
     def __call__(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
         """Return the array, of unknown content."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -51,9 +50,7 @@ def bands(matrix: Array, size: int) -> list[Band]:
 
 
 class LayerPlan(abc.ABC):
-    """The tiles of inputs of one shape to layers of one specification, and the memory they take.
-
-    Nothing of it is learned: it serves all layers that are alike but for their anchor points.
+    """The tiles of inputs of one shape to layers that are alike but for what they learned, and their memory.
 
     Attributes
     ----------
@@ -62,8 +59,7 @@ class LayerPlan(abc.ABC):
     """
 
     def __init__(self, spec: LayerSpec, shape: Shape) -> None:
-        self.spec = spec
-        self.shape = shape
+        self.spec, self.shape = spec, shape
         self.map_shape = spec.map_shape(shape)
         self.output_shape = spec.output_shape(shape)
         rows, self.columns = spec.pooling_matrices(shape)

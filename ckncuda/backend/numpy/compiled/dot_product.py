@@ -1,7 +1,7 @@
 """Dot-product kernels κ, compiled: one function each, in the table `FUNCTIONS`.
 
-A function finds the parameters of κ, `DotProductKernel.device_parameters`, in an array, and writes κ(t) in
-place of the numbers t of a row.  A new κ is its class, and a function here under the class's `device_name`.
+A function takes `DotProductKernel.device_parameters` and a row of numbers t, and writes κ(t) in their place.
+A new κ is its class, and a function here under the class's `device_name`.
 """
 
 # Numba's functions take what they are given.
@@ -11,9 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba import float32, int32, types
-from numba.extending import intrinsic
+from numba import float32, int32
 from numpy.typing import NDArray
 
 from ckncuda.backend.numpy.compiled.cache import compiled
@@ -21,26 +19,6 @@ from ckncuda.backend.numpy.compiled.llvm.product import PANEL
 from ckncuda.layer.dot_product import DotProductKernel
 
 _OVER_PI = float32(1 / np.pi)
-
-
-@intrinsic
-def _float_of_bits(context, bits):
-    """Return the float32 whose bits an int32 holds."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.bitcast(arguments[0], ir.FloatType())
-
-    return types.float32(types.int32), generate
-
-
-@intrinsic
-def _bits_of_float(context, number):
-    """Return the int32 that holds the bits of a float32."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.bitcast(arguments[0], ir.IntType(32))
-
-    return types.int32(types.float32), generate
 
 
 @compiled(inline=True)
@@ -61,7 +39,8 @@ def _exp2(x):
     p = p * r + float32(2.402264791e-01)
     p = p * r + float32(6.931472029e-01)
     p = p * r + float32(1.0)
-    return _float_of_bits(_bits_of_float(p) + (_bits_of_float(shifted) << int32(23)))
+    n = np.float32(shifted).view(np.int32) << int32(23)
+    return np.int32(np.float32(p).view(np.int32) + n).view(np.float32)
 
 
 @compiled(inline=True)
@@ -182,11 +161,6 @@ def is_compiled(kernel: DotProductKernel) -> bool:
     return kernel.device_name in FUNCTIONS
 
 
-def is_exponential(kernel: DotProductKernel) -> bool:
-    """Tell whether κ is the exponential, which strips of products go through without another pass."""
-    return kernel.device_name == "Exponential"
-
-
 def number_of(kernel: DotProductKernel) -> int:
     """Return the number by which loops know a κ that is compiled."""
     return NUMBERS[str(kernel.device_name)]
@@ -199,7 +173,7 @@ def parameters_of(kernel: DotProductKernel) -> NDArray[np.float32]:
 
 def slope_of(kernel: DotProductKernel) -> float:
     """Return what cosines are multiplied with beforehand: the exponential's rate, or 1."""
-    return kernel.device_parameters()[0] if is_exponential(kernel) else 1.0
+    return kernel.device_parameters()[0] if kernel.device_name == "Exponential" else 1.0
 
 
 def _one_of(functions: Sequence[Callable[..., None]], first: int = 0) -> Any:
@@ -228,7 +202,7 @@ _any_of_them = _one_of(list(FUNCTIONS.values()))
 
 @compiled
 def apply(kernel, parameters, row):
-    """Put κ of each number, for the κ of a number in `NUMBERS`, in its place."""
+    """Put κ of each number, for a κ of `NUMBERS`, in its place."""
     _any_of_them(kernel, parameters, row)
 
 

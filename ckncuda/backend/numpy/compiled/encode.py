@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from ckncuda.backend.numpy import tiles
 from ckncuda.backend.numpy.compiled import encode_loops as loops
 from ckncuda.backend.numpy.compiled.cache import announce
-from ckncuda.backend.numpy.compiled.dot_product import is_exponential, slope_of
+from ckncuda.backend.numpy.compiled.dot_product import slope_of
 from ckncuda.backend.numpy.compiled.llvm.product import PANEL, packed
 from ckncuda.backend.numpy.compiled.llvm.winograd import COLOURS, ROW, colour_filters
 from ckncuda.backend.numpy.tiles import Band, Buffer, bands
@@ -36,7 +36,7 @@ class Plan(tiles.LayerPlan):
             self.algorithm = loops.COLOUR
         self.side = 1 if self.algorithm == loops.DIRECT else TILE
         super().__init__(spec, shape)
-        self.exponential = is_exponential(spec.kernel)
+        self.exponential = spec.kernel.device_name == "Exponential"
         self.geometry = loops.Geometry(
             *spec.patch_shape,
             algorithm=self.algorithm,
@@ -138,11 +138,8 @@ def _workspace(padded: Map, plan: Plan, band: Band, buffer: Buffer) -> loops.Wor
     rows, side, columns = band.length, plan.side, plan.output_shape[1]
     tiles_high, width = -(-rows // side), breadth - plan.spec.patch_shape[1] + 1
     tiles = b * tiles_high * (width // side) + 1
-    transformed = {
-        loops.DIRECT: (0, 0, 0),
-        loops.COLOUR: (1, SPAN**2, ROW),
-        loops.MANY: (SPAN**2, tiles, channels),
-    }[plan.algorithm]
+    many, colour = (SPAN**2, tiles, channels), (1, SPAN**2, ROW)
+    transformed = {loops.DIRECT: (0, 0, 0), loops.COLOUR: colour, loops.MANY: many}[plan.algorithm]
     pooled = (b, len(band.weights), columns, -(-plan.spec.filters // PANEL) * PANEL)
     return loops.Workspace(
         padded=padded,
