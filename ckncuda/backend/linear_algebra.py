@@ -5,7 +5,6 @@ for arrays on a GPU, CuPy's libraries, and the result stays there.  Both are imp
 would be a third of the library's start-up.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ def add_product(total: Array, block: Array) -> None:
     if isinstance(total, np.ndarray):
         # A row-major block BLAS sees as its transpose, column-major, without a copy.
         matrix, trans = (block.T, 0) if block.flags.c_contiguous else (block, 1)
-        _blas("syrk", total)(1.0, matrix, beta=1.0, c=total, trans=trans, lower=1, overwrite_c=1)
+        _routine("blas", "syrk", total)(1.0, matrix, beta=1.0, c=total, trans=trans, lower=1, overwrite_c=1)
         return
     for start in range(0, len(total), AT_ONCE):
         stop = min(start + AT_ONCE, len(total))
@@ -41,7 +40,7 @@ def cholesky(matrix: Array) -> Array:
     """
     factor: Array
     if isinstance(matrix, np.ndarray):
-        factor, failed = _lapack("potrf", matrix)(matrix, lower=1, overwrite_a=1)
+        factor, failed = _routine("lapack", "potrf", matrix)(matrix, lower=1, overwrite_a=1)
         if failed:
             raise np.linalg.LinAlgError(f"the leading minor of order {failed} is not positive definite")
         return factor
@@ -58,7 +57,7 @@ def cholesky(matrix: Array) -> Array:
 def solve(factor: Array, right: Array) -> Array:
     """Return (LLᵀ)⁻¹ right, for the lower Cholesky factor L and an array [n, K] of its type."""
     if isinstance(factor, np.ndarray):
-        solution: Array = _lapack("potrs", factor)(factor, right, lower=1)[0]
+        solution: Array = _routine("lapack", "potrs", factor)(factor, right, lower=1)[0]
         return solution
     return _on_device(factor, _on_device(factor, right, transposed=False), transposed=True)
 
@@ -66,14 +65,15 @@ def solve(factor: Array, right: Array) -> Array:
 def solve_lower(factor: Array, right: Array) -> Array:
     """Return L⁻¹ right, for the lower Cholesky factor L and an array [n, m] of its type, overwritten."""
     if isinstance(factor, np.ndarray):
-        return _blas("trsm", factor)(1.0, factor, right, lower=1, overwrite_b=1)
+        solution: Array = _routine("blas", "trsm", factor)(1.0, factor, right, lower=1, overwrite_b=1)
+        return solution
     return _on_device(factor, right, transposed=False)
 
 
 def inverse_diagonal(factor: Array) -> Array:
     """Return the diagonal of (LLᵀ)⁻¹, for the lower Cholesky factor L, which is overwritten on the host."""
     if isinstance(factor, np.ndarray):
-        inverse = _lapack("trtri", factor)(factor, lower=1, overwrite_c=1)[0].T
+        inverse = _routine("lapack", "trtri", factor)(factor, lower=1, overwrite_c=1)[0].T
         host: Array = np.einsum("ij,ij->i", inverse, inverse)
         return host
     import cupy
@@ -96,15 +96,8 @@ def _on_device(factor: Array, right: Array, transposed: bool) -> Array:
     return solution
 
 
-def _blas(name: str, matrix: Array) -> Callable[..., Array]:
-    """Return BLAS's routine of this name for matrices of this type."""
+def _routine(library: str, name: str, matrix: Array) -> Any:
+    """Return BLAS's or LAPACK's routine of this name for matrices of this type."""
     import scipy.linalg
 
-    return scipy.linalg.get_blas_funcs(name, (matrix,))
-
-
-def _lapack(name: str, matrix: Array) -> Any:
-    """Return LAPACK's routine of this name for matrices of this type."""
-    import scipy.linalg
-
-    return scipy.linalg.get_lapack_funcs(name, (matrix,))
+    return getattr(scipy.linalg, f"get_{library}_funcs")(name, (matrix,))

@@ -27,18 +27,10 @@ AnchorSearch = Callable[[Array], tuple[Index, Array]]
 
 @dataclass(frozen=True, eq=False)
 class NormedMaps:
-    """Images in the host's memory, with the norm of every patch at every layer of an exact kernel.
+    """Images in the host's memory, with the norm of every patch at every layer of an exact kernel."""
 
-    Attributes
-    ----------
-    maps : float32 or float64 [n, h, w, c]
-        The images.  Exact kernels are computed in their type.
-    norms : tuple of float64 [n, h_l, w_l]
-        One array a layer: n(u), the norm of each patch in the space where the layer's input lives.
-    """
-
-    maps: Array
-    norms: tuple[NDArray[np.float64], ...]
+    maps: Array  # float32 or float64 [n, h, w, c]: exact kernels are computed in their type
+    norms: tuple[NDArray[np.float64], ...]  # n(u) [n, h_l, w_l] of each layer, where its input lives
 
     def __len__(self) -> int:
         """Count the images."""

@@ -8,10 +8,11 @@ import sys
 import gpu
 import numpy as np
 import pytest
-from factories import make_layer
+from factories import make_images, make_layer, make_spec
 
-from ckncuda import CKN, Exponential, Layer, LayerSpec, Linear, load
+from ckncuda import CKN, Exponential, Layer, Linear, load
 from ckncuda.backend import get_backend
+from ckncuda.backend.arrays import to_host
 from ckncuda.backend.cupy import CupyBackend, encode, product
 from ckncuda.backend.cupy.encode_tiling import MAP_STRIDE, Tiling, tiling
 from ckncuda.errors import BackendUnavailable, InvalidData, InvalidSpec, OutOfMemory
@@ -27,48 +28,51 @@ def device():
         yield CupyBackend()
 
 
-def check(backend, maps, layers, relative_error, tolerance=TOLERANCE):
-    expected = get_backend("reference").encode(maps, layers)
-    actual = backend.to_host(backend.encode(backend.asarray(maps), layers))
-    assert relative_error(actual, expected) <= tolerance
+@pytest.fixture
+def check(relative_error):
+    """Asserts that a backend's maps, or those that were found, are the reference's."""
+
+    def check(backend, maps, layers, tolerance=TOLERANCE, found=None):
+        found = backend.encode(backend.asarray(maps), layers) if found is None else found
+        assert relative_error(to_host(found), get_backend("reference").encode(maps, layers)) <= tolerance
+
+    return check
 
 
 @pytest.mark.parametrize("subsampling", [1, 2, 3, 5])
 @pytest.mark.parametrize("alignment", ["corner", "centered", "valid"])
-def test_few_images_are_cut_into_tiles_of_rows(
-    device, monkeypatch, subsampling, alignment, rng, relative_error
-):
+def test_few_images_are_cut_into_tiles_of_rows(device, monkeypatch, subsampling, alignment, rng, check):
     """The seams must not show."""
     layer = make_layer(3, rng, subsampling=subsampling, alignment=alignment)
     laid_out = tiling(layer.spec, (66, 20, 3), device.gpu.products, LIMIT)
     monkeypatch.setattr(device.gpu, "multiprocessors", 1000)
     assert laid_out.tile_rows(2, 1000) < laid_out.pooled_height
-    check(device, rng.normal(size=(2, 66, 20, 3)), [layer], relative_error)
+    check(device, rng.normal(size=(2, 66, 20, 3)), [layer])
 
 
 @pytest.mark.parametrize("subsampling", [1, 2, 4])
-def test_wide_images_are_cut_into_tiles_of_columns(device, subsampling, rng, relative_error):
+def test_wide_images_are_cut_into_tiles_of_columns(device, subsampling, rng, check):
     layer = make_layer(3, rng, subsampling=subsampling)
     laid_out = tiling(layer.spec, (9, 300, 3), device.gpu.products, LIMIT)
     assert laid_out.tile_columns < laid_out.pooled_width
-    check(device, rng.normal(size=(1, 9, 300, 3)), [layer], relative_error)
+    check(device, rng.normal(size=(1, 9, 300, 3)), [layer])
 
 
 @pytest.mark.parametrize("images", [1, 2, 3, 7])
 @pytest.mark.parametrize("size", [3, 5, 8])
-def test_small_maps_share_a_block(device, images, size, rng, relative_error):
+def test_small_maps_share_a_block(device, images, size, rng, check):
     layer = make_layer(5, rng, filters=70)
     assert tiling(layer.spec, (size, size, 5), device.gpu.products, LIMIT).group >= 2
-    check(device, rng.normal(size=(images, size, size, 5)), [layer], relative_error)
+    check(device, rng.normal(size=(images, size, size, 5)), [layer])
 
 
 @pytest.mark.parametrize("channels", [31, 32, 33, 34, 68, 100])
-def test_many_channels_come_in_parts(device, channels, rng, relative_error):
-    check(device, rng.normal(size=(2, 6, 7, channels)), [make_layer(channels, rng)], relative_error)
+def test_many_channels_come_in_parts(device, channels, rng, check):
+    check(device, rng.normal(size=(2, 6, 7, channels)), [make_layer(channels, rng)])
 
 
 @pytest.mark.parametrize("channels", [40, 64])
-def test_little_shared_memory_means_smaller_tiles(device, monkeypatch, channels, rng, relative_error):
+def test_little_shared_memory_means_smaller_tiles(device, monkeypatch, channels, rng, check):
     layer = make_layer(channels, rng, patch=7, subsampling=3)
     shape = (24, 24, channels)
     large, small = (tiling(layer.spec, shape, device.gpu.products, kib << 10) for kib in (227, 64))
@@ -76,7 +80,7 @@ def test_little_shared_memory_means_smaller_tiles(device, monkeypatch, channels,
     assert small.shared_bytes(device.gpu.products) <= 64 << 10
     assert small != large
     monkeypatch.setattr(device.gpu, "shared_limit", 64 << 10)
-    check(device, rng.normal(size=(2, *shape)), [layer], relative_error)
+    check(device, rng.normal(size=(2, *shape)), [layer])
 
 
 class Cosine(DotProductKernel):
@@ -100,43 +104,41 @@ class Cosine(DotProductKernel):
 )
 @pytest.mark.parametrize("scale", ["norm", "floored_norm"])
 def test_what_has_no_fused_form_takes_array_operations_and_says_so(
-    device, options, reason, scale, rng, relative_error, caplog
+    device, options, reason, scale, rng, check, caplog
 ):
     layer = make_layer(2, rng, scale=scale, **options)
     maps = rng.normal(size=(3, 71, 72, 2))
     assert reason in str(encode.unfused_reason(layer.spec, (71, 72, 2)))
     with caplog.at_level(logging.INFO, "ckncuda"):
-        check(device, maps, [layer], relative_error)
+        check(device, maps, [layer])
     assert f"A layer takes array operations: {reason}" in caplog.text
 
 
-def test_array_operations_take_some_images_at_a_time(device, monkeypatch, rng, relative_error):
+def test_array_operations_take_some_images_at_a_time(device, monkeypatch, rng, check):
     monkeypatch.setattr("ckncuda.backend.any_array.encode.AT_ONCE", 100_000)
     layer = make_layer(2, rng, kernel=Cosine())
-    check(device, rng.normal(size=(7, 12, 13, 2)), [layer], relative_error)
+    check(device, rng.normal(size=(7, 12, 13, 2)), [layer])
 
 
 def network_and_images(rng, n=23):
     layers = [make_layer(3, rng), make_layer(12, rng, filters=8)]
-    return CKN.from_layers(layers), rng.normal(size=(n, 12, 10, 3)).astype(np.float32)
+    return CKN.from_layers(layers), make_images(rng, n, 12, 10, 3)
 
 
 @pytest.mark.parametrize("block", [1, 4, 5, 100])
-def test_blocks_are_copied_while_others_are_computed(device, monkeypatch, block, rng, relative_error):
+def test_blocks_are_copied_while_others_are_computed(device, monkeypatch, block, rng, check):
     """Blocks of unequal size, more than there are slots: no memory may be used before it is free."""
     network, images = network_and_images(rng)
     monkeypatch.setattr(device, "images_per_block", lambda layers, shape: block)
-    expected = network.transform(images, backend="reference")
-    assert relative_error(network.transform(images, backend=device), expected) <= TOLERANCE
+    check(device, images, network.layers, found=network.transform(images, backend=device))
     parts = [maps for _, maps in network.transform_blocks(images, backend=device)]
-    assert relative_error(np.concatenate(parts), expected) <= TOLERANCE
+    check(device, images, network.layers, found=np.concatenate(parts))
 
 
-def test_bytes_are_scaled_on_the_device(device, rng, relative_error):
+def test_bytes_are_scaled_on_the_device(device, rng, check):
     network, images = network_and_images(rng)
     images = np.clip(100 + 50 * images, 0, 255).astype(np.uint8)
-    expected = network.transform(images, backend="reference")
-    assert relative_error(network.transform(images, backend=device), expected) <= TOLERANCE
+    check(device, images, network.layers, found=network.transform(images, backend=device))
 
 
 def test_an_interrupted_stream_leaves_nothing_under_way(device, monkeypatch, rng):
@@ -182,7 +184,7 @@ def test_what_is_under_way_is_waited_for_after_an_exception(device, monkeypatch,
         assert [name for name, other in events if other is slot][-1] == "end"
 
 
-def test_a_layer_prepared_on_one_stream_serves_on_another(device, rng, relative_error):
+def test_a_layer_prepared_on_one_stream_serves_on_another(device, rng, check):
     import cupy
 
     network, images = network_and_images(rng)
@@ -194,16 +196,15 @@ def test_a_layer_prepared_on_one_stream_serves_on_another(device, rng, relative_
     with second:
         encoded = device.encode(maps, network.layers)
     second.synchronize()
-    assert relative_error(encoded.get(), network.transform(images, backend="reference")) <= TOLERANCE
+    check(device, images, network.layers, found=encoded)
 
 
-def test_images_on_the_device_stay_there(device, rng, relative_error):
+def test_images_on_the_device_stay_there(device, rng, check):
     network, images = network_and_images(rng)
     on_device = device.asarray(images)
     features = network.transform(on_device, backend=device)
     assert type(features) is type(on_device)
-    expected = network.transform(images, backend="reference")
-    assert relative_error(device.to_host(features), expected) <= TOLERANCE
+    check(device, images, network.layers, found=features)
 
 
 def test_images_on_the_device_are_checked_as_others_are(device, rng):
@@ -220,26 +221,25 @@ def test_images_on_the_device_are_checked_as_others_are(device, rng):
         network.transform(on_device, backend=device)
 
 
-def test_bytes_on_the_device_need_not_lie_in_order(device, rng, relative_error):
+def test_bytes_on_the_device_need_not_lie_in_order(device, rng, check):
     network, _ = network_and_images(rng)
     images = rng.integers(0, 256, size=(5, 3, 12, 10), dtype=np.uint8)
     planar = device._on_device(images).transpose(0, 2, 3, 1)
-    expected = network.transform(images.transpose(0, 2, 3, 1), backend="reference")
     for maps in (planar, planar[::-1][::-1]):
-        found = device.to_host(device.encode(maps, network.layers))
-        assert relative_error(found, expected) <= TOLERANCE
+        found = device.encode(maps, network.layers)
+        check(device, images.transpose(0, 2, 3, 1), network.layers, found=found)
 
 
 @pytest.mark.parametrize("name", ["cupy, float32", "cupy, float32 without tensor cores"])
-def test_thousands_of_terms_of_one_sign(device, name, rng, relative_error):
+def test_thousands_of_terms_of_one_sign(device, name, rng, check):
     """Tensor cores cut sums off: where all terms are positive, errors of one sign add up."""
     backend = gpu.cupy_backend(name)
     for kernel in (Exponential(sigma=0.4), Linear()):
-        spec = LayerSpec(filters=6, patch=3, subsampling=2, kernel=kernel)
         anchors = rng.random(size=(6, 3, 3, 512))
         anchors /= np.linalg.norm(anchors.reshape(6, -1), axis=1)[:, None, None, None]
-        layer = dataclasses.replace(Layer.from_anchors(spec, anchors), projection=np.eye(6))
-        check(backend, rng.random(size=(1, 6, 6, 512)), [layer], relative_error, 1e-5)
+        layer = Layer.from_anchors(make_spec(filters=6, kernel=kernel), anchors)
+        layer = dataclasses.replace(layer, projection=np.eye(6))
+        check(backend, rng.random(size=(1, 6, 6, 512)), [layer], 1e-5)
     patches = rng.random(size=(20, 4608))
     patches /= np.linalg.norm(patches, axis=1)[:, None]
     _, cosines = backend.nearest_anchor(backend.asarray(patches), backend.asarray(patches[::-1].copy()))
@@ -250,7 +250,7 @@ def test_thousands_of_terms_of_one_sign(device, name, rng, relative_error):
 @pytest.mark.parametrize("precision", gpu.PRECISIONS)
 def test_what_is_not_a_number_stays_so(device, scale, precision, rng):
     backend, layer = gpu.cupy_backend(precision), make_layer(3, rng, scale=scale)
-    maps = rng.normal(size=(2, 6, 6, 3)).astype(np.float32)
+    maps = make_images(rng, 2, 6, 6, 3)
     maps[1] = np.nan
     encoded = backend.to_host(backend.encode(backend.asarray(maps), [layer]))
     assert np.isfinite(encoded[0]).all()
@@ -258,14 +258,13 @@ def test_what_is_not_a_number_stays_so(device, scale, precision, rng):
 
 
 @pytest.mark.parametrize("channels", [3, 4])
-def test_a_view_that_is_not_aligned_is_taken(device, channels, rng, relative_error):
+def test_a_view_that_is_not_aligned_is_taken(device, channels, rng, check):
     """Parts of another library's array may begin anywhere; copies of 16 bytes may not."""
-    maps = rng.normal(size=(4, 7, 7, channels)).astype(np.float32)
+    maps = make_images(rng, 4, 7, 7, channels)
     padded = device.asarray(np.concatenate([np.zeros(1, np.float32), maps.ravel()]))
     view = padded[1:].reshape(maps.shape)
     layer = make_layer(channels, rng)
-    expected = get_backend("reference").encode(maps, [layer])
-    assert relative_error(device.to_host(device.encode(view, [layer])), expected) <= TOLERANCE
+    check(device, maps, [layer], found=device.encode(view, [layer]))
     patches = device.asarray(np.concatenate([np.zeros(1, np.float32), maps.ravel()]))[1:].reshape(-1, 28)
     nearest, _ = device.nearest_anchor(patches, patches[:5])
     on_host = maps.reshape(-1, 28)
@@ -300,10 +299,10 @@ def out_of_memory_above(device, monkeypatch, images):
     monkeypatch.setattr(device.encoder, "encode", limited)
 
 
-def test_out_of_memory_halves_the_block_and_goes_on(device, monkeypatch, rng, relative_error):
+def test_out_of_memory_halves_the_block_and_goes_on(device, monkeypatch, rng, check):
     network, images = network_and_images(rng)
     out_of_memory_above(device, monkeypatch, 3)
-    check(device, images, network.layers, relative_error)
+    check(device, images, network.layers)
     assert device.images_per_block(network.layers, (12, 10, 3)) <= 3
 
 
@@ -316,13 +315,10 @@ def test_an_image_that_does_not_fit_is_said(device, monkeypatch, rng):
 
 @pytest.mark.parametrize("free", [300, 450, 700, 1500])
 @pytest.mark.parametrize("dtype", [np.float32, np.uint8])
-def test_a_device_that_is_nearly_full_takes_smaller_blocks(
-    device, monkeypatch, free, dtype, rng, relative_error
-):
+def test_a_device_that_is_nearly_full_takes_smaller_blocks(device, monkeypatch, free, dtype, rng, check):
     """Real allocations fail here, wherever they are made; in KiB, for 23 images of 3 KiB and maps of 48."""
     network = CKN.from_layers([make_layer(3, rng, filters=48, subsampling=1)])
     images = (255 * rng.random(size=(23, 16, 16, 3))).astype(dtype)
-    expected = network.transform(images, backend="reference")
     device.encode(device.asarray(images[:1]), network.layers)  # the anchors are there
     monkeypatch.setattr(device, "images_per_block", lambda layers, shape: 23)
     import cupy
@@ -330,8 +326,7 @@ def test_a_device_that_is_nearly_full_takes_smaller_blocks(
     cupy.get_default_memory_pool().free_all_blocks()
     taken = device_memory() - cupy.cuda.Device().mem_info[0]
     monkeypatch.setenv("CKNCUDA_CPU_DEVICE_MEMORY", str(taken + (free << 10)))
-    found = network.transform(images, backend=device)
-    assert relative_error(found, expected) <= TOLERANCE
+    check(device, images, network.layers, found=network.transform(images, backend=device))
 
 
 def device_memory():
@@ -358,11 +353,11 @@ def test_precisions(device):
     assert get_backend("auto").name == "cupy"
 
 
-def test_an_old_gpu_computes_without_tensor_cores(device, monkeypatch, rng, relative_error):
+def test_an_old_gpu_computes_without_tensor_cores(device, monkeypatch, rng, check):
     monkeypatch.setattr("ckncuda.backend.cupy.device.compute_capability", lambda: 75)
     old = CupyBackend()
     assert old.gpu.products == "Fma"
-    check(old, rng.normal(size=(2, 9, 9, 3)), [make_layer(3, rng)], relative_error)
+    check(old, rng.normal(size=(2, 9, 9, 3)), [make_layer(3, rng)])
     with pytest.raises(BackendUnavailable, match=r"the precision tf32 needs compute capability 8.0 .* 7.5"):
         CupyBackend(precision="tf32")
 
@@ -379,46 +374,37 @@ def test_the_first_use_of_a_kernel_says_that_it_compiles(device, monkeypatch, tm
         assert caplog.text.count("Compiling CUDA kernels") == expected
 
 
-def test_a_network_learned_on_the_device_serves_on_the_cpu_and_the_reverse(
-    device, rng, relative_error, tmp_path
-):
-    images = rng.normal(size=(30, 12, 12, 3)).astype(np.float32)
-    specs = [make_layer(3, rng).spec, make_layer(12, rng).spec]
+def test_a_network_learned_on_the_device_serves_on_the_cpu_and_the_reverse(device, rng, check, tmp_path):
+    images = make_images(rng, 30, 12, 12, 3)
     for learned_on, used_on in ((device, "numpy"), ("numpy", device)):
-        network = CKN(specs).fit(images, patches=2000, backend=learned_on)
+        network = CKN([make_spec()] * 2).fit(images, patches=2000, backend=learned_on)
         network.save(tmp_path / "net.ckn")
         found = load(tmp_path / "net.ckn").network.transform(images, backend=used_on)
-        assert relative_error(found, network.transform(images, backend="reference")) <= TOLERANCE
+        check(device, images, network.layers, found=found)
+
+
+def learned(images, backend, patches=2000, **options):
+    """The layer that a network of one layer learns."""
+    return CKN([make_spec(**options)]).fit(images, patches=patches, backend=backend).layers[0]
 
 
 def test_both_backends_learn_the_same_anchors(device, rng):
     """The same patches are drawn; assignments differ only where two anchors are equally near."""
-    images = rng.normal(size=(40, 12, 12, 3)).astype(np.float32)
-    networks = [
-        CKN([make_layer(3, rng).spec]).fit(images, patches=3000, backend=backend)
-        for backend in (device, "numpy")
-    ]
-    on_device, on_host = (network.layers[0].anchors for network in networks)
+    images = make_images(rng, 40, 12, 12, 3)
+    on_device, on_host = (learned(images, backend, 3000).anchors for backend in (device, "numpy"))
     assert isinstance(on_device, np.ndarray)
     assert np.abs(on_device - on_host).max() < 1e-3
 
 
 def test_learning_on_the_device_is_reproducible(device, rng):
-    images = rng.normal(size=(20, 12, 12, 3)).astype(np.float32)
-    first, second = (
-        CKN([make_layer(3, rng).spec]).fit(images, patches=2000, backend=device).layers[0].anchors
-        for _ in range(2)
-    )
+    images = make_images(rng, 20, 12, 12, 3)
+    first, second = (learned(images, device).anchors for _ in range(2))
     assert first.tobytes() == second.tobytes()
 
 
 def test_quantiles_of_distances_are_taken_on_the_device(device, rng):
-    images = rng.normal(size=(20, 12, 12, 3)).astype(np.float32)
-    spec = dataclasses.replace(make_layer(3, rng).spec, kernel=Exponential(quantile=0.1))
-    sigmas = [
-        CKN([spec]).fit(images, patches=2000, backend=backend).layers[0].spec.kernel.sigma
-        for backend in (device, "numpy")
-    ]
+    images, kernel = make_images(rng, 20, 12, 12, 3), Exponential(quantile=0.1)
+    sigmas = [learned(images, backend, kernel=kernel).spec.kernel.sigma for backend in (device, "numpy")]
     assert sigmas[0] == pytest.approx(sigmas[1], rel=1e-5)
 
 

@@ -7,7 +7,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from factories import TWO_LAYERS, model_of, stripes
+from factories import TWO_LAYERS, make_spec, model_of, stripes
 
 from ckncuda import (
     CKN,
@@ -15,7 +15,6 @@ from ckncuda import (
     EncoderSpec,
     Exponential,
     KernelRidge,
-    LayerSpec,
     Linear,
     Model,
     Polynomial,
@@ -26,6 +25,7 @@ from ckncuda import (
     load,
 )
 from ckncuda.backend import get_backend, linear_algebra
+from ckncuda.backend.arrays import to_host
 from ckncuda.data import ArraySource
 from ckncuda.errors import InvalidData
 from ckncuda.exact import ExactKernel, gram
@@ -55,7 +55,7 @@ def test_linear_algebra_is_the_hosts(device, monkeypatch, at_once, dtype, tolera
         diagonal = linear_algebra.inverse_diagonal(factor.copy(order="F"))
         arrays = lower, np.tril(factor), solved, half, diagonal
         assert all(type(array) is type(like) for array in arrays)
-        results.append([linear_algebra.to_host(array) for array in arrays])
+        results.append([to_host(array) for array in arrays])
     for found, expected in zip(results[1], results[0], strict=True):
         assert found.dtype == dtype
         np.testing.assert_allclose(found, expected, atol=tolerance * np.abs(expected).max())
@@ -126,9 +126,7 @@ def test_blocks_that_are_still_on_their_way_to_the_device_are_waited_for(device,
 
 
 def exact_layers(kernel, *subsamplings):
-    return [
-        LayerSpec(filters=1, patch=3, subsampling=s, kernel=kernel, alignment="valid") for s in subsamplings
-    ]
+    return [make_spec(filters=1, subsampling=s, kernel=kernel, alignment="valid") for s in subsamplings]
 
 
 @pytest.mark.parametrize(
@@ -168,6 +166,19 @@ def test_a_gram_matrix_on_the_device(device, rng):
 # ---- Models ----------------------------------------------------------------------------------------------
 
 
+def check_on_both(model, images, backends, fitted_on, folder, tolerance):
+    """Stored, it predicts the same on both, where it was fitted to the bit; returns it, and scores there."""
+    model.save(folder / "model.ckn")
+    again = load(folder / "model.ckn")
+    scores = {name: again.scores(images, backend=backend) for name, backend in backends.items()}
+    assert all(type(table) is np.ndarray for table in scores.values())
+    np.testing.assert_allclose(scores["cupy"], scores["numpy"], atol=tolerance)
+    assert np.array_equal(scores[fitted_on], model.scores(images, backend=backends[fitted_on]))
+    predicted = [again.predict(images, backend=backend) for backend in (backends["cupy"], "numpy")]
+    assert np.array_equal(*predicted)
+    return again, scores["cupy"]
+
+
 @pytest.mark.parametrize("preprocessing", PREPROCESSINGS, ids=str)
 @pytest.mark.parametrize("fitted_on", ["cupy", "numpy"])
 def test_a_model_file_works_on_both(device, monkeypatch, tmp_path, preprocessing, fitted_on):
@@ -176,15 +187,7 @@ def test_a_model_file_works_on_both(device, monkeypatch, tmp_path, preprocessing
     images, labels = stripes()
     backends = {"cupy": device, "numpy": get_backend("numpy")}
     model = model_of(images[:70], labels[:70], preprocessing, backends[fitted_on])
-    model.save(tmp_path / "model.ckn")
-    again = load(tmp_path / "model.ckn")
-    scores = {name: again.scores(images, backend=backend) for name, backend in backends.items()}
-    assert all(type(table) is np.ndarray for table in scores.values())
-    np.testing.assert_allclose(scores["cupy"], scores["numpy"], atol=2e-3)
-    assert np.array_equal(
-        again.scores(images, backend=backends[fitted_on]), model.scores(images, backend=backends[fitted_on])
-    )
-    assert np.array_equal(again.predict(images, backend=device), again.predict(images, backend="numpy"))
+    again, _ = check_on_both(model, images, backends, fitted_on, tmp_path, 2e-3)
     assert np.mean(again.predict(images[70:], backend=device) == labels[70:]) >= 0.6
 
 
@@ -247,20 +250,12 @@ def test_an_ensemble_with_a_kernel_works_on_both(device, monkeypatch, tmp_path, 
     model = Model.fit(
         images[:40], labels[:40], ENSEMBLE, classifier=kernel_ridge, patches=300, backend=backends[fitted_on]
     )
-    model.save(tmp_path / "model.ckn")
-    again = load(tmp_path / "model.ckn")
-    expected = again.features(images, backend="reference")
-    assert relative_error(again.features(images, backend=device), expected) < 1e-4
-    scores = {name: again.scores(images, backend=backend) for name, backend in backends.items()}
-    assert all(type(table) is np.ndarray for table in scores.values())
-    np.testing.assert_allclose(scores["cupy"], scores["numpy"], atol=5e-3)
-    assert np.array_equal(
-        again.scores(images, backend=backends[fitted_on]), model.scores(images, backend=backends[fitted_on])
-    )
-    assert np.array_equal(again.predict(images, backend=device), again.predict(images, backend="numpy"))
+    again, scores = check_on_both(model, images, backends, fitted_on, tmp_path, 5e-3)
+    found, expected = (again.features(images, backend=backend) for backend in (device, "reference"))
+    assert relative_error(found, expected) < 1e-4
     assert np.mean(again.predict(images[:40], backend=device) == labels[:40]) >= 0.6
     here = device._cupy.asarray(images)
-    np.testing.assert_allclose(again.scores(here, backend=device), scores["cupy"], atol=1e-4)
+    np.testing.assert_allclose(again.scores(here, backend=device), scores, atol=1e-4)
 
 
 @pytest.mark.parametrize("symmetries", [Symmetries(flip=True), Symmetries(flip=True, shift=2)], ids=str)

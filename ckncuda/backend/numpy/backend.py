@@ -52,16 +52,9 @@ def _say_why_not_compiled(reason: str) -> None:
 
 
 class NumpyBackend(HostBlocks):
-    """Float32 on NumPy; see `ckncuda.backend.Backend`.
+    """Float32 on NumPy; see `ckncuda.backend.Backend` and, for threads and memory, `get_backend`.
 
-    Parameters
-    ----------
-    threads : int, optional
-        Default: as many as this process may run on.
-    memory : int, optional
-        Bytes for blocks of images and samples of patches.
-    compiled : bool, optional
-        Whether to take the inner loops that Numba compiles; by default where Numba is installed.
+    ``compiled`` says whether Numba compiles the inner loops; by default it does where it is installed.
     """
 
     name = "numpy"
@@ -172,17 +165,14 @@ class NumpyBackend(HostBlocks):
         """Sum in parts, as many for any number of threads, that are added in turn."""
         patches = np.ascontiguousarray(patches, dtype=np.float32)
         size = max(1, -(-len(patches) // SUMS))
-        starts = range(0, len(patches), size)
-        parts: list[Array] = [np.empty(0)] * len(starts)
+        parts: dict[int, Array] = {}
 
-        def part(number: int, start: int) -> None:
+        def part(start: int) -> None:
             rows = slice(start, start + size)
-            parts[number] = self._nearest.sums(patches[rows], nearest[rows], anchors)
+            parts[start] = self._nearest.sums(patches[rows], nearest[rows], anchors)
 
-        self._threads.run(part, enumerate(starts))
-        total = np.zeros((anchors, patches.shape[1]))
-        for one in parts:
-            total += one
+        self._threads.run(part, ((start,) for start in range(0, len(patches), size)))
+        total = sum((parts[start] for start in sorted(parts)), np.zeros((anchors, patches.shape[1])))
         return total.astype(np.float32)
 
     def images_per_block(self, layers: Sequence[Layer], shape: Shape) -> int:

@@ -4,8 +4,8 @@ With an orthonormal basis of a few directions V, x = V Vᵀx + rest, so that by 
 
     ⟨x, z⟩ ≤ ⟨Vᵀx, Vᵀz⟩ + ‖rest of x‖ ‖rest of z‖.
 
-Where the vectors vary mostly in those directions, few centres can be the nearest by that bound, and
-only their products need be computed in full.  The result is that of all products.
+Where vectors vary mostly in those directions, few centres can be the nearest by that bound, and only their
+products need be computed in full: the result is that of all products.
 """
 
 import numpy as np
@@ -20,22 +20,14 @@ SLACK = 1e-5  # on squared norms and cosines: more than the rounding of float32
 
 
 class Sketch:
-    """Sketches of vectors of norm 1 by orthonormal directions V [d, h].
-
-    Attributes
-    ----------
-    heads : [n, h]
-        Vᵀx.
-    tails : [n]
-        ‖rest of x‖, not less.
-    """
+    """Sketches of vectors of norm 1 by orthonormal directions V: heads Vᵀx [n, h], tails ‖rest of x‖ [n]."""
 
     def __init__(self, vectors: Array, directions: Array) -> None:
         self._directions = directions
         self.heads, self.tails = self.of(vectors)
 
     def of(self, vectors: Array) -> tuple[Array, Array]:
-        """Compute heads [m, h] and tails [m] of vectors of norm 1."""
+        """Compute heads [m, h] and tails [m], not less than they are, of vectors of norm 1."""
         heads: Array = vectors @ self._directions
         tails: Array = np.sqrt(np.maximum(1 - np.einsum("ij,ij->i", heads, heads), 0) + SLACK)
         return heads, tails.astype(vectors.dtype)

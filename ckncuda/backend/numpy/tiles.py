@@ -50,13 +50,7 @@ def bands(matrix: Array, size: int) -> list[Band]:
 
 
 class LayerPlan(abc.ABC):
-    """The tiles of inputs of one shape to layers that are alike but for what they learned, and their memory.
-
-    Attributes
-    ----------
-    row_bands : list of Band
-        The pooled rows that one tile computes; one band where it takes whole images.
-    """
+    """Tiles of inputs of one shape to layers that are alike but for what they learned, and their memory."""
 
     def __init__(self, spec: LayerSpec, shape: Shape) -> None:
         self.spec, self.shape = spec, shape
@@ -66,7 +60,7 @@ class LayerPlan(abc.ABC):
         band = self.output_shape[0]
         if self.bytes_per_row() * self.map_shape[0] > MAX_TILE_BYTES:
             band = max(1, MAX_TILE_BYTES // (self.bytes_per_row() * spec.subsampling))
-        self.row_bands = bands(rows, band)
+        self.row_bands = bands(rows, band)  # pooled rows of a tile; one band where it takes whole images
 
     @abc.abstractmethod
     def bytes_per_row(self) -> int:

@@ -156,11 +156,6 @@ NUMBERS = {name: number for number, name in enumerate(FUNCTIONS)}
 EXPONENTIAL, TANGENT = np.int64(NUMBERS["Exponential"]), np.int64(NUMBERS["Tangent"])
 
 
-def is_compiled(kernel: DotProductKernel) -> bool:
-    """Tell whether there is a function of a κ."""
-    return kernel.device_name in FUNCTIONS
-
-
 def number_of(kernel: DotProductKernel) -> int:
     """Return the number by which loops know a κ that is compiled."""
     return NUMBERS[str(kernel.device_name)]

@@ -1,7 +1,8 @@
 """The steps of a tile with Numba's inner loops: plans, packed weights, workspace."""
 
+import functools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,11 +30,9 @@ class Plan(tiles.LayerPlan):
 
     def __init__(self, spec: LayerSpec, shape: Shape) -> None:
         channels, square = shape[2], spec.patch_shape == (3, 3)
-        self.algorithm = loops.DIRECT
+        self.algorithm = loops.COLOUR if square and channels == COLOURS else loops.DIRECT
         if square and channels >= MANY_CHANNELS:
             self.algorithm = loops.MANY
-        elif square and channels == COLOURS:
-            self.algorithm = loops.COLOUR
         self.side = 1 if self.algorithm == loops.DIRECT else TILE
         super().__init__(spec, shape)
         self.exponential = spec.kernel.device_name == "Exponential"
@@ -125,11 +124,10 @@ def _encode(
     if getattr(plan.thread, "key", None) != key:
         plan.thread.workspace, plan.thread.key = _workspace(padded, plan, band, buffer), key
     work = plan.thread.workspace
-    rows = plan.row_taps[band.pooled.start]
-    if plan.exponential:
-        loops.encode(rows, work, plan.geometry, weights, out, *place, None)
-    else:
-        loops.encode.py_func(rows, work, plan.geometry, weights, out, *place, _kernel(plan))
+    encode, kernel = loops.encode, None
+    if not plan.exponential:
+        encode, kernel = loops.encode.py_func, functools.partial(_apply_kernel, plan)
+    encode(plan.row_taps[band.pooled.start], work, plan.geometry, weights, out, *place, kernel)
 
 
 def _workspace(padded: Map, plan: Plan, band: Band, buffer: Buffer) -> loops.Workspace:
@@ -156,17 +154,13 @@ def _workspace(padded: Map, plan: Plan, band: Band, buffer: Buffer) -> loops.Wor
     )
 
 
-def _kernel(plan: Plan) -> Callable[[Map, Map, Map], None]:
-    """Return what `encode_loops.encode` calls for each strip of products: any κ, by NumPy."""
-
-    def apply(strip: Map, scale: Map, factor: Map) -> None:
-        strip *= scale[..., None]
-        if plan.algorithm != loops.DIRECT:  # Winograd's rounding is that of the brightest patch nearby
-            np.clip(strip, -1, 1, out=strip)
-        plan.spec.kernel.value(strip, out=strip)
-        strip *= factor[..., None]
-
-    return apply
+def _apply_kernel(plan: Plan, strip: Map, scale: Map, factor: Map) -> None:
+    """Put any κ in place of a strip of products, by NumPy."""
+    strip *= scale[..., None]
+    if plan.algorithm != loops.DIRECT:  # Winograd's rounding is that of the brightest patch nearby
+        np.clip(strip, -1, 1, out=strip)
+    plan.spec.kernel.value(strip, out=strip)
+    strip *= factor[..., None]
 
 
 def taps_of(matrix: NDArray[np.float32]) -> loops.Taps:

@@ -1,9 +1,8 @@
 """Inner loops of exact kernels, compiled by Numba: an image against many others, a pair at a time.
 
-In the first layer the patches of the one image, x, take the part of anchor points: the products of the
-other's, y's, patches with a panel of them go through κ to y's pooled map while they are in the cache, as
-when a network encodes y.  Then the panel, whole rows of x's positions, is pooled along these rows, and the
-rows are added to those of the pooled map of pairs.  A map of pairs of all positions is never there.
+In the first layer patches of the one image, x, are the anchor points with which a network encodes the other,
+y, panel by panel. A panel, whole rows of x's positions, is then pooled along these rows, and the rows are
+added to those of the pooled map of pairs: a map of pairs of all positions is never there.
 
 Maps of pairs of deeper layers are [positions of y, positions of x], both with their margins: all that a
 patch sum adds up for one position of y are runs of neighbouring numbers then.
@@ -133,10 +132,7 @@ def gram_row(x, norms_of_x, ys, norms, first, deeper, work, start, out):
 
 @compiled
 def own_norms(x, ys, j, first, deeper, work, of_x, of_y, out):
-    """Compute norms of the patches of x, which is y_j, above the first layer: out [numbers] in y's order.
-
-    ``of_x`` and ``of_y`` are `Norms` to fill.
-    """
+    """Compute norms of the patches of x, which is y_j, above the first layer: out, and `Norms` to fill."""
     _first_layer(x, ys, j, first, deeper, work)
     for layer in range(len(deeper.layers) - 1):
         sizes = deeper.layers[layer]
@@ -165,10 +161,9 @@ def fill_filters(padded, inverse, first, filters):
         for q in range(length):
             for dy in range(first.patch_height):
                 for dx in range(first.patch_width):
+                    pixel = padded[row + dy, column + q + dx]
                     for channel in range(c):
-                        patch[dy, dx, channel] = (
-                            padded[row + dy, column + q + dx, channel] * inverse[row, column + q]
-                        )
+                        patch[dy, dx, channel] = pixel[channel] * inverse[row, column + q]
             if first.algorithm == COLOUR:
                 _transform(patch, filters[panel, (lane + q) // LANES], (lane + q) % LANES)
             else:

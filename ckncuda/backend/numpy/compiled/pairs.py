@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ckncuda.backend.numpy.compiled import encode_loops, pair_loops
 from ckncuda.backend.numpy.compiled.cache import announce
-from ckncuda.backend.numpy.compiled.dot_product import is_compiled, number_of, parameters_of, slope_of
+from ckncuda.backend.numpy.compiled.dot_product import NUMBERS, number_of, parameters_of, slope_of
 from ckncuda.backend.numpy.compiled.encode import taps_of
 from ckncuda.backend.numpy.compiled.llvm.emitter import LANES
 from ckncuda.backend.numpy.compiled.llvm.product import NARROW_ROWS, PANEL
@@ -31,7 +31,7 @@ STRIP = 32 << 10  # bytes of products at a time: they stay in the first-level ca
 
 def refusal(specs: Specs) -> str | None:
     """Return the reason why such layers have no compiled loops, or None where they have."""
-    unknown = [spec.kernel.name for spec in specs if not is_compiled(spec.kernel)]
+    unknown = [spec.kernel.name for spec in specs if spec.kernel.device_name not in NUMBERS]
     return f"the kernel {unknown[0]} has no compiled function" if unknown else None
 
 
