@@ -11,9 +11,11 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from ckncuda import (
+    CKN,
     ArcCosine,
     EncoderSpec,
     Exponential,
+    GramRidge,
     InversePolynomial,
     Layer,
     LayerSpec,
@@ -42,6 +44,12 @@ def make_layer(channels: int, rng: np.random.Generator, **options: Any) -> Layer
     anchors = rng.normal(size=(spec.filters, *spec.patch_shape, channels))
     anchors /= np.linalg.norm(anchors.reshape(spec.filters, -1), axis=1)[:, None, None, None]
     return Layer.from_anchors(spec, anchors)
+
+
+def network_and_images(rng: np.random.Generator, n: int = 23) -> tuple[CKN, NDArray[np.float32]]:
+    """Return a network of two small layers, and n images for it."""
+    layers = [make_layer(3, rng), make_layer(12, rng, filters=8)]
+    return CKN.from_layers(layers), make_images(rng, n, 12, 10, 3)
 
 
 def make_images(rng: np.random.Generator, n: int, *shape: int) -> NDArray[np.float32]:
@@ -96,6 +104,37 @@ def rings(images: int = 120, seed: int = 0) -> tuple[NDArray[np.float32], NDArra
     return (radius * np.array([np.cos(angle), np.sin(angle)])).T.astype(np.float32), labels
 
 
+def seen(kind: type, features: Any, training: Any) -> Any:
+    """Return what a kind of classifier sees: features, or their inner products with those of the training."""
+    return features @ training.T if kind is GramRidge else features
+
+
+def spoiled(features: Any, value: float) -> Any:
+    """Return a copy of the features in which one of image 7 has this value."""
+    copy = features.copy()
+    copy[7, 3] = value
+    return copy
+
+
+def least_squares(features: Any, signs: Any, penalty: float) -> Any:
+    """Return weights and intercept that minimise ½ ‖Y − X W − b‖² + penalty/2 ‖W‖², by normal equations."""
+    extended = np.hstack([features, np.ones((len(features), 1))])
+    ridge = penalty * np.eye(extended.shape[1])
+    ridge[-1, -1] = 0
+    solution = np.linalg.solve(extended.T @ extended + ridge, extended.T @ signs)
+    return solution[:-1], solution[-1]
+
+
+def left_out_by_least_squares(features: Any, signs: Any, penalty: float) -> NDArray[np.float64]:
+    """Return each image's target less its prediction by `least_squares` on the others, one by one."""
+    residuals = np.empty_like(signs)
+    for i in range(len(signs)):
+        others = np.arange(len(signs)) != i
+        weights, intercept = least_squares(features[others], signs[others], penalty)
+        residuals[i] = signs[i] - (features[i] @ weights + intercept)
+    return residuals
+
+
 def scaled_by_the_book(features: Any, widths: Any = None) -> NDArray[np.float64]:
     """Return features of each encoder centred, of the mean squared norm 1 / (number of encoders)."""
     centred = features.astype(np.float64) - features.mean(axis=0, dtype=np.float64)
@@ -116,6 +155,17 @@ def left_out_by_refits(gram: Any, targets: Any, regularization: float) -> NDArra
         residuals[i] = targets[i] - gram[i, others] @ alpha
     return residuals
 
+
+SMOOTH_KERNELS = [
+    Exponential(sigma=0.6),
+    Polynomial(2),
+    Polynomial(3, offset=1.0),
+    InversePolynomial(),
+    ArcCosine(1),
+    Linear(),
+    Series([0.2, 0.3, 0.5]),
+]
+"""κ of every kind but arccos of degree 0, whose slope at 1 is infinite."""
 
 SOME_KERNELS = [
     Exponential(sigma=1.0),
