@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from factories import write_challenge_csv
 
 from ckncuda.cli.main import main
 
@@ -38,7 +39,7 @@ NEWS = (
 
 
 class Finished(NamedTuple):
-    """How a process ended."""
+    """The end of a process."""
 
     rc: int
     stdout: str
@@ -103,12 +104,6 @@ def run_ckn(*arguments, process=False, cwd=None, env=None, **options):
     env = env or {}
     own = process or options or any(not name.startswith(("CKNCUDA_", "TMPDIR")) for name in env)
     return (process_of_ckn if own else call_of_ckn)(*arguments, cwd=cwd, env=env, **options)
-
-
-def write_challenge_csv(path, images):
-    """As the challenge does: an image a line, channel after channel, a comma at the end."""
-    planes = images.transpose(0, 3, 1, 2).reshape(len(images), -1)
-    path.write_text("".join(",".join(f"{value:.6g}" for value in row) + ",\n" for row in planes))
 
 
 @pytest.fixture(scope="session")
@@ -239,7 +234,7 @@ def adds_up():
 
 
 class Data(NamedTuple):
-    """Where the tiny data lie: 40 images of 12x12x3 in four classes, whose brightness tells them apart."""
+    """The tiny data: 40 images of 12x12x3 in four classes, whose brightness tells them apart."""
 
     images: np.ndarray
     labels: np.ndarray

@@ -131,9 +131,3 @@ def test_backend_cupy_without_a_gpu(refused, fit_refused, data, tiny, model):
 def test_backend_in_the_environment_that_does_not_exist(refused, data, model):
     env = {"CKNCUDA_BACKEND": "nonsense"}
     refused("extract", model, data.npz, "-o", "f.npy", words=["'nonsense'", "CKNCUDA_BACKEND"], env=env)
-
-
-def test_commands_and_arguments_that_are_missing(refused):
-    refused("train", words=["No such command 'train'"])
-    refused("fit", words=["Missing argument 'IMAGES'"])
-    refused("fit", "x.npy", words=["Missing option '-o'"])

@@ -76,6 +76,7 @@ def test_bench_refuses_images_that_the_model_does_not_take(refused, data, model,
     refused("bench", model, "x.npy", words=["images are of 9x12x3", "12x12x3"])
     refused("bench", model, data.bytes_npy, words=["type uint8", "float32"])
     refused("bench", model, "nowhere.npy", words=["nowhere.npy"])
+    refused("bench", model, data.npy, "-n", "41", words=["only 40 images", "41 were asked for"])
 
 
 @pytest.mark.parametrize(
@@ -91,7 +92,3 @@ def test_bench_refuses_images_that_the_model_does_not_take(refused, data, model,
 )
 def test_bench_refuses_options_that_cannot_be(refused, model, options, words):
     refused("bench", model, *options, words=words)
-
-
-def test_bench_refuses_more_images_than_there_are(refused, data, model):
-    refused("bench", model, data.npy, "-n", "41", words=["only 40 images", "41 were asked for"])

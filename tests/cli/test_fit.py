@@ -4,26 +4,12 @@ import pytest
 import ckncuda
 
 CONFIG = """
-[[layers]]
-filters = 4
-patch = 3
-subsampling = 2
-kernel = "exp"
-sigma = 0.6
-
-[[layers]]
-filters = 6
-patch = 2
-subsampling = 1
-kernel = "poly"
-degree = 2
-
-[[preprocessing]]
-name = "standardize"
-
-[classifier]
-name = "squared-hinge"
-regularization = 0.01
+layers = [
+    { filters = 4, patch = 3, subsampling = 2, kernel = "exp", sigma = 0.6 },
+    { filters = 6, patch = 2, subsampling = 1, kernel = "poly", degree = 2 },
+]
+preprocessing = [{ name = "standardize" }]
+classifier = { name = "squared-hinge", regularization = 0.01 }
 """
 
 

@@ -29,7 +29,7 @@ def tiles_of(part):
 
 
 def wait_for_tiles(process, part, tiles):
-    """Until so many more chunks are there; it must still be at work then."""
+    """Wait until so many more chunks are there; it must still be at work then."""
     wanted = tiles_of(part) + tiles
     deadline = time.monotonic() + 30
     while tiles_of(part) < wanted and process.poll() is None:

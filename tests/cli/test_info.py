@@ -67,11 +67,8 @@ def test_baseline_fits_and_predicts(works, data, tmp_path):
     assert np.mean(labels == data.labels) > 0.25  # on its own training images
 
 
-def test_baseline_needs_both_of_predict_and_output(refused, data):
+def test_baseline_refuses_half_an_output_missing_labels_and_seeds_too_large(refused, data):
     refused("baseline", data.npz, "--predict", data.npy, words=["--predict and -o go together"])
-
-
-def test_baseline_refuses_labels_that_are_missing_and_seeds_too_large(refused, data):
     refused("baseline", data.npy, words=["holds no labels", "--labels"])
     refused("baseline", data.npz, "--seed", 2**32, words=["--seed", "4294967296"])
 

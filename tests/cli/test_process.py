@@ -3,7 +3,8 @@
 import pytest
 
 BAD = {
-    "no command": (("train",), "No such command"),
+    "no command": (("train",), "No such command 'train'"),
+    "missing argument": (("fit",), "Missing argument 'IMAGES'"),
     "missing option": (("fit", "x.npy"), "Missing option '-o'"),
     "bad value": (("fit", "x.npy", "-o", "m.ckn", "--seed", "-1"), "--seed"),
     "missing images": (("fit", "nowhere.npy", "-o", "m.ckn"), "no such file or folder: nowhere.npy"),

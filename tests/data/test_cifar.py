@@ -4,6 +4,7 @@ import struct
 
 import numpy as np
 import pytest
+from factories import Call
 
 from ckncuda.data import open_images
 from ckncuda.errors import InvalidData
@@ -177,14 +178,6 @@ def test_what_is_no_pickle_and_names_that_no_batch_needs_are_refused(tmp_path, c
     (tmp_path / "data_batch_1").write_bytes(content)
     with pytest.raises(InvalidData, match=message):
         open_images(tmp_path)
-
-
-class Call:
-    def __init__(self, function, *arguments):
-        self.reduced = function, arguments
-
-    def __reduce__(self):
-        return self.reduced
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4])

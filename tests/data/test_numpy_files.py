@@ -3,6 +3,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from factories import Call
 
 from ckncuda.data import open_images
 from ckncuda.errors import InvalidData
@@ -160,19 +161,11 @@ def test_npz_whose_array_is_not_as_long_as_its_header_says(tmp_path, change, mes
 
 @pytest.mark.parametrize("name", ["x.npy", "x.npz"])
 def test_objects_are_never_unpickled(tmp_path, name):
-    array = np.array([[[Bomb(tmp_path / "exploded")]]], object)
+    array = np.array([[[Call(open, str(tmp_path / "exploded"), "w")]]], object)
     save(tmp_path / name, array, name[-3:])
     with pytest.raises(InvalidData, match="pickled Python objects"):
         open_images(tmp_path / name)
     assert not (tmp_path / "exploded").exists()
-
-
-class Bomb:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return (open, (str(self.path), "w"))
 
 
 def test_no_arrays(tmp_path):

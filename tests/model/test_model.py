@@ -61,7 +61,7 @@ def test_every_preprocessing_is_stored(digits, tmp_path):
 
 
 def test_a_stored_projection_is_not_computed_again(model, tmp_path, monkeypatch):
-    """For thousands of filters that would take long, every time a model is read."""
+    """That would take long for thousands of filters, every time a model is read."""
     model.save(tmp_path / "m")
 
     def eigh(matrix):

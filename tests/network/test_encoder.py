@@ -106,6 +106,9 @@ def test_specifications_compare_and_tell_shapes():
         EncoderSpec([])
     with pytest.raises(InvalidSpec, match="layer 1 does not fit: a patch of 3x3 is larger"):
         spec.output_shape((2, 8, 1))
+    assert EncoderSpec([LAYER], symmetries=Symmetries(shift=7)).output_shape((9, 8, 1))
+    with pytest.raises(InvalidSpec, match="a shift of 8 leaves nothing of images of 9x8"):
+        EncoderSpec([LAYER], symmetries=Symmetries(shift=8)).output_shape((9, 8, 1))
 
 
 def test_what_does_not_fit_is_said_before_the_long_work(pictures):
@@ -291,10 +294,3 @@ def test_progress_tells_the_encoders_of_an_ensemble_apart(pictures):
         fit(pictures, [EncoderSpec([LAYER])] * count, progress=lambda *stage, told=told: told.append(stage))
         expected = [f"{prefix}layer 1: {stage}" for prefix in prefixes for stage in ("sampling", "k-means")]
         assert list(dict.fromkeys(stage for stage, _, _ in told)) == expected
-
-
-def test_a_shift_that_leaves_nothing_is_refused():
-    spec = EncoderSpec([LAYER], symmetries=Symmetries(shift=8))
-    with pytest.raises(InvalidSpec, match="a shift of 8 leaves nothing of images of 9x8"):
-        spec.output_shape((9, 8, 1))
-    assert EncoderSpec([LAYER], symmetries=Symmetries(shift=7)).output_shape((9, 8, 1))

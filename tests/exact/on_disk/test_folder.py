@@ -1,4 +1,4 @@
-"""Where a matrix is written: links, left-over files, and what belongs to somebody else."""
+"""The place where a matrix is written: links, left-over files, and what belongs to somebody else."""
 
 import os
 import shutil
