@@ -8,7 +8,7 @@ from ckncuda.classifier import GramRidge, KernelRidge, NystromRidge, Ridge, Soft
 from ckncuda.errors import CknError
 from ckncuda.exact import ExactKernel, gram
 from ckncuda.images.symmetries import Symmetries
-from ckncuda.layer import conventions
+from ckncuda.layer import KernelLayer, Layer, LayerSpec, conventions
 from ckncuda.layer.dot_product import (
     ArcCosine,
     DotProductKernel,
@@ -18,8 +18,6 @@ from ckncuda.layer.dot_product import (
     Polynomial,
     Series,
 )
-from ckncuda.layer.layer import Layer
-from ckncuda.layer.spec import KernelLayer, LayerSpec
 from ckncuda.model.fit import fit, fit_exact
 from ckncuda.model.model import Model, load
 from ckncuda.model.system import System

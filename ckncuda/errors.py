@@ -38,19 +38,7 @@ class OutOfMemory(CknError, MemoryError):
 def require(*modules: str, purpose: str, extra: str) -> None:
     """Import modules that only some installations have, so that what lacks is said before the work.
 
-    Parameters
-    ----------
-    *modules : str
-        Such as ``"zarr"``.
-    purpose : str
-        Who needs which packages, such as ``"Gram matrices on disk need Zarr"``.
-    extra : str
-        The extra of ckncuda that brings them.
-
-    Raises
-    ------
-    NotInstalled
-        One of them cannot be imported.
+    ``purpose`` says who needs which packages, ``extra`` which extra of ckncuda brings them.
 
     Examples
     --------

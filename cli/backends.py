@@ -4,12 +4,12 @@ import click
 
 from ckncuda.backend import backend_statuses
 
-from .options import json_option, print_result
+from . import options
 
 
 @click.command()
-@json_option
-def backends(as_json: bool) -> None:
+@options.printed
+def backends() -> options.Printed:
     """Say which backends work on this machine and, where one does not, why and what to do.
 
     \b
@@ -19,4 +19,4 @@ def backends(as_json: bool) -> None:
     statuses = backend_statuses()
     result = {s.name: {"works": s.works, "detail": s.detail} for s in statuses}
     lines = [f"{s.name:<10} {'works' if s.works else 'does not work'}: {s.detail}" for s in statuses]
-    print_result(result, as_json, lines)
+    return result, lines

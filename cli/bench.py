@@ -11,7 +11,7 @@ from ckncuda.images.sources import Images
 from ckncuda.model.model import load
 from ckncuda.studies.speed import RandomImages, Speed, measure_speed
 
-from .options import ImageOptions, backend_options, image_options, json_option, opened, print_result
+from . import options
 from .progress import ProgressBars
 
 
@@ -22,28 +22,27 @@ from .progress import ProgressBars
     "-n",
     "--images",
     "n",
-    type=click.IntRange(min=1),
+    type=options.POSITIVE,
     help="How many images to measure with. [default: as many as take a third of a second]",
 )
 @click.option(
     "--repeats",
-    type=click.IntRange(min=1),
+    type=options.POSITIVE,
     default=5,
     show_default=True,
     help="Passes over the images, of which the median counts.",
 )
-@image_options
-@backend_options
-@json_option
+@options.images
+@options.backend
+@options.printed
 def bench(
     model: str,
     images: str | None,
     n: int | None,
     repeats: int,
-    how: ImageOptions,
+    how: options.ImageOptions,
     engine: Backend,
-    as_json: bool,
-) -> None:
+) -> options.Printed:
     """Measure how many images a second MODEL takes on this machine, stage by stage.
 
     Takes IMAGES, then reading them is a stage too, or random images of the size that MODEL was
@@ -61,7 +60,7 @@ def bench(
     source: contextlib.AbstractContextManager[Images] = (
         contextlib.nullcontext(RandomImages(loaded, engine))
         if images is None
-        else opened(images, how, "Measuring with", loaded.image_shape)
+        else options.opened(images, how, "Measuring with", loaded.image_shape)
     )
     with source as measured, ProgressBars() as progress:
         speed = measure_speed(loaded, measured, engine, n=n, repeats=repeats, progress=progress)
@@ -75,7 +74,7 @@ def bench(
         "description": engine.description,
         "stages": _rows(speed, reading=images is not None),
     }
-    print_result(result, as_json, _lines(result))
+    return result, _lines(result)
 
 
 def _rows(speed: Speed, reading: bool) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ import click
 from ckncuda.backend import Backend
 from ckncuda.studies.demo import run_demo
 
-from .options import backend_options
+from . import options
 from .progress import ProgressBars
 
 
@@ -16,7 +16,7 @@ from .progress import ProgressBars
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="For the split and the fit."
 )
-@backend_options
+@options.backend
 def demo(output: str, seed: int, engine: Backend) -> None:
     """Fit, extract and predict on 1,797 handwritten digits.
 

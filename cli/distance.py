@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from ckncuda.backend import Backend
 from ckncuda.errors import InvalidSpec
 from ckncuda.exact import ExactKernel, gram
-from ckncuda.images.preprocess import suggested_preprocessing
 from ckncuda.images.preprocessed import PreprocessedImages, fit_preprocessing
 from ckncuda.images.sources import Images
 from ckncuda.model.model import load
@@ -18,35 +17,18 @@ from ckncuda.network.network import PATCHES
 from ckncuda.studies.distance import Distance, network_distance, nystrom_distances
 from ckncuda.studies.plots import check_plotting, draw_distances
 
-from .options import (
-    ImageOptions,
-    backend_options,
-    check_outputs,
-    image_options,
-    json_option,
-    opened,
-    print_result,
-    seed_option,
-)
+from . import options
 from .progress import ProgressBars
 from .system_options import SystemOptions
 
 
-class Numbers(click.ParamType[tuple[int, ...]]):
-    """Whole numbers of at least 1, separated by commas."""
-
-    name = "N,N,…"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
-        """Return the numbers."""
-        if isinstance(value, tuple):
-            return value
-        parts = [part.strip() for part in value.split(",")]
-        if not all(part.isdecimal() and 0 < len(part) < 10 and int(part) > 0 for part in parts):
-            self.fail(f"{value!r} is not a list of whole numbers; give something like 16,64,256,1024")
-        return tuple(map(int, parts))
+def numbers(text: str) -> tuple[int, ...]:
+    """Read whole numbers of at least 1, separated by commas."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and 0 < len(part) < 10 and int(part) > 0 for part in parts):
+        shown = f"{text!r} is not a list of whole numbers"
+        raise click.BadParameter(f"{shown}; give something like 16,64,256,1024")
+    return tuple(map(int, parts))
 
 
 @click.command()
@@ -58,7 +40,8 @@ class Numbers(click.ParamType[tuple[int, ...]]):
 @click.option("--preprocess", multiple=True, help="As of ckn fit. [default: as --config says, or auto]")
 @click.option(
     "--anchors",
-    type=Numbers(),
+    type=numbers,
+    metavar="N,N,…",
     help="Anchor points of each layer of the networks to fit. [default: 16,64,256,1024; of a model none]",
 )
 @click.option(
@@ -69,28 +52,24 @@ class Numbers(click.ParamType[tuple[int, ...]]):
     help="How many of the images, drawn at random, are compared with one another.",
 )
 @click.option(
-    "--patches",
-    type=click.IntRange(min=1),
-    default=PATCHES,
-    show_default=True,
-    help="Sampled for each layer.",
+    "--patches", type=options.POSITIVE, default=PATCHES, show_default=True, help="Sampled for each layer."
 )
-@seed_option
-@image_options
-@backend_options
-@json_option
+@options.seed
+@options.images
+@options.backend
+@options.printed
 def distance(
     images: str,
     output: str | None,
     path: str | None,
     anchors: tuple[int, ...] | None,
     n_images: int,
+    patches: int,
     seed: int,
-    how: ImageOptions,
+    how: options.ImageOptions,
     engine: Backend,
-    as_json: bool,
-    **options: Any,
-) -> None:
+    **described: Any,
+) -> options.Printed:
     """Compare networks with the exact kernel that they approximate with their anchor points.
 
     The distance is that of Gram matrices of some of IMAGES, ‖F Fᵀ − K‖ / ‖K‖ in the Frobenius norm, F the
@@ -104,40 +83,33 @@ def distance(
         ckn distance cifar-10-batches-bin --config net.toml --anchors 32,128,512
         ckn distance Xtr.csv --model model.ckn
     """
-    patches = options.pop("patches")
     if output is not None:
         check_plotting(output)
-        check_outputs([output], [images, path, options["config"]])
-    if path is not None and any(options.values()):
+        options.check_outputs([output], [images, path, described["config"]])
+    if path is not None and any(described.values()):
         raise InvalidSpec(
             "--model brings its layers and preprocessing: leave --config, --layer and --preprocess out"
         )
     loaded = load(path) if path is not None else None
     shape = None if loaded is None else loaded.image_shape
-    with opened(images, how, "Comparing some of", shape) as source, ProgressBars() as progress:
+    with options.opened(images, how, "Comparing some of", shape) as source, ProgressBars() as progress:
         if loaded is not None:
             loaded.check_images(source)
             network, preprocessing = loaded.network, loaded.encoders[0].preprocessing
-            kernel = ExactKernel([each.spec for each in network.layers])
-            anchors = anchors or ()
+            kernel, anchors = ExactKernel([each.spec for each in network.layers]), anchors or ()
         else:
-            encoder = SystemOptions(**options).one_kernel(source.shape[1:], ": give a file with one")
-            kernel, steps = encoder.kernel, encoder.preprocessing
-            anchors = anchors or (16, 64, 256, 1024)
-            preprocessing = fit_preprocessing(
-                source, suggested_preprocessing(source) if steps is None else steps, progress
-            )
+            encoder = SystemOptions(**described).one_kernel(source.shape[1:], ": give a file with one")
+            kernel, anchors = encoder.kernel, anchors or (16, 64, 256, 1024)
+            preprocessing = fit_preprocessing(source, encoder.resolved(source).preprocessing or (), progress)
         some = _some(PreprocessedImages(source, preprocessing), n_images, seed)
         exact = gram(some, kernel, backend=engine, progress=progress)
         distances = nystrom_distances(
             some, kernel, anchors, exact=exact, patches=patches, seed=seed, backend=engine, progress=progress
         )
-        given = None
-        if loaded is not None:
-            given = network_distance(network, some, exact=exact, backend=engine)
+        given = None if loaded is None else network_distance(network, some, exact=exact, backend=engine)
     if output is not None:
         draw_distances(distances, output, f"{len(some)} images, {_named(kernel)}", given)
-    _print(distances, given, len(some), output, as_json)
+    return _printed(distances, given, len(some), output)
 
 
 def _some(images: Images, count: int, seed: int) -> NDArray[Any]:
@@ -154,9 +126,9 @@ def _named(kernel: ExactKernel) -> str:
     )
 
 
-def _print(
-    distances: list[Distance], given: Distance | None, n: int, output: str | None, as_json: bool
-) -> None:
+def _printed(
+    distances: list[Distance], given: Distance | None, n: int, output: str | None
+) -> options.Printed:
     result: dict[str, Any] = {
         "n_images": n,
         "distances": [dataclasses.asdict(each) for each in distances],
@@ -173,4 +145,4 @@ def _print(
         lines.append(f"{points:>14}  {each.distance:>8.4f}  {each.centred:>8.4f}  {seconds:>8}".rstrip())
     if output is not None:
         lines.append(f"wrote {output}")
-    print_result(result, as_json, lines)
+    return result, lines

@@ -9,36 +9,20 @@ from numpy.typing import NDArray
 
 from ckncuda.backend import Backend
 from ckncuda.errors import InvalidData
-from ckncuda.model.model import load
 
-from .options import (
-    ImageOptions,
-    backend_options,
-    image_options,
-    json_option,
-    labels_option,
-    needed_targets,
-    opened,
-    print_result,
-)
-from .progress import ProgressBars
+from . import options
 
 
 @click.command()
 @click.argument("model")
 @click.argument("images")
-@labels_option
-@image_options
-@backend_options
-@json_option
+@options.labels
+@options.images
+@options.backend
+@options.printed
 def evaluate(
-    model: str,
-    images: str,
-    labels: str | None,
-    how: ImageOptions,
-    engine: Backend,
-    as_json: bool,
-) -> None:
+    model: str, images: str, labels: str | None, how: options.ImageOptions, engine: Backend
+) -> options.Printed:
     """Compare predictions for IMAGES with their labels.
 
     \b
@@ -46,20 +30,15 @@ def evaluate(
         ckn evaluate model.ckn Xva.csv --labels Yva.csv
         ckn evaluate cifar.ckn cifar-10-batches-bin --split test
     """
-    loaded = load(model)
-    with (
-        opened(images, how, "Evaluating", loaded.image_shape) as source,
-        ProgressBars() as progress,
-    ):
-        truth = needed_targets(images, labels, source)
+    with options.reading(model, images, how, "Evaluating") as (loaded, source, report):
+        truth = options.needed_targets(images, labels, source)
         if not labels:
             truth = _renumbered(truth, source.class_names, loaded.class_names)
-        predicted = loaded.predict(source, backend=engine, progress=progress)
+        predicted = loaded.predict(source, backend=engine, progress=report)
     assert loaded.classifier is not None  # predict would have refused
     if unknown := sorted(set(truth.tolist()) - set(loaded.classifier.classes_.tolist())):
-        click.echo(
-            f"Warning: the model never saw the labels {_some(unknown)}; it cannot predict them", err=True
-        )
+        message = f"the model never saw the labels {_some(unknown)}; it cannot predict them"
+        click.echo(f"Warning: {message}", err=True)
     classes, confusion = confusion_matrix(truth, predicted)
     result = {
         "accuracy": float(np.mean(truth == predicted)),
@@ -68,7 +47,7 @@ def evaluate(
         "classes": classes.tolist(),
         "confusion": confusion.tolist(),
     }
-    print_result(result, as_json, _lines(result, confusion))
+    return result, _lines(result, confusion)
 
 
 def _renumbered(

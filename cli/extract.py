@@ -5,38 +5,20 @@ import click
 from ckncuda.backend import Backend
 from ckncuda.data import feature_writer
 from ckncuda.data.writers import check_features_path
-from ckncuda.model.model import load
-from ckncuda.progress import Report
 
-from .options import (
-    ImageOptions,
-    backend_options,
-    check_outputs,
-    image_options,
-    json_option,
-    opened,
-    print_result,
-    report_seconds,
-    shown_seconds,
-)
-from .progress import ProgressBars
+from . import options
 
 
 @click.command()
 @click.argument("model")
 @click.argument("images")
 @click.option("-o", "--output", required=True, help="FEATURES.npy or FEATURES.npz.")
-@image_options
-@backend_options
-@json_option
+@options.images
+@options.backend
+@options.printed
 def extract(
-    model: str,
-    images: str,
-    output: str,
-    how: ImageOptions,
-    engine: Backend,
-    as_json: bool,
-) -> None:
+    model: str, images: str, output: str, how: options.ImageOptions, engine: Backend
+) -> options.Printed:
     """Write the features of IMAGES, float32 [n, d], one row an image.
 
     Of a model that --method exact has fitted they are the kernels with its training images, or landmarks.
@@ -48,16 +30,8 @@ def extract(
         ckn extract model.ckn Xte.csv -o features.npy
     """
     check_features_path(output)
-    check_outputs([output], [model, images])
-    bars = ProgressBars()
-    report = Report(bars)
-    with report.stage("reading"):
-        loaded = load(model)
-    with (
-        report.stage("reading"),
-        opened(images, how, "Extracting features of", loaded.image_shape) as source,
-        bars,
-    ):
+    options.check_outputs([output], [model, images])
+    with options.reading(model, images, how, "Extracting features of") as (loaded, source, report):
         loaded.check_images(source)
         n, d = len(source), loaded.features_of(source.shape[1:])
         blocks = loaded.feature_blocks(source, backend=engine, progress=report)
@@ -65,9 +39,6 @@ def extract(
             for _, block in blocks:
                 writer.write(block)
                 del block  # while the next one is made, this one need not be there
-    seconds = report_seconds(report)
-    print_result(
-        {"features": output, "n_images": n, "n_features": d, "seconds": seconds},
-        as_json,
-        [shown_seconds(seconds), f"wrote {output}: {n} images, {d} features each"],
-    )
+    seconds = options.report_seconds(report)
+    result = {"features": output, "n_images": n, "n_features": d, "seconds": seconds}
+    return result, [options.shown_seconds(seconds), f"wrote {output}: {n} images, {d} features each"]

@@ -19,56 +19,28 @@ from ckncuda.model.system import CLASSIFIERS, System
 from ckncuda.network.network import PATCHES
 from ckncuda.progress import Report
 
-from .options import (
-    ImageOptions,
-    backend_options,
-    check_outputs,
-    image_options,
-    json_option,
-    labels_option,
-    needed_targets,
-    opened,
-    print_result,
-    read_targets,
-    report_seconds,
-    seed_option,
-    shown_seconds,
-)
+from . import options
 from .progress import ProgressBars, ProgressLines
 from .system_options import OF_CLASSIFIERS, SystemOptions
 
 PRESET_HELP = "; ".join(f"{name}: {p.summary}" for name, p in PRESETS.items()) + ". [default: default]"
 
-ONLY_EXACT = {"tangent": "--tangent", "grams": "--gram"}
-NOT_EXACT = {
-    "preset": "--preset",
-    "shift": "--shift",
-    "classifier": "--classifier",
-    "kernel": "--kernel",
-    "optimizer": "--optimizer",
-    "patches": "--patches",
-}
+ONLY_EXACT = ("tangent", "gram")
+NOT_EXACT = ("preset", "shift", "classifier", "kernel", "optimizer", "patches")
 
 
-class Regularization(click.ParamType[Any]):
-    """A positive number, or auto."""
-
-    name = "auto|X"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
-        """Return the number, or ``auto``."""
-        if value == "auto":
-            return "auto"
-        try:
-            return float(value)
-        except ValueError:
-            self.fail(f"{value!r} is neither auto nor a number")
+def regularization(text: str) -> float | str:
+    """Read a positive number, or auto."""
+    try:
+        return text if text == "auto" else float(text)
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is neither auto nor a number") from error
 
 
 @click.command()
 @click.argument("images")
 @click.option("-o", "--output", required=True, help="The model file to write, such as model.ckn.")
-@labels_option
+@options.labels
 @click.option(
     "--method",
     type=click.Choice(["nystrom", "exact"]),
@@ -103,7 +75,6 @@ class Regularization(click.ParamType[Any]):
 )
 @click.option(
     "--gram",
-    "grams",
     multiple=True,
     help="With --method exact: the matrix of IMAGES that ckn gram wrote, .npy or .zarr; one for each kernel.",
 )
@@ -117,7 +88,9 @@ class Regularization(click.ParamType[Any]):
     type=click.Choice([*CLASSIFIERS, "none"]),
     help="On the features. [default: as the preset says, kernel-ridge; without one, ridge]",
 )
-@click.option("--regularization", type=Regularization(), help="λ, chosen on training images by default.")
+@click.option(
+    "--regularization", type=regularization, metavar="AUTO|X", help="λ, chosen on training images by default."
+)
 @click.option(
     "--kernel",
     help="For kernel-ridge and nystrom-ridge: arccos1, exp,sigma=1, poly,degree=2,offset=1 and so on; "
@@ -137,25 +110,24 @@ class Regularization(click.ParamType[Any]):
 )
 @click.option(
     "--patches",
-    type=click.IntRange(min=1),
+    type=options.POSITIVE,
     help=f"Sampled for each layer. [default: {PATCHES:,}, or as the preset says]",
 )
-@seed_option
-@image_options
-@backend_options
-@json_option
+@options.seed
+@options.images
+@options.backend
+@options.printed
 def fit(
     images: str,
     output: str,
     labels: str | None,
     method: str,
-    grams: tuple[str, ...],
+    gram: tuple[str, ...],
     seed: int,
-    how: ImageOptions,
+    how: options.ImageOptions,
     engine: Backend,
-    as_json: bool,
     **described: Any,
-) -> None:
+) -> options.Printed:
     """Learn a model from IMAGES and write it to a file.
 
     The anchor points are learned without labels; with labels, a classifier is fitted on the
@@ -174,21 +146,25 @@ def fit(
         ckn fit Xtr.csv --labels Ytr.csv --method exact --gram K.zarr -o exact.ckn
     """
     exact = method == "exact"
-    _check_method(method, {"grams": grams} | described)
+    _check_method(method, {"gram": gram} | described)
     # Exact kernels may take hours, of which a log shall tell.
     progress = ProgressLines() if exact and not sys.stderr.isatty() else ProgressBars()
     report = Report(progress, progress.say)
-    check_outputs([output], [images, labels, described["config"], *grams])
+    options.check_outputs([output], [images, labels, described["config"], *gram])
     needed = exact or described["classifier"] not in (None, "none")
     advice = ", which exact kernels need: give --labels" if exact else ": give --labels, or --classifier none"
     with (
         report.stage("reading"),
-        opened(images, how._replace(split=how.split or "train"), "Fitting on") as source,
+        options.opened(images, how, "Fitting on", split="train") as source,
         progress,
     ):
-        targets = needed_targets(images, labels, source, advice) if needed else read_targets(labels, source)
+        targets = (
+            options.needed_targets(images, labels, source, advice)
+            if needed
+            else options.read_targets(labels, source)
+        )
         system = _system(method, described, source, report)
-        matrices = [open_gram(path) for path in grams] or None
+        matrices = [open_gram(path) for path in gram] or None
         model = fit_system(
             system, source, targets, grams=matrices, seed=seed, backend=engine, progress=report
         )
@@ -197,19 +173,19 @@ def fit(
     result = {
         "model": output,
         **model.report,
-        "seconds": report_seconds(report),
+        "seconds": options.report_seconds(report),
         "peak_memory": peak_memory(),
         "backend": engine.name,
     }
-    print_result(result, as_json, _lines(result, model))
+    return result, _lines(result, model)
 
 
 def _check_method(method: str, options: dict[str, Any]) -> None:
     """Raise `InvalidSpec` if an option of the other method is given."""
-    for name, option in (NOT_EXACT if method == "exact" else ONLY_EXACT).items():
+    for name in NOT_EXACT if method == "exact" else ONLY_EXACT:
         if options[name] not in (None, ()):
             advice = "" if method == "exact" else ", or give --method exact"
-            raise InvalidSpec(f"{option} does not apply to --method {method}: leave it out{advice}")
+            raise InvalidSpec(f"--{name} does not apply to --method {method}: leave it out{advice}")
 
 
 def _system(method: str, described: dict[str, Any], source: ImageSource, report: Report) -> System:
@@ -238,10 +214,11 @@ def peak_memory() -> int:
 
 
 def _lines(result: dict[str, Any], model: Model) -> list[str]:
-    lines = []
-    if model.classifier is not None and result["validation_accuracy"] is not None:
-        lines.append(f"validation accuracy {result['validation_accuracy']:.4f} ({result['validation']})")
-    lines.append(f"{result['n_features']} features an image, {model.n_parameters:,} parameters")
-    lines.append(f"{shown_seconds(result['seconds'])}, peak memory {result['peak_memory'] / 2**20:.0f} MiB")
-    lines.append(f"wrote {result['model']}")
-    return lines
+    lines = [
+        f"{result['n_features']} features an image, {model.n_parameters:,} parameters",
+        f"{options.shown_seconds(result['seconds'])}, peak memory {result['peak_memory'] / 2**20:.0f} MiB",
+        f"wrote {result['model']}",
+    ]
+    if model.classifier is None or result["validation_accuracy"] is None:
+        return lines
+    return [f"validation accuracy {result['validation_accuracy']:.4f} ({result['validation']})", *lines]

@@ -13,25 +13,14 @@ from ckncuda.backend.numpy import available_threads
 from ckncuda.exact import cluster as distributed
 from ckncuda.exact.encoder import ExactEncoderSpec
 from ckncuda.exact.job import GramJob, seconds_a_pair
-from ckncuda.exact.kernel import Maps
 from ckncuda.exact.on_disk.folder import check_gram_path, part_of
 from ckncuda.exact.on_disk.writing import GramStore, check_installed
 from ckncuda.exact.tiles import TILE, Tile
-from ckncuda.images.preprocess import resolved
 from ckncuda.images.preprocessed import fit_preprocessing
 from ckncuda.progress import Report, shown_duration
-from ckncuda.types import Shape
+from ckncuda.types import Array, Shape
 
-from .options import (
-    ImageOptions,
-    backend_options,
-    check_no_input,
-    image_options,
-    json_option,
-    opened,
-    print_result,
-    shown_seconds,
-)
+from . import options
 from .progress import ProgressBars, ProgressLines
 from .system_options import SystemOptions
 
@@ -63,17 +52,17 @@ from .system_options import SystemOptions
 )
 @click.option(
     "--tile",
-    type=click.IntRange(min=1),
+    type=options.POSITIVE,
     default=TILE,
     show_default=True,
     help="Images of either side of a tile: what is computed, and written, at a time.",
 )
 @click.option("--split2", type=click.Choice(["train", "test"]), help="--split of IMAGES2. [default: --split]")
-@click.option("--workers", type=click.IntRange(min=1), help="Processes of this machine, through Dask.")
+@click.option("--workers", type=options.POSITIVE, help="Processes of this machine, through Dask.")
 @click.option("--scheduler", help="A running Dask scheduler whose workers compute, such as tcp://host:8786.")
-@image_options
-@backend_options
-@json_option
+@options.images
+@options.backend
+@options.printed
 def gram(
     images: str,
     images2: str | None,
@@ -81,11 +70,10 @@ def gram(
     split2: str | None,
     workers: int | None,
     scheduler: str | None,
-    how: ImageOptions,
+    how: options.ImageOptions,
     engine: Backend,
-    as_json: bool,
-    **options: Any,
-) -> None:
+    **described: Any,
+) -> options.Printed:
     """Write the exact kernel of all pairs of IMAGES, or of IMAGES with IMAGES2.
 
     It is the kernel that a network of these layers approximates with its anchor points.  The matrix grows
@@ -99,31 +87,42 @@ def gram(
         ckn gram Xtr.csv --layer patch=3,subsampling=2,kernel=arccos1 --tangent -o T.zarr --workers 4
         ckn gram cifar-10-batches-bin --split train -o K.zarr --scheduler tcp://host:8786
     """
-    tiles = {name: options.pop(name) for name in ("dtype", "tile")}
-    described = SystemOptions(**options)
-    _check(output, [images, images2, described.config], workers, scheduler)
+    tiles = {name: described.pop(name) for name in ("dtype", "tile")}
+    system = SystemOptions(**described)
+    _check(output, [images, images2, system.config], workers, scheduler)
     progress = ProgressBars() if sys.stderr.isatty() else ProgressLines()
     report = Report(progress, progress.say)
     with _saying_what_is_kept(output), contextlib.ExitStack() as stack:
         stack.enter_context(progress)
         client = stack.enter_context(distributed.remote_cluster(scheduler)) if scheduler else None
         with report.stage("reading"):
-            first = stack.enter_context(opened(images, how, "Comparing"))
+            first = stack.enter_context(options.opened(images, how, "Comparing"))
             how2 = how._replace(split=split2 or how.split)
-            second = stack.enter_context(opened(images2, how2, "Comparing with")) if images2 else None
-        encoder = _one_kernel(described, first.shape[1:], report)
+            second = stack.enter_context(options.opened(images2, how2, "Comparing with")) if images2 else None
+        encoder = _one_kernel(system, first.shape[1:], report)
         job = GramJob(encoder.kernel, first, second, **tiles)  # refuses what does not fit, before any work
         with report.stage("preprocessing"):
-            fitted = fit_preprocessing(first, resolved(encoder.preprocessing, first, report), report)
+            steps = encoder.resolved(first, report).preprocessing or ()
+            fitted = fit_preprocessing(first, steps, report)
         job = replace(job, preprocessing=fitted)
         with report.stage("reading"):
             identity = job.identity(engine.name, report)
         store = stack.enter_context(GramStore(output, job.tiling, identity))
         found = _compute(job, store, engine, client, workers, report)
     seconds = report.seconds | {"total": report.total}
-    result = _result(output, job, found, engine, seconds)
+    result = {
+        "gram": output,
+        "shape": list(job.tiling.shape),
+        "dtype": str(job.dtype),
+        "pairs": job.tiling.pairs,
+        "tiles": len(list(job.tiling)),
+        "tiles_found": found,
+        "preprocessing": [step.to_dict() for step in job.preprocessing],
+        "backend": engine.name,
+        "seconds": seconds,
+    }
     n, m = job.tiling.shape
-    print_result(result, as_json, [shown_seconds(seconds), f"wrote {output}: {n} x {m}, {job.dtype}"])
+    return result, [options.shown_seconds(seconds), f"wrote {output}: {n} x {m}, {job.dtype}"]
 
 
 @contextlib.contextmanager
@@ -140,22 +139,6 @@ def _saying_what_is_kept(output: str) -> Iterator[None]:
         ) from interrupt
 
 
-def _result(
-    output: str, job: GramJob, found: int, engine: Backend, seconds: dict[str, float]
-) -> dict[str, Any]:
-    return {
-        "gram": output,
-        "shape": list(job.tiling.shape),
-        "dtype": str(job.dtype),
-        "pairs": job.tiling.pairs,
-        "tiles": len(list(job.tiling)),
-        "tiles_found": found,
-        "preprocessing": [step.to_dict() for step in job.preprocessing],
-        "backend": engine.name,
-        "seconds": seconds,
-    }
-
-
 def _check(output: str, inputs: list[str | None], workers: int | None, scheduler: str | None) -> None:
     """Refuse what cannot be, before anything is read."""
     if workers is not None and scheduler is not None:
@@ -165,27 +148,22 @@ def _check(output: str, inputs: list[str | None], workers: int | None, scheduler
     check_installed()
     if workers is not None or scheduler is not None:
         distributed.check_installed()
-    check_no_input(output, inputs)
+    options.check_no_input(output, inputs)
     check_gram_path(output)
 
 
-def _one_kernel(options: SystemOptions, shape: Shape, report: Report) -> ExactEncoderSpec:
+def _one_kernel(system: SystemOptions, shape: Shape, report: Report) -> ExactEncoderSpec:
     """Return the kernel of the options; say which, where they do not."""
     advice = ", each a kernel of its own: give one file, and one output, to each"
-    encoder = options.one_kernel(shape, advice)
-    if not (options.config or options.layer):
+    encoder = system.one_kernel(shape, advice)
+    if not (system.config or system.layer):
         layers = " and ".join(f"{layer.shown_patch}/{layer.subsampling}" for layer in encoder.kernel.layers)
         report.tell(f"Kernel: two layers, {layers}, exp of sigma 0.6, centred; --layer gives others")
     return encoder
 
 
 def _compute(
-    job: GramJob,
-    store: GramStore,
-    engine: Backend,
-    client: Any,
-    workers: int | None,
-    report: Report,
+    job: GramJob, store: GramStore, engine: Backend, client: Any, workers: int | None, report: Report
 ) -> int:
     """Compute what is left to be done and give the matrix its name; returns how many tiles were there."""
     with report.stage("verifying"):
@@ -203,7 +181,7 @@ def _compute(
             if workers is not None:
                 client = stack.enter_context(distributed.local_cluster(workers))
             if client is not None:
-                report.tell(f"Workers: {distributed.count_workers(client)}")
+                report.tell(f"Workers: {len(client.nthreads())}")
             store.fill(_blocks(job, left, engine, client, workers, report), report)
         else:
             report.tell(f"Plan: all {tiles:,} tiles are finished and verified")
@@ -214,14 +192,14 @@ def _compute(
 
 def _blocks(
     job: GramJob, tiles: list[Tile], engine: Backend, client: Any, workers: int | None, report: Report
-) -> Iterator[tuple[Tile, Maps]]:
+) -> Iterator[tuple[Tile, Array]]:
     """Compute the tiles: here, or on the cluster."""
     if client is None:
         return job.blocks(tiles, engine)
-    options = engine.options
-    if workers is not None and "threads" in options:
-        options = options | {"threads": max(1, (options["threads"] or available_threads()) // workers)}
-    return distributed.distributed_blocks(client, job, tiles, options, report.tell)
+    how = engine.options
+    if workers is not None and "threads" in how:
+        how = how | {"threads": max(1, (how["threads"] or available_threads()) // workers)}
+    return distributed.distributed_blocks(client, job, tiles, how, report.tell)
 
 
 def _say_plan(job: GramJob, store: GramStore, tiles: list[Tile], engine: Backend, report: Report) -> None:

@@ -5,15 +5,16 @@ from typing import Any
 
 import click
 
+from ckncuda.data.source import format_shape
 from ckncuda.model.model import Model, load
 
-from .options import json_option, print_result
+from . import options
 
 
 @click.command()
 @click.argument("model")
-@json_option
-def info(model: str, as_json: bool) -> None:
+@options.printed
+def info(model: str) -> options.Printed:
     """Describe a MODEL: its layers, its classifier, how it was validated.
 
     \b
@@ -22,7 +23,7 @@ def info(model: str, as_json: bool) -> None:
     """
     loaded = load(model)
     result = describe(loaded) | {"file_bytes": Path(model).stat().st_size}
-    print_result(result, as_json, _lines(result))
+    return result, _lines(result)
 
 
 def describe(model: Model) -> dict[str, Any]:
@@ -47,9 +48,8 @@ def describe(model: Model) -> dict[str, Any]:
 
 def _lines(result: dict[str, Any]) -> list[str]:
     shape = result["image_shape"]
-    lines = [
-        "images         " + ("any size" if shape is None else f"{_times(shape)}, {result['image_type']}")
-    ]
+    size = "any size" if shape is None else f"{format_shape(shape)}, {result['image_type']}"
+    lines = [f"images         {size}"]
     for number, encoder in enumerate(result["encoders"], 1):
         if len(result["encoders"]) > 1:
             lines.append(f"encoder {number}")
@@ -65,14 +65,11 @@ def _lines(result: dict[str, Any]) -> list[str]:
         for kernel, weight in zip(c.get("kernels", ()), c.get("weights", ()), strict=True):
             lines.append(f"               {_options(kernel, 'kernel')}, weight {weight:.2g}")
     if result["class_names"]:
-        lines.append(
-            "class names    " + ", ".join(f"{i} {name}" for i, name in enumerate(result["class_names"]))
-        )
+        names = ", ".join(f"{i} {name}" for i, name in enumerate(result["class_names"]))
+        lines.append(f"class names    {names}")
     lines += [f"{name:<14} {value}" for name, value in result["report"].items() if value is not None]
-    lines.append(
-        f"in all         {result['n_parameters']:,} parameters, {result['file_bytes'] / 2**20:.1f} MiB"
-    )
-    return lines
+    on_disk = f"{result['file_bytes'] / 2**20:.1f} MiB"
+    return [*lines, f"in all         {result['n_parameters']:,} parameters, {on_disk}"]
 
 
 def _encoder_lines(encoder: dict[str, Any]) -> list[str]:
@@ -90,15 +87,11 @@ def _encoder_lines(encoder: dict[str, Any]) -> list[str]:
         shown = {k: v for k, v in layer.items() if k not in ("n_parameters", "output_shape", "on_a_gpu")}
         head = f"{layer['n_parameters']:,} parameters"
         if layer["output_shape"] is not None:
-            head = f"output {_times(layer['output_shape'])}, {head}"
+            head = f"output {format_shape(layer['output_shape'])}, {head}"
         lines += [f"layer {number}        {head}", "               " + _options(shown)]
         if layer["on_a_gpu"] is not None:
             lines.append(f"               on a GPU: {layer['on_a_gpu']}")
     return lines
-
-
-def _times(shape: list[int]) -> str:
-    return "x".join(map(str, shape))
 
 
 def _options(options: dict[str, Any], head: str | None = None) -> str:

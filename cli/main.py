@@ -42,21 +42,8 @@ def cli() -> None:
     """
 
 
-for command in (
-    fit,
-    search,
-    extract,
-    predict,
-    evaluate,
-    gram,
-    info,
-    distance,
-    bench,
-    backends,
-    demo,
-    baseline,
-):
-    cli.add_command(command)
+for each in (fit, search, extract, predict, evaluate, gram, info, distance, bench, backends, demo, baseline):
+    cli.add_command(each)
 
 
 def main() -> NoReturn:

@@ -2,7 +2,6 @@
 
 import sys
 import time
-from types import TracebackType
 from typing import Never, Self
 
 import click
@@ -15,18 +14,17 @@ class _Shown:
     """A progress callback that ends with a ``with`` block, and lines for people beside it."""
 
     def say(self, line: str) -> None:
-        """Write a line to standard error."""
+        """Write a line to standard error, where no bar is then."""
+        self.close()
         click.echo(line, err=True)
 
     def close(self) -> None:
-        """Forget the stage."""
+        """Take away what is shown of a stage."""
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.close()
 
 
@@ -63,11 +61,6 @@ class ProgressBars(_Shown):
         assert self._bar is not None
         self._bar.total = total
         self._bar.update(done - self._bar.n)
-
-    def say(self, line: str) -> None:
-        """Write a line to standard error, where no bar is then."""
-        self.close()
-        super().say(line)
 
     def close(self) -> None:
         """Take away the bar."""

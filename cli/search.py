@@ -3,6 +3,7 @@
 import os
 import re
 import time
+from dataclasses import asdict
 from typing import Any
 
 import click
@@ -12,58 +13,41 @@ from ckncuda.backend import Backend
 from ckncuda.data import ImageSource
 from ckncuda.errors import InvalidData
 from ckncuda.images.sources import in_memory, size_of
-from ckncuda.studies.search.leaderboard import leaderboard_data, table
+from ckncuda.studies.search.leaderboard import table
 from ckncuda.studies.search.trials import SearchOptions, SearchResult, check_installed
 from ckncuda.studies.search.trials import search as search_systems
 
-from .options import (
-    ImageOptions,
-    backend_options,
-    check_outputs,
-    image_options,
-    json_option,
-    labels_option,
-    needed_targets,
-    opened,
-    print_result,
-    seed_option,
-)
+from . import options
 from .progress import ProgressBars
 
 SHOWN = 10  # rows of the leaderboard
 _UNITS = {"": 1, "s": 1, "sec": 1, "min": 60, "m": 60, "h": 3600}
 
 
-class Duration(click.ParamType[float]):
-    """A time, such as 90s, 10min, 2h or a number of seconds."""
-
-    name = "time"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Return seconds."""
-        if isinstance(value, int | float):
-            return float(value)
-        match = re.fullmatch(r"(\d{1,9}(?:\.\d+)?)\s*(s|sec|min|m|h)?", value.strip(), re.IGNORECASE)
-        if match is None:
-            self.fail(f"{value!r} is not a time; give something like 90s, 10min or 2h")
-        return float(match[1]) * _UNITS[(match[2] or "").lower()]
+def duration(text: str) -> float:
+    """Read a time, such as 90s, 10min, 2h or a number of seconds."""
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d+)?)\s*(s|sec|min|m|h)?", text.strip(), re.IGNORECASE)
+    if match is None:
+        raise click.BadParameter(f"{text!r} is not a time; give something like 90s, 10min or 2h")
+    return float(match[1]) * _UNITS[(match[2] or "").lower()]
 
 
 @click.command()
 @click.argument("images")
 @click.option("-o", "--output", required=True, help="The model file to write, such as best.ckn.")
-@labels_option
+@options.labels
 @click.option(
     "--time",
     "seconds",
-    type=Duration(),
+    type=duration,
+    metavar="TIME",
     default="10min",
     show_default=True,
     help="Of this run, such as 90s, 10min or 2h, the last fit included; the first system is fitted however "
     "long it takes. 0: only write the best that was found so far.",
 )
 @click.option(
-    "--trials", type=click.IntRange(min=1), help="At most so many systems, those of earlier runs counted."
+    "--trials", type=options.POSITIVE, help="At most so many systems, those of earlier runs counted."
 )
 @click.option(
     "--hold-out",
@@ -73,20 +57,19 @@ class Duration(click.ParamType[float]):
     help="Fraction of IMAGES that the search does not see and the best is measured on; 0: none.",
 )
 @click.option("--folder", help="Where the search is kept, to go on with it. [default: OUTPUT.search]")
-@seed_option
-@image_options
-@backend_options
-@json_option
+@options.seed
+@options.images
+@options.backend
+@options.printed
 def search(
     images: str,
     output: str,
     labels: str | None,
     folder: str | None,
-    how: ImageOptions,
+    how: options.ImageOptions,
     engine: Backend,
-    as_json: bool,
     **limits: Any,
-) -> None:
+) -> options.Printed:
     """Search for the best model of IMAGES within a time, and write it.
 
     Tries the presets of one network, then one network, preprocessing and classifier after another, each on a
@@ -102,13 +85,11 @@ def search(
     """
     started = time.perf_counter()
     folder = folder or f"{output}.search"
-    check_outputs([output], [images, labels])
+    origin = {"images": os.path.realpath(images), "labels": os.path.realpath(labels) if labels else None}
+    options.check_outputs([output], [images, labels])
     check_installed()
-    with (
-        opened(images, how._replace(split=how.split or "train"), "Searching on") as source,
-        ProgressBars() as progress,
-    ):
-        targets = needed_targets(images, labels, source)
+    with options.opened(images, how, "Searching on", split="train") as source, ProgressBars() as progress:
+        targets = options.needed_targets(images, labels, source)
         try:
             found = search_systems(
                 _all_images(source, engine.memory_budget // 2, progress),
@@ -116,10 +97,7 @@ def search(
                 folder,
                 SearchOptions(**limits),
                 backend=engine,
-                origin={
-                    "images": os.path.realpath(images),
-                    "labels": os.path.realpath(labels) if labels else None,
-                },
+                origin=origin,
                 progress=progress,
                 tell=progress.say,
             )
@@ -128,20 +106,17 @@ def search(
             raise
         found.model.class_names = source.class_names
     found.model.save(output)
-    seconds = {"seconds": time.perf_counter() - started}
-    print_result(_result(found, output, folder) | seconds, as_json, _lines(found, output))
-
-
-def _result(found: SearchResult, output: str, folder: str) -> dict[str, Any]:
-    return {
+    result = {
         "model": output,
         "folder": folder,
-        "best": leaderboard_data([found.best])[0],
-        "leaderboard": leaderboard_data(found.leaderboard),
+        "best": asdict(found.best),
+        "leaderboard": [asdict(row) for row in found.leaderboard],
         "counts": found.counts,
         **found.model.report["search"],
         "validation_accuracy": found.model.report["validation_accuracy"],
+        "seconds": time.perf_counter() - started,
     }
+    return result, _lines(found, output)
 
 
 def _all_images(source: ImageSource, limit: int, progress: ProgressBars) -> NDArray[Any]:

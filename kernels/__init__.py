@@ -9,15 +9,10 @@ _INCLUDE = re.compile(r'^#include "(?P<name>\w+\.cuh)"\n', re.MULTILINE)
 
 @functools.cache
 def source(name: str) -> str:
-    """Return the source of an operation, its headers written into it.
+    """Return the source of an operation, such as ``"encode"``, its headers written into it.
 
     CuPy keeps compiled kernels by the text it is given, which would not show a change in a header that
     stands elsewhere.  Line numbers in messages are those of the files.
-
-    Parameters
-    ----------
-    name : str
-        Of the operation, such as ``"encode"``.
     """
     included: set[str] = set()
 

@@ -11,6 +11,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from ckncuda import (
+    CKN,
     ArcCosine,
     EncoderSpec,
     Exponential,
@@ -42,6 +43,12 @@ def make_layer(channels: int, rng: np.random.Generator, **options: Any) -> Layer
     anchors = rng.normal(size=(spec.filters, *spec.patch_shape, channels))
     anchors /= np.linalg.norm(anchors.reshape(spec.filters, -1), axis=1)[:, None, None, None]
     return Layer.from_anchors(spec, anchors)
+
+
+def network_and_images(rng: np.random.Generator, n: int = 23) -> tuple[CKN, NDArray[np.float32]]:
+    """Return a network of two small layers, and n images for it."""
+    layers = [make_layer(3, rng), make_layer(12, rng, filters=8)]
+    return CKN.from_layers(layers), make_images(rng, n, 12, 10, 3)
 
 
 def make_images(rng: np.random.Generator, n: int, *shape: int) -> NDArray[np.float32]:
@@ -116,6 +123,17 @@ def left_out_by_refits(gram: Any, targets: Any, regularization: float) -> NDArra
         residuals[i] = targets[i] - gram[i, others] @ alpha
     return residuals
 
+
+SMOOTH_KERNELS = [
+    Exponential(sigma=0.6),
+    Polynomial(2),
+    Polynomial(3, offset=1.0),
+    InversePolynomial(),
+    ArcCosine(1),
+    Linear(),
+    Series([0.2, 0.3, 0.5]),
+]
+"""κ of every kind but arccos of degree 0, whose slope at 1 is infinite."""
 
 SOME_KERNELS = [
     Exponential(sigma=1.0),

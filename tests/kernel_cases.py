@@ -4,7 +4,7 @@ import factories
 import gpu
 import numpy as np
 
-from ckncuda import ArcCosine, InversePolynomial, Linear, Polynomial, Series
+from ckncuda import ArcCosine
 from ckncuda.backend import get_backend
 from ckncuda.backend.operations import NormedMaps
 
@@ -17,7 +17,7 @@ def make_layer(channels, **options):
 CASES = {
     "colour": ((3, 7, 6, 3), make_layer(3)),
     "two parts of channels, two slabs of anchors": ((1, 5, 5, 36), make_layer(36, filters=66)),
-    "tiles of rows and columns": ((1, 26, 140, 1), make_layer(1, patch=2, subsampling=3)),
+    "tiles of rows and columns": ((1, 26, 140, 1), make_layer(1, patch=(2, 3), subsampling=3)),
     "average, centred, no margins": (
         (2, 9, 8, 2),
         make_layer(2, pooling="average", alignment="centered", padding="valid", scale="floored_norm"),
@@ -28,19 +28,11 @@ PAIR_PRECISIONS = ["cupy, float32", "cupy, float32 without tensor cores"]  # tha
 RELU = {"kernel": ArcCosine(1), "filters": 1}
 # Images, layers and whether of tangents, that reach every branch of the kernels of pairs in little time.
 PAIR_CASES = {
-    "colour, two layers": ((2, 7, 6, 3), [{"alignment": "valid"}, {"patch": 2}], False),
+    "colour, two layers": ((2, 7, 6, 3), [{"alignment": "valid"}, {"patch": (1, 2)}], False),
     "one channel, five positions together": ((2, 12, 11, 1), [{"subsampling": 5}, {"subsampling": 1}], False),
     "many terms, wide maps": ((2, 3, 66, 4), [{"subsampling": 3}], False),
     "tangents of two layers": ((2, 6, 7, 3), [RELU, {**RELU, "scale": "floored_norm"}], True),
 }
-OTHER_KERNELS = [
-    Polynomial(3, offset=0.5),
-    InversePolynomial(),
-    ArcCosine(0),
-    ArcCosine(1),
-    Linear(),
-    Series([0.2, 0.3, 0.5]),
-]
 
 
 def run_encode(backend, case, many_multiprocessors=True):
@@ -91,7 +83,7 @@ def run_everything():
             backend = gpu.cupy_backend(precision)
             for case in PAIR_CASES:
                 run_pairs(backend, case)
-        for kernel in OTHER_KERNELS:
+        for kernel in (*factories.SMOOTH_KERNELS, ArcCosine(0)):
             backend.encode(backend.asarray(np.ones((1, 4, 4, 1))), [make_layer(1, kernel=kernel)])
 
 

@@ -5,22 +5,22 @@ the last value, CRLF, a missing last newline and blank last lines are tolerated,
 line and pandas' index column where they are unmistakable.
 
 The file is gone through once when opened, to learn where its lines begin and that all have as many
-values (0.2 s for 212 MB); the numbers are parsed block by block by `numpy.loadtxt`, which is as fast
-as the deprecated `numpy.fromstring` and refuses what is not a number, or, where Numba is installed and
-the block holds nothing unusual, by `compiled_csv`, to the same numbers.
+values (0.2 s for 212 MB); the numbers are parsed block by block by `numpy.loadtxt`, or, where Numba is
+installed and the block holds nothing unusual, by `ckncuda.data.compiled.csv`, to the same numbers.
 """
 
-import dataclasses
 import functools
 import importlib.util
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ckncuda.data.source import ImageSource, StrPath, check_image_shape, format_shape, reading
+from ckncuda.data.source import ImageSource, StrPath, format_shape, reading
 from ckncuda.errors import InvalidData
+from ckncuda.types import Shape
 
 SHAPES = {3072: (32, 32, 3), 784: (28, 28, 1)}  # what a number of values means when no shape is given
 INDEX_NAMES = {"", "id", "index", "unnamed: 0"}  # headers of an index column, in lower case
@@ -31,17 +31,7 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # Excel begins its CSV files with it
 class ChallengeCsv(ImageSource):
     r"""Images in a CSV file, an image a line, channel after channel; delivered as float32.
 
-    Parameters
-    ----------
-    path : path-like
-    image_shape : (h, w, c), optional
-        By default 32x32x3 for 3072 values a line and 28x28x1 for 784.
-
-    Raises
-    ------
-    InvalidData
-        Lines of unequal length, a number of values that is no image's, or, when a block is read,
-        a cell that is not a finite number: the message names line and column.
+    The shape is by default 32x32x3 for 3072 values a line and 28x28x1 for 784.
 
     Examples
     --------
@@ -53,13 +43,9 @@ class ChallengeCsv(ImageSource):
            [6., 7.]], dtype=float32)
     """
 
-    def __init__(self, path: StrPath, image_shape: Sequence[int] | None = None) -> None:
-        self._path = path
+    def __init__(self, path: StrPath, image_shape: Shape | None = None) -> None:
         self._table = _scan(path)
-        shapes = SHAPES
-        if image_shape is not None:
-            image_shape = check_image_shape(image_shape)
-            shapes = {math.prod(image_shape): image_shape}
+        shapes = SHAPES if image_shape is None else {math.prod(image_shape): image_shape}
         self._first_column = _first_column(self._table, shapes, path)
         height, width, channels = shapes[self._table.width - self._first_column]
         shape = (len(self._table.offsets) - 1, height, width, channels)
@@ -68,7 +54,7 @@ class ChallengeCsv(ImageSource):
     def _read(self, start: int, stop: int) -> NDArray[np.float32]:
         _, height, width, channels = self.shape
         block = np.empty((stop - start, height, width, channels), np.float32)
-        with reading(self._path), open(self._path, "rb") as file:
+        with reading(self.where), open(self.where, "rb") as file:
             for row in range(start, stop, ROWS_AT_ONCE):
                 end = min(row + ROWS_AT_ONCE, stop)
                 offset, after = (int(self._table.offsets[i]) for i in (row, end))
@@ -87,17 +73,25 @@ class ChallengeCsv(ImageSource):
             return numbers
         lines = text.rstrip().split(b"\n")
         try:
-            return _numbers(lines, range(self._first_column, self._table.width))
+            return np.loadtxt(
+                lines,
+                np.float32,
+                comments=None,
+                delimiter=",",
+                usecols=range(first, width),
+                ndmin=2,
+                encoding="latin1",
+            )
         except ValueError as error:
             for row_of_line, line in enumerate(lines, row):
-                for column, cell in enumerate(line.split(b",")[: self._table.width]):
+                for column, cell in enumerate(line.split(b",")[:width]):
                     if not _is_number(cell):
                         given = cell.decode("utf-8", "replace").strip()
                         place = self._place_of(row_of_line, column)
-                        raise InvalidData(f"{self._path}: {given!r} in {place}; expected a number") from error
+                        raise InvalidData(f"{self.where}: {given!r} in {place}; expected a number") from error
             first = row + self._table.first_line
             raise InvalidData(
-                f"{self._path}: cannot read lines {first} to {first + len(lines) - 1}: {error}"
+                f"{self.where}: cannot read lines {first} to {first + len(lines) - 1}: {error}"
             ) from error
 
     def _place(self, image: int, y: int, x: int, channel: int) -> str:
@@ -108,8 +102,7 @@ class ChallengeCsv(ImageSource):
         return f"line {row + self._table.first_line}, column {column + 1} (image {row + 1})"
 
 
-@dataclasses.dataclass(frozen=True)
-class _Table:
+class _Table(NamedTuple):
     """Findings of a first pass over the file."""
 
     offsets: NDArray[np.int64]  # [n + 1]: where each image's line begins, and where the last ends
@@ -128,7 +121,7 @@ def _scan(path: StrPath) -> _Table:
     # counting commas with NumPy.
     header, width, blank, end = None, 0, 0, 0
     offsets: list[int] = []
-    counter = _Counter()
+    starts = {0, 1}  # from which the first cells of the lines may count
     with reading(path), open(path, "rb", buffering=1 << 20) as file:
         for number, line in enumerate(file, 1):
             offset, end = end, end + len(line)
@@ -151,27 +144,12 @@ def _scan(path: StrPath) -> _Table:
                     f"{path}: line {number} has {values} values, expected {width} as in the lines before:"
                     " the file may be cut off or damaged there"
                 )
+            cell = row[: row.find(b",")].strip()
+            starts = {start for start in starts if cell == b"%d" % (start + len(offsets))}
             offsets.append(offset)
-            counter.see(row)
     if not offsets:
         raise InvalidData(f"{path} holds no images; expected a line of comma separated numbers for each")
-    return _Table(np.array([*offsets, end]), width, header, counter.start is not None)
-
-
-class _Counter:
-    """Notices whether the first cells of the rows count 0, 1, 2, ... or 1, 2, 3, ..."""
-
-    def __init__(self) -> None:
-        self.start: int | None = None
-        self._rows = 0
-
-    def see(self, row: bytes) -> None:
-        cell = row[: row.find(b",")].strip()
-        if self._rows == 0:
-            self.start = {b"0": 0, b"1": 1}.get(cell)
-        elif self.start is not None and cell != b"%d" % (self.start + self._rows):
-            self.start = None
-        self._rows += 1
+    return _Table(np.array([*offsets, end]), width, header, bool(starts))
 
 
 def _header(row: bytes) -> list[str] | None:
@@ -184,7 +162,7 @@ def _header(row: bytes) -> list[str] | None:
     return [cell.decode("utf-8", "replace").strip('"') for cell in cells]
 
 
-def _first_column(table: _Table, shapes: dict[int, tuple[int, int, int]], path: StrPath) -> int:
+def _first_column(table: _Table, shapes: dict[int, Shape], path: StrPath) -> int:
     """Return the number of index columns before the pixels, 0 or 1; refuse what is not surely images."""
     names = table.header
     has_index = table.width not in shapes
@@ -215,19 +193,13 @@ def _is_index(table: _Table) -> bool:
 
 @functools.cache
 def _compiled_parser() -> Callable[..., bool] | None:
-    """`parse_numbers` where Numba is installed."""
+    """Return `parse_numbers` where Numba is installed."""
     if importlib.util.find_spec("numba") is None:
         return None
     from ckncuda.data.compiled.csv import parse_numbers
 
     parser: Callable[..., bool] = parse_numbers
     return parser
-
-
-def _numbers(lines: list[bytes], columns: Sequence[int]) -> NDArray[np.float32]:
-    return np.loadtxt(
-        lines, np.float32, comments=None, delimiter=",", usecols=columns, ndmin=2, encoding="latin1"
-    )
 
 
 def _is_number(cell: bytes) -> bool:

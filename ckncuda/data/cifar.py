@@ -11,13 +11,12 @@ import pickle
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ckncuda.data.source import ImageSource, StrPath, check_labels, reading
-from ckncuda.data.split import choose_split
+from ckncuda.data.source import ImageSource, StrPath, check_labels, choose_split, reading
 from ckncuda.errors import InvalidData
 
 PIXELS = 3 * 32 * 32
@@ -32,18 +31,6 @@ class CifarSource(ImageSource):
 
     Binary batches are streamed; of pickled ones, one at a time is in memory.
 
-    Parameters
-    ----------
-    path : path-like
-        The folder, or one file in it.
-    split : {"train", "test"}, optional
-        Where the folder holds both.
-
-    Raises
-    ------
-    InvalidData
-        No such files, a truncated or damaged one, or a pickle with anything else in it.
-
     Examples
     --------
     >>> import tempfile
@@ -57,7 +44,7 @@ class CifarSource(ImageSource):
         files = [Path(path)]
         if files[0].is_dir():
             files = _files(files[0], split)
-        self._batches: list[_Batch] = []
+        self._batches: list[_BinaryBatch | _PickledBatch] = []
         for file in files:
             if self._batches:
                 self._batches[-1].release()
@@ -113,18 +100,8 @@ def _files(folder: Path, split: str | None) -> list[Path]:
     return files
 
 
-class _Batch(Protocol):
-    labels: NDArray[np.int64]
-
-    def rows(self, start: int, stop: int) -> NDArray[np.uint8]:
-        """Read images as planes [stop - start, 3072]."""
-
-    def release(self) -> None:
-        """Forget what can be read again."""
-
-
 class _BinaryBatch:
-    """Records of label bytes and planes; `rows` reads what it is asked for."""
+    """Records of label bytes and planes; `rows` reads images as planes [stop - start, 3072]."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -150,7 +127,7 @@ class _BinaryBatch:
         return values.reshape(-1, self._record)[:, self._label_bytes :]
 
     def release(self) -> None:
-        pass
+        """Forget what can be read again: there is nothing."""
 
 
 def _label_bytes(path: Path, size: int) -> int:

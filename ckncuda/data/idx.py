@@ -5,6 +5,7 @@ axis' length as a big-endian 32-bit integer.  Images have three axes (magic numb
 they have channels; labels have one (2049).
 """
 
+import contextlib
 import gzip
 import math
 import os
@@ -16,15 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckncuda.data.source import (
-    ImageSource,
+    StreamSource,
     StrPath,
     check_end,
     check_labels,
+    choose_split,
     read_array,
     reading,
     stack_shape,
 )
-from ckncuda.data.split import choose_split
 from ckncuda.errors import InvalidData
 
 GZIP_MAGIC = b"\x1f\x8b"
@@ -32,64 +33,24 @@ UNSIGNED_BYTE = b"\0\0\x08"
 IMAGES_NAME = re.compile(r"images[.-]idx\d", re.IGNORECASE)
 
 
-class IdxSource(ImageSource):
-    """Images in an IDX file, decompressed as they are read, with the labels beside it.
-
-    Parameters
-    ----------
-    path : path-like
-        The images' file, or a folder with files named like MNIST's.
-    split : {"train", "test"}, optional
-        Where the folder holds both.
-
-    Raises
-    ------
-    InvalidData
-        No IDX file of unsigned bytes, a truncated one, or labels that do not fit.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> path = Path(tempfile.mkdtemp()) / "t10k-images-idx3-ubyte"
-    >>> _ = path.write_bytes(np.array([2051, 2, 4, 4], ">i4").tobytes() + bytes(32))
-    >>> with IdxSource(path) as source:
-    ...     print(source.description)
-    IDX file t10k-images-idx3-ubyte, 2 images of 4x4x1
-    """
+class IdxSource(StreamSource):
+    """Images in an IDX file, or in a folder with files named like MNIST's, and the labels beside it."""
 
     def __init__(self, path: StrPath, split: str | None = None) -> None:
         path = Path(path)
         if path.is_dir():
             path = _images_file(path, split)
-        self._path = path
-        self._stream = open_maybe_gzip(path)
-        try:
-            axes = _read_axes(self._stream, path)
-            self._begin = 4 + 4 * len(axes)
+        with reading(path), contextlib.ExitStack() as files:
+            stream = files.enter_context(open_maybe_gzip(path))
+            axes = _read_axes(stream, path)
             if len(axes) not in (3, 4):
                 what = "labels, not images" if len(axes) == 1 else f"an array of {len(axes)} axes"
                 raise InvalidData(f"{path} holds {what}; expected images: 3 axes (magic number 2051), or 4")
             labels_path = _labels_file(path)
             labels = None if labels_path is None else read_idx_labels(labels_path)
-            super().__init__("IDX file", path, stack_shape(axes, str(path)), np.dtype(np.uint8), labels)
-        except BaseException:
-            self._stream.close()
-            raise
-
-    def _read(self, start: int, stop: int) -> NDArray[np.uint8]:
-        _, height, width, channels = self.shape
-        with reading(self._path):
-            offset = self._begin + start * height * width * channels
-            block = read_array(
-                self._stream, offset, (stop - start, height, width, channels), np.dtype(np.uint8)
-            )
-            if stop == len(self):
-                check_end(self._stream, self._path)
-        return cast(NDArray[np.uint8], block)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._stream.close()
+            shape = stack_shape(axes, str(path))
+            super().__init__("IDX file", path, shape, np.dtype(np.uint8), labels, stream)
+            self._files = files.pop_all()
 
 
 def read_idx_labels(path: StrPath) -> NDArray[np.int64]:
@@ -152,16 +113,15 @@ def _labels_file(path: Path) -> Path | None:
 
 def _read_axes(stream: IO[bytes], path: StrPath) -> tuple[int, ...]:
     """Read the header; where the file is not compressed, check that it is as long as the header says."""
-    with reading(path):
-        magic = stream.read(4)
-        if len(magic) < 4 or magic[:3] != UNSIGNED_BYTE:
-            raise InvalidData(
-                f"{path} begins with bytes {magic.hex(' ')}; expected an IDX file of unsigned bytes:"
-                " 00 00 08 and the number of axes"
-            )
-        axes = tuple(int(length) for length in read_array(stream, 4, (magic[3],), np.dtype(">u4")))
-        if not isinstance(stream, gzip.GzipFile):
-            size, expected = os.path.getsize(path), 4 + 4 * len(axes) + math.prod(axes)
-            if size < expected:
-                raise EOFError(f"{size} bytes, its header announces {expected}")
+    magic = stream.read(4)
+    if len(magic) < 4 or magic[:3] != UNSIGNED_BYTE:
+        raise InvalidData(
+            f"{path} begins with bytes {magic.hex(' ')}; expected an IDX file of unsigned bytes:"
+            " 00 00 08 and the number of axes"
+        )
+    axes = tuple(int(length) for length in read_array(stream, 4, (magic[3],), np.dtype(">u4")))
+    if not isinstance(stream, gzip.GzipFile):
+        size, expected = os.path.getsize(path), 4 + 4 * len(axes) + math.prod(axes)
+        if size < expected:
+            raise EOFError(f"{size} bytes, its header announces {expected}")
     return axes

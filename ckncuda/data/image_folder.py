@@ -28,15 +28,6 @@ class ImageFolder(ImageSource):
     0, 1, ... in that order.  If all images are greyscale they have one channel, otherwise three;
     transparency is dropped.  Hidden files and files with other suffixes are passed over.
 
-    Parameters
-    ----------
-    path : path-like
-
-    Raises
-    ------
-    InvalidData
-        No images, images of unequal size, more than 8 bits a channel, or an unreadable file.
-
     Examples
     --------
     >>> import tempfile

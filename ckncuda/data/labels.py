@@ -1,7 +1,6 @@
 """Labels in a file of their own: the challenge's CSV, NumPy's files, IDX."""
 
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,10 +55,7 @@ def read_labels(path: StrPath, n_images: int) -> NDArray[np.int64]:
     return check_labels(labels, n_images, str(path))
 
 
-class _Rows(NamedTuple):
-    lines: list[int]  # in the file, counted from 1
-    ids: list[int]
-    labels: list[int]
+_Row = tuple[int, int, int]  # the line in the file, counted from 1; the id; the label
 
 
 def _read_csv(path: StrPath, n_images: int) -> NDArray[np.int64]:
@@ -68,12 +64,13 @@ def _read_csv(path: StrPath, n_images: int) -> NDArray[np.int64]:
     rows = _parse(text, path)
     first = _check_ids(rows, n_images, path)
     labels = np.empty(n_images, np.int64)
-    labels[np.array(rows.ids, np.int64) - first] = rows.labels
+    for _, id_, label in rows:
+        labels[id_ - first] = label
     return labels
 
 
-def _parse(text: str, path: StrPath) -> _Rows:
-    rows = _Rows([], [], [])
+def _parse(text: str, path: StrPath) -> list[_Row]:
+    rows: list[_Row] = []
     for number, line in enumerate(text.rstrip().splitlines(), 1):
         cells = [cell.strip() for cell in line.strip().removesuffix(",").split(",")]
         if len(cells) != 2:
@@ -87,16 +84,14 @@ def _parse(text: str, path: StrPath) -> _Rows:
                 raise InvalidData(f"{path}, line {number}: {name} {cell!r} is not an integer; {EXPECTED}")
         if int(cells[1]) < 0 or int(cells[1]) > np.iinfo(np.int64).max:
             raise InvalidData(f"{path}, line {number}: label {cells[1]}; expected 0 or greater, below 2**63")
-        rows.lines.append(number)
-        rows.ids.append(int(cells[0]))
-        rows.labels.append(int(cells[1]))
+        rows.append((number, int(cells[0]), int(cells[1])))
     return rows
 
 
-def _check_ids(rows: _Rows, n_images: int, path: StrPath) -> int:
+def _check_ids(rows: list[_Row], n_images: int, path: StrPath) -> int:
     """Return the smallest id, 1 or 0, once all are known to be there once."""
     line_of: dict[int, int] = {}
-    for line, id_ in zip(rows.lines, rows.ids, strict=True):
+    for line, id_, _ in rows:
         if id_ in line_of:
             raise InvalidData(
                 f"{path}: id {id_} stands in lines {line_of[id_]} and {line}; expected each id once"
@@ -107,7 +102,7 @@ def _check_ids(rows: _Rows, n_images: int, path: StrPath) -> int:
     missing = [id_ for id_ in expected if id_ not in line_of]
     others = sorted(id_ for id_ in line_of if id_ not in expected)
     if missing or others:
-        found = f"{path}: {len(rows.ids)} labels for {n_images} images"
+        found = f"{path}: {len(rows)} labels for {n_images} images"
         if missing:
             found += f"; no label for id {_shown(missing)}"
         if others:

@@ -5,27 +5,28 @@ that a large file never lies in memory whole; only a Fortran-ordered one must (e
 scattered over the whole array).
 """
 
+import contextlib
 import math
 import mmap
 import zipfile
 from collections.abc import Collection, Mapping
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, Literal
 
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from ckncuda.data.source import (
+    SPLITS,
     ArraySource,
-    ImageSource,
+    StreamSource,
     StrPath,
-    check_end,
     check_labels,
+    choose_split,
     read_array,
     reading,
     stack_shape,
 )
-from ckncuda.data.split import SPLITS, choose_split
 from ckncuda.errors import InvalidData
 
 IMAGE_KEYS = ("images", "x", "data")  # in any case
@@ -35,34 +36,19 @@ KEYS_EXPECTED = (
 )
 
 
-def open_npy(path: StrPath) -> ArraySource:
-    """Open the images in a ``.npy`` file [n, h, w, c] or [n, h, w] through a memory map.
-
-    Raises
-    ------
-    InvalidData
-        The file is damaged, truncated, or holds no images.
-
-    Examples
-    --------
-    >>> import pathlib, tempfile
-    >>> path = pathlib.Path(tempfile.mkdtemp()) / "x.npy"
-    >>> np.save(path, np.zeros((5, 8, 8, 3), np.uint8))
-    >>> open_npy(path).description
-    'NumPy file x.npy, 5 images of 8x8x3'
-    """
-    return _MappedImages(map_npy(path), kind="NumPy file", path=path)
+_Header = tuple[tuple[int, ...], Literal["C", "F"], np.dtype[Any]]
 
 
-class _MappedImages(ArraySource):
-    """Images in a memory map, of which no page stays once its images have been copied."""
+class NpySource(ArraySource):
+    """Images in a ``.npy`` file, memory-mapped; no page stays once its images have been copied."""
 
-    def __init__(self, images: NDArray[Any], *, kind: str, path: StrPath) -> None:
-        super().__init__(images, kind=kind, path=path)
+    def __init__(self, path: StrPath) -> None:
+        images = map_npy(path)
+        super().__init__(images, kind="NumPy file", path=path)
         self._map = getattr(images, "_mmap", None)
 
     def _read(self, start: int, stop: int) -> NDArray[Any]:
-        block = np.array(super()._read(start, stop))
+        block = np.array(self._images[start:stop])
         if self._map is not None and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
             self._map.madvise(mmap.MADV_DONTNEED)
         return block
@@ -71,32 +57,21 @@ class _MappedImages(ArraySource):
 def map_npy(path: StrPath) -> NDArray[Any]:
     """Map a ``.npy`` file into memory, read-only; never unpickles."""
     with reading(path), open(path, "rb") as file:
-        header = _read_header(file, path)
+        shape, order, dtype = _read_header(file, path)
         begin, length = file.tell(), file.seek(0, 2)
-    missing = begin + math.prod(header.shape) * header.dtype.itemsize - length
+    missing = begin + math.prod(shape) * dtype.itemsize - length
     if missing > 0:
         raise InvalidData(
-            f"{path} is truncated: its header announces an array {header.shape} of {header.dtype}, but"
+            f"{path} is truncated: its header announces an array {shape} of {dtype}, but"
             f" {missing} bytes are missing: copy or download it again"
         )
-    if math.prod(header.shape) == 0:  # which cannot be mapped
-        return np.empty(header.shape, header.dtype)
-    return np.memmap(path, header.dtype, "r", begin, header.shape, "F" if header.fortran else "C")
+    if math.prod(shape) == 0:  # which cannot be mapped
+        return np.empty(shape, dtype)
+    return np.memmap(path, dtype, "r", begin, shape, order)
 
 
-class NpzSource(ImageSource):
-    """Images in an ``.npz`` file, compressed or not, decompressed as they are read.
-
-    Parameters
-    ----------
-    path : path-like
-    split : {"train", "test"}, optional
-        Where the file holds both ``x_train`` and ``x_test``.
-
-    Raises
-    ------
-    InvalidData
-        The file is damaged, or it is not clear which of its arrays are images and labels.
+class NpzSource(StreamSource):
+    """Images in an ``.npz`` file, compressed or not, with the labels in it.
 
     Examples
     --------
@@ -109,67 +84,34 @@ class NpzSource(ImageSource):
     """
 
     def __init__(self, path: StrPath, split: str | None = None) -> None:
-        self._path = path
-        self._archive = _Archive(path)
-        try:
-            image_key, label_key = _choose_keys(self._archive.members, split, path)
-            self._open(image_key, label_key)
-        except BaseException:
-            self._archive.close()
-            raise
-
-    def _open(self, image_key: str, label_key: str | None) -> None:
-        labels = None if label_key is None else self._archive.read(label_key)
-        self._stream, self._header, self._begin = self._archive.open(image_key)
-        shape = stack_shape(self._header.shape, f"{self._path}, array {image_key!r}")
-        super().__init__("NumPy file", self._path, shape, self._header.dtype, labels)
+        with contextlib.ExitStack() as files:
+            archive = files.enter_context(_Archive(path))
+            image_key, label_key = _choose_keys(archive.members, split, path)
+            labels = None if label_key is None else archive.array(label_key)
+            stream, (shape, self._order, dtype) = archive.stream(image_key)
+            files.enter_context(stream)
+            stack = stack_shape(shape, f"{path}, array {image_key!r}")
+            super().__init__("NumPy file", path, stack, dtype, labels, stream)
+            self._files = files.pop_all()
         self._whole: NDArray[Any] | None = None
 
-    def _read(self, start: int, stop: int) -> NDArray[Any]:
-        if self._header.fortran:
-            if self._whole is None:
-                self._whole = self._part(0, len(self))
-            return self._whole[start:stop].copy()
-        return self._part(start, stop)
-
-    def _part(self, start: int, stop: int) -> NDArray[Any]:
-        _, height, width, channels = self.shape
-        shape = (stop - start, height, width, channels)
-        image_bytes = height * width * channels * self._header.dtype.itemsize
-        turned = self._header.fortran
-        with reading(self._path):
-            part = read_array(
-                self._stream,
-                self._begin + start * image_bytes,
-                shape[::-1] if turned else shape,
-                self._header.dtype,
-            )
-            if stop == len(self):
-                check_end(self._stream, self._path)
-        return part.T if turned else part
-
-    def close(self) -> None:
-        """Close the file."""
-        self._stream.close()
-        self._archive.close()
+    def _read(self, start: int, stop: int, order: Literal["C", "F"] = "C") -> NDArray[Any]:
+        if self._order == "C":
+            return super()._read(start, stop)
+        if self._whole is None:
+            self._whole = super()._read(0, len(self), self._order)
+        return self._whole[start:stop].copy()
 
 
 def read_npz_labels(path: StrPath) -> NDArray[np.int64]:
     """Read the labels in an ``.npz`` file: ``labels`` or ``y``, or its only array."""
-    archive = _Archive(path)
-    try:
+    with _Archive(path) as archive:
         keys = _named(archive.members, LABEL_KEYS) or list(archive.members)
         if len(keys) != 1:
-            raise InvalidData(f"{path} holds {_listed(archive.members)}; expected one array labels or y")
-        return check_labels(archive.read(keys[0]), None, f"{path}, array {keys[0]!r}")
-    finally:
-        archive.close()
-
-
-class _Header(NamedTuple):
-    shape: tuple[int, ...]
-    fortran: bool
-    dtype: np.dtype[Any]
+            raise InvalidData(
+                f"{path} holds the arrays {', '.join(archive.members)}; expected one array labels or y"
+            )
+        return check_labels(archive.array(keys[0]), None, f"{path}, array {keys[0]!r}")
 
 
 def _read_header(stream: IO[bytes], where: object) -> _Header:
@@ -179,50 +121,44 @@ def _read_header(stream: IO[bytes], where: object) -> _Header:
         version = npy.read_magic(stream)
         if version not in readers:  # 3.0 is for field names that are not Latin: no images
             raise ValueError(f"version {version} of the format")
-        header = _Header(*readers[version](stream))
+        shape, fortran, dtype = readers[version](stream)
     except ValueError as error:
         raise InvalidData(f"{where} is no array in NumPy's format, or is damaged: {error}") from error
-    if header.dtype.hasobject:
+    if dtype.hasobject:
         raise InvalidData(
             f"{where} holds pickled Python objects, which are never loaded; expected numbers:"
             " use images.astype"
         )
-    return header
+    return shape, "F" if fortran else "C", dtype
 
 
-class _Archive:
+class _Archive(zipfile.ZipFile):
     """The arrays of an ``.npz`` file, by name."""
 
     def __init__(self, path: StrPath) -> None:
         self._path = path
         with reading(path):
-            self._zip = zipfile.ZipFile(path)
-        names = (name for name in self._zip.namelist() if name.endswith(".npy"))
+            super().__init__(path)
+        names = (name for name in self.namelist() if name.endswith(".npy"))
         self.members = {name.removesuffix(".npy"): name for name in names}
         if not self.members:
             self.close()
             raise InvalidData(f"{path} holds no arrays; {KEYS_EXPECTED}")
 
-    def open(self, key: str) -> tuple[IO[bytes], _Header, int]:
-        """Return the array's stream, its header, and where in the stream its data begin."""
+    def stream(self, key: str) -> tuple[IO[bytes], _Header]:
+        """Return a stream of an array, where its data begin, and its header."""
         with reading(self._path):
             try:
-                stream = self._zip.open(self.members[key])
+                stream = self.open(self.members[key])
             except RuntimeError as error:  # encrypted, or of a compression unknown here
                 raise InvalidData(f"cannot read {key!r} in {self._path}: {error}") from error
-            header = _read_header(stream, f"{self._path}, array {key!r},")
-            return stream, header, stream.tell()
+            return stream, _read_header(stream, f"{self._path}, array {key!r},")
 
-    def read(self, key: str) -> NDArray[Any]:
+    def array(self, key: str) -> NDArray[Any]:
         """Read a small array whole."""
-        stream, header, begin = self.open(key)
+        stream, (shape, order, dtype) = self.stream(key)
         with stream, reading(self._path):
-            shape = header.shape[::-1] if header.fortran else header.shape
-            array = read_array(stream, begin, shape, header.dtype)
-            return array.T if header.fortran else array
-
-    def close(self) -> None:
-        self._zip.close()
+            return read_array(stream, stream.tell(), shape, dtype, order)
 
 
 def _choose_keys(members: Mapping[str, str], split: str | None, path: StrPath) -> tuple[str, str | None]:
@@ -237,13 +173,11 @@ def _choose_keys(members: Mapping[str, str], split: str | None, path: StrPath) -
     else:
         images, labels = [*plain, *(f"x_{name}" for name in splits)], _named(members, LABEL_KEYS)
     if len(images) != 1 or len(labels) > 1:
-        raise InvalidData(f"{path} holds {_listed(members)}: it is not clear what to read; {KEYS_EXPECTED}")
+        raise InvalidData(
+            f"{path} holds the arrays {', '.join(members)}: it is not clear what to read; {KEYS_EXPECTED}"
+        )
     return images[0], labels[0] if labels else None
 
 
 def _named(members: Collection[str], names: Collection[str]) -> list[str]:
     return [key for key in members if key.lower() in names]
-
-
-def _listed(members: Collection[str]) -> str:
-    return "the arrays " + ", ".join(members)

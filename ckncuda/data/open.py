@@ -7,20 +7,18 @@ from ckncuda.data.challenge_csv import BYTE_ORDER_MARK, ChallengeCsv
 from ckncuda.data.cifar import PIXELS, CifarSource, cifar_splits
 from ckncuda.data.idx import GZIP_MAGIC, IdxSource, idx_splits, is_idx, open_maybe_gzip
 from ckncuda.data.image_folder import SUFFIXES, ImageFolder
-from ckncuda.data.numpy_files import NpzSource, open_npy
-from ckncuda.data.source import ImageSource, StrPath, check_image_shape, format_shape, reading
-from ckncuda.data.split import check_split
+from ckncuda.data.numpy_files import NpySource, NpzSource
+from ckncuda.data.source import SPLITS, ImageSource, StrPath, format_shape, reading
 from ckncuda.errors import InvalidData
+from ckncuda.types import Shape
 
-_Opener = Callable[[StrPath, Sequence[int] | None, str | None], ImageSource]
-
-OPENERS: dict[str, _Opener] = {
-    "csv": lambda path, image_shape, split: ChallengeCsv(path, image_shape),
-    "npy": lambda path, image_shape, split: open_npy(path),
-    "npz": lambda path, image_shape, split: NpzSource(path, split),
-    "cifar": lambda path, image_shape, split: CifarSource(path, split),
-    "idx": lambda path, image_shape, split: IdxSource(path, split),
-    "folder": lambda path, image_shape, split: ImageFolder(path),
+OPENERS: dict[str, Callable[[StrPath, Shape | None, str | None], ImageSource]] = {
+    "csv": lambda path, shape, split: ChallengeCsv(path, shape),
+    "npy": lambda path, shape, split: NpySource(path),
+    "npz": lambda path, shape, split: NpzSource(path, split),
+    "cifar": lambda path, shape, split: CifarSource(path, split),
+    "idx": lambda path, shape, split: IdxSource(path, split),
+    "folder": lambda path, shape, split: ImageFolder(path),
 }
 FORMATS = tuple(OPENERS)
 FORMATS_KNOWN = (
@@ -37,23 +35,17 @@ def open_images(
     image_shape: Sequence[int] | None = None,
     split: str | None = None,
 ) -> ImageSource:
-    """Open images of any format that this library reads.
+    """Open the images in a file or folder of any format that this library reads.
 
     Parameters
     ----------
     path : path-like
-        A file or folder.
     format : {"csv", "npy", "npz", "cifar", "idx", "folder"}, optional
         By default found out from the content, then from the name.
     image_shape : (height, width, channels), optional
         Needed for CSV when the number of values a line does not tell; checked for other formats.
     split : {"train", "test"}, optional
         Needed where a data set holds both; ignored where there are no splits.
-
-    Returns
-    -------
-    source : ImageSource
-        Close it, or use it in a ``with`` statement.
 
     Raises
     ------
@@ -70,8 +62,16 @@ def open_images(
     ...     print(source.description, [block.shape for block in source.blocks(4)])
     NumPy file x.npy, 5 images of 8x8x3 [(4, 8, 8, 3), (1, 8, 8, 3)]
     """
-    check_split(split)
-    shape = None if image_shape is None else check_image_shape(image_shape)
+    if split is not None and split not in SPLITS:
+        raise InvalidData(f"split {split!r}; expected train or test")
+    shape: Shape | None = None
+    if image_shape is not None:
+        if len(image_shape) != 3 or min(image_shape) < 1:
+            raise InvalidData(
+                f"image shape {tuple(image_shape)}; expected height, width and channels, such as (32, 32, 3)"
+            )
+        height, width, channels = map(int, image_shape)
+        shape = height, width, channels
     if format is not None and format not in OPENERS:
         raise InvalidData(f"unknown format {format!r}; {FORMATS_KNOWN}")
     if not Path(path).exists():
@@ -128,9 +128,8 @@ def _format_of_content(path: Path, begin: bytes) -> str | None:
 
 
 def _format_of_name(path: Path) -> str | None:
-    if path.suffix.lower() in (".csv", ".txt"):
-        return "csv"
-    if path.suffix.lower() in (".npy", ".npz"):
-        return path.suffix.lower()[1:]
+    named = {".csv": "csv", ".txt": "csv", ".npy": "npy", ".npz": "npz"}.get(path.suffix.lower())
+    if named is not None:
+        return named
     is_batch = path.stem.startswith(("data_batch", "test_batch")) or path.suffix == ".bin"
     return "cifar" if is_batch else None

@@ -7,10 +7,9 @@ import math
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,6 +18,7 @@ from ckncuda.errors import InvalidData
 
 StrPath = str | os.PathLike[str]
 
+SPLITS = ("train", "test")
 CHANNELS = (1, 3, 4)  # greyscale, RGB, RGBA: what an axis of channels plausibly counts
 
 
@@ -58,8 +58,13 @@ class ImageSource(abc.ABC):
             raise InvalidData(
                 f"{self.where}: shape {shape} holds no images; expected at least one pixel of one"
             )
+        if dtype.kind not in "uibf":
+            raise InvalidData(
+                f"{self.where}: pixels are of type {dtype}; expected integers in 0..255 or floating-point"
+                " numbers"
+            )
         self.shape = shape
-        self.dtype = delivered_dtype(dtype, self.where)
+        self.dtype = np.dtype(np.float32 if dtype.kind == "f" else np.uint8)
         self.labels = None if labels is None else check_labels(labels, shape[0], self.where)
         self.class_names = class_names
         name = kind if path is None else f"{kind} {Path(path).name}"
@@ -72,12 +77,7 @@ class ImageSource(abc.ABC):
         return f"<{type(self).__name__}: {self.description}>"
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
-        """Read the images ``start``, ..., ``stop - 1``.
-
-        Parameters
-        ----------
-        start, stop : int
-            ``0 <= start <= stop <= len(self)``.
+        """Read the images ``start``, ..., ``stop - 1`` of this source.
 
         Returns
         -------
@@ -88,8 +88,6 @@ class ImageSource(abc.ABC):
         ------
         InvalidData
             The file is damaged, or holds NaN, infinite values, or integers outside 0..255.
-        IndexError
-            The range does not lie within the source.
 
         Examples
         --------
@@ -101,13 +99,18 @@ class ImageSource(abc.ABC):
         if start == stop:
             return np.empty((0, *self.shape[1:]), self.dtype)
         block = self._read(start, stop)
-        if self.dtype == np.uint8:
-            self._check_bytes(block, start)
-            return np.asarray(block, np.uint8, order="C")
-        with np.errstate(over="ignore"):  # what overflows is infinite and found below
-            block = np.asarray(block, np.float32, order="C")
-        self._check_finite(block, start)
-        return block
+        if self.dtype == np.float32:
+            with np.errstate(over="ignore"):  # what overflows is infinite and found below
+                block = np.asarray(block, np.float32, order="C")
+            expected = "expected finite float32 numbers: remove or repair this image"
+            self._check_pixels(np.isfinite(block), block, start, expected)
+        elif block.dtype not in (np.uint8, np.bool_):
+            expected = (
+                f"integer pixels ({block.dtype}) must lie in 0..255: scale the images and save them"
+                " as float32 or uint8"
+            )
+            self._check_pixels((block >= 0) & (block <= 255), block, start, expected)
+        return np.asarray(block, self.dtype, order="C")
 
     def blocks(self, size: int) -> Iterator[NDArray[Any]]:
         """Read all images in order, ``size`` at a time; the last block may be smaller.
@@ -132,37 +135,18 @@ class ImageSource(abc.ABC):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def _place(self, image: int, y: int, x: int, channel: int) -> str:
         """Say where a pixel stands, counted from 1, as the user finds it."""
         return f"image {image + 1} (row {y + 1}, column {x + 1}, channel {channel + 1})"
 
-    def _check_bytes(self, block: NDArray[Any], start: int) -> None:
-        if block.dtype == np.uint8 or block.dtype == np.bool_:
-            return
-        bad = (block < 0) | (block > 255)
-        if bad.any():
-            image, *pixel = (int(i) for i in np.argwhere(bad)[0])
+    def _check_pixels(self, good: NDArray[np.bool_], block: NDArray[Any], start: int, expected: str) -> None:
+        if not good.all():
+            image, *pixel = (int(i) for i in np.argwhere(~good)[0])
             raise InvalidData(
-                f"{self.where}: {block[image, *pixel]} in {self._place(start + image, *pixel)}; integer"
-                f" pixels ({block.dtype}) must lie in 0..255: scale the images and save them"
-                " as float32 or uint8"
-            )
-
-    def _check_finite(self, block: NDArray[np.float32], start: int) -> None:
-        finite = np.isfinite(block)
-        if not finite.all():
-            image, *pixel = (int(i) for i in np.argwhere(~finite)[0])
-            raise InvalidData(
-                f"{self.where}: {block[image, *pixel]} in {self._place(start + image, *pixel)}; expected"
-                " finite float32 numbers: remove or repair this image"
+                f"{self.where}: {block[image, *pixel]} in {self._place(start + image, *pixel)}; {expected}"
             )
 
 
@@ -172,15 +156,9 @@ class ArraySource(ImageSource):
     Parameters
     ----------
     images : uint8, float or integer [n, h, w, c] or [n, h, w]
-        Channels last.
     labels : int [n], optional
     kind, path
         What to call the array in messages, when it comes from a file.
-
-    Raises
-    ------
-    InvalidData
-        The array is not a stack of images, or the labels do not fit.
 
     Examples
     --------
@@ -208,36 +186,43 @@ class ArraySource(ImageSource):
         return block if block.dtype != self.dtype else block.copy()
 
 
+class StreamSource(ImageSource):
+    """Images behind the header of a stream, where it stands; decompressed as they are read."""
+
+    _files: contextlib.ExitStack
+
+    def __init__(
+        self,
+        kind: str,
+        path: StrPath,
+        shape: tuple[int, int, int, int],
+        dtype: np.dtype[Any],
+        labels: ArrayLike | None,
+        stream: IO[bytes],
+    ) -> None:
+        super().__init__(kind, path, shape, dtype, labels)
+        self._stream, self._begin, self._stored = stream, stream.tell(), dtype
+
+    def _read(self, start: int, stop: int, order: Literal["C", "F"] = "C") -> NDArray[Any]:
+        offset = self._begin + start * math.prod(self.shape[1:]) * self._stored.itemsize
+        with reading(self.where):
+            block = read_array(self._stream, offset, (stop - start, *self.shape[1:]), self._stored, order)
+            if stop == len(self):
+                check_end(self._stream, self.where)
+        return block
+
+    def close(self) -> None:
+        """Close the files."""
+        self._files.close()
+
+
 def format_shape(shape: Sequence[int]) -> str:
     """Write a shape as people do: ``32x32x3``."""
     return "x".join(map(str, shape))
 
 
-def delivered_dtype(dtype: np.dtype[Any], where: str) -> np.dtype[Any]:
-    """Return the dtype in which pixels of ``dtype`` are delivered: uint8, or float32 for floats.
-
-    Examples
-    --------
-    >>> delivered_dtype(np.dtype(np.float64), "a.npy")
-    dtype('float32')
-    """
-    if dtype.kind == "f":
-        return np.dtype(np.float32)
-    if dtype.kind in "uib":
-        return np.dtype(np.uint8)
-    raise InvalidData(
-        f"{where}: pixels are of type {dtype}; expected integers in 0..255 or floating-point numbers"
-    )
-
-
 def stack_shape(shape: Sequence[int], where: str) -> tuple[int, int, int, int]:
-    """Return ``(n, h, w, c)`` for an array [n, h, w, c] or [n, h, w]; refuse every other.
-
-    Examples
-    --------
-    >>> stack_shape((60000, 28, 28), "x.npy")
-    (60000, 28, 28, 1)
-    """
+    """Return ``(n, h, w, c)`` for an array [n, h, w, c] or [n, h, w]; refuse every other."""
     given = f"{where}: array of shape {tuple(shape)}"
     if len(shape) == 4 and shape[3] not in CHANNELS and shape[1] in CHANNELS:
         raise InvalidData(
@@ -249,24 +234,18 @@ def stack_shape(shape: Sequence[int], where: str) -> tuple[int, int, int, int]:
             f"{given} looks like one image [h, w, c]; expected a stack [n, h, w, c] or [n, h, w]:"
             " use images[None] for a stack of one"
         )
-    if len(shape) == 3:
-        return (shape[0], shape[1], shape[2], 1)
-    if len(shape) == 4:
-        return (shape[0], shape[1], shape[2], shape[3])
-    raise InvalidData(
-        f"{given} is no stack of images; expected [n, h, w, c] or [n, h, w]: use images.reshape"
-    )
+    if len(shape) not in (3, 4):
+        raise InvalidData(
+            f"{given} is no stack of images; expected [n, h, w, c] or [n, h, w]: use images.reshape"
+        )
+    n, height, width, channels = (*shape, 1)[:4]
+    return n, height, width, channels
 
 
 def check_labels(labels: ArrayLike, n: int | None, where: str) -> NDArray[np.int64]:
     """Return labels as int64 [n], or raise `InvalidData`; ``n`` of None accepts any number.
 
     A column [n, 1], as Keras saves labels, is accepted too.
-
-    Examples
-    --------
-    >>> check_labels(np.array([[3], [1]], np.uint8), 2, "y.npy")
-    array([3, 1])
     """
     values = np.asarray(labels)
     if values.ndim == 2 and values.shape[1] == 1:
@@ -287,14 +266,14 @@ def check_labels(labels: ArrayLike, n: int | None, where: str) -> NDArray[np.int
     return values.astype(np.int64)
 
 
-def check_image_shape(image_shape: Sequence[int]) -> tuple[int, int, int]:
-    """Return ``(h, w, c)`` as given by a user, or raise `InvalidData`."""
-    if len(image_shape) != 3 or min(image_shape) < 1:
-        raise InvalidData(
-            f"image shape {tuple(image_shape)}; expected height, width and channels, such as (32, 32, 3)"
-        )
-    height, width, channels = (int(size) for size in image_shape)
-    return height, width, channels
+def choose_split(present: Collection[str], wanted: str | None, where: str) -> str:
+    """Return the split to read: the one wanted, or the only one present."""
+    found = [split for split in SPLITS if split in present]
+    if wanted is not None and wanted not in found:
+        raise InvalidData(f"{where}: there is no {wanted} split, only {' and '.join(found)}")
+    if wanted is None and len(found) > 1:
+        raise InvalidData(f"{where} holds both train and test images: give --split train or --split test")
+    return wanted or found[0]
 
 
 @contextlib.contextmanager
@@ -310,8 +289,14 @@ def reading(path: StrPath) -> Iterator[None]:
         raise InvalidData(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def read_array(stream: IO[bytes], offset: int, shape: Sequence[int], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Read an array [shape] in C order at ``offset`` of a stream; EOFError when the stream ends early.
+def read_array(
+    stream: IO[bytes],
+    offset: int,
+    shape: Sequence[int],
+    dtype: np.dtype[Any],
+    order: Literal["C", "F"] = "C",
+) -> NDArray[Any]:
+    """Read an array [shape] at ``offset`` of a stream; EOFError when the stream ends early.
 
     Streams that decompress as they go seek backwards by starting again.
     """
@@ -325,7 +310,7 @@ def read_array(stream: IO[bytes], offset: int, shape: Sequence[int], dtype: np.d
             raise EOFError(f"it ends {len(view) - filled} bytes early")
         view[filled : filled + len(chunk)] = chunk
         filled += len(chunk)
-    return array.reshape(shape)
+    return array.reshape(shape, order=order)
 
 
 def check_end(stream: IO[bytes], path: StrPath) -> None:

@@ -20,16 +20,6 @@ FEATURES_KEY = "features"  # the name of the array in an .npz file
 def write_submission(path: StrPath, labels: ArrayLike) -> None:
     r"""Write predictions as the challenge expects them: header ``Id,Prediction``, ids from 1.
 
-    Parameters
-    ----------
-    path : path-like
-    labels : int [n]
-
-    Raises
-    ------
-    InvalidData
-        The labels are not integers from 0 in one axis, or the file cannot be written.
-
     Examples
     --------
     >>> import tempfile
@@ -51,21 +41,10 @@ class FeatureWriter:
         self._file = file
         self._shape = (n, d)
         self._written = 0
-        header = {"descr": "<f4", "fortran_order": False, "shape": (n, d)}
-        npy.write_array_header_1_0(file, header)
+        npy.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (n, d)})
 
     def write(self, block: NDArray[Any]) -> None:
-        """Append rows.
-
-        Parameters
-        ----------
-        block : float [m, d]
-
-        Raises
-        ------
-        ValueError
-            Another width, or more than ``n`` rows in all.
-        """
+        """Append rows, float [m, d]."""
         n, d = self._shape
         if block.ndim != 2 or block.shape[1] != d:
             raise ValueError(f"features of shape {block.shape}; expected [m, {d}]")
@@ -92,10 +71,6 @@ def feature_writer(path: StrPath, n: int, d: int) -> Iterator[FeatureWriter]:
         Ends in ``.npy``, or in ``.npz`` for an archive, not compressed, with an array ``features``.
     n, d : int
         The number of images and of features for each.
-
-    Yields
-    ------
-    writer : FeatureWriter
 
     Raises
     ------

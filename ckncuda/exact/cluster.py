@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from ckncuda.backend import Backend, get_backend
 from ckncuda.errors import CknError, InvalidSpec, require
-from ckncuda.exact.job import GramJob, compute_block
-from ckncuda.exact.kernel import ExactKernel, Maps
+from ckncuda.exact.job import GramJob
+from ckncuda.exact.kernel import ExactKernel
 from ckncuda.exact.tiles import Tile
+from ckncuda.types import Array
 from ckncuda.version import __version__
 
 if TYPE_CHECKING:
@@ -44,22 +45,15 @@ def check_installed() -> None:
 
 @contextlib.contextmanager
 def local_cluster(workers: int) -> Iterator["Client"]:
-    """Start so many processes on this machine, each of which computes a tile at a time.
-
-    Raises
-    ------
-    NotInstalled
-        Dask is not installed.
-    """
+    """Start so many processes on this machine, each of which computes a tile at a time."""
     check_installed()
     import dask
     from distributed import Client, LocalCluster
 
     if workers < 1:
         raise InvalidSpec(f"workers is {workers}; it must be at least 1")
-    settings = {"distributed.scheduler.allowed-failures": FAILURES}
     with (
-        dask.config.set(settings),
+        dask.config.set({"distributed.scheduler.allowed-failures": FAILURES}),
         _quiet(),
         LocalCluster(
             n_workers=workers,
@@ -81,8 +75,6 @@ def remote_cluster(address: str) -> Iterator["Client"]:
 
     Raises
     ------
-    NotInstalled
-        Dask is not installed.
     ClusterUnavailable
         Nothing answers there; there is no worker; one has another version of ckncuda.
     """
@@ -117,17 +109,13 @@ def _quiet() -> Iterator[None]:
 
     noisy = ("distributed", "tornado", "asyncio")
     names = [name for name in logging.root.manager.loggerDict if name.partition(".")[0] in noisy]
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Sending large graph")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    with contextlib.ExitStack() as stack:
+        for logger in map(logging.getLogger, names):
+            stack.callback(logger.setLevel, logger.level)
+            logger.setLevel(logging.CRITICAL)
+        stack.enter_context(warnings.catch_warnings())
+        warnings.filterwarnings("ignore", message="Sending large graph")
+        yield
 
 
 def _version() -> str:
@@ -147,18 +135,13 @@ def _check_versions(client: "Client") -> None:
             )
 
 
-def count_workers(client: "Client") -> int:
-    """Count the workers that there are now."""
-    return len(client.nthreads())
-
-
 def distributed_blocks(
     client: "Client",
     job: GramJob,
     tiles: Iterable[Tile],
     options: Mapping[str, Any],
     tell: Callable[[str], None] = lambda line: None,
-) -> Iterator[tuple[Tile, Maps]]:
+) -> Iterator[tuple[Tile, Array]]:
     """Yield tiles, each with its part of the matrix, as the workers finish them.
 
     Parameters
@@ -168,13 +151,9 @@ def distributed_blocks(
         Its images are read here, when a worker is about to need them.
     tiles : iterable of Tile
     options : mapping
-        Of the backend that each worker makes for itself, once: see `Backend.options`.
+        The `Backend.options` of the backend that each worker makes for itself, once.
     tell : callable, optional
         Told, in a line for people, when there is nobody left to work.
-
-    Yields
-    ------
-    tile, block
 
     Raises
     ------
@@ -188,7 +167,7 @@ def distributed_blocks(
     how = tuple(options.items())
     try:
         while True:
-            free = AHEAD * max(1, _count_threads(client)) - len(running)
+            free = AHEAD * max(1, sum(client.nthreads().values())) - len(running)
             for tile in itertools.islice(waiting, max(0, free)):
                 # Not pure: nothing is gained from digests of all images.
                 future = client.submit(_compute, job.kernel, *job.read(tile), how, __version__, pure=False)
@@ -198,12 +177,11 @@ def distributed_blocks(
             try:
                 finished = wait(list(running), timeout=NOBODY, return_when="FIRST_COMPLETED").done
             except TimeoutError:
-                if _count_threads(client) == 0:
+                if not client.nthreads():
                     tell("No worker is left; waiting for one.")
                 continue
             for future in finished:
-                with _explained():
-                    block = future.result()
+                block = _result(future)
                 yield running.pop(future), block
     except (CancelledError, OSError) as error:
         raise ClusterUnavailable(f"the connection to the scheduler is lost ({error})") from error
@@ -212,13 +190,12 @@ def distributed_blocks(
             future.release()
 
 
-@contextlib.contextmanager
-def _explained() -> Iterator[None]:
-    """Say what to do where a worker has failed."""
+def _result(future: Any) -> Any:
+    """Return what a worker has computed, or say what to do where it has failed."""
     from distributed.scheduler import KilledWorker
 
     try:
-        yield
+        return future.result()
     except KilledWorker as error:
         raise ClusterUnavailable(
             f"a tile has ended {error.allowed_failures + 1} workers, one after the other, probably for lack "
@@ -228,12 +205,6 @@ def _explained() -> Iterator[None]:
         raise ClusterUnavailable(
             f"a worker cannot import what it needs ({error}): install it there"
         ) from error
-
-
-def _count_threads(client: "Client") -> int:
-    """Count the threads of all workers that there are now."""
-    threads: dict[str, int] = client.nthreads()
-    return sum(threads.values())
 
 
 _making = threading.Lock()
@@ -246,11 +217,11 @@ def _backend(options: tuple[tuple[str, Any], ...]) -> Backend:
 
 def _compute(
     kernel: ExactKernel,
-    maps: Maps,
-    others: Maps | None,
+    maps: Array,
+    others: Array | None,
     backend: tuple[tuple[str, Any], ...],
     version: str,
-) -> Maps:
+) -> Array:
     """Compute a tile on a worker, which may have come after the others were asked for their version."""
     if version != __version__:
         raise ClusterUnavailable(
@@ -259,4 +230,4 @@ def _compute(
         )
     with _making:  # a worker of several threads makes one backend, too
         engine = _backend(backend)
-    return compute_block(kernel, maps, others, engine)
+    return kernel.block(maps, others, engine)

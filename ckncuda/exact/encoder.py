@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,14 +11,15 @@ from numpy.typing import NDArray
 from ckncuda.backend import Backend
 from ckncuda.backend.operations import NormedMaps
 from ckncuda.errors import InvalidData, InvalidSpec
-from ckncuda.exact.gram import check_images, gram
+from ckncuda.exact.gram import gram
+from ckncuda.exact.job import check_images
 from ckncuda.exact.kernel import ExactKernel
 from ckncuda.exact.tiles import TILE, check_finite, read_maps
 from ckncuda.images.preprocess import (
+    PreprocessingSpec,
     Preprocessor,
     preprocessing_arrays,
     preprocessing_from_dict,
-    resolved,
 )
 from ckncuda.images.preprocessed import PreprocessedImages, preprocessed
 from ckncuda.images.sources import ArrayImages, DeviceImages, Images
@@ -31,7 +32,7 @@ AGREEMENT = 1e-3  # of the geometric mean of both images' kernels with themselve
 
 
 @dataclass(frozen=True)
-class ExactEncoderSpec:
+class ExactEncoderSpec(PreprocessingSpec):
     """An exact kernel and the preprocessing of its images, before it has seen any.
 
     Parameters
@@ -47,17 +48,6 @@ class ExactEncoderSpec:
     preprocessing: Sequence[Preprocessor] | None = ()
     landmarks: int | None = None
     compares: ClassVar[bool] = True
-    """True if features are comparisons with the training images, so that those of these are a Gram matrix."""
-
-    def __post_init__(self) -> None:
-        if self.preprocessing is not None:
-            object.__setattr__(self, "preprocessing", tuple(self.preprocessing))
-
-    def resolved(self, images: Images, report: Report | None = None) -> "ExactEncoderSpec":
-        """Return this with the preprocessing that these images suggest, if it is left open."""
-        if self.preprocessing is not None:
-            return self
-        return replace(self, preprocessing=resolved(None, images, report))
 
     def check(self, images: Images) -> None:
         """Raise `InvalidSpec` or `InvalidData` unless images can be compared."""
@@ -66,13 +56,6 @@ class ExactEncoderSpec:
             raise InvalidData("exact kernels are computed from images in the host's memory: copy them there")
         if self.landmarks is not None and (not isinstance(self.landmarks, int) or self.landmarks < 2):
             raise InvalidSpec(f"landmarks is {self.landmarks!r}; expected a whole number of at least 2")
-
-    def drawn_landmarks(self, n: int, seed: int) -> Index | None:
-        """Return the numbers of the landmarks among n images, or None: all are."""
-        if self.landmarks is None:
-            return None
-        chosen: Index = np.sort(np.random.default_rng(seed).permutation(n)[: self.landmarks])
-        return chosen
 
     def fit(
         self,
@@ -107,7 +90,7 @@ class ExactEncoderSpec:
                 if isinstance(other, ExactEncoder) and plain == [s.to_dict() for s in other.preprocessing]:
                     return ExactEncoder(self.kernel, other.points, other.preprocessing)
             prepared = PreprocessedImages.learn(images, steps, None, report)
-            points = _read(prepared, self.drawn_landmarks(images.shape[0], seed))
+            points = _read(prepared, drawn_landmarks(self.landmarks, images.shape[0], seed))
         return ExactEncoder(self.kernel, points, prepared.preprocessing)
 
 
@@ -193,31 +176,23 @@ class ExactEncoder:
         InvalidData
             A kernel is not finite.
         """
-        points = ArrayImages(self.points)
-        rows, columns = (
-            (points, None) if chosen is None else (PreprocessedImages(images, self.preprocessing), points)
-        )
-        matrix = gram(rows, self.kernel, columns, backend=backend, progress=report)
-        numbers = range(len(points.array)) if chosen is None else chosen.tolist()
+        if chosen is None:
+            matrix = gram(self.points, self.kernel, backend=backend, progress=report)
+        else:
+            prepared = PreprocessedImages(images, self.preprocessing)
+            matrix = gram(prepared, self.kernel, self.points, backend=backend, progress=report)
+        numbers = range(len(self.points)) if chosen is None else chosen.tolist()
         for start in range(0, len(matrix), TILE):
             block = matrix[start : start + TILE]
             check_finite(block, range(start, start + len(block)), numbers)
         return matrix
 
     def check_gram(self, matrix: NDArray[Any], number: int, seed: int, backend: Backend) -> None:
-        """Raise `InvalidData` unless a few entries of a Gram matrix are the kernel's of the points.
+        """Raise `InvalidData` unless a few entries of a Gram matrix [m, m] are the kernel's of the points.
 
-        Parameters
-        ----------
-        matrix : [m, m]
-        number : int
-            That of the kernel, from 1, for the message.
-        seed : int
-            Chooses the entries.
-        backend : Backend
+        The seed chooses the entries; the message names the matrix by its number.
         """
-        n = len(self.points)
-        some = np.sort(np.random.default_rng(seed).permutation(n)[:SAMPLE])
+        some = np.sort(np.random.default_rng(seed).permutation(len(self.points))[:SAMPLE])
         few = ExactEncoder(self.kernel, self.points[some])
         expected = few.kernels(few.normed_points(backend), backend)
         found = np.array([np.asarray(matrix[int(i) : int(i) + 1], np.float64)[0, some] for i in some])
@@ -233,13 +208,7 @@ class ExactEncoder:
             )
 
     def width(self, shape: Shape) -> int:
-        """Count the features of an image of this shape, which must be that of the points.
-
-        Raises
-        ------
-        InvalidData
-            The images are not of the points' shape.
-        """
+        """Count the features of an image of this shape; raise `InvalidData` if it is not the points'."""
         if tuple(shape) != self.points.shape[1:]:
             given, own = ("x".join(map(str, each)) for each in (shape, self.points.shape[1:]))
             raise InvalidData(
@@ -259,10 +228,8 @@ class ExactEncoder:
 
     def describe(self, shape: Shape | None) -> dict[str, Any]:
         """Return everything but the arrays as plain data."""
-        own = self.to_dict()
-        preprocessing = own["preprocessing"]
-        about = {"kind": self.kind, "preprocessing": preprocessing, "n_images": len(self.points)}
-        return about | self.kernel.description()
+        about = {"kind": self.kind, "preprocessing": self.to_dict()["preprocessing"]}
+        return about | {"n_images": len(self.points)} | self.kernel.description()
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, as a model file holds it."""
@@ -283,10 +250,8 @@ class ExactEncoder:
 
         Raises
         ------
-        InvalidSpec
-            The kernel is malformed or does not fit the points.
-        ValueError
-            The points are malformed.
+        InvalidSpec, ValueError
+            The kernel or the points are malformed, or do not fit one another.
         """
         kernel, points = ExactKernel.from_dict(options["kernel"]), arrays["points"]
         if points.ndim != 4 or len(points) == 0 or points.dtype not in (np.uint8, np.float32):
@@ -297,12 +262,16 @@ class ExactEncoder:
         return cls(kernel, points, preprocessing_from_dict(options["preprocessing"], arrays))
 
 
+def drawn_landmarks(landmarks: int | None, n: int, seed: int) -> Index | None:
+    """Return the numbers of so many landmarks among n images, or None: all are."""
+    return None if landmarks is None else np.sort(np.random.default_rng(seed).permutation(n)[:landmarks])
+
+
 def _read(images: PreprocessedImages, chosen: Index | None) -> NDArray[Any]:
     """Read all images, or those chosen, whose numbers are in order."""
     n = images.shape[0]
     numbers = np.arange(n) if chosen is None else chosen
-    dtype = np.uint8 if images.dtype == np.uint8 else np.float32
-    out = np.empty((len(numbers), *images.shape[1:]), dtype)
+    out = np.empty((len(numbers), *images.shape[1:]), np.uint8 if images.dtype == np.uint8 else np.float32)
     for start in range(0, n, TILE):
         first, last = np.searchsorted(numbers, [start, start + TILE])
         if first < last:

@@ -1,4 +1,4 @@
-"""A Gram matrix that is still to be computed: of which images, by which kernel, in which tiles."""
+"""Gram matrices that are still to be computed: of which images, by which kernel, in which tiles."""
 
 import functools
 import hashlib
@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 
 from ckncuda.backend import Backend
-from ckncuda.exact.gram import check_dtype, check_images
-from ckncuda.exact.kernel import ExactKernel, Maps
+from ckncuda.errors import InvalidData, InvalidSpec
+from ckncuda.exact.kernel import ExactKernel
 from ckncuda.exact.tiles import TILE, Tile, Tiling, read_maps
 from ckncuda.images.preprocess import Preprocessor
 from ckncuda.images.preprocessed import PreprocessedImages
 from ckncuda.images.sources import Images
-from ckncuda.progress import Progress
+from ckncuda.progress import Progress, Report
+from ckncuda.types import Array
 
 MEASURED = 0.2  # seconds, at least, from which the time of a pair is taken
 DIGEST_BYTES = 16 << 20  # of images that are read at a time
@@ -35,16 +36,11 @@ class GramJob:
     images2 : Images, optional
         Its columns.
     preprocessing : tuple of Preprocessor
-        Fitted, of all images; see `ckncuda.images.preprocessed.fit_preprocessing`.
+        Fitted; see `ckncuda.images.preprocessed.fit_preprocessing`.
     dtype : {float32, float64}
         In which to compute.
     tile : int
         Images of either side of a tile.
-
-    Raises
-    ------
-    InvalidSpec, InvalidData
-        As `ckncuda.exact.gram` does.
 
     Examples
     --------
@@ -66,30 +62,28 @@ class GramJob:
     tile: int = TILE
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "dtype", check_dtype(self.dtype))
+        dtype = np.dtype(self.dtype)
+        if dtype not in (np.float32, np.float64):
+            raise InvalidSpec(f"dtype is {dtype}; exact kernels are computed in float32 or float64")
+        object.__setattr__(self, "dtype", dtype)
         check_images(self.images, self.images if self.images2 is None else self.images2, self.kernel)
 
     @functools.cached_property
     def tiling(self) -> Tiling:
         """The tiles of the matrix."""
-        return Tiling(
-            self.images.shape[0], None if self.images2 is None else self.images2.shape[0], self.tile
-        )
+        n2 = None if self.images2 is None else self.images2.shape[0]
+        return Tiling(self.images.shape[0], n2, self.tile)
 
-    def read(self, tile: Tile) -> tuple[Maps, Maps | None]:
+    def read(self, tile: Tile) -> tuple[Array, Array | None]:
         """Read the images of a tile's rows and of its columns, preprocessed; None: the same images."""
-        maps = self._read(self.images, tile.rows)
-        if tile.symmetric:
-            return maps, None
-        return maps, self._read(self.images if self.images2 is None else self.images2, tile.columns)
+        first = PreprocessedImages(self.images, self.preprocessing)
+        second = first if self.images2 is None else PreprocessedImages(self.images2, self.preprocessing)
+        maps = read_maps(first, tile.rows, self.dtype)
+        return maps, None if tile.symmetric else read_maps(second, tile.columns, self.dtype)
 
-    def _read(self, images: Images, rows: slice) -> Maps:
-        return read_maps(PreprocessedImages(images, self.preprocessing), rows, self.dtype)
-
-    def blocks(self, tiles: Iterable[Tile], backend: Backend) -> Iterator[tuple[Tile, Maps]]:
+    def blocks(self, tiles: Iterable[Tile], backend: Backend) -> Iterator[tuple[Tile, Array]]:
         """Compute these tiles, one after the other, each with its part of the matrix."""
-        for tile in tiles:
-            yield tile, compute_block(self.kernel, *self.read(tile), backend)
+        return ((tile, self.kernel.block(*self.read(tile), backend)) for tile in tiles)
 
     def identity(self, backend: str, progress: Progress | None = None) -> dict[str, Any]:
         """Return plain data that is the same for the same matrix alone; reads all images.
@@ -102,21 +96,19 @@ class GramJob:
             Called as ``progress("reading", images, all images)``.
         """
         both = [self.images] + ([] if self.images2 is None else [self.images2])
-        total, done = sum(images.shape[0] for images in both), 0
+        report, done, total = Report.of(progress), 0, sum(images.shape[0] for images in both)
         digests = []
         for images in both:
             digest = hashlib.sha256(f"{images.dtype.str} {list(images.shape)}".encode())
             size = max(1, DIGEST_BYTES // max(1, int(np.prod(images.shape[1:])) * images.dtype.itemsize))
-            for start in range(0, images.shape[0], size):
-                stop = min(start + size, images.shape[0])
-                digest.update(np.ascontiguousarray(images.read(start, stop)).data)
-                if progress is not None:
-                    progress("reading", done + stop, total)
-            done += images.shape[0]
+            for block in images.blocks(size):
+                digest.update(np.ascontiguousarray(block).data)
+                done += len(block)
+                report("reading", done, total)
             digests.append(digest.hexdigest())
         plain = {
             "images": digests[0],
-            "images2": digests[1] if len(digests) == 2 else None,
+            "images2": None if self.images2 is None else digests[1],
             "preprocessing": [step.to_dict() for step in self.preprocessing],
             "kernel": self.kernel.description(),
             "shape": list(self.tiling.shape),
@@ -128,24 +120,34 @@ class GramJob:
         return read_back
 
 
-def compute_block(kernel: ExactKernel, maps: Maps, others: Maps | None, backend: Backend) -> Maps:
-    """Compute the part of the matrix of these images with others, or with themselves."""
-    if others is None:
-        return kernel.block(maps, maps, backend, symmetric=True)
-    return kernel.block(maps, others, backend)
+def check_images(first: Images, second: Images, kernel: ExactKernel) -> None:
+    """Raise unless both sets of images are alike and fit the layers."""
+    if first.shape[1:] != second.shape[1:]:
+        shapes = ("x".join(map(str, images.shape[1:])) for images in (first, second))
+        raise InvalidData(
+            f"the images are of {' and of '.join(shapes)} (height x width x channels); "
+            "a kernel compares images of one size"
+        )
+    if (first.dtype == np.uint8) != (second.dtype == np.uint8):
+        raise InvalidData(
+            f"the images are of type {first.dtype} and {second.dtype}: bytes are scaled from 0...255 to "
+            "0...1 and floating-point numbers are taken as they are; give both in one form"
+        )
+    if 0 in (first.shape[0], second.shape[0]):
+        raise InvalidData("there are no images")
+    kernel.check_shape(first.shape[1:])
 
 
 def seconds_a_pair(job: GramJob, tile: Tile, backend: Backend) -> float:
     """Measure how long a pair of images takes about, on a few of a tile's."""
-    maps, others = job.read(tile)
-    if others is None:
-        others = maps
-    compute_block(job.kernel, maps[:1], others[:1], backend)  # compiles what there is to compile
+    maps, columns = job.read(tile)
+    others = maps if columns is None else columns
+    job.kernel.block(maps[:1], others[:1], backend)  # compiles what there is to compile
     rows = 1
     while True:  # more and more, until there is work for all threads
         few, many = maps[:rows], others[: 2 * rows]
         started = time.perf_counter()
-        compute_block(job.kernel, few, many, backend)
+        job.kernel.block(few, many, backend)
         seconds = time.perf_counter() - started
         if seconds > MEASURED or (len(few) == len(maps) and len(many) == len(others)):
             return seconds / (len(few) * len(many))

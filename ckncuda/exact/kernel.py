@@ -1,20 +1,18 @@
 """Exact kernels: layers of infinitely many filters, compared with one another in closed form."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ckncuda.backend import Backend
 from ckncuda.backend.operations import NormedMaps
 from ckncuda.errors import InvalidSpec
 from ckncuda.layer.dot_product import ArcCosine, Exponential
 from ckncuda.layer.spec import KernelLayer, LayerSpec, check_specs
-from ckncuda.types import Shape
-
-Maps = NDArray[np.floating[Any]]
+from ckncuda.types import Array, Shape
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,9 @@ class ExactKernel:
 
     def __post_init__(self) -> None:
         layers = (self.layers,) if isinstance(self.layers, KernelLayer | LayerSpec) else self.layers
-        layers = tuple(map(_without_stand_in, layers))
+        both = [(layer, layer.without_anchors()) for layer in layers]
+        # One filter, and all else as by default, stands in a file for no anchor points.
+        layers = tuple(bare if layer == bare.with_anchors(1) else layer for layer, bare in both)
         object.__setattr__(self, "layers", layers)
         if not layers:
             raise InvalidSpec("an exact kernel needs at least one layer")
@@ -82,55 +82,44 @@ class ExactKernel:
 
     def block(
         self,
-        first: Maps | NormedMaps,
-        second: Maps | NormedMaps,
+        first: Array | NormedMaps,
+        second: Array | NormedMaps | None,
         backend: Backend,
-        *,
-        symmetric: bool = False,
-    ) -> Maps:
-        """Compute the kernel of each of the first images with each of the second.
+    ) -> Array:
+        """Compute the kernel [n, n2] of each of the first images with each of the second.
 
         Parameters
         ----------
         first, second : float32 or float64 [n, h, w, c], [n2, h, w, c], or NormedMaps
             In the host's memory, both of the type in which to compute.  What `normed` makes of images is
-            taken as well: it is worth keeping of images that are compared with many others in turn.
+            worth keeping of those that are compared with many others in turn.  Second None: the first images
+            with themselves, of whose pairs only half are computed.
         backend : Backend
-        symmetric : bool
-            Whether these are the same images: then only half of the pairs are computed.
-
-        Returns
-        -------
-        gram : [n, n2]
-            In the host's memory.
         """
-        one = self.normed(first, backend)
-        other = one if symmetric else self.normed(second, backend)
-        gram = self._block(one, other, backend, symmetric)
-        if self.flip:
-            mirrored = self._mirrored(other, backend)
-            # Where mirroring both images changes nothing, two of the four kernels are as the other two.
-            if self._keeps_mirror_images(one.maps.shape[1:]):
-                gram += self._block(one, mirrored, backend, symmetric)
-                gram /= 2
-            else:
-                also = mirrored if symmetric else self._mirrored(one, backend)
-                crossed = self._block(one, mirrored, backend, False)
-                gram += crossed + (crossed.T if symmetric else self._block(also, other, backend, False))
-                gram += self._block(also, mirrored, backend, symmetric)
-                gram /= 4
+        one, symmetric = self.normed(first, backend), second is None
+        other = one if second is None else self.normed(second, backend)
+        compared = functools.partial(backend.gram_block, specs=self.layers, tangent=self.tangent)
+        gram = compared(one, other, symmetric=symmetric)
+        if not self.flip:
+            return gram
+        mirrored = self._mirrored(other, backend)
+        # Where mirroring both images changes nothing, two of the four kernels are as the other two.
+        if self._keeps_mirror_images(one.maps.shape[1:]):
+            gram += compared(one, mirrored, symmetric=symmetric)
+            gram /= 2
+            return gram
+        also = mirrored if symmetric else self._mirrored(one, backend)
+        crossed = compared(one, mirrored)
+        gram += crossed + (crossed.T if symmetric else compared(also, other))
+        gram += compared(also, mirrored, symmetric=symmetric)
+        gram /= 4
         return gram
 
-    def _block(self, first: NormedMaps, second: NormedMaps, backend: Backend, symmetric: bool) -> Maps:
-        layers: Any = self.layers  # backends look at geometry and κ alone
-        return backend.gram_block(first, second, layers, tangent=self.tangent, symmetric=symmetric)
-
-    def normed(self, images: Maps | NormedMaps, backend: Backend) -> NormedMaps:
+    def normed(self, images: Array | NormedMaps, backend: Backend) -> NormedMaps:
         """Compute the norms of images' patches; those of an image take as long as a kernel of two images."""
         if isinstance(images, NormedMaps):
             return images
-        layers: Any = self.layers
-        return NormedMaps(images, backend.patch_norms(images, layers))
+        return NormedMaps(images, backend.patch_norms(images, self.layers))
 
     def _mirrored(self, images: NormedMaps, backend: Backend) -> NormedMaps:
         maps = np.ascontiguousarray(images.maps[:, :, ::-1])
@@ -148,12 +137,6 @@ class ExactKernel:
             shape = layer.output_shape(shape)
         return True
 
-    def pairs_of_maps(self, shape: Shape) -> int:
-        """Count the kernels of images without flip that one with it takes: 1, 2 or 4."""
-        if not self.flip:
-            return 1
-        return 2 if self._keeps_mirror_images(shape) else 4
-
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, as a file holds it: a layer without anchor points has one filter there."""
         layers = [each.with_anchors(1) if isinstance(each, KernelLayer) else each for each in self.layers]
@@ -166,13 +149,7 @@ class ExactKernel:
 
     @classmethod
     def from_dict(cls, options: dict[str, Any]) -> "ExactKernel":
-        """Make a kernel from plain data; layers of a configuration file need no ``filters``.
-
-        Raises
-        ------
-        InvalidSpec
-            Something is unknown or out of range.
-        """
+        """Make a kernel from plain data, or raise `InvalidSpec`; layers need no ``filters`` there."""
         options = dict(options)
         layers = [LayerSpec.from_dict({"filters": 1} | layer) for layer in options.pop("layers", [])]
         if unknown := sorted(set(options) - {"tangent", "flip"}):
@@ -180,9 +157,3 @@ class ExactKernel:
                 f"an exact kernel has no option {', '.join(unknown)}; it has layers, tangent, flip"
             )
         return cls(layers, **options)
-
-
-def _without_stand_in(layer: KernelLayer | LayerSpec) -> KernelLayer | LayerSpec:
-    """Return a layer, as `KernelLayer` if its anchor points are those that stand in for none in a file."""
-    bare = layer.without_anchors()
-    return bare if layer == bare.with_anchors(1) else layer

@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ckncuda.errors import InvalidData, InvalidSpec
-from ckncuda.exact.kernel import Maps
 from ckncuda.images.sources import Images
+from ckncuda.types import Array
 
 TILE = 256  # images of either side
 
@@ -21,9 +21,9 @@ class Tile:
     ----------
     rows, columns : slice
     symmetric : bool
-        Whether it lies on the diagonal of the matrix of images with themselves.
+        True on the diagonal of the matrix of images with themselves.
     mirrored : bool
-        Whether the matrix has its transpose too, elsewhere.
+        True if the matrix has its transpose too, elsewhere.
     """
 
     rows: slice
@@ -45,10 +45,8 @@ class Tiling:
 
     Parameters
     ----------
-    n : int
-        Rows.
-    n2 : int, optional
-        Columns; None: the images with themselves, of which one half is computed.
+    n, n2 : int
+        Rows and columns; n2 None: the images with themselves, of which one half is computed.
     tile : int
         Images of either side of a tile.
 
@@ -74,7 +72,7 @@ class Tiling:
     @property
     def pairs(self) -> int:
         """Number of pairs of images that are compared in all."""
-        return sum(tile.pairs for tile in self)
+        return self.n * (self.n + 1) // 2 if self.n2 is None else self.n * self.n2
 
     def __iter__(self) -> Iterator[Tile]:
         """Row after row."""
@@ -86,23 +84,15 @@ class Tiling:
                 yield Tile(rows, columns, diagonal, self.n2 is None and not diagonal)
 
 
-def read_maps(images: Images, rows: slice, dtype: npt.DTypeLike) -> Maps:
+def read_maps(images: Images, rows: slice, dtype: npt.DTypeLike) -> Array:
     """Read images of these numbers into the host's memory; bytes 0…255 become 0…1."""
     block = images.read(rows.start, rows.stop)
-    scale = 255 if block.dtype == np.uint8 else 1
-    maps: Maps = np.ascontiguousarray(block, dtype=dtype)
-    return maps / maps.dtype.type(scale) if scale != 1 else maps
+    maps: Array = np.ascontiguousarray(block, dtype=dtype)
+    return maps / maps.dtype.type(255) if block.dtype == np.uint8 else maps
 
 
-def check_finite(block: Maps, rows: Sequence[int], columns: Sequence[int]) -> None:
-    """Raise `InvalidData` if a kernel is infinite or none.
-
-    Parameters
-    ----------
-    block : [n, m]
-    rows, columns : sequence of int
-        The numbers of the images, from 0.
-    """
+def check_finite(block: Array, rows: Sequence[int], columns: Sequence[int]) -> None:
+    """Raise `InvalidData` if a kernel [n, m] of images of these numbers, from 0, is infinite or none."""
     if not np.isfinite(block).all():
         i, j = (int(place) for place in np.argwhere(~np.isfinite(block))[0])
         raise InvalidData(

@@ -17,16 +17,15 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     Called before long work, so that a typing mistake in an output path costs no time.
     """
     path = Path(path)
+    problem = ""
     if path.is_dir():
-        raise InvalidData(f"cannot write {path}: it is a folder; give the name of a file")
-    if path.exists() and not path.is_file():
-        raise InvalidData(
-            f"cannot write {path}: it is a device or a pipe, and would be replaced; give a file"
-        )
-    if path.exists() and not path.stat().st_mode & 0o222:
-        raise InvalidData(
-            f"cannot write {path}: it is write-protected; make it writable or give another name"
-        )
+        problem = "it is a folder; give the name of a file"
+    elif path.exists() and not path.is_file():
+        problem = "it is a device or a pipe, and would be replaced; give a file"
+    elif path.exists() and not path.stat().st_mode & 0o222:
+        problem = "it is write-protected; make it writable or give another name"
+    if problem:
+        raise InvalidData(f"cannot write {path}: {problem}")
     try:
         with tempfile.TemporaryFile(dir=Path(os.path.realpath(path)).parent):
             pass
@@ -40,11 +39,6 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
 
     On any exception, Ctrl-C included, the temporary file is removed and whatever stood at
     ``path`` before stays as it was.
-
-    Parameters
-    ----------
-    path : path-like
-        Where the file shall stand.
 
     Yields
     ------

@@ -15,7 +15,6 @@ are read as ever.
 
 import json
 import os
-import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,23 +40,14 @@ class Part(Protocol):
 
     def to_dict(self) -> Mapping[str, Any]:
         """Return plain data."""
-        ...
 
     def arrays(self) -> Mapping[str, NDArray[Any]]:
         """Return arrays, by name."""
-        ...
 
 
 @dataclass(frozen=True)
 class StoredPart:
-    """A part as a file holds it.
-
-    Attributes
-    ----------
-    options : dict
-        Plain data.
-    tensors : dict of arrays
-    """
+    """A part as a file holds it: plain data, and arrays by name."""
 
     options: Mapping[str, Any]
     tensors: Tensors
@@ -92,24 +82,9 @@ _ABOUT: Mapping[str, Any] = {"image_shape": None, "image_type": None, "class_nam
 
 
 def save(contents: Contents, path: str | os.PathLike[str]) -> None:
-    """Write a model file, whole or not at all.
-
-    Parameters
-    ----------
-    contents : Contents
-    path : path-like
-        By custom ``*.ckn``; a file that stands there is replaced when the new one is complete.
-
-    Raises
-    ------
-    InvalidData
-        The file cannot be written.
-    """
+    """Write a model file, by custom ``*.ckn``; see `ckncuda.files.atomic_file` for errors."""
     tensors: Tensors = {}
-    encoders = [
-        _take_apart(encoder, f"encoders.{number}.", tensors)
-        for number, encoder in enumerate(contents.encoders)
-    ]
+    encoders = [_take_apart(part, f"encoders.{n}.", tensors) for n, part in enumerate(contents.encoders)]
     classifier = contents.classifier and _take_apart(contents.classifier, "classifier.", tensors)
     specification = {"version": VERSION, "encoders": encoders, "classifier": classifier}
     metadata = {ENTRY: json.dumps({**specification, **_ABOUT, **contents.about})}
@@ -119,18 +94,7 @@ def save(contents: Contents, path: str | os.PathLike[str]) -> None:
 
 
 def load(path: str | os.PathLike[str], build: Callable[[Contents], Built]) -> Built:
-    """Read a model file.
-
-    Parameters
-    ----------
-    path : path-like
-        A file that `save` or ``ckn fit`` wrote.
-    build : callable
-        Makes of the contents what they describe; its errors say that the file is damaged.
-
-    Returns
-    -------
-    What ``build`` returns.
+    """Return what ``build`` makes of a model file that `save` wrote; its errors say that the file is damaged.
 
     Raises
     ------
@@ -190,10 +154,8 @@ def _is_truncated(path: Path) -> bool:
     size = path.stat().st_size
     with open(path, "rb") as file:
         head = file.read(9)
-        if len(head) < 9 or head[8:] != b"{":
-            return False
-        (length,) = struct.unpack("<Q", head[:8])
-        if length > 100_000_000:
+        length = int.from_bytes(head[:8], "little")
+        if len(head) < 9 or head[8:] != b"{" or length > 100_000_000:
             return False
         header = b"{" + file.read(length - 1)
     if len(header) < length:
@@ -222,12 +184,10 @@ def _take_apart(part: Part, prefix: str, tensors: Tensors) -> dict[str, Any]:
 
 def _put_together(specification: Mapping[str, Any], tensors: Tensors) -> Contents:
     encoders = [
-        _part(options, tensors, f"encoders.{number}.")
-        for number, options in enumerate(specification["encoders"])
+        _part(options, tensors, f"encoders.{n}.") for n, options in enumerate(specification["encoders"])
     ]
-    classifier = None
-    if specification["classifier"] is not None:
-        classifier = _part(specification["classifier"], tensors, "classifier.")
+    classifier = specification["classifier"]
+    classifier = None if classifier is None else _part(classifier, tensors, "classifier.")
     if not encoders:
         raise ValueError("it has no encoder")
     return Contents(encoders, classifier, {name: specification[name] for name in _ABOUT})

@@ -7,8 +7,8 @@ model, so that new images meet exactly what the training images met.
 import abc
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -20,11 +20,7 @@ from ckncuda.files.model_file import group
 from ckncuda.images.sources import Images
 from ckncuda.progress import Progress, Report
 
-Array = NDArray[np.floating[Any]]
-
-ZCA_MAX_SIZE = (
-    12_288  # numbers an image, as 64x64x3: the whitening matrix is 0.6 GiB, its eigenvectors minutes
-)
+ZCA_MAX_SIZE = 12_288  # numbers an image, as 64x64x3: the matrix is 0.6 GiB, its eigenvectors minutes
 BLOCK = 256  # images at a time
 BLOCK_BYTES = 64 << 20  # of patches at a time
 LOOKED_AT = 1000  # images, to see whether they are raw
@@ -69,13 +65,7 @@ class Standardize(Preprocessor):
 
     def apply(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Preprocess images [n, h, w, c] into a new array of that shape."""
-        centred: NDArray[np.float32] = images - images.mean(axis=(1, 2), keepdims=True)
-        deviation = centred.std(axis=(1, 2), keepdims=True)
-        # Rounding leaves a constant channel a deviation of about 1e-7 of its value.
-        constant = deviation <= ROUNDING * np.abs(images).max(axis=(1, 2), keepdims=True)
-        centred /= np.where(constant, 1, deviation)
-        centred *= ~constant
-        return centred
+        return _standardized(images, (1, 2))
 
 
 @dataclass(frozen=True)
@@ -112,15 +102,13 @@ class LocalWhitening(Preprocessor):
         out = np.zeros((n, h, w, c), np.float32, like=images)
         count = np.zeros((h, w, 1), np.float32, like=images)
         rows, columns = h - k + 1, w - k + 1
-        for dy in range(k):
-            for dx in range(k):
-                count[dy : dy + rows, dx : dx + columns] += 1
+        for dy, dx in np.ndindex(k, k):
+            count[dy : dy + rows, dx : dx + columns] += 1
         size = max(1, BLOCK_BYTES // (4 * 4 * h * w * c * k * k))  # patches, centred, copied and whitened
         for i in range(0, n, size):
             whitened = self._whiten(images[i : i + size]).reshape(-1, rows, columns, k, k, c)
-            for dy in range(k):
-                for dx in range(k):
-                    out[i : i + size, dy : dy + rows, dx : dx + columns] += whitened[:, :, :, dy, dx]
+            for dy, dx in np.ndindex(k, k):
+                out[i : i + size, dy : dy + rows, dx : dx + columns] += whitened[:, :, :, dy, dx]
         out /= count
         return out
 
@@ -231,13 +219,7 @@ class ZCA(Preprocessor):
     @staticmethod
     def _normalize(images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Global contrast normalisation: images as rows [n, h·w·c] of zero mean and unit variance."""
-        rows: NDArray[np.float32] = images.reshape(len(images), -1)
-        rows = rows - rows.mean(axis=1, keepdims=True)
-        deviation = rows.std(axis=1, keepdims=True)
-        constant = deviation <= ROUNDING * np.abs(images.reshape(len(images), -1)).max(axis=1, keepdims=True)
-        rows /= np.where(constant, 1, deviation)
-        rows *= ~constant
-        return rows
+        return _standardized(images.reshape(len(images), -1), 1)
 
 
 PREPROCESSORS: Mapping[str, type[Preprocessor]] = {p.name: p for p in (Standardize, LocalWhitening, ZCA)}
@@ -245,11 +227,6 @@ PREPROCESSORS: Mapping[str, type[Preprocessor]] = {p.name: p for p in (Standardi
 
 def preprocessor_from_dict(options: Mapping[str, Any]) -> Preprocessor:
     """Build the preprocessor that ``options`` describe: its ``name`` and its own options.
-
-    Raises
-    ------
-    InvalidSpec
-        The name or an option is unknown.
 
     Examples
     --------
@@ -292,42 +269,35 @@ def suggested_preprocessing(images: Images) -> tuple[Preprocessor, ...]:
     """Suggest preprocessing: `LocalWhitening` for raw images, a mild `ZCA` for whitened ones.
 
     Raw images are told by the correlation of neighbouring pixels.  What ZCA mends in whitened images is
-    mostly their contrast; where images are too large or too few for it, they are taken as they are.
-
-    Parameters
-    ----------
-    images : Images
-        Training images; the first 1,000 are looked at, fewer where they are large.
+    mostly their contrast; where images are too large or too few for it, they are taken as they are.  The
+    first 1,000 images are looked at, fewer where they are large.
     """
     n, height, width, channels = images.shape
     looked_at = max(1, min(n, LOOKED_AT, BLOCK_BYTES // (4 * height * width * channels)))
     if min(height, width) < LocalWhitening().patch:
         return ()
-    raw = _neighbour_correlation(as_float(images.read(0, looked_at))) >= RAW_CORRELATION
-    if raw:
+    if _neighbour_correlation(as_float(images.read(0, looked_at))) >= RAW_CORRELATION:
         return (LocalWhitening(),)
     return (ZCA(MILD),) if zca_is_mild(n, (height, width, channels)) else ()
 
 
-def resolved(
-    preprocessing: Sequence[Preprocessor] | None, images: Images, report: Report | None = None
-) -> tuple[Preprocessor, ...]:
-    """Return the steps, or, where they are left open (None), those that the images suggest.
+class PreprocessingSpec:
+    """The preprocessing of an encoder's specification: steps, or None for those that images suggest."""
 
-    Parameters
-    ----------
-    preprocessing : sequence of Preprocessor, or None
-    images : Images
-        Training images; see `suggested_preprocessing`.
-    report : Report, optional
-        Told what has been chosen.
-    """
-    if preprocessing is not None:
-        return tuple(preprocessing)
-    suggested = suggested_preprocessing(images)
-    if report is not None:
-        report.tell(f"Preprocessing: {', '.join(step.name for step in suggested) or 'none'}")
-    return suggested
+    preprocessing: Sequence[Preprocessor] | None
+
+    def __post_init__(self) -> None:
+        if self.preprocessing is not None:
+            object.__setattr__(self, "preprocessing", tuple(self.preprocessing))
+
+    def resolved(self, images: Images, report: Report | None = None) -> Self:
+        """Return this with the steps that these images suggest, if they are left open; a report is told."""
+        if self.preprocessing is not None:
+            return self
+        suggested = suggested_preprocessing(images)
+        if report is not None:
+            report.tell(f"Preprocessing: {', '.join(step.name for step in suggested) or 'none'}")
+        return replace(self, preprocessing=suggested)  # type: ignore[type-var]  # a dataclass
 
 
 def zca_is_mild(n: int, shape: tuple[int, int, int]) -> bool:
@@ -342,3 +312,14 @@ def _neighbour_correlation(images: NDArray[np.float32]) -> float:
     left, right = centred[:, :, :-1], centred[:, :, 1:]
     scale = np.sqrt(np.sum(left**2) * np.sum(right**2))
     return float(np.sum(left * right) / scale) if scale > 0 else 0.0
+
+
+def _standardized(values: NDArray[np.float32], axes: int | tuple[int, ...]) -> NDArray[np.float32]:
+    """Bring values to zero mean and unit variance along some axes; constant ones become zero."""
+    centred: NDArray[np.float32] = values - values.mean(axis=axes, keepdims=True)
+    deviation = centred.std(axis=axes, keepdims=True)
+    # Rounding leaves constant values a deviation of about 1e-7 of them.
+    constant = deviation <= ROUNDING * np.abs(values).max(axis=axes, keepdims=True)
+    centred /= np.where(constant, 1, deviation)
+    centred *= ~constant
+    return centred

@@ -1,7 +1,6 @@
 """Images that are preprocessed as they are read."""
 
 import contextlib
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from ckncuda.backend import Backend
 from ckncuda.backend.arrays import as_float
 from ckncuda.images.preprocess import Preprocessor
-from ckncuda.images.sources import ArrayImages, Images
+from ckncuda.images.sources import ArrayImages, Images, size_of
 from ckncuda.progress import Progress, Report
 from ckncuda.types import Array
 
@@ -40,10 +39,6 @@ class PreprocessedImages(Images):
         each time, in this process and others.
     report : Report, optional
         Told of the stages reading and preprocessing, where a backend computes.
-
-    Attributes
-    ----------
-    preprocessing : tuple of Preprocessor
     """
 
     def __init__(
@@ -68,16 +63,7 @@ class PreprocessedImages(Images):
         backend: Backend | None = None,
         report: Report | None = None,
     ) -> "PreprocessedImages":
-        """Fit the steps, each on what the steps before it leave; the other parameters are those of the class.
-
-        Examples
-        --------
-        >>> from ckncuda.images.preprocess import ZCA
-        >>> images = ArrayImages(np.random.default_rng(0).normal(size=(20, 4, 4, 1)))
-        >>> (zca,) = PreprocessedImages.learn(images, [ZCA()]).preprocessing
-        >>> zca.arrays()["whitening"].shape
-        (16, 16)
-        """
+        """Fit the steps, each on what the steps before it leave; the other parameters are the class's."""
         prepared = cls(images, (), backend, report)
         with prepared._repeatable():
             for step in steps:
@@ -106,14 +92,14 @@ class PreprocessedImages(Images):
 
     def _then(self, step: Preprocessor) -> "PreprocessedImages":
         """Add a step; few images of a backend are kept in the host's memory: each layer reads them all."""
-        backend, n = self._backend, self.shape[0]
+        backend = self._backend
         longer = PreprocessedImages(self._images, (*self._left, step), backend, self._report)
         longer.preprocessing = (*self.preprocessing, step)
-        if backend is None or math.prod(self.shape) * self.dtype.itemsize > backend.memory_budget // 4:
+        if backend is None or size_of(self) > backend.memory_budget // 4:
             return longer
         kept = np.empty(self.shape, self.dtype)
-        for start in range(0, n, AT_ONCE):
-            stop = min(start + AT_ONCE, n)
+        for start in range(0, len(kept), AT_ONCE):
+            stop = min(start + AT_ONCE, len(kept))
             kept[start:stop] = backend.to_host(longer.read(start, stop))
         longer._images, longer._left = ArrayImages(kept), ()
         return longer

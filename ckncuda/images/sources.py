@@ -29,7 +29,6 @@ class Images(Protocol):
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Return the images ``start`` to ``stop`` as an array [stop − start, h, w, c]."""
-        ...
 
     def blocks(self, size: int) -> Iterator[NDArray[Any]]:
         """Read all images, so many at a time."""
@@ -37,21 +36,17 @@ class Images(Protocol):
         return (self.read(start, min(start + size, n)) for start in range(0, n, size))
 
 
+ImagesOrArray = Images | NDArray[Any]
+"""Images, or an array [n, h, w, c] in their place; `as_images` makes one of the other."""
+
+
 class ArrayImages(Images):
     """An array in memory as `Images`."""
 
     def __init__(self, array: NDArray[Any]) -> None:
-        if array.ndim != 4:
-            raise InvalidData(
-                f"images are of shape {list(array.shape)}; expected [n, height, width, channels]"
-            )
-        if array.dtype != np.uint8 and not np.issubdtype(array.dtype, np.floating):
-            raise InvalidData(
-                f"images are of type {array.dtype}; give uint8 (0...255) or floating-point numbers"
-            )
-        self.array = array
-        self.shape: tuple[int, int, int, int] = array.shape
-        self.dtype = array.dtype
+        is_known = array.dtype == np.uint8 or np.issubdtype(array.dtype, np.floating)
+        self.shape = _checked_shape(array, array.dtype, is_known)
+        self.array, self.dtype = array, array.dtype
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Return a view of the images; raise `InvalidData` where one is not finite."""
@@ -66,16 +61,9 @@ class DeviceImages(Images):
     """An array on a GPU, of CuPy or any library that speaks DLPack, as `Images`, read without copies."""
 
     def __init__(self, array: Any) -> None:
-        if len(array.shape) != 4:
-            raise InvalidData(
-                f"images are of shape {list(array.shape)}; expected [n, height, width, channels]"
-            )
         kind = str(array.dtype).rpartition(".")[2]  # torch.float32, float32
-        if kind != "uint8" and "float" not in kind:
-            raise InvalidData(f"images are of type {kind}; give uint8 (0...255) or floating-point numbers")
+        self.shape = _checked_shape(array, kind, kind == "uint8" or "float" in kind)
         self.array = array
-        n, height, width, channels = map(int, array.shape)
-        self.shape: tuple[int, int, int, int] = (n, height, width, channels)
         self.dtype: np.dtype[Any] = np.dtype(np.uint8 if kind == "uint8" else np.float32)
 
     def read(self, start: int, stop: int) -> Any:
@@ -89,14 +77,7 @@ class DeviceImages(Images):
 
 
 class SomeImages(Images):
-    """A choice among other images, by number, without a copy of them all.
-
-    Parameters
-    ----------
-    array : [n, h, w, c]
-    numbers : integers [m]
-        Those that are chosen, in the order in which they are read.
-    """
+    """Images of an array [n, h, w, c] by their numbers [m], in this order, without a copy of them all."""
 
     def __init__(self, array: NDArray[Any], numbers: Index) -> None:
         self.array, self.numbers = array, numbers
@@ -109,23 +90,17 @@ class SomeImages(Images):
         return block
 
 
-class _ReadImages(Images):
-    """Anything with ``shape``, ``dtype`` and ``read``, as `Images`."""
+class FirstImages(Images):
+    """The first n images, or all, of anything with ``shape``, ``dtype`` and ``read``."""
 
-    def __init__(self, images: Any) -> None:
-        self.shape, self.dtype, self._images = images.shape, images.dtype, images
+    def __init__(self, images: Any, n: int | None = None) -> None:
+        self.shape = images.shape if n is None else (n, *images.shape[1:])
+        self.dtype, self._images = images.dtype, images
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Return what the images' own `read` does."""
         block: NDArray[Any] = self._images.read(start, stop)
         return block
-
-
-class FirstImages(_ReadImages):
-    """The first n of other images."""
-
-    def __init__(self, images: Images, n: int) -> None:
-        super().__init__(images)
-        self.shape = (n, *images.shape[1:])
 
 
 def as_images(images: Any) -> Images:
@@ -135,11 +110,11 @@ def as_images(images: Any) -> Images:
     if hasattr(images, "__dlpack_device__"):
         on_cpu = images.__dlpack_device__()[0] == DLPACK_CPU
         return ArrayImages(np.from_dlpack(images)) if on_cpu else DeviceImages(images)
-    source: Images = images if hasattr(images, "blocks") else _ReadImages(images)
+    source: Images = images if hasattr(images, "blocks") else FirstImages(images)
     return source
 
 
-def in_memory(images: Images, progress: Progress | None = None) -> NDArray[Any]:
+def in_memory(images: Images, progress: Progress) -> NDArray[Any]:
     """Read all images into an array in the host's memory: text is slow to read more than once."""
     n = images.shape[0]
     array = np.empty(images.shape, images.dtype)
@@ -147,8 +122,7 @@ def in_memory(images: Images, progress: Progress | None = None) -> NDArray[Any]:
     for start in range(0, n, size):
         stop = min(start + size, n)
         array[start:stop] = images.read(start, stop)
-        if progress is not None:
-            progress("reading", stop, n)
+        progress("reading", stop, n)
     return array
 
 
@@ -166,3 +140,13 @@ def class_names(images: Any) -> tuple[str, ...] | None:
     """Return the names of the labels 0, 1, …, where the images come with names."""
     names: tuple[str, ...] | None = getattr(images, "class_names", None)
     return names
+
+
+def _checked_shape(array: Any, given: object, is_known: bool) -> tuple[int, int, int, int]:
+    """Return the shape of an array of the type given; refuse what is no images."""
+    if len(array.shape) != 4:
+        raise InvalidData(f"images are of shape {list(array.shape)}; expected [n, height, width, channels]")
+    if not is_known:
+        raise InvalidData(f"images are of type {given}; give uint8 (0...255) or floating-point numbers")
+    n, height, width, channels = map(int, array.shape)
+    return n, height, width, channels

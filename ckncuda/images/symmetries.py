@@ -5,11 +5,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ckncuda.errors import InvalidSpec
-
-Array = NDArray[np.floating[Any]]
+from ckncuda.types import Array
 
 MOST = 16  # pixels of a shift: beyond, it is no small change of any image that fits a layer
 
@@ -81,10 +79,7 @@ def _shifted(images: Array, dy: int, dx: int) -> Array:
     height, width = images.shape[1:3]
     moved = np.zeros_like(images)
     if abs(dy) < height and abs(dx) < width:
-        to_rows, from_rows = slice(max(dy, 0), height + min(dy, 0)), slice(max(-dy, 0), height + min(-dy, 0))
-        to_columns, from_columns = (
-            slice(max(dx, 0), width + min(dx, 0)),
-            slice(max(-dx, 0), width + min(-dx, 0)),
-        )
-        moved[:, to_rows, to_columns] = images[:, from_rows, from_columns]
+        moved[:, max(dy, 0) : height + min(dy, 0), max(dx, 0) : width + min(dx, 0)] = images[
+            :, max(-dy, 0) : height + min(-dy, 0), max(-dx, 0) : width + min(-dx, 0)
+        ]
     return moved

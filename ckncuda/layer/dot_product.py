@@ -54,7 +54,8 @@ class DotProductKernel(abc.ABC):
     def to_dict(self) -> dict[str, Any]:
         """Return the name and the parameters, as they stand in a configuration file."""
         parameters = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
-        return {"kernel": self.name} | {k: v for k, v in parameters.items() if v is not None}
+        plain = {k: list(v) if isinstance(v, tuple) else v for k, v in parameters.items() if v is not None}
+        return {"kernel": self.name} | plain
 
 
 @dataclass(frozen=True)
@@ -302,10 +303,6 @@ class Series(DotProductKernel):
         """Compute κ'(t) = Σ m a_m t^(m−1)."""
         return _horner([m * a for m, a in enumerate(self.coefficients)][1:] or [0.0], t)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the name and the coefficients as a list."""
-        return {"kernel": self.name, "coefficients": list(self.coefficients)}
-
 
 def _is_number(value: object) -> bool:
     """Tell whether a parameter, which may come from a file, is a finite number."""
@@ -335,15 +332,7 @@ KERNELS: Mapping[str, Callable[..., DotProductKernel]] = {
 def kernel_from_dict(options: dict[str, Any]) -> DotProductKernel:
     """Build the kernel that ``options`` describe, taking its keys out of ``options``.
 
-    Parameters
-    ----------
-    options : dict
-        ``kernel`` (a name of `KERNELS`) and the parameters of that kernel; other keys are left alone.
-
-    Raises
-    ------
-    InvalidSpec
-        The name is unknown, or a parameter is missing or out of range.
+    These are ``kernel``, a name of `KERNELS`, and the parameters of that kernel; others are left alone.
 
     Examples
     --------

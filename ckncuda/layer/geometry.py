@@ -1,6 +1,6 @@
 """The geometry of a layer: patches, padding, subsampling, and the shapes that follow."""
 
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +12,6 @@ from ckncuda.types import Shape
 Padding = Literal["zero", "valid"]
 Patch = int | tuple[int, int]
 """Side of square patches, or their height and width."""
-
-CHOICES = {"padding": get_args(Padding), "pooling": get_args(Pooling), "alignment": get_args(Alignment)}
 
 
 class Geometry:
@@ -30,8 +28,9 @@ class Geometry:
 
     @property
     def channels(self) -> int:
-        """Numbers at each position of the layer's map."""
-        raise NotImplementedError
+        """Numbers at each position of the layer's map: its filters, or one for each pair of positions."""
+        channels: int = getattr(self, "filters", 1)
+        return channels
 
     @property
     def patch_shape(self) -> tuple[int, int]:
@@ -57,13 +56,7 @@ class Geometry:
         return ((height - 1) // 2, height // 2), ((width - 1) // 2, width // 2)
 
     def map_shape(self, shape: Shape) -> Shape:
-        """Return the shape (height, width, channels) of the map before pooling, for an input of a shape.
-
-        Raises
-        ------
-        InvalidSpec
-            A patch is larger than the input.
-        """
+        """Return the shape of the map before pooling, for an input of a shape; refuse too large a patch."""
         height, width, _ = shape
         patch_height, patch_width = self.patch_shape
         if patch_height > height or patch_width > width:
@@ -72,35 +65,26 @@ class Geometry:
         return height - patch_height + 1 + rows, width - patch_width + 1 + columns, self.channels
 
     def output_shape(self, shape: Shape) -> Shape:
-        """Return the shape (height, width, channels) of the output, for an input (height, width, channels).
-
-        Raises
-        ------
-        InvalidSpec
-            A patch is larger than the input, or the subsampling leaves no position.
-        """
+        """Return the shape of the output, for an input of a shape; refuse a patch or step too large."""
         height, width, channels = self.map_shape(shape)
         if self.subsampling > min(height, width):
             raise InvalidSpec(
                 f"a subsampling of {self.subsampling} is larger than the map of {height}x{width}"
             )
-        pooled = [
-            pooled_size(size, self.subsampling, self.pooling, self.alignment) for size in (height, width)
-        ]
+        how = self.subsampling, self.pooling, self.alignment
+        pooled = pooled_size(height, *how), pooled_size(width, *how), channels
         if min(pooled) < 1:
             raise InvalidSpec(
                 f"a subsampling of {self.subsampling} with alignment {self.alignment!r} leaves nothing "
                 f"of a map of {height}x{width}"
             )
-        return pooled[0], pooled[1], channels
+        return pooled
 
     def pooling_matrices(self, shape: Shape) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return pooling weights along the height and the width of the map of an input of this shape."""
         height, width, _ = self.map_shape(shape)
-        return (
-            pooling_matrix(height, self.subsampling, self.pooling, self.alignment),
-            pooling_matrix(width, self.subsampling, self.pooling, self.alignment),
-        )
+        how = self.subsampling, self.pooling, self.alignment
+        return pooling_matrix(height, *how), pooling_matrix(width, *how)
 
 
 def is_whole(value: object) -> bool:
@@ -109,13 +93,7 @@ def is_whole(value: object) -> bool:
 
 
 def checked_patch(value: object) -> Patch:
-    """Return a patch as a side, or as height and width where they differ.
-
-    Raises
-    ------
-    InvalidSpec
-        It is neither a whole number of at least 1 nor two of them.
-    """
+    """Return a patch as a side, or as height and width where they differ; refuse everything else."""
     if isinstance(value, list | tuple) and len(value) == 2 and all(map(is_whole, value)):
         height, width = map(int, value)
         return height if height == width else (height, width)

@@ -34,20 +34,13 @@ class Layer:
 
     @classmethod
     def from_anchors(cls, spec: LayerSpec, anchors: NDArray[np.floating[Any]]) -> "Layer":
-        """Build a layer on given anchor points; computes the projection.
-
-        Parameters
-        ----------
-        spec : LayerSpec
-            What the layer is.
-        anchors : [filters, height, width, channels]
-            Anchor points of norm 1 (within 1e-3).
+        """Compute the projection of given anchor points [filters, height, width, channels].
 
         Raises
         ------
         InvalidSpec
-            The anchors are not of the specification's shape, not finite or not of norm 1; or outputs
-            shall be decorrelated, which anchors alone do not tell how to.
+            The anchors are not of the specification's shape, not finite or not of norm 1 (within 1e-3);
+            or outputs shall be decorrelated, which anchors alone do not tell how to.
         """
         if spec.decorrelation:
             raise InvalidSpec(
@@ -61,14 +54,9 @@ class Layer:
         return cls(spec, anchors, projection)
 
     def decorrelated(self, power: float, outputs: Iterable[NDArray[np.floating[Any]]]) -> "Layer":
-        """Return this layer with outputs multiplied by (C/λ̄ + 0.01)^{-power}.
+        """Return this layer with outputs multiplied by (C/λ̄ + 0.01)^{-power}; see `LayerSpec`.
 
-        Parameters
-        ----------
-        power : float
-            p of the specification.
-        outputs : iterable of arrays [m, filters]
-            Of this layer, at many positions of many images, block by block, on the host.
+        C is that of ``outputs`` [m, filters], block by block on the host, at many positions of many images.
         """
         count, total = 0, np.zeros(self.spec.filters)
         products = np.zeros((self.spec.filters, self.spec.filters))
@@ -97,13 +85,6 @@ class Layer:
         """Rebuild a layer from what `to_dict` and `arrays` gave.
 
         The projection is taken as it is: computing it again takes long, and differs in the last digits.
-
-        Raises
-        ------
-        InvalidSpec
-            The specification or the anchors are malformed.
-        ValueError
-            The projection is not of their shape, or not finite.
         """
         spec = LayerSpec.from_dict(dict(options))
         anchors, projection = arrays["anchors"], arrays["projection"]

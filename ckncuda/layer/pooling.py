@@ -27,22 +27,27 @@ def pooled_size(size: int, subsampling: int, pooling: Pooling, alignment: Alignm
 def pooling_filter(
     size: int, subsampling: int, pooling: Pooling, alignment: Alignment
 ) -> tuple[int, NDArray[np.float64]]:
-    """Return the same weights as one filter: where the first pooled position's first tap lies, and the taps.
+    """Return where the first pooled position's first tap lies, and the taps; see `pooling_matrix`.
 
     Every pooled position has the same taps, ``subsampling`` further on each; those outside the map, where
     the first may lie, count as zero.
-
-    Examples
-    --------
-    >>> first, taps = pooling_filter(32, 2, "gaussian", "corner")
-    >>> first, len(taps)
-    (-2, 5)
     """
-    if subsampling == 1:
+    s = subsampling
+    if s == 1:
         return 0, np.ones(1)
-    out = pooled_size(size, subsampling, pooling, alignment)
-    first, offsets, weights = _filter(size, out, subsampling, pooling, alignment)
-    return first + int(offsets[0]), weights
+    out = pooled_size(size, s, pooling, alignment)
+    if pooling == "average":
+        return {"corner": 0, "valid": 0, "centered": -((out * s - size) // 2)}[alignment], np.full(s, 1 / s)
+    # Twice the centre of the first filter when the filters are centred in the map: it may be a half-integer.
+    margin = size - ((out - 1) * s + 1)
+    first = {"corner": 0, "valid": s, "centered": margin // 2}[alignment]
+    if pooling == "strided":
+        return first, np.ones(1)
+    half = alignment == "centered" and margin % 2 == 1  # taps at half-integer distances from first + 1/2
+    offsets = np.arange(-s + 1 if half else -s, s + 1)
+    distances = offsets - 0.5 if half else offsets.astype(np.float64)
+    weights = np.exp(-(distances**2) / s**2)  # 2 σ_p² = s²
+    return first + int(offsets[0]), weights / weights.sum()
 
 
 @functools.lru_cache(maxsize=128)
@@ -75,37 +80,11 @@ def pooling_matrix(
     array([[0.5, 0.5, 0. , 0. ],
            [0. , 0. , 0.5, 0.5]])
     """
-    if subsampling == 1:
-        matrix = np.eye(size)
-    else:
-        out = pooled_size(size, subsampling, pooling, alignment)
-        first, offsets, weights = _filter(size, out, subsampling, pooling, alignment)
-        matrix = np.zeros((out, size))
-        for i in range(out):
-            positions = first + i * subsampling + offsets
-            inside = (positions >= 0) & (positions < size)
-            matrix[i, positions[inside]] = weights[inside]
+    first, taps = pooling_filter(size, subsampling, pooling, alignment)
+    matrix = np.zeros((pooled_size(size, subsampling, pooling, alignment), size))
+    for i, row in enumerate(matrix):
+        positions = first + i * subsampling + np.arange(len(taps))
+        inside = (positions >= 0) & (positions < size)
+        row[positions[inside]] = taps[inside]
     matrix.setflags(write=False)
     return matrix
-
-
-def _filter(
-    size: int, out: int, s: int, pooling: Pooling, alignment: Alignment
-) -> tuple[int, NDArray[np.int64], NDArray[np.float64]]:
-    """Return the position from which the first filter's taps are counted, their offsets, their weights."""
-    # Twice the centre of the first filter when the filters are centred in the map: it may be a half-integer.
-    margin = size - ((out - 1) * s + 1)
-    if pooling == "average":
-        first = {"corner": 0, "valid": 0, "centered": -((out * s - size) // 2)}[alignment]
-        return first, np.arange(s), np.full(s, 1 / s)
-    first = {"corner": 0, "valid": s, "centered": margin // 2}[alignment]
-    if pooling == "strided":
-        return first, np.zeros(1, np.int64), np.ones(1)
-    if alignment == "centered" and margin % 2 == 1:
-        offsets = np.arange(-s + 1, s + 1)  # taps at half-integer distances from a centre at first + 1/2
-        distances = offsets - 0.5
-    else:
-        offsets = np.arange(-s, s + 1)
-        distances = offsets.astype(np.float64)
-    weights = np.exp(-(distances**2) / s**2)  # 2 σ_p² = s²
-    return first, offsets, weights / weights.sum()

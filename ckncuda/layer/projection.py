@@ -13,9 +13,7 @@ Whitening = Literal["ridge", "root"]
 def inverse_square_root(
     gram: NDArray[np.floating[Any]], whitening: Whitening, epsilon: float
 ) -> NDArray[np.float64]:
-    """Regularised inverse square root of a Gram matrix.
-
-    With gram = U diag(λ) Uᵀ, λ ≥ 0, the result is U diag(f(λ)) Uᵀ.
+    """Return the regularised inverse square root, float64 [p, p]: U diag(f(λ)) Uᵀ of U diag(λ) Uᵀ.
 
     Parameters
     ----------
@@ -24,16 +22,7 @@ def inverse_square_root(
     whitening : {"ridge", "root"}
         f(λ) = (λ + ε)^{-1/2}  (Mairal's code) or 1/(√λ + ε)  (Chen's code).
     epsilon : float
-        ε ≥ 0.  With ε = 0 the Gram matrix must be of full rank.
-
-    Returns
-    -------
-    float64 [p, p], symmetric
-
-    Raises
-    ------
-    InvalidSpec
-        The matrix is singular and ε is 0.
+        ε ≥ 0.  With ε = 0 the Gram matrix must be of full rank; `InvalidSpec` otherwise.
 
     Examples
     --------
@@ -50,9 +39,7 @@ def inverse_square_root(
             "the Gram matrix of the anchor points is singular, so that it has no inverse square root: "
             "give an epsilon greater than 0, such as 1e-3"
         )
-    if whitening == "ridge":
-        factors = 1 / np.sqrt(eigenvalues + epsilon)
-    else:
-        factors = 1 / (np.sqrt(eigenvalues) + epsilon)
+    ridge = whitening == "ridge"
+    factors = 1 / (np.sqrt(eigenvalues + epsilon) if ridge else np.sqrt(eigenvalues) + epsilon)
     root: NDArray[np.float64] = (vectors * factors) @ vectors.T
     return (root + root.T) / 2

@@ -2,19 +2,25 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 from ckncuda.errors import InvalidSpec
 from ckncuda.layer.dot_product import DotProductKernel, kernel_from_dict
-from ckncuda.layer.geometry import CHOICES, Geometry, Padding, Patch, checked_patch, is_whole
+from ckncuda.layer.geometry import Geometry, Padding, Patch, checked_patch, is_whole
 from ckncuda.layer.pooling import Alignment, Pooling
 from ckncuda.layer.projection import Whitening
 from ckncuda.types import Shape
 
 Scale = Literal["norm", "floored_norm"]
 
-_CHOICES = CHOICES | {"whitening": get_args(Whitening), "scale": get_args(Scale)}
+_CHOICES = {
+    "padding": Padding,
+    "pooling": Pooling,
+    "alignment": Alignment,
+    "whitening": Whitening,
+    "scale": Scale,
+}
 
 
 class _PatchLayer(Geometry):
@@ -25,18 +31,17 @@ class _PatchLayer(Geometry):
     scale: Scale
 
     def __post_init__(self) -> None:
-        own = {f.name for f in fields(self)}  # type: ignore[arg-type]  # of the dataclasses
         for name in ("filters", "patch", "subsampling"):
             value = getattr(self, name, 1)
             if name == "patch":
                 object.__setattr__(self, name, checked_patch(value))
             elif not is_whole(value):
                 raise InvalidSpec(f"{name} is {value!r}; it must be a whole number of at least 1")
-        for name, choices in _CHOICES.items():
-            if name in own and getattr(self, name) not in choices:
-                raise InvalidSpec(
-                    f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}"
-                )
+        for name, literal in _CHOICES.items():
+            choices = get_args(literal)
+            value = getattr(self, name, choices[0])
+            if value not in choices:
+                raise InvalidSpec(f"{name} is {value!r}; it must be one of {', '.join(choices)}")
         for name in ("epsilon", "norm_floor"):
             value = getattr(self, name, 0.0)
             if not isinstance(value, int | float) or not (value >= 0 and math.isfinite(value)):
@@ -56,8 +61,20 @@ class _PatchLayer(Geometry):
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, the kernel's parameters among the layer's: what a configuration file holds."""
-        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "kernel"}  # type: ignore[arg-type]
+        own = self._own()
+        del own["kernel"]
         return own | self.kernel.to_dict()
+
+    def with_anchors(self, filters: int, **options: Any) -> "LayerSpec":
+        """Return the layer of a network with so many anchor points, and further options of `LayerSpec`."""
+        return LayerSpec(**(self._own() | {"filters": filters} | options))
+
+    def without_anchors(self) -> "KernelLayer":
+        """Return the layer of the exact kernel that this one is or approximates."""
+        return KernelLayer(**{f.name: getattr(self, f.name) for f in fields(KernelLayer)})
+
+    def _own(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]  # of dataclasses
 
 
 @dataclass(frozen=True)
@@ -87,27 +104,6 @@ class KernelLayer(_PatchLayer):
     alignment: Alignment = "corner"
     norm_floor: float = 1e-5
     scale: Scale = "norm"
-
-    @property
-    def channels(self) -> int:
-        """A single number for each pair of positions."""
-        return 1
-
-    def with_anchors(self, filters: int, **options: Any) -> "LayerSpec":
-        """Return the layer of a network that approximates this one with so many anchor points.
-
-        Parameters
-        ----------
-        filters : int
-        **options
-            ``whitening``, ``epsilon`` and ``decorrelation`` of `LayerSpec`.
-        """
-        own = {f.name: getattr(self, f.name) for f in fields(self)}
-        return LayerSpec(filters=filters, **own, **options)
-
-    def without_anchors(self) -> "KernelLayer":
-        """Return this layer, which has none; see `LayerSpec.without_anchors`."""
-        return self
 
 
 @dataclass(frozen=True)
@@ -171,28 +167,9 @@ class LayerSpec(_PatchLayer):
     scale: Scale = "norm"
     decorrelation: float = 0.0
 
-    @property
-    def channels(self) -> int:
-        """Numbers at each position: as many as there are filters."""
-        return self.filters
-
-    def with_anchors(self, filters: int, **options: Any) -> "LayerSpec":
-        """Return this layer with another number of anchor points; see `KernelLayer.with_anchors`."""
-        return replace(self, filters=filters, **options)
-
-    def without_anchors(self) -> KernelLayer:
-        """Return the layer of the exact kernel that this one approximates."""
-        return KernelLayer(**{f.name: getattr(self, f.name) for f in fields(KernelLayer)})
-
     @classmethod
     def from_dict(cls, options: dict[str, Any]) -> "LayerSpec":
-        """Make a layer from what `to_dict` gave; options with defaults may be absent.
-
-        Raises
-        ------
-        InvalidSpec
-            An option is unknown, missing or out of range.
-        """
+        """Make a layer from what `to_dict` gave; options with defaults may be absent."""
         options = dict(options)
         kernel = kernel_from_dict(options)
         known = [f.name for f in fields(cls)]
@@ -207,13 +184,7 @@ class LayerSpec(_PatchLayer):
 
 
 def check_specs(specs: Sequence[KernelLayer | LayerSpec], shape: Shape) -> list[Shape]:
-    """Return the output shapes of a stack of layers, for images of a shape (height, width, channels).
-
-    Raises
-    ------
-    InvalidSpec
-        A layer cannot work on what the layers below it leave; the message names the layer.
-    """
+    """Return the output shapes of a stack of layers, for images of a shape; an error names the layer."""
     shapes = []
     for number, spec in enumerate(specs, 1):
         try:

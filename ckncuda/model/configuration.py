@@ -59,11 +59,10 @@ def network(table: Table, path: str) -> EncoderSpec:
         raise InvalidSpec(
             f"{path}: an encoder has no {', '.join(unknown)}; it has layers, preprocessing and symmetries"
         )
-    layers = _layers(table, path, "filters, patch, subsampling")
+    described = _layers(table, path, "filters, patch, subsampling")
     symmetries = Symmetries(**_symmetries(table, path))
-    return EncoderSpec(
-        [LayerSpec.from_dict(layer) for layer in layers], _preprocessing(table, path), symmetries
-    )
+    layers = [LayerSpec.from_dict(layer) for layer in described]
+    return EncoderSpec(layers, _preprocessing(table, path), symmetries)
 
 
 def exact_encoders(
@@ -135,9 +134,7 @@ def _preprocessing(table: Table, path: str) -> tuple[Preprocessor, ...]:
 
 def _tables(content: Table, name: str, path: str) -> list[dict[str, Any]]:
     """Return the tables that a file has under a name, none if there is nothing."""
-    tables = content.get(name)
-    if tables is None:
-        return []
+    tables = content.get(name, [])
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise InvalidSpec(f"{path}: {name} must be tables: [[{name}]]")
     return tables

@@ -12,15 +12,9 @@ from ckncuda.exact.encoder import ExactEncoderSpec
 from ckncuda.exact.job import GramJob, seconds_a_pair
 from ckncuda.exact.kernel import ExactKernel
 from ckncuda.exact.tiles import Tiling
+from ckncuda.images import sources
 from ckncuda.images.preprocess import Preprocessor
-from ckncuda.images.sources import (
-    ArrayImages,
-    DeviceImages,
-    Images,
-    class_names,
-    in_memory,
-    size_of,
-)
+from ckncuda.images.sources import ArrayImages, DeviceImages, Images, ImagesOrArray
 from ckncuda.model.model import Model
 from ckncuda.model.system import System
 from ckncuda.model.training import Learner, Training
@@ -29,7 +23,7 @@ from ckncuda.progress import Progress, Report, shown_duration
 
 def fit(
     system: System,
-    images: Images | NDArray[Any],
+    images: ImagesOrArray,
     labels: NDArray[np.int64] | None = None,
     *,
     grams: Sequence[NDArray[Any]] | None = None,
@@ -48,12 +42,7 @@ def fit(
     labels : int64 [n], optional
         By default those that the images come with; without any, the model extracts features only.
     grams, seed, backend, progress
-        See `Model.fit`.
-
-    Raises
-    ------
-    InvalidSpec, InvalidData
-        See `Model.fit`.
+        See `Model.fit`, for errors too.
 
     Examples
     --------
@@ -68,7 +57,10 @@ def fit(
     classifier = _classifier(system, seed, labels is not None, report)
     training = Training(images, system.encoders, seed, engine, report)
     training.check(labels, classifier, grams)  # before images are read
-    source = _read(training.images, engine.memory_budget // 2, report)
+    source = training.images
+    is_array = isinstance(source, ArrayImages | DeviceImages)
+    if not is_array and sources.size_of(source) <= engine.memory_budget // 2:
+        source = ArrayImages(sources.in_memory(source, report))  # each layer reads them all
     with report.stage("preprocessing"):
         specs = tuple(spec.resolved(source, report) for spec in system.encoders)
     kernels = [spec for spec in specs if isinstance(spec, ExactEncoderSpec)]
@@ -77,7 +69,7 @@ def fit(
             report.tell(_plan(kernels, source, engine))
     how: dict[str, Any] = {"patches": system.patches, "seed": seed, "backend": engine, "progress": report}
     model = Model.fit(source, labels, specs, classifier=classifier, grams=grams, **how)
-    model.class_names = class_names(images)
+    model.class_names = sources.class_names(images)
     return model
 
 
@@ -87,17 +79,9 @@ def _classifier(system: System, seed: int, is_labelled: bool, report: Report) ->
     if classifier is None or isinstance(classifier, GramRidge):
         return classifier
     classifier.check_options()
-    if is_labelled:
-        return classifier
-    report.tell("No labels: the model will extract features, but not predict.")
-    return None
-
-
-def _read(images: Images, limit: int, report: Report) -> Images:
-    """Hold images in memory where they take at most so many bytes: each layer reads them all."""
-    if isinstance(images, ArrayImages | DeviceImages) or size_of(images) > limit:
-        return images
-    return ArrayImages(in_memory(images, report))
+    if not is_labelled:
+        report.tell("No labels: the model will extract features, but not predict.")
+    return classifier if is_labelled else None
 
 
 def _plan(specs: Sequence[ExactEncoderSpec], images: Images, backend: Backend) -> str:
@@ -111,7 +95,7 @@ def _plan(specs: Sequence[ExactEncoderSpec], images: Images, backend: Backend) -
 
 
 def fit_exact(
-    images: Images | NDArray[Any],
+    images: ImagesOrArray,
     labels: NDArray[np.int64] | None,
     kernels: Sequence[tuple[ExactKernel, Sequence[Preprocessor] | None]],
     *,
@@ -124,6 +108,8 @@ def fit_exact(
 ) -> Model:
     """Fit kernel ridge regression of images in the spaces of exact kernels.
 
+    The model's features of an image are the kernels with the training images, or with the landmarks.
+
     Parameters
     ----------
     images, labels, grams, seed, backend, progress
@@ -134,11 +120,6 @@ def fit_exact(
         Images, drawn at random, that span the solution: n landmarks pairs are compared instead of n²/2.
     **options
         ``regularization``, ``weights`` and ``validation`` of `GramRidge`.
-
-    Returns
-    -------
-    Model
-        Its features of an image are the kernels with the training images, or with the landmarks.
 
     Examples
     --------
@@ -152,13 +133,6 @@ def fit_exact(
     >>> bool(np.mean(model.predict(images) == labels) > 0.9)
     True
     """
-    return Model.fit(
-        images,
-        labels,
-        [ExactEncoderSpec(kernel, preprocessing, landmarks) for kernel, preprocessing in kernels],
-        classifier=GramRidge(seed=seed, **options),
-        grams=grams,
-        seed=seed,
-        backend=backend,
-        progress=progress,
-    )
+    specs = [ExactEncoderSpec(kernel, preprocessing, landmarks) for kernel, preprocessing in kernels]
+    how: dict[str, Any] = {"grams": grams, "seed": seed, "backend": backend, "progress": progress}
+    return Model.fit(images, labels, specs, classifier=GramRidge(seed=seed, **options), **how)

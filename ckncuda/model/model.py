@@ -12,13 +12,13 @@ from ckncuda.backend import Backend, get_backend
 from ckncuda.classifier import Classifier, GramRidge, TrainableClassifier, classifier_from_arrays
 from ckncuda.errors import InvalidData, InvalidSpec
 from ckncuda.files import model_file
-from ckncuda.images.sources import Images, as_images, class_names, type_name
+from ckncuda.images.sources import Images, ImagesOrArray, as_images, class_names, type_name
 from ckncuda.model.encoders import ImageEncoder, ImageEncoderSpec, encoder_from_dict
 from ckncuda.model.training import Training
 from ckncuda.network.encoder import Encoder
 from ckncuda.network.network import CKN, PATCHES, check_one_network
 from ckncuda.progress import Progress, Report
-from ckncuda.types import Shape
+from ckncuda.types import Array, Shape
 
 
 @dataclass
@@ -70,7 +70,7 @@ class Model:
     @classmethod
     def fit(
         cls,
-        images: Images | NDArray[Any],
+        images: ImagesOrArray,
         labels: NDArray[np.int64] | None,
         specs: Sequence[ImageEncoderSpec],
         *,
@@ -121,7 +121,7 @@ class Model:
             features: Any = training.grams(encoders, grams)
         else:
             features = training.backend.empty((shape[0], model.n_features))
-            for _ in model._blocks(images, _unchanged, training.backend, report, features):
+            for _ in model._blocks(images, training.backend, report, features):
                 pass
         with report.stage("classifier"):
             training.fit_classifier(classifier, features, labels, model.widths)
@@ -130,52 +130,40 @@ class Model:
         return model
 
     def transform(
-        self,
-        images: Images | NDArray[Any],
-        *,
-        backend: Backend | str = "auto",
-        progress: Progress | None = None,
-    ) -> NDArray[np.floating[Any]]:
+        self, images: ImagesOrArray, *, backend: Backend | str = "auto", progress: Progress | None = None
+    ) -> Array:
         """Compute feature maps [n, h', w', filters] of images, of a model that is no ensemble."""
         shape = self.network.output_shape(as_images(images).shape[1:])
         return self.features(images, backend=backend, progress=progress).reshape(-1, *shape)
 
     def features(
-        self,
-        images: Images | NDArray[Any],
-        *,
-        backend: Backend | str = "auto",
-        progress: Progress | None = None,
-    ) -> NDArray[np.floating[Any]]:
+        self, images: ImagesOrArray, *, backend: Backend | str = "auto", progress: Progress | None = None
+    ) -> Array:
         """Compute features [n, d] of images: the flattened maps (row, column, filter) of each encoder."""
         images = as_images(images)
         self.check_images(images)
         backend = get_backend(backend) if isinstance(backend, str) else backend
         out = np.empty((images.shape[0], self.features_of(images.shape[1:])), backend.dtype)
-        for _ in self._blocks(images, _unchanged, backend, progress, out):
+        for _ in self._blocks(images, backend, progress, out):
             pass
         return out
 
     def feature_blocks(
-        self,
-        images: Images | NDArray[Any],
-        *,
-        backend: Backend | str = "auto",
-        progress: Progress | None = None,
-    ) -> Iterator[tuple[int, NDArray[np.floating[Any]]]]:
+        self, images: ImagesOrArray, *, backend: Backend | str = "auto", progress: Progress | None = None
+    ) -> Iterator[tuple[int, Array]]:
         """Yield features of block after block: pairs (number of the first image, features [b, d]).
 
         A report is told of the stages reading, preprocessing and features.
         """
-        return self._blocks(images, _unchanged, backend, progress)
+        return self._blocks(images, backend, progress)
 
     def _blocks(
         self,
-        images: Images | NDArray[Any],
-        then: Callable[[NDArray[Any]], NDArray[Any]],
+        images: ImagesOrArray,
         backend: Backend | str,
         progress: Progress | None,
         out: NDArray[Any] | None = None,
+        then: Callable[[NDArray[Any]], NDArray[Any]] = lambda features: features,
     ) -> Iterator[tuple[int, NDArray[Any]]]:
         """Yield what ``then`` makes of the features of block after block, where the backend computes.
 
@@ -187,7 +175,8 @@ class Model:
         report, start = Report.of(progress), 0
 
         def features(block: NDArray[Any]) -> NDArray[Any]:
-            parts = [_flat(encoder.encode(block, backend, report)) for encoder in self.encoders]
+            maps = (encoder.encode(block, backend, report) for encoder in self.encoders)
+            parts = [each.reshape(len(block), -1) for each in maps]
             return then(parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1))
 
         size = self.images_per_block(images.shape[1:], backend)
@@ -205,11 +194,7 @@ class Model:
         return min(encoder.images_per_block(shape, backend, beside) for encoder in self.encoders)
 
     def scores(
-        self,
-        images: Images | NDArray[Any],
-        *,
-        backend: Backend | str = "auto",
-        progress: Progress | None = None,
+        self, images: ImagesOrArray, *, backend: Backend | str = "auto", progress: Progress | None = None
     ) -> NDArray[np.float32]:
         """Compute scores [n, classes] of images; columns in the order of ``classifier.classes_``.
 
@@ -229,7 +214,7 @@ class Model:
                 return classifier.unchecked_scores(features)
 
         out = np.empty((images.shape[0], len(classifier.classes_)), np.float32)
-        for start, block in self._blocks(images, scores, backend, report):
+        for start, block in self._blocks(images, backend, report, then=scores):
             if not np.isfinite(block).all():
                 image = start + int(np.flatnonzero(~np.isfinite(block).all(axis=1))[0])
                 raise InvalidData(
@@ -240,11 +225,7 @@ class Model:
         return out
 
     def predict(
-        self,
-        images: Images | NDArray[Any],
-        *,
-        backend: Backend | str = "auto",
-        progress: Progress | None = None,
+        self, images: ImagesOrArray, *, backend: Backend | str = "auto", progress: Progress | None = None
     ) -> NDArray[np.int64]:
         """Predict the labels [n] of images."""
         scores = self.scores(images, backend=backend, progress=progress)
@@ -270,13 +251,7 @@ class Model:
 
     @property
     def network(self) -> CKN:
-        """The network of a model that is no ensemble.
-
-        Raises
-        ------
-        InvalidSpec
-            There are several encoders, or an exact kernel instead of a network.
-        """
+        """The network of a model that is no ensemble and no exact kernel; `InvalidSpec` if it is."""
         check_one_network([encoder.kind for encoder in self.encoders])
         (encoder,) = self.encoders
         assert isinstance(encoder, Encoder)
@@ -294,14 +269,11 @@ class Model:
             raise InvalidSpec(
                 "the number of features depends on the size of the images, which the model leaves open"
             )
-        return self._widths(self.image_shape)
+        return tuple(encoder.width(self.image_shape) for encoder in self.encoders)
 
     def features_of(self, shape: Shape) -> int:
         """Count the features of an image of this shape."""
-        return sum(self._widths(shape))
-
-    def _widths(self, shape: Shape) -> tuple[int, ...]:
-        return tuple(encoder.width(shape) for encoder in self.encoders)
+        return sum(encoder.width(shape) for encoder in self.encoders)
 
     @property
     def n_parameters(self) -> int:
@@ -346,12 +318,3 @@ class Model:
 def load(path: str | os.PathLike[str]) -> Model:
     """Read a model file; see `Model.load`."""
     return Model.load(path)
-
-
-def _flat(maps: NDArray[Any]) -> NDArray[Any]:
-    """Return features [n, d] from feature maps [n, h, w, filters]."""
-    return maps.reshape(len(maps), -1)
-
-
-def _unchanged(features: NDArray[Any]) -> NDArray[Any]:
-    return features

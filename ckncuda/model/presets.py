@@ -45,12 +45,9 @@ class Preset(NamedTuple):
 
 
 def _two_layers(
-    n: int,
-    shape: Shape,
-    filters: tuple[int, int],
-    preprocessing: tuple[Preprocessor, ...] | None = None,
+    n: int, shape: Shape, filters: int, preprocessing: tuple[Preprocessor, ...] | None = None
 ) -> EncoderSpec:
-    """Return two layers, the last subsampled so that about 3 positions remain along the images' shorter side.
+    """Return layers of 64 and these filters, the last with about 3 positions along the images' shorter side.
 
     Few images get as many filters as leave ten patches for each.  Colour images are taken together with
     their mirror images; those of one channel are not: many a digit or letter has another meaning mirrored.
@@ -58,7 +55,7 @@ def _two_layers(
     kernel = Exponential(sigma=0.6)
     side = min(shape[:2])
     first = LayerSpec(
-        filters=max(1, min(filters[0], n * shape[0] * shape[1] // 10)),
+        filters=max(1, min(64, n * shape[0] * shape[1] // 10)),
         patch=min(3, side),
         subsampling=min(2, side),
         kernel=kernel,
@@ -66,7 +63,7 @@ def _two_layers(
     height, width, _ = first.output_shape(shape)
     remaining = min(height, width)
     last = LayerSpec(
-        filters=max(1, min(filters[1], n * height * width // 10)),
+        filters=max(1, min(filters, n * height * width // 10)),
         patch=min(3, remaining),
         subsampling=-(-remaining // 3),
         kernel=kernel,
@@ -75,47 +72,29 @@ def _two_layers(
     return EncoderSpec([first, last], preprocessing, Symmetries(flip=shape[2] >= 3))
 
 
-def _fast(n: int, shape: Shape) -> list[EncoderSpec]:
-    return [_two_layers(n, shape, (64, 1024))]
-
-
-def _default(n: int, shape: Shape) -> list[EncoderSpec]:
-    return [_two_layers(n, shape, (64, 2048))]
-
-
 def _best(n: int, shape: Shape) -> list[EncoderSpec]:
     ways: list[tuple[Preprocessor, ...] | None] = [None]  # to whiten images: as they suggest, and others
     if min(shape[:2]) >= LocalWhitening().patch:
         if zca_is_mild(n, shape):
             ways.append((LocalWhitening(), ZCA(MILD)))
         ways.append((LocalWhitening(),))
-    return [_two_layers(n, shape, (64, 2048), way) for way in ways]
-
-
-def _mnist(n: int, shape: Shape) -> list[EncoderSpec]:
-    return [_two_layers(n, shape, (64, 1024), ())]
+    return [_two_layers(n, shape, 2048, way) for way in ways]
 
 
 def _seed(n: int, shape: Shape) -> list[EncoderSpec]:
-    kernel = Exponential(sigma=0.6)
-    return [
-        EncoderSpec(
-            [
-                LayerSpec(filters=filters, patch=3, subsampling=2, kernel=kernel, **CHEN)
-                for filters in (64, 64, 128)
-            ]
-        )
-    ]
+    options = {"patch": 3, "subsampling": 2, "kernel": Exponential(sigma=0.6), **CHEN}
+    return [EncoderSpec([LayerSpec(filters=filters, **options) for filters in (64, 64, 128)])]
 
 
 PRESETS: Mapping[str, Preset] = {
-    "fast": Preset("64 and 1,024 filters, kernel ridge", _fast),
-    "default": Preset("64 and 2,048 filters, kernel ridge", _default),
+    "fast": Preset("64 and 1,024 filters, kernel ridge", lambda n, shape: [_two_layers(n, shape, 1024)]),
+    "default": Preset("64 and 2,048 filters, kernel ridge", lambda n, shape: [_two_layers(n, shape, 2048)]),
     "best": Preset(
         "three networks of 64 and 2,048 filters on images whitened in three ways, kernel ridge", _best
     ),
     "mnist": Preset(
-        "for digits and letters: 64 and 1,024 filters on the images as they are, kernel ridge", _mnist
+        "for digits and letters: 64 and 1,024 filters on the images as they are, kernel ridge",
+        lambda n, shape: [_two_layers(n, shape, 1024, ())],
     ),
     "seed": Preset(
         "the network of CKN from Scratch: three layers of 64, 64 and 128 filters, softmax with L2 1e-3",

@@ -1,5 +1,6 @@
 """A whole system before it has learned anything: `System`, and the forms in which it is written down."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
@@ -21,25 +22,22 @@ from ckncuda.images.symmetries import Symmetries
 from ckncuda.layer.dot_product import DotProductKernel, Exponential, kernel_from_dict
 from ckncuda.layer.spec import KernelLayer, LayerSpec
 from ckncuda.model import configuration
+from ckncuda.model.encoders import ImageEncoderSpec
 from ckncuda.model.presets import MOST_FOR_KERNEL_RIDGE, PRESETS
 from ckncuda.network.encoder import EncoderSpec
 from ckncuda.network.network import PATCHES
 from ckncuda.types import Shape
 
-CLASSIFIERS: Mapping[str, tuple[type[TrainableClassifier], tuple[str, ...]]] = {
-    "ridge": (Ridge, ("regularization", "validation", "seed")),
-    "kernel-ridge": (KernelRidge, ("kernel", "regularization", "weights", "validation", "seed")),
-    "nystrom-ridge": (
-        NystromRidge,
-        ("kernel", "regularization", "weights", "landmarks", "validation", "seed"),
-    ),
-    "softmax": (Softmax, ("regularization", "optimizer", "validation", "seed")),
-    "squared-hinge": (SquaredHinge, ("regularization", "validation", "seed")),
+CLASSIFIERS: Mapping[str, type[TrainableClassifier]] = {
+    "ridge": Ridge,
+    "kernel-ridge": KernelRidge,
+    "nystrom-ridge": NystromRidge,
+    "softmax": Softmax,
+    "squared-hinge": SquaredHinge,
 }
-"""Classifiers on features, and the options of each."""
+"""Classifiers on features."""
 
 OF_EXACT_KERNELS = "gram-ridge"
-OPTIONS_OF_EXACT_KERNELS: tuple[str, ...] = ("regularization", "weights", "validation", "seed")
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ class System:
     64 3x3 sigma 0.6 /2 → 1024 3x3 sigma 0.6 /6 decorrelated 0.25; auto; kernel-ridge arccos1
     """
 
-    encoders: Sequence[EncoderSpec | ExactEncoderSpec]
+    encoders: Sequence[ImageEncoderSpec]
     classifier: str = ""
     classifier_options: Mapping[str, Any] = field(default_factory=dict)
     patches: int = PATCHES
@@ -97,13 +95,7 @@ class System:
 
     @classmethod
     def preset(cls, name: str, n: int, shape: Shape) -> Self:
-        """Return a named system for n images of a shape (height, width, channels).
-
-        Raises
-        ------
-        InvalidSpec
-            There is no preset of that name.
-        """
+        """Return a named system for n images of a shape (height, width, channels), or raise `InvalidSpec`."""
         if name not in PRESETS:
             raise InvalidSpec(f"there is no preset {name!r}; the presets are {', '.join(PRESETS)}")
         chosen = PRESETS[name]
@@ -154,54 +146,37 @@ class System:
 
     def preprocessed(self, preprocessing: Sequence[Preprocessor] | None) -> Self:
         """Return this system with the same preprocessing for all encoders."""
-        return replace(
-            self, encoders=[replace(encoder, preprocessing=preprocessing) for encoder in self.encoders]
-        )
+        encoders = [replace(encoder, preprocessing=preprocessing) for encoder in self.encoders]
+        return replace(self, encoders=encoders)
 
     def check(self, shape: Shape) -> None:
-        """Raise `InvalidSpec` unless encoders fit such images and the classifier's options are in range.
-
-        Parameters
-        ----------
-        shape : (height, width, channels)
-        """
+        """Raise `InvalidSpec` unless encoders fit such images and the classifier's options are in range."""
         for network in self.networks:
             network.output_shape(shape)
         for kernel in self.kernels:
             kernel.check_shape(shape)
-        classifier = self.make_classifier(seed=0)
-        if classifier is not None:
+        if classifier := self.make_classifier(seed=0):
             classifier.check_options()
 
     def make_classifier(self, seed: int) -> TrainableClassifier | GramRidge | None:
-        """Return the classifier, not yet fitted; None for ``none``.
+        """Return the classifier, not yet fitted, or raise `InvalidSpec`; None for ``none``.
 
-        Parameters
-        ----------
-        seed : int
-            For everything random, where the options hold no other.
-
-        Raises
-        ------
-        InvalidSpec
-            It has no such option.
+        The seed is that of everything random, where the options hold no other.
         """
         options = dict(self.classifier_options)
         if self.classifier == "none":
             if options:
                 raise InvalidSpec(f"without a classifier there is no {', '.join(sorted(options))}")
             return None
-        constructor: type[TrainableClassifier | GramRidge] = GramRidge
-        names = OPTIONS_OF_EXACT_KERNELS
-        if not self.exact:
-            constructor, names = CLASSIFIERS[self.classifier]
+        constructor: type[TrainableClassifier | GramRidge]
+        constructor = GramRidge if self.exact else CLASSIFIERS[self.classifier]
+        parameters = inspect.signature(constructor).parameters
+        names = [name for name in parameters if name != "max_iterations"]  # which is for programs alone
         if isinstance(options.get("kernel"), str) and options["kernel"] != "auto":
             options["kernel"] = kernel_from_dict(options)  # takes its parameters along
         if unknown := sorted(set(options) - set(names)):
-            raise InvalidSpec(
-                f"the classifier {self.classifier} has no option {', '.join(unknown)}; "
-                f"it has {', '.join(names)}"
-            )
+            has = f"it has {', '.join(names)}"
+            raise InvalidSpec(f"the classifier {self.classifier} has no option {', '.join(unknown)}; {has}")
         return constructor(**({"seed": seed} | options))
 
     def to_dict(self) -> dict[str, Any]:
@@ -234,7 +209,7 @@ def _check_classifier(name: Any, where: str = "") -> None:
         raise InvalidSpec(f"{where}there is no classifier {name!r}; there is {', '.join(CLASSIFIERS)}, none")
 
 
-def _encoder_data(encoder: EncoderSpec | ExactEncoderSpec) -> dict[str, Any]:
+def _encoder_data(encoder: ImageEncoderSpec) -> dict[str, Any]:
     """Return an encoder as plain data; a preprocessing of None is as the images suggest."""
     steps = encoder.preprocessing
     preprocessing = None if steps is None else [step.to_dict() for step in steps]
@@ -247,7 +222,7 @@ def _encoder_data(encoder: EncoderSpec | ExactEncoderSpec) -> dict[str, Any]:
     }
 
 
-def _encoder(data: Mapping[str, Any]) -> EncoderSpec | ExactEncoderSpec:
+def _encoder(data: Mapping[str, Any]) -> ImageEncoderSpec:
     """Make an encoder from what `_encoder_data` gave."""
     steps = data["preprocessing"]
     preprocessing = None if steps is None else [preprocessor_from_dict(step) for step in steps]
@@ -258,19 +233,18 @@ def _encoder(data: Mapping[str, Any]) -> EncoderSpec | ExactEncoderSpec:
     return EncoderSpec(layers, preprocessing, Symmetries(**data["symmetries"]))
 
 
-def _shown_encoder(encoder: EncoderSpec | ExactEncoderSpec) -> str:
+def _shown_encoder(encoder: ImageEncoderSpec) -> str:
     if isinstance(encoder, ExactEncoderSpec):
-        layers, flip, shift = encoder.kernel.layers, encoder.kernel.flip, 0
+        layers, symmetries = encoder.kernel.layers, Symmetries(flip=encoder.kernel.flip)
         kind, landmarks = ["tangent kernel" if encoder.kernel.tangent else "exact kernel"], encoder.landmarks
     else:
-        layers, flip, shift = encoder.layers, encoder.symmetries.flip, encoder.symmetries.shift
+        layers, symmetries = encoder.layers, encoder.symmetries
         kind, landmarks = [], None
     parts = [*kind, " → ".join(map(_shown_layer, layers))]
-    if encoder.preprocessing is None:
-        parts.append("auto")
+    parts += ["auto"] if encoder.preprocessing is None else []
     parts += [_shown_options(step.to_dict(), "name") for step in encoder.preprocessing or ()]
-    parts += ["flip"] if flip else []
-    parts += [f"shift {shift}"] if shift else []
+    parts += ["flip"] if symmetries.flip else []
+    parts += [f"shift {symmetries.shift}"] if symmetries.shift else []
     parts += [f"{landmarks} landmarks"] if landmarks else []
     return "; ".join(parts)
 
@@ -278,30 +252,26 @@ def _shown_encoder(encoder: EncoderSpec | ExactEncoderSpec) -> str:
 def _shown_layer(layer: KernelLayer | LayerSpec) -> str:
     """Return a layer in brief, such as ``64 3x3 sigma 0.6 /2``."""
     kernel = layer.kernel
-    of_kernel = (
-        f"sigma {kernel.sigma:g}"
-        if isinstance(kernel, Exponential) and kernel.sigma is not None
-        else _shown_options(kernel.to_dict(), "kernel")
-    )
+    if isinstance(kernel, Exponential) and kernel.sigma is not None:
+        of_kernel = f"sigma {kernel.sigma:g}"
+    else:
+        of_kernel = _shown_options(kernel.to_dict(), "kernel")
     shown = f"{layer.shown_patch} {of_kernel} /{layer.subsampling}"
     if isinstance(layer, KernelLayer):
         return shown
-    return f"{layer.filters} {shown}" + (
-        f" decorrelated {layer.decorrelation:g}" if layer.decorrelation else ""
-    )
+    decorrelated = f" decorrelated {layer.decorrelation:g}" if layer.decorrelation else ""
+    return f"{layer.filters} {shown}{decorrelated}"
 
 
 def _shown_options(options: dict[str, Any], head: str) -> str:
     """Return the name, and what is not as by default: values of numbers that were given."""
     name = str(options.pop(head, ""))
     if name == "local_whitening":
-        options = {key: value for key, value in options.items() if (key, value) not in _USUAL}
+        usual = {"patch": 3, "power": 0.25}
+        options = {key: value for key, value in options.items() if usual.get(key) != value}
     values = [
         f"{key} {value:g}" if isinstance(value, int | float) else f"{key} {value}"
         for key, value in options.items()
         if value is not None
     ]
     return " ".join([name, *values]).strip()
-
-
-_USUAL = (("patch", 3), ("power", 0.25))

@@ -11,8 +11,8 @@ from ckncuda.backend import Backend, get_backend
 from ckncuda.classifier import GramRidge, TrainableClassifier
 from ckncuda.classifier.training_data import check_classes
 from ckncuda.errors import InvalidData, InvalidSpec
-from ckncuda.exact.encoder import ExactEncoder, ExactEncoderSpec
-from ckncuda.images.sources import Images, as_images
+from ckncuda.exact.encoder import ExactEncoder, ExactEncoderSpec, drawn_landmarks
+from ckncuda.images.sources import ImagesOrArray, as_images
 from ckncuda.model.encoders import ImageEncoder, ImageEncoderSpec
 from ckncuda.progress import Report
 from ckncuda.types import Array, Index
@@ -36,12 +36,12 @@ class Training:
     images : Images
     backend : Backend
     compares : bool
-        Whether features are comparisons with the training images, by exact kernels.
+        True if features are comparisons with the training images, by exact kernels.
     """
 
     def __init__(
         self,
-        images: Images | NDArray[Any],
+        images: ImagesOrArray,
         specs: Sequence[ImageEncoderSpec],
         seed: int,
         backend: Backend | str,
@@ -81,7 +81,7 @@ class Training:
         if len({getattr(spec, "landmarks", None) for spec in self._specs}) > 1:
             raise InvalidSpec("the kernels have different landmarks: give each the same number of them")
         if grams is not None:
-            self._check_shapes(grams)
+            self._check_grams(grams)
 
     def _check_labels(self, labels: NDArray[np.int64] | None, needs: str) -> None:
         n = self.images.shape[0]
@@ -90,7 +90,7 @@ class Training:
             raise InvalidData(f"{needs}: given {n} images, {given} labels")
         check_classes(labels)
 
-    def _check_shapes(self, grams: Sequence[Array]) -> None:
+    def _check_grams(self, grams: Sequence[Array]) -> None:
         n = self.images.shape[0]
         if self._landmarks is not None:
             raise InvalidSpec("landmarks spare a Gram matrix of all images, but one is given: leave one out")
@@ -108,32 +108,23 @@ class Training:
     @property
     def _landmarks(self) -> int | None:
         """Number of landmarks, the same for all kernels; None: all images are compared with."""
-        landmarks: int | None = getattr(self._specs[0], "landmarks", None)
-        return landmarks
+        first = self._specs[0]
+        return first.landmarks if isinstance(first, ExactEncoderSpec) else None
 
     def _chosen(self) -> Index | None:
         """Return the numbers of the landmarks; None: all images are compared with."""
-        first = self._specs[0]
-        n = self.images.shape[0]
-        return first.drawn_landmarks(n, self._seed) if isinstance(first, ExactEncoderSpec) else None
+        return drawn_landmarks(self._landmarks, self.images.shape[0], self._seed)
 
     def encoders(self, patches: int) -> tuple[ImageEncoder, ...]:
         """Learn the encoders, one after the other, without labels."""
         with self._report.stage("preprocessing"):
             specs = [spec.resolved(self.images, self._report) for spec in self._specs]
-        encoders: tuple[ImageEncoder, ...] = ()
+        how: dict[str, Any] = {"patches": patches, "seed": self._seed}
+        encoders: list[ImageEncoder] = []
         for number, spec in enumerate(specs):
-            encoders += (
-                spec.fit(
-                    self.images,
-                    self.backend,
-                    patches=patches,
-                    seed=self._seed,
-                    beside=encoders,
-                    report=self._of(number),
-                ),
-            )
-        return encoders
+            report = self._of(number)
+            encoders.append(spec.fit(self.images, self.backend, beside=encoders, report=report, **how))
+        return tuple(encoders)
 
     def _of(self, number: int) -> Report:
         """Return the report of one of several encoders."""

@@ -1,16 +1,12 @@
 """Learning anchor points without labels: patch sampling and spherical k-means."""
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
 from ckncuda.backend import Backend
 from ckncuda.errors import InvalidData, InvalidSpec
 from ckncuda.layer.spec import LayerSpec
-from ckncuda.progress import Progress
-
-Array = NDArray[np.floating[Any]]
+from ckncuda.progress import Progress, Report
+from ckncuda.types import Array, Index
 
 MIN_NORM = 1e-5  # patches below it have no direction
 MAX_ITERATIONS = 20
@@ -18,23 +14,17 @@ ROWS_AT_ONCE = 1000
 TOLERANCE = 1e-6  # relative improvement of the mean cosine at which k-means stops
 
 
-def patches_at(
-    maps: Array, spec: LayerSpec, image: NDArray[np.intp], y: NDArray[np.intp], x: NDArray[np.intp]
-) -> Array:
-    """Return the patches at given positions of the layer's map, flattened as (dy, dx, channel).
+def patches_at(maps: Array, spec: LayerSpec, image: Index, y: Index, x: Index) -> Array:
+    """Return the patches [m, k·k·c] at given positions of a layer's map, flattened as (dy, dx, channel).
 
     Parameters
     ----------
     maps : [n, h, w, c]
         The layer's input.
     spec : LayerSpec
-        Gives the patch size and the padding: the same as in the forward pass.
+        Gives the patch size and the padding.
     image, y, x : int [m]
         Positions: number of the image, row and column of the layer's map before pooling.
-
-    Returns
-    -------
-    [m, k·k·c], of the maps' type
     """
     height, width = spec.patch_shape
     padded = np.pad(maps, ((0, 0), *spec.margins, (0, 0)))
@@ -45,7 +35,7 @@ def patches_at(
 
 
 def normalized(patches: Array) -> Array:
-    """Patches of norm 1, in place; those of norm below 1e-5 are dropped, and the others close up.
+    """Scale patches to norm 1, in place; those of norm below 1e-5 are dropped, and the others close up.
 
     Raises
     ------
@@ -83,14 +73,13 @@ def spherical_kmeans(
     max_iterations: int = MAX_ITERATIONS,
     progress: Progress | None = None,
 ) -> Array:
-    """Cluster unit vectors by their cosine to unit centres.
+    """Cluster unit vectors by their cosine to unit centres [clusters, d], which are returned.
 
     Parameters
     ----------
     patches : [m, d]
         Vectors of norm 1.
     clusters : int
-        How many centres.
     backend : Backend
         Computes the assignments.
     rng : numpy.random.Generator
@@ -99,10 +88,6 @@ def spherical_kmeans(
         Stop after as many, if the mean cosine has not stopped improving by more than 1e-6 relative before.
     progress : callable, optional
         Called as ``progress("k-means", iteration, max_iterations)``.
-
-    Returns
-    -------
-    [clusters, d], of the patches' type, of norm 1
 
     Raises
     ------
@@ -116,14 +101,12 @@ def spherical_kmeans(
         )
     centres = patches[np.asarray(np.sort(rng.choice(len(patches), clusters, replace=False)), like=patches)]
     nearest_of = backend.anchor_search(patches)
-    previous = -np.inf
-    if progress:
-        progress("k-means", 0, max_iterations)
+    previous, report = -np.inf, Report.of(progress)
+    report("k-means", 0, max_iterations)
     for iteration in range(max_iterations):
         nearest, cosine = nearest_of(centres)
         mean = float(np.mean(cosine, dtype=np.float64))
-        if progress:
-            progress("k-means", iteration + 1, max_iterations)
+        report("k-means", iteration + 1, max_iterations)
         if mean - previous <= TOLERANCE * abs(mean):
             return centres
         previous = mean
@@ -132,7 +115,7 @@ def spherical_kmeans(
 
 
 def _means(sums: Array, patches: Array, cosine: Array) -> Array:
-    """Normalised means from the clusters' sums; an empty cluster takes the patch that fits worst."""
+    """Return normalised means from the clusters' sums; an empty cluster takes the patch that fits worst."""
     norms = np.linalg.norm(sums, axis=1)
     # Opposite vectors may cancel: a cluster without a direction is as good as an empty one.
     empty = np.flatnonzero(norms < MIN_NORM)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,10 +13,10 @@ from ckncuda.backend import Backend
 from ckncuda.backend.cupy.encode import unfused_reason
 from ckncuda.errors import InvalidSpec
 from ckncuda.images.preprocess import (
+    PreprocessingSpec,
     Preprocessor,
     preprocessing_arrays,
     preprocessing_from_dict,
-    resolved,
 )
 from ckncuda.images.preprocessed import PreprocessedImages, preprocessed
 from ckncuda.images.sources import Images
@@ -28,7 +28,7 @@ from ckncuda.types import Array, Shape
 
 
 @dataclass(frozen=True)
-class EncoderSpec:
+class EncoderSpec(PreprocessingSpec):
     """A way from images to features, before it has learned anything.
 
     Parameters
@@ -36,8 +36,8 @@ class EncoderSpec:
     layers : sequence of LayerSpec
         The network, from the image upwards.
     preprocessing : sequence of Preprocessor, or None
-        Applied in this order; what they learn, if anything, they learn when the encoder is fitted.  None: as
-        the images suggest, see `ckncuda.images.preprocess.suggested_preprocessing`.
+        Applied in this order.  None: as the images suggest, see
+        `ckncuda.images.preprocess.suggested_preprocessing`.
     symmetries : Symmetries
         Over which features are averaged.
 
@@ -56,24 +56,11 @@ class EncoderSpec:
     """True if features are comparisons with the training images, so that those of these are a Gram matrix."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "layers", CKN(self.layers).specs)
-        if self.preprocessing is not None:
-            object.__setattr__(self, "preprocessing", tuple(self.preprocessing))
-
-    def resolved(self, images: Images, report: Report | None = None) -> "EncoderSpec":
-        """Return this with the preprocessing that these images suggest, if it is left open."""
-        if self.preprocessing is not None:
-            return self
-        return replace(self, preprocessing=resolved(None, images, report))
 
     def output_shape(self, shape: Shape) -> Shape:
-        """Return the shape (height, width, filters) of the features of an image (height, width, channels).
-
-        Raises
-        ------
-        InvalidSpec
-            The network or the shift does not fit such images.
-        """
+        """Return the shape (height, width, filters) of the features of an image (height, width, channels)."""
         if self.symmetries.shift >= min(shape[:2]):
             raise InvalidSpec(
                 f"a shift of {self.symmetries.shift} leaves nothing of images of {shape[0]}x{shape[1]}"
@@ -98,9 +85,7 @@ class EncoderSpec:
 
         Parameters
         ----------
-        images : Images
-        backend : Backend
-        patches, seed
+        images, backend, patches, seed
             See `CKN.fit`.
         beside : sequence of encoders
             Those of an ensemble that were fitted before: equal encoders shall differ, the first is the one
@@ -115,9 +100,8 @@ class EncoderSpec:
             steps = self.resolved(images).preprocessing or ()
             prepared = PreprocessedImages.learn(images, steps, backend, report)
         with report.stage("anchors"):
-            network = CKN(self.layers).fit(
-                prepared, patches=patches, seed=seed, backend=backend, progress=report
-            )
+            network = CKN(self.layers)
+            network.fit(prepared, patches=patches, seed=seed, backend=backend, progress=report)
         return Encoder(network, prepared.preprocessing, self.symmetries)
 
 

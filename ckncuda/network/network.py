@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ckncuda.backend import Backend, get_backend
 from ckncuda.errors import InvalidData, InvalidSpec
 from ckncuda.files import model_file
-from ckncuda.images.sources import DeviceImages, Images, as_images
+from ckncuda.images.sources import DeviceImages, Images, ImagesOrArray, as_images
 from ckncuda.images.symmetries import Symmetries
 from ckncuda.layer.layer import Layer
 from ckncuda.layer.spec import LayerSpec, check_specs
@@ -35,7 +35,6 @@ class CKN:
     Attributes
     ----------
     specs : tuple of LayerSpec
-        As given.
     layers_ : tuple of Layer
         What was learned, after `fit` or `from_anchors`.
 
@@ -67,7 +66,7 @@ class CKN:
         Parameters
         ----------
         specs : sequence of LayerSpec
-            The layers; the kernels have all their parameters.
+            Their kernels have all their parameters.
         anchors : sequence of arrays [filters, patch, patch, channels]
             One array a layer, float32 or float64, each anchor point of norm 1.
 
@@ -80,23 +79,16 @@ class CKN:
         if len(anchors) != len(specs):
             raise InvalidSpec(f"there are {len(specs)} layers but {len(anchors)} arrays of anchors")
         layers: list[Layer] = []
-        for number, (spec, array) in enumerate(zip(specs, anchors, strict=True), 1):
+        for spec, array in zip(specs, anchors, strict=True):
             try:
-                layer = Layer.from_anchors(spec, array)
+                layers.append(Layer.from_anchors(spec, array))
             except InvalidSpec as error:
-                raise InvalidSpec(f"layer {number}: {error}") from error
-            layers.append(layer)
+                raise InvalidSpec(f"layer {len(layers) + 1}: {error}") from error
         return cls.from_layers(layers)
 
     @classmethod
     def from_layers(cls, layers: Sequence[Layer]) -> "CKN":
-        """Stack layers that have learned already.
-
-        Raises
-        ------
-        InvalidSpec
-            A layer's anchors have other channels than the layer below has filters.
-        """
+        """Stack layers that have learned already; raise `InvalidSpec` where channels do not fit."""
         for number, (below, layer) in enumerate(itertools.pairwise(layers), 2):
             if layer.anchors.shape[3] != below.spec.filters:
                 raise InvalidSpec(
@@ -109,15 +101,15 @@ class CKN:
 
     def fit(
         self,
-        images: Images | NDArray[Any],
+        images: ImagesOrArray,
         *,
         patches: int = PATCHES,
         max_iterations: int = MAX_ITERATIONS,
         seed: int = 0,
         backend: Backend | str = "auto",
         progress: Progress | None = None,
-    ) -> "CKN":
-        """Learn the anchor points, layer by layer, without labels.
+    ) -> Self:
+        """Learn the anchor points, layer by layer, without labels, and return this network.
 
         Parameters
         ----------
@@ -134,11 +126,6 @@ class CKN:
             A backend or the name of one.
         progress : callable, optional
             Called as ``progress(stage, done, total)``.
-
-        Returns
-        -------
-        CKN
-            This network.
 
         Raises
         ------
@@ -169,20 +156,15 @@ class CKN:
         return self
 
     def transform(
-        self,
-        images: Images | NDArray[Any],
-        *,
-        backend: Backend | str = "auto",
-        progress: Progress | None = None,
+        self, images: ImagesOrArray, *, backend: Backend | str = "auto", progress: Progress | None = None
     ) -> Array:
         """Compute the feature maps of images.
 
         Parameters
         ----------
         images : [n, h, w, c] or `Images`
-            Of the channels that the network was learned on.
+            Their channels are those that the network was learned on.
         backend : Backend or str
-            A backend or the name of one.
         progress : callable, optional
             Called as ``progress("features", done, total)``.
 
@@ -192,19 +174,19 @@ class CKN:
             float32, or float64 from the backend ``reference``.  `transform_blocks` gives the same
             without holding all of it in memory.  Of images on a GPU, an array there, of the same library.
         """
-        images = as_images(images)
+        images, report = as_images(images), Report.of(progress)
         backend = get_backend(backend) if isinstance(backend, str) else backend
+        shape = (images.shape[0], *self.output_shape(images.shape[1:]))
         if isinstance(images, DeviceImages):
-            return self._transform_on_device(images, backend, Report.of(progress))
-        n = images.shape[0]
-        out = np.empty((n, *self.output_shape(images.shape[1:])), backend.dtype)
-        report = Report.of(progress)
+            return self._transform_on_device(images, shape, backend, report)
+        out = np.empty(shape, backend.dtype)
         for start, block in self._encode_blocks(images, backend, out):
-            report("features", start + len(block), n)
+            report("features", start + len(block), len(out))
         return out
 
-    def _transform_on_device(self, images: DeviceImages, backend: Backend, report: Report) -> Array:
-        shape = (images.shape[0], *self.output_shape(images.shape[1:]))
+    def _transform_on_device(
+        self, images: DeviceImages, shape: tuple[int, ...], backend: Backend, report: Report
+    ) -> Array:
         features = np.empty_like(backend.asarray(images.read(0, 0)), shape=shape)
         size = backend.images_per_block(self.layers, images.shape[1:])
         done = 0
@@ -214,15 +196,12 @@ class CKN:
             if not bool(np.isfinite(maps).all()):
                 raise InvalidData(f"images {start} to {done - 1} hold NaN or infinite values")
             features[start:done] = backend.encode(maps, self.layers)
-            report("features", done, images.shape[0])
+            report("features", done, len(features))
         result: Array = images.returned(features)
         return result
 
     def transform_blocks(
-        self,
-        images: Images | NDArray[Any],
-        *,
-        backend: Backend | str = "auto",
+        self, images: ImagesOrArray, *, backend: Backend | str = "auto"
     ) -> Iterator[tuple[int, Array]]:
         """Yield feature maps of block after block: (number of the first image, maps [b, h', w', filters])."""
         images = as_images(images)
@@ -260,7 +239,7 @@ class CKN:
 
     @property
     def n_parameters(self) -> int:
-        """Count the numbers that the network has learned: its anchor points."""
+        """Number of numbers that the network has learned: those of its anchor points."""
         return sum(layer.n_parameters for layer in self.layers)
 
     def to_dict(self) -> dict[str, Any]:
@@ -294,11 +273,9 @@ class CKN:
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "CKN":
         """Read the network of a model file; what is beside it is left aside."""
-        encoders = model_file.load(
-            path, lambda contents: [(e.to_dict(), e.arrays()) for e in contents.encoders]
-        )
-        check_one_network([options["kind"] for options, _ in encoders])
-        return cls.from_dict(*encoders[0])
+        encoders = model_file.load(path, lambda contents: contents.encoders)
+        check_one_network([encoder.to_dict()["kind"] for encoder in encoders])
+        return cls.from_dict(encoders[0].to_dict(), encoders[0].arrays())
 
     def __repr__(self) -> str:
         return f"CKN([{', '.join(map(repr, self.specs))}])"
@@ -328,22 +305,22 @@ def _sample(
     report: Report,
 ) -> Array:
     """Sample patches [m, k·k·c] of the layer's input, uniform over all positions, without repetition."""
-    n = images.shape[0]
-    shape = (
-        check_specs([layer.spec for layer in layers], images.shape[1:])[-1] if layers else images.shape[1:]
-    )
+    n, shape = images.shape[0], images.shape[1:]
+    for layer in layers:
+        shape = layer.spec.output_shape(shape)
     height, width, _ = spec.map_shape(shape)
     size = spec.terms(shape[2])
     fitting = backend.memory_budget // 2 // (np.dtype(backend.dtype).itemsize * size)
     m = min(patches, fitting, n * height * width)
     if m < spec.filters:
+        what = (
+            f" in {backend.memory_budget >> 20} MiB: give more memory"
+            if m == fitting
+            else ": give more images"
+        )
         raise InvalidSpec(
             f"{spec.filters} filters were asked for, but only {m} patches of {size} numbers can be sampled"
-            + (
-                f" in {backend.memory_budget >> 20} MiB: give more memory"
-                if m == fitting
-                else ": give more images"
-            )
+            + what
         )
     chosen = np.sort(rng.choice(n * height * width, m, replace=False))
     image, position = np.divmod(chosen, height * width)
@@ -361,11 +338,7 @@ def _sample(
 
 
 def _outputs(
-    layers: Sequence[Layer],
-    images: Images,
-    backend: Backend,
-    rng: np.random.Generator,
-    report: Report,
+    layers: Sequence[Layer], images: Images, backend: Backend, rng: np.random.Generator, report: Report
 ) -> Iterator[Array]:
     """Yield outputs [m, filters] of the last layer, of as many random images as tell a covariance."""
     n = images.shape[0]

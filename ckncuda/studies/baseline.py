@@ -54,8 +54,8 @@ def hog_features(images: Images, progress: Progress | None = None) -> NDArray[np
             f"images are of {height}x{width}; the HOG baseline needs at least {2 * cell}x{2 * cell}"
         )
     rows = []
-    for start in range(0, n, BLOCK):
-        for image in as_float(images.read(start, min(start + BLOCK, n))):
+    for block in images.blocks(BLOCK):
+        for image in as_float(block):
             pixels, axis = (image[..., 0], None) if channels == 1 else (image, -1)
             rows.append(hog(pixels, pixels_per_cell=(cell, cell), cells_per_block=(2, 2), channel_axis=axis))
         if progress:
@@ -68,15 +68,7 @@ def fit_baseline(
 ) -> BaselineResult:
     """Fit the baseline; C is chosen by stratified five-fold cross-validation on the same images.
 
-    Parameters
-    ----------
-    images : Images
-        Training images.
-    labels : int64 [n]
-    seed : int
-        For the folds and the solver.
-    progress : callable, optional
-        Called as ``progress(stage, done, total)``.
+    The seed is for the folds and the solver.
     """
     require("sklearn.svm", **NEEDS)
     from sklearn.model_selection import StratifiedKFold, cross_val_score

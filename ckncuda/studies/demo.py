@@ -37,24 +37,15 @@ def load_digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     from sklearn.datasets import load_digits as digits
 
     pixels, labels = digits(return_X_y=True)
-    # Their pixels count to 16.
-    images = np.rint(pixels.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
+    images = np.rint(pixels.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)  # theirs count to 16
     return images, labels.astype(np.int64)
 
 
 def run_demo(folder: Path, seed: int, backend: Backend, progress: Progress | None = None) -> DemoResult:
     """Fit on 1,297 digits, extract and predict the 500 others, draw; leave all files in a folder.
 
-    Parameters
-    ----------
-    folder : Path
-        Made if it does not exist; files in it of the same names are replaced.
-    seed : int
-        For the split and the fit.
-    backend : Backend
-        Where to compute.
-    progress : callable, optional
-        Called as ``progress(stage, done, total)``.
+    The folder is made if it does not exist; files in it of the same names are replaced.  The seed is for the
+    split and the fit.
     """
     started = time.perf_counter()
     images, labels = load_digits()
@@ -70,10 +61,11 @@ def run_demo(folder: Path, seed: int, backend: Backend, progress: Progress | Non
         LayerSpec(filters=256, patch=3, subsampling=2, kernel=kernel),
     ]
     classifier = Ridge()
+    encoders = [EncoderSpec(layers)]
     model = Model.fit(
         images[train],
         labels[train],
-        [EncoderSpec(layers)],
+        encoders,
         classifier=classifier,
         seed=seed,
         backend=backend,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import NDArray
 
 from ckncuda.backend import Backend, get_backend
 from ckncuda.errors import InvalidData, InvalidSpec
@@ -16,6 +16,7 @@ from ckncuda.images.sources import Images, as_images
 from ckncuda.layer.spec import KernelLayer, LayerSpec
 from ckncuda.network.network import CKN, PATCHES
 from ckncuda.progress import Progress, Report
+from ckncuda.types import Array
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,11 @@ class Distance:
 
 
 def nystrom_distances(
-    images: Images | npt.NDArray[Any],
+    images: Images | NDArray[Any],
     specs: Sequence[KernelLayer | LayerSpec] | ExactKernel,
     filters: Sequence[int] = (16, 64, 256, 1024),
     *,
-    exact: npt.NDArray[np.floating[Any]] | None = None,
+    exact: Array | None = None,
     patches: int = PATCHES,
     seed: int = 0,
     backend: Backend | str = "auto",
@@ -68,10 +69,6 @@ def nystrom_distances(
     patches, seed, backend, progress
         See `CKN.fit`.
 
-    Returns
-    -------
-    distances : list of Distance, in the order of ``filters``
-
     Examples
     --------
     >>> from ckncuda import Exponential
@@ -82,7 +79,10 @@ def nystrom_distances(
     True
     """
     kernel = specs if isinstance(specs, ExactKernel) else ExactKernel(specs)
-    _check_comparable(kernel)
+    if kernel.tangent:
+        raise InvalidSpec("a tangent kernel is not approximated by anchor points: leave tangent out")
+    if kernel.flip:
+        raise InvalidSpec("distances are measured without mirror images: leave flip out")
     engine = get_backend(backend) if isinstance(backend, str) else backend
     images = as_images(images)
     if exact is None:
@@ -91,13 +91,8 @@ def nystrom_distances(
     for number in filters:
         start = time.perf_counter()
         network = CKN([layer.with_anchors(number) for layer in kernel.layers])
-        network.fit(
-            images,
-            patches=patches,
-            seed=seed,
-            backend=engine,
-            progress=Report.of(progress).labelled(f"{number} anchor points"),
-        )
+        report = Report.of(progress).labelled(f"{number} anchor points")
+        network.fit(images, patches=patches, seed=seed, backend=engine, progress=report)
         features = _features(network, images, engine)
         seconds = time.perf_counter() - start
         distances.append(Distance((number,) * len(kernel.layers), *_distances(features, exact), seconds))
@@ -106,20 +101,16 @@ def nystrom_distances(
 
 def network_distance(
     network: CKN,
-    images: Images | npt.NDArray[Any],
+    images: Images | NDArray[Any],
     *,
-    exact: npt.NDArray[np.floating[Any]] | None = None,
+    exact: Array | None = None,
     backend: Backend | str = "auto",
     progress: Progress | None = None,
 ) -> Distance:
     """Compare a network that is fitted already with its exact kernel, on images as the network takes them.
 
-    The arguments are those of `nystrom_distances`.
-
-    Raises
-    ------
-    InvalidSpec
-        A layer decorrelates its outputs, which no exact kernel does.
+    The arguments are those of `nystrom_distances`.  No layer may decorrelate its outputs, as no exact kernel
+    does.
     """
     engine = get_backend(backend) if isinstance(backend, str) else backend
     kernel = ExactKernel([layer.spec for layer in network.layers])
@@ -129,21 +120,12 @@ def network_distance(
     return Distance(tuple(layer.spec.filters for layer in network.layers), *_distances(features, exact), 0.0)
 
 
-def _check_comparable(kernel: ExactKernel) -> None:
-    if kernel.tangent:
-        raise InvalidSpec("a tangent kernel is not approximated by anchor points: leave tangent out")
-    if kernel.flip:
-        raise InvalidSpec("distances are measured without mirror images: leave flip out")
-
-
-def _features(network: CKN, images: Images, backend: Backend) -> npt.NDArray[np.floating[Any]]:
+def _features(network: CKN, images: Images, backend: Backend) -> Array:
     maps = np.asarray(network.transform(images, backend=backend))
     return maps.reshape(len(maps), -1)
 
 
-def _distances(
-    features: npt.NDArray[np.floating[Any]], exact: npt.NDArray[np.floating[Any]]
-) -> tuple[float, float]:
+def _distances(features: Array, exact: Array) -> tuple[float, float]:
     """Compute ‖F Fᵀ − K‖ / ‖K‖, and the same of centred matrices."""
     kernel = exact.astype(np.float64)
     double = features.astype(np.float64)
@@ -155,8 +137,8 @@ def _distances(
     return float(whole), float(centred)
 
 
-def _centred(matrix: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _centred(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
     """Compute H M H with H = I − 11ᵀ/n."""
-    centred: npt.NDArray[np.float64] = matrix - matrix.mean(axis=0)
+    centred: NDArray[np.float64] = matrix - matrix.mean(axis=0)
     centred -= centred.mean(axis=1)[:, None]
     return centred

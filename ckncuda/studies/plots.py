@@ -77,19 +77,16 @@ def draw_model(
     figure = Figure(figsize=(13, 5.6), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=[1, 1.45], squeeze=False)[0]
     first = model.network.layers[0]
-    left.suptitle(
-        f"first layer: {min(first.spec.filters, MAX_FILTERS)} of {first.spec.filters} anchor points"
-    )
+    filters = first.spec.filters
+    left.suptitle(f"first layer: {min(filters, MAX_FILTERS)} of {filters} anchor points")
     axes = left.subplots()
     axes.imshow(filter_mosaic(first.anchors), interpolation="nearest")
     axes.axis("off")
     assert model.classifier is not None
     classes = model.classifier.classes_
     predicted = classes[scores.argmax(axis=1)]
-    mistakes = int(np.sum(labels != predicted))
-    right.suptitle(
-        f"{mistakes} mistakes in {len(labels)} images it did not train on; hardest first: predicted (true)"
-    )
+    mistakes = f"{np.sum(labels != predicted)} mistakes in {len(labels)} images it did not train on"
+    right.suptitle(f"{mistakes}; hardest first: predicted (true)")
     grid = right.subplots(ROWS, COLUMNS)
     for cell in grid.flat:
         cell.axis("off")
@@ -121,9 +118,9 @@ def draw_distances(
         for number, value in zip(numbers, values, strict=True):
             axes.annotate(f"{value:.2g}", (number, value), (6, 6), textcoords="offset points", color=colour)
         if given is not None:
-            axes.axhline(
-                getattr(given, name), color=colour, linestyle="--", label=f"{label}: {_filters(given)}"
-            )
+            points = "/".join(map(str, given.filters))
+            label = f"{label}: {points} anchor points"
+            axes.axhline(getattr(given, name), color=colour, linestyle="--", label=label)
     axes.legend(frameon=False)
     axes.set_xticks(numbers, [f"{number:,}" for number in numbers])
     axes.set_xticks([], minor=True)
@@ -136,10 +133,6 @@ def draw_distances(
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="0.9")
     _save(figure, path)
-
-
-def _filters(distance: Distance) -> str:
-    return "/".join(map(str, distance.filters)) + " anchor points"
 
 
 def check_plotting(path: str) -> None:
@@ -165,34 +158,19 @@ def draw_search(rows: Sequence[Row], images: int, path: Path) -> None:
         linewidth=1,
         label="best within so many seconds (Pareto front)",
     )
-    for chosen, marker, label in (
-        ([row for row in rows if row.preset is None], "o", "trials"),
-        ([row for row in rows if row.preset is not None], "s", "presets"),
-    ):
+    presets = [row for row in rows if row.preset is not None]
+    others = [row for row in rows if row.preset is None]
+    for chosen, marker, label in ((others, "o", "trials"), (presets, "s", "presets")):
         if chosen:
             seconds, accuracies = [row.seconds for row in chosen], [row.accuracy for row in chosen]
             axes.scatter(seconds, accuracies, s=28, marker=marker, alpha=0.8, label=label)
-    presets = sorted((row for row in rows if row.preset is not None), key=lambda row: row.seconds)
+    presets.sort(key=lambda row: row.seconds)
     for number, row in enumerate(presets):  # below and above in turn: neighbours would hide one another
         place, side = ((0, -8), "top") if number % 2 == 0 else ((0, 8), "bottom")
-        axes.annotate(
-            row.preset,
-            (row.seconds, row.accuracy),
-            xytext=place,
-            textcoords="offset points",
-            ha="center",
-            va=side,
-            fontsize=8,
-        )
-    axes.scatter(
-        [best.seconds],
-        [best.accuracy],
-        s=220,
-        marker="*",
-        color="#c44e52",
-        zorder=3,
-        label=f"best: {best.accuracy:.4f}, trial {best.trial}",
-    )
+        at = {"xytext": place, "textcoords": "offset points", "ha": "center", "va": side}
+        axes.annotate(row.preset, (row.seconds, row.accuracy), **at, fontsize=8)
+    label = f"best: {best.accuracy:.4f}, trial {best.trial}"
+    axes.scatter(best.seconds, best.accuracy, s=220, marker="*", color="#c44e52", zorder=3, label=label)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.margins(0.08, 0.1)

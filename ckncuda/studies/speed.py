@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,23 +44,19 @@ class Speed:
 class RandomImages(Images):
     """Random images of the size and the type that a model was fitted on, as many as anyone reads.
 
-    All blocks are the same, so that reading them takes neither time nor memory.
-
-    Raises
-    ------
-    InvalidSpec
-        The model leaves the size open.
+    All blocks are the same, so that reading them takes neither time nor memory.  A model that
+    leaves the size open is refused with `InvalidSpec`.
     """
 
     def __init__(self, model: Model, backend: Backend) -> None:
         if model.image_shape is None:
             raise InvalidSpec("this model is for images of any size: give IMAGES to measure it with")
-        size = model.images_per_block(model.image_shape, backend)
+        size = (model.images_per_block(model.image_shape, backend), *model.image_shape)
         rng = np.random.default_rng(0)
         self._block: NDArray[Any] = (
-            rng.integers(0, 256, (size, *model.image_shape), np.uint8)
+            rng.integers(0, 256, size, np.uint8)
             if model.image_type == "uint8"
-            else rng.standard_normal((size, *model.image_shape), np.float32)
+            else rng.standard_normal(size, np.float32)
         )
         self.shape = (1 << 30, *model.image_shape)
         self.dtype = self._block.dtype
@@ -86,15 +82,12 @@ def measure_speed(
 
     Parameters
     ----------
-    model : Model
-    images : [n, h, w, c] or `Images`
-        The first n are taken.
-    backend : Backend
+    model, images, backend, progress
+        The first n images are taken.
     n : int, optional
         By default as many as take a third of a second or more, or all.
     repeats : int
         Passes of each kind.
-    progress : callable, optional
 
     Raises
     ------
@@ -158,28 +151,21 @@ def _seconds_of_stages(model: Model, images: Images, backend: Backend) -> dict[s
     report = Report()
 
     @contextlib.contextmanager
-    def stage(name: str) -> Iterator[None]:
-        with report.stage(name):
+    def stage(prefix: str, name: str) -> Iterator[None]:
+        with report.stage(prefix + name):
             yield
             backend.wait()
 
     size = model.images_per_block(images.shape[1:], backend)
     for raw in report.each("reading", images.blocks(size)):
-        with stage("reading"):
+        with stage("", "reading"):
             block: Array = backend.asarray(raw)
         features = []
         for number, encoder in enumerate(model.encoders, 1):
             prefix = f"encoder {number}: " if len(model.encoders) > 1 else ""
-            within = functools.partial(_within, stage, prefix)
+            within = functools.partial(stage, prefix)
             features.append(encoder.encode_in_stages(block, backend, within))
         if model.classifier is not None:
-            with stage(f"classifier ({len(model.classifier.classes_)} classes)"):
+            with stage("", f"classifier ({len(model.classifier.classes_)} classes)"):
                 to_host(model.classifier.unchecked_scores(np.concatenate(features, axis=1)))
     return report.seconds
-
-
-def _within(
-    stage: Callable[[str], contextlib.AbstractContextManager[None]], prefix: str, name: str
-) -> contextlib.AbstractContextManager[None]:
-    """Return the stage of that name of one of several encoders."""
-    return stage(prefix + name)

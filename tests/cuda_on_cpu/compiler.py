@@ -22,7 +22,7 @@ HERE = Path(__file__).resolve().parent
 
 # No fused multiply-add behind the kernel's back; kernels look at memory through pointers of several types.
 _FLAGS = ["-std=c++17", "-ffp-contract=off", "-fno-strict-aliasing", "-pthread", "-w"]
-_OPTIMISED = ["-O2", "-ftree-vectorize"]
+_OPTIMISED = ["-O1", "-ftree-slp-vectorize"]  # compiling takes longer than running; float4 as one access
 
 
 class CompilationFailed(Exception):
@@ -30,7 +30,7 @@ class CompilationFailed(Exception):
 
 
 def cache_folder() -> Path:
-    """Where compiled modules are kept: `CKNCUDA_CPU_CACHE`, or the user's cache."""
+    """Return where compiled modules are kept: `CKNCUDA_CPU_CACHE`, or the user's cache."""
     if "CKNCUDA_CPU_CACHE" in os.environ:
         return Path(os.environ["CKNCUDA_CPU_CACHE"]).absolute()
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -43,12 +43,12 @@ def cache_folder() -> Path:
 
 
 def compiler() -> str | None:
-    """The C++ compiler: `CXX`, or g++; None where there is none."""
+    """Return the C++ compiler: `CXX`, or g++; None where there is none."""
     return shutil.which(os.environ.get("CXX", "g++"))
 
 
 def extra_flags() -> list[str]:
-    """Flags that the environment adds (`CKNCUDA_CPU_FLAGS`): for coverage, say."""
+    """Return flags that the environment adds (`CKNCUDA_CPU_FLAGS`): for coverage, say."""
     return shlex.split(os.environ.get("CKNCUDA_CPU_FLAGS", ""))
 
 
@@ -65,17 +65,18 @@ def _headers() -> bytes:
 
 @functools.cache
 def _machine_flags() -> tuple[str, ...]:
-    """AVX2 and FMA instructions where the processor has them; without, fmaf is a slow function."""
+    """Return flags for AVX2, FMA and F16C where the processor has them: without, fmaf is a slow function."""
     try:
         known = Path("/proc/cpuinfo").read_text()
     except OSError:
         return ()
-    fast = platform.machine() == "x86_64" and " fma " in known and " avx2 " in known
-    return ("-mavx2", "-mfma") if fast else ()
+    wanted = ("avx2", "fma", "f16c")
+    fast = platform.machine() == "x86_64" and all(f" {name} " in known for name in wanted)
+    return tuple(f"-m{name}" for name in wanted) if fast else ()
 
 
 def source_with_table(source: str, names: Sequence[str]) -> str:
-    """The module as the compiler sees it: the harness, the kernels, the table of those to be launched."""
+    """Return the module as the compiler sees it: harness, kernels, the table of those to be launched."""
     entries = ",\n    ".join(f'CKN_KERNEL("{name}", {name})' for name in names)
     return (
         f'#include "cuda_on_cpu.h"\n#line 1 "module.cu"\n{source}\n'
@@ -113,14 +114,31 @@ def build(
     built = cache_folder() / digest / ("replay" if replay else "module.so")
     if not built.exists():
         kind = [] if replay else ["-shared", "-fPIC", "-Wl,-Bsymbolic"]  # its own names first
+        usual = flags == [*_FLAGS, *_OPTIMISED, *_machine_flags(), "-DCKN_ON_CPU"]
+        folders = [*([_precompiled_header(program, flags)] if usual else []), HERE]
         with _locked(built.parent):
             if not built.exists():
-                _compile([program, *flags, *kind, f"-I{HERE}"], text, built)
+                _compile([program, *flags, *kind, *(f"-I{folder}" for folder in folders)], text, built)
     return built
 
 
+def _precompiled_header(program: str, flags: Sequence[str]) -> Path:
+    """Return the folder of the harness's header, parsed once for all modules with these flags."""
+    key = b"\0".join([_headers(), _version(program).encode(), *(flag.encode() for flag in flags)])
+    folder = cache_folder() / f"header-{hashlib.sha256(key).hexdigest()[:24]}"
+    built = folder / "cuda_on_cpu.h.gch"
+    if not built.exists():
+        with _locked(folder):
+            if not built.exists():
+                temporary = built.with_suffix(".part")
+                header = ["-fPIC", "-x", "c++-header", str(HERE / "cuda_on_cpu.h"), "-o", str(temporary)]
+                if subprocess.run([program, *flags, *header], capture_output=True).returncode == 0:
+                    temporary.rename(built)  # where there is none, the header itself is read
+    return folder
+
+
 def _definitions(options: Sequence[str]) -> list[str]:
-    """Of NVRTC's options, those that a C++ compiler must know, too."""
+    """Return those of NVRTC's options that a C++ compiler must know, too."""
     kept: list[str] = []
     for i, option in enumerate(options):
         if option.startswith(("-D", "-U", "-I")):
@@ -131,7 +149,7 @@ def _definitions(options: Sequence[str]) -> list[str]:
 
 
 def _compile(command: Sequence[str], text: str, built: Path) -> None:
-    """Object first, then library: coverage's notes are named after the object, which keeps its place."""
+    """Make the object, then the library: coverage's notes have the object's name, which stays."""
     source, target, temporary = (
         built.parent / "module.cpp",
         built.parent / "module.o",
@@ -149,7 +167,7 @@ def _compile(command: Sequence[str], text: str, built: Path) -> None:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """While others who want to build in this folder wait."""
+    """Let others who want to build in this folder wait."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -157,7 +175,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def stub_driver() -> Path:
-    """An empty library under the name of NVIDIA's driver: what a look for a GPU finds."""
+    """Return an empty library under the name of NVIDIA's driver: what a look for a GPU finds."""
     program = compiler()
     if program is None:
         raise CompilationFailed("there is no C++ compiler (g++, or what the variable CXX names)")

@@ -7,11 +7,11 @@ import gpu
 import numpy as np
 import pytest
 import tolerances
-from factories import make_layer
+from factories import SMOOTH_KERNELS, make_layer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ckncuda import ArcCosine, Exponential, InversePolynomial, Linear, Polynomial, Series
+from ckncuda import ArcCosine
 from ckncuda.backend import get_backend
 from ckncuda.backend import numpy as numpy_backend
 from ckncuda.backend.numpy import tiles
@@ -38,16 +38,6 @@ def make_backend(name, threads=2, memory=None):
 
 CHANNELS = [1, 3, 36]  # one for each way of the products: of many, patches of 3x3 go through Winograd's
 
-KERNELS = [
-    Exponential(sigma=0.6),
-    Polynomial(2),
-    Polynomial(3, offset=1.0),
-    InversePolynomial(),
-    ArcCosine(1),
-    Linear(),
-    Series([0.2, 0.3, 0.5]),
-]
-
 
 @pytest.fixture(params=tolerances.ENCODE)
 def backend(request):
@@ -73,7 +63,7 @@ def check(backend, layer, maps, relative_error):
     assert relative_error(actual, expected) <= tolerances.ENCODE[backend.tested_as]
 
 
-@pytest.mark.parametrize("kernel", KERNELS, ids=repr)
+@pytest.mark.parametrize("kernel", SMOOTH_KERNELS, ids=repr)
 @pytest.mark.parametrize("channels", CHANNELS)
 def test_every_kernel(backend, kernel, channels, rng, relative_error):
     layer = make_layer(channels, rng, kernel=kernel)
@@ -235,7 +225,7 @@ def test_features_do_not_depend_on_the_number_of_threads(name, channels, n, rng)
     assert np.array_equal(make_backend(name, threads=3).encode(maps, [layer]), whole)
 
 
-@pytest.mark.parametrize("kernel", KERNELS, ids=repr)
+@pytest.mark.parametrize("kernel", SMOOTH_KERNELS, ids=repr)
 @pytest.mark.parametrize("channels", CHANNELS)
 def test_dark_patches_beside_bright_ones(backend, kernel, channels, rng, relative_error):
     """Winograd's rounding is that of the whole tile: where a patch is dark, its cosine may be anything."""

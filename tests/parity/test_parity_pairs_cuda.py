@@ -7,9 +7,10 @@ import logging
 import gpu
 import numpy as np
 import pytest
+from factories import SMOOTH_KERNELS
 from kernel_cases import PAIR_PRECISIONS
 
-from ckncuda import ArcCosine, Exponential, InversePolynomial, LayerSpec, Linear, Polynomial, Series
+from ckncuda import ArcCosine, Exponential, LayerSpec, Polynomial
 from ckncuda.backend import get_backend
 from ckncuda.backend.cupy import pair_tiling as cuda_pair_tiling
 from ckncuda.backend.cupy import pairs as cuda_pairs
@@ -70,19 +71,7 @@ def check(backend, specs, maps, *, tangent=False, tolerance=None, fused=True):
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
-@pytest.mark.parametrize(
-    "kernel",
-    [
-        Exponential(sigma=0.6),
-        Polynomial(2),
-        Polynomial(3, offset=1.0),
-        InversePolynomial(),
-        RELU,
-        Linear(),
-        Series([0.2, 0.3, 0.5]),
-    ],
-    ids=repr,
-)
+@pytest.mark.parametrize("kernel", SMOOTH_KERNELS, ids=repr)
 def test_every_kernel(device, kernel, depth, rng):
     specs = [
         layer(kernel=kernel),
@@ -111,6 +100,23 @@ def test_every_patch_padding_and_subsampling(tensor_cores, padding, patch, subsa
     spec = layer(kernel=RELU, padding=padding, patch=patch, subsampling=subsampling)
     second = layer(kernel=RELU, padding="zero", patch=min(patch, 2), subsampling=1)
     check(tensor_cores, [spec, second], images(rng, 2, 11, 10, 2), tangent=tangent)
+
+
+@pytest.mark.parametrize("tangent", [False, True])
+@pytest.mark.parametrize("padding", ["zero", "valid"])
+@pytest.mark.parametrize(("first", "second"), [((1, 4), (1, 3)), ((3, 1), (2, 1)), ((2, 3), (3, 2))], ids=str)
+def test_patches_of_any_height_and_width(tensor_cores, first, second, padding, tangent, rng):
+    specs = [
+        layer(kernel=RELU, padding=padding, patch=first),
+        layer(kernel=RELU, padding=padding, patch=second),
+    ]
+    check(tensor_cores, specs, images(rng, 2, 11, 12, 2), tangent=tangent)
+
+
+@pytest.mark.parametrize("tangent", [False, True])
+def test_sequences_as_images_of_height_one(device, tangent, rng):
+    specs = [layer(kernel=RELU, patch=(1, 3), subsampling=1), layer(kernel=RELU, patch=(1, 2), subsampling=1)]
+    check(device, specs, images(rng, 2, 1, 19, 4), tangent=tangent)
 
 
 @pytest.mark.parametrize("pooling", ["gaussian", "average", "strided"])

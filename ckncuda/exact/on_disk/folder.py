@@ -40,7 +40,12 @@ def check_gram_path(path: str | os.PathLike[str]) -> None:
     else:
         if path.exists():
             check_ours(path, path)
-        _check_parent(path)
+        folder = place_of(path).parent
+        try:
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise InvalidData(f"cannot write {path}: {error.strerror} ({folder})") from error
     _check_begun(part_of(path))
 
 
@@ -66,7 +71,10 @@ def _check_link(path: Path) -> None:
         return
     try:
         os.path.realpath(path, strict=True)
-        begins = _first_bytes(path) if is_npy(path) and path.is_file() else b""
+        begins = b""
+        if is_npy(path) and path.is_file():
+            with path.open("rb") as file:
+                begins = file.read(len(npy.MAGIC_PREFIX))
     except FileNotFoundError:
         return  # it appears with the matrix
     except OSError as error:
@@ -76,11 +84,6 @@ def _check_link(path: Path) -> None:
             f"cannot write {path}: it is a link to {place_of(path)}, which is no .npy file and would be "
             "replaced; give another name"
         )
-
-
-def _first_bytes(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(len(npy.MAGIC_PREFIX))
 
 
 def check_ours(folder: Path, path: Path) -> None:
@@ -95,16 +98,6 @@ def check_ours(folder: Path, path: Path) -> None:
             f"cannot write {path}: it holds {foreign}, which is not of ckn gram and would be lost; "
             "move that elsewhere, or give another name"
         )
-
-
-def _check_parent(path: Path) -> None:
-    """Raise unless folders can be made where that of a matrix shall stand."""
-    folder = place_of(path).parent
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise InvalidData(f"cannot write {path}: {error.strerror} ({folder})") from error
 
 
 def _check_begun(part: Path) -> None:

@@ -21,9 +21,8 @@ def open_gram(path: str | os.PathLike[str]) -> NDArray[Any]:
 
     Returns
     -------
-    gram : [n, m]
-        An array of NumPy, or a `ZarrRows`: it has a shape and a type, and gives NumPy arrays for ranges of
-        rows.
+    gram : array of NumPy or ZarrRows [n, m]
+        It gives NumPy arrays for ranges of rows.
 
     Raises
     ------
@@ -63,14 +62,8 @@ class ZarrRows:
     Parameters
     ----------
     path : path-like
-        As messages name it.
+        A name for messages.
     array : zarr.Array [n, m]
-
-    Attributes
-    ----------
-    shape : tuple of int
-    dtype : numpy.dtype
-    ndim : int
     """
 
     ndim = 2

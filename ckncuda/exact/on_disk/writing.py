@@ -38,31 +38,12 @@ import numpy as np
 from numpy.lib import format as npy
 
 from ckncuda.errors import InvalidData, require
-from ckncuda.exact.kernel import Maps
-from ckncuda.exact.on_disk.folder import (
-    ADVICE,
-    ATTRIBUTE,
-    CHUNKS,
-    DESCRIPTION,
-    DESCRIPTION_HALF_WRITTEN,
-    HALF_WRITTEN,
-    LOCK,
-    check_gram_path,
-    check_ours,
-    damaged,
-    description_of,
-    has_tiles,
-    is_npy,
-    is_ours,
-    locked,
-    part_of,
-    place_of,
-    remove,
-    remove_replaced,
-)
+from ckncuda.exact.on_disk import folder
+from ckncuda.exact.on_disk.folder import CHUNKS, DESCRIPTION, LOCK, description_of, has_tiles
 from ckncuda.exact.tiles import Tile, Tiling, check_finite
 from ckncuda.files.atomic_file import atomic_file
-from ckncuda.progress import Progress
+from ckncuda.progress import Progress, Report
+from ckncuda.types import Array
 from ckncuda.version import __version__
 
 T = TypeVar("T")
@@ -77,6 +58,7 @@ _SAID = {  # what identifies a matrix, as people call it
     "shape": "the numbers of images",
     "ckncuda": "the version of ckncuda",
 }
+_TOO_LONG = ("images", "images2", "kernel", "preprocessing")  # to be shown
 
 
 def check_installed() -> None:
@@ -101,20 +83,17 @@ class GramStore:
     InvalidData
         What is there is of another matrix, and some of it is finished; somebody else writes it; no space, no
         permission.
-    NotInstalled
-        Zarr is not installed.
     """
 
     def __init__(self, path: str | os.PathLike[str], tiling: Tiling, identity: dict[str, Any]) -> None:
         check_installed()
-        check_gram_path(path)
-        self.path = Path(path)
-        self.tiling = tiling
+        folder.check_gram_path(path)
+        self.path, self.tiling = Path(path), tiling
         self.dtype = np.dtype(identity["dtype"])
         self._identity = {"format": FORMAT, "ckncuda": __version__} | identity
-        self._output = place_of(path)
-        self.part = part_of(path)
-        self._folder = self.part
+        self._is_npy = folder.is_npy(self.path)
+        self._output = folder.place_of(path)
+        self._folder = self.part = folder.part_of(path)
         self._lock: IO[bytes] | None = None
         self._array: Any = None
         self._pairs_left = tiling.pairs
@@ -133,11 +112,11 @@ class GramStore:
 
     def __enter__(self) -> Self:
         with self._writing():
-            finished = not is_npy(self.path) and not self.part.exists()
+            finished = not self._is_npy and not self.part.exists()
             if finished and description_of(self._output) == self._identity:
                 self._folder = self._output
             self._folder.mkdir(exist_ok=True)
-            self._lock = locked(self._folder, self.path)
+            self._lock = folder.locked(self._folder, self.path)
             try:
                 self._tidy()
                 self._array = self._open()
@@ -162,15 +141,12 @@ class GramStore:
         with contextlib.suppress(OSError):
             if self._folder == self._output:
                 (self._folder / LOCK).unlink()
-            elif self._is_bare():
-                remove(self._folder)
+            elif description_of(self._folder) in (None, self._identity) and (
+                folder.is_ours(self._folder) and not has_tiles(self._folder)
+            ):
+                folder.remove(self._folder)  # nothing is lost with it
         self._lock.close()
         self._lock = None
-
-    def _is_bare(self) -> bool:
-        """Return whether nothing is lost with the folder: it is of this matrix, and no tile is in it."""
-        same = description_of(self._folder) in (None, self._identity)
-        return same and is_ours(self._folder) and not has_tiles(self._folder)
 
     def _whole(self, function: Callable[[], T]) -> T:
         """Let Zarr work in a thread of its own: Ctrl-C, which ends the wait here, lets it end well there."""
@@ -186,61 +162,56 @@ class GramStore:
         if found not in (None, self._identity) and not has_tiles(self._folder):
             description.unlink()  # of another matrix that was never begun
         if description.exists():
-            self._check_same(found)
+            if found is None:
+                raise folder.damaged(self._folder)
+            if found != self._identity:
+                raise InvalidData(
+                    f"{self.part} holds the beginning of another matrix; it differs in "
+                    f"{self._differences(found)}. Give what it was begun with, {folder.ADVICE}"
+                )
             try:
                 return self._whole(lambda: zarr.open_array(str(self._folder), mode="r+"))
             except (ValueError, LookupError, TypeError) as error:  # Zarr's words for what it cannot read
-                raise damaged(self._folder) from error
-        (n, m), tile = self.tiling.shape, self.tiling.tile
-        attributes: dict[str, Any] = {ATTRIBUTE: self._identity}
+                raise folder.damaged(self._folder) from error
+        shape = self.tiling.shape
         return self._whole(
             lambda: zarr.create_array(
                 str(self._folder),
-                shape=(n, m),
-                chunks=(min(n, tile), min(m, tile)),
+                shape=shape,
+                chunks=tuple(min(size, self.tiling.tile) for size in shape),
                 dtype=self.dtype,
                 fill_value=float("nan"),
                 filters=None,
                 compressors=[Crc32cCodec()],
-                attributes=attributes,
+                attributes={folder.ATTRIBUTE: self._identity},
                 zarr_format=3,
             )
         )
 
-    def _check_same(self, found: dict[str, Any] | None) -> None:
-        if found is None:
-            raise damaged(self._folder)
-        if found != self._identity:
-            raise InvalidData(
-                f"{self.part} holds the beginning of another matrix; it differs in "
-                f"{self._differences(found)}. Give what it was begun with, {ADVICE}"
-            )
-
     def _differences(self, found: dict[str, Any]) -> str:
         """Name what tells another matrix from this one."""
-        names = [name for name in self._identity if found.get(name) != self._identity[name]]
         return "; ".join(
-            _SAID.get(name, name)
-            if name in ("images", "images2", "kernel", "preprocessing")
-            else f"{_SAID.get(name, name)}: {found.get(name)} there, {self._identity[name]} here"
-            for name in names
+            _SAID.get(name, name) + ("" if name in _TOO_LONG else f": {found.get(name)} there, {here} here")
+            for name, here in self._identity.items()
+            if found.get(name) != here
         )
 
     @property
     def replaces(self) -> str | None:
         """Differences of a finished matrix, which stands there until this one is finished."""
-        found = None if is_npy(self.path) else description_of(self._output)
+        found = None if self._is_npy else description_of(self._output)
         return None if found in (None, self._identity) else self._differences(found)
 
     def _tidy(self) -> None:
         """Remove what a process that was killed has left: files that never got their names."""
-        for half_written in self._folder.glob(DESCRIPTION_HALF_WRITTEN):
-            half_written.unlink(missing_ok=True)
-        for half_written in (self._folder / CHUNKS).rglob(HALF_WRITTEN):
-            half_written.unlink(missing_ok=True)
-        if is_npy(self.path):
-            for half_written in self._output.parent.glob(f".{glob.escape(self._output.name)}.*.part"):
-                half_written.unlink(missing_ok=True)
+        half_written = [
+            *self._folder.glob(folder.DESCRIPTION_HALF_WRITTEN),
+            *(self._folder / CHUNKS).rglob(folder.HALF_WRITTEN),
+        ]
+        if self._is_npy:
+            half_written += self._output.parent.glob(f".{glob.escape(self._output.name)}.*.part")
+        for file in half_written:
+            file.unlink(missing_ok=True)
 
     def unfinished(self, progress: Progress | None = None) -> list[Tile]:
         """Return the tiles that are not there, or do not agree with their checksums; reads all that is there.
@@ -250,28 +221,21 @@ class GramStore:
         progress : callable, optional
             Called as ``progress("verifying tiles", tiles, all tiles)``.
         """
-        tiles = list(self.tiling)
-        left = []
-        self._pairs_left = 0
+        report, tiles, left = Report.of(progress), list(self.tiling), []
         for number, tile in enumerate(tiles, 1):
-            if not self._is_finished(tile):
+            # Zarr takes a while to say that there is no file: many tiles, most of them to be computed.
+            sides = self._sides(tile)
+            if not all(self._chunk(*side).is_file() and self._read(*side) is not None for side in sides):
                 self._clear(tile)
                 left.append(tile)
-                self._pairs_left += tile.pairs
-            if progress is not None:
-                progress("verifying tiles", number, len(tiles))
+            report("verifying tiles", number, len(tiles))
+        self._pairs_left = sum(tile.pairs for tile in left)
         if left and self._folder != self.part:  # a finished matrix that has been damaged since
             with self._writing():
                 self._folder.rename(self.part)
                 self._folder = self.part
                 self._array = self._open()
         return left
-
-    def _is_finished(self, tile: Tile) -> bool:
-        # Zarr takes a while to say that there is no file: many tiles, most of them to be computed.
-        return all(
-            self._chunk(*side).is_file() and self._read(*side) is not None for side in self._sides(tile)
-        )
 
     def _clear(self, tile: Tile) -> None:
         """Make way for the files of a tile, or raise `InvalidData`: a folder is not replaced by a file."""
@@ -286,27 +250,25 @@ class GramStore:
                 )
 
     def _sides(self, tile: Tile) -> list[tuple[slice, slice]]:
-        """Yield the places of a tile, and of its transpose, in the matrix."""
-        return [(tile.rows, tile.columns)] + ([(tile.columns, tile.rows)] if tile.mirrored else [])
+        """Return the places of a tile, and of its transpose, in the matrix."""
+        return [(tile.rows, tile.columns), (tile.columns, tile.rows)][: 1 + tile.mirrored]
 
     def _chunk(self, rows: slice, columns: slice) -> Path:
         """Return the file of a tile."""
         i, j = (side.start // self.tiling.tile for side in (rows, columns))
         return self._folder / CHUNKS / str(i) / str(j)
 
-    def _read(self, rows: slice, columns: slice) -> Maps | None:
+    def _read(self, rows: slice, columns: slice) -> Array | None:
         """Read a part of the matrix; None if any of it is missing or damaged."""
         try:
-            block: Maps = self._whole(lambda: self._array[rows, columns])
+            block: Array = self._whole(lambda: self._array[rows, columns])
         except Exception:  # whatever a reader says of bytes that are not what was written
             return None
         return None if np.isnan(block).any() else block
 
     def check_space(self, tiles: Iterable[Tile]) -> None:
         """Raise `InvalidData` if the disk has not enough room for these tiles and what becomes of them."""
-        needed = sum(self.bytes_of(tile) for tile in tiles)
-        if is_npy(self.path):
-            needed += self.nbytes
+        needed = sum(map(self.bytes_of, tiles)) + (self.nbytes if self._is_npy else 0)
         free = shutil.disk_usage(self.part.parent).free
         if needed > free:
             raise InvalidData(
@@ -314,7 +276,7 @@ class GramStore:
                 "there: make room or give an output on another disk"
             )
 
-    def fill(self, blocks: Iterable[tuple[Tile, Maps]], progress: Progress | None = None) -> None:
+    def fill(self, blocks: Iterable[tuple[Tile, Array]], progress: Progress | None = None) -> None:
         """Write tiles as they come.
 
         Parameters
@@ -323,23 +285,20 @@ class GramStore:
         progress : callable, optional
             Called as ``progress("Gram matrix", pairs, all pairs)``, those of tiles that were found finished
             counted.
-        """
-        total = self.tiling.pairs
-        if progress is not None:
-            progress("Gram matrix", total - self._pairs_left, total)
-        for tile, block in blocks:
-            self.write(tile, block)
-            if progress is not None:
-                progress("Gram matrix", total - self._pairs_left, total)
-
-    def write(self, tile: Tile, block: Maps) -> None:
-        """Write a tile, and its transpose where the matrix has it.
 
         Raises
         ------
         InvalidData
             The disk is full; a number is infinite or none.
         """
+        report, total = Report.of(progress), self.tiling.pairs
+        report("Gram matrix", total - self._pairs_left, total)
+        for tile, block in blocks:
+            self._write(tile, block)
+            report("Gram matrix", total - self._pairs_left, total)
+
+    def _write(self, tile: Tile, block: Array) -> None:
+        """Write a tile, and its transpose where the matrix has it."""
         rows, columns = (range(side.start, side.stop) for side in (tile.rows, tile.columns))
         check_finite(block, rows, columns)
         with self._writing():
@@ -355,10 +314,10 @@ class GramStore:
         if self._folder == self._output:
             return
         with self._writing():
-            if is_npy(self.path):
+            if self._is_npy:
                 self._write_npy()
                 self._array = None
-                remove(self.part)
+                folder.remove(self.part)
             else:
                 self._rename()
 
@@ -379,8 +338,8 @@ class GramStore:
         """Give the matrix its name; at any moment, all that was finished stands somewhere."""
         replaced = self._output.with_name(f".{self._output.name}.replaced")
         if os.path.lexists(self._output):
-            check_ours(self._output, self.path)  # again: the work has taken a while
-            remove_replaced(replaced)
+            folder.check_ours(self._output, self.path)  # again: the work has taken a while
+            folder.remove_replaced(replaced)
             self._output.rename(replaced)
         try:
             self.part.rename(self._output)
@@ -389,7 +348,7 @@ class GramStore:
                 replaced.rename(self._output)
             raise
         self._folder = self._output
-        remove_replaced(replaced)
+        folder.remove_replaced(replaced)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

@@ -34,13 +34,17 @@ def _digest(array: NDArray[Any]) -> str:
     return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()[:16]
 
 
-def check_same_search(folder: Path, about: Mapping[str, Any]) -> None:
-    """Raise `InvalidData` if the folder holds a search of something else."""
+@contextlib.contextmanager
+def search_folder(folder: Path, about: dict[str, Any]) -> Iterator[None]:
+    """Make a folder that holds this search, and keep other processes out of it.
+
+    Raises `InvalidData` if the folder holds a search of something else.
+    """
     path = folder / "search.json"
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return
+        stored = about
     except (OSError, ValueError) as error:
         raise InvalidData(f"cannot read {path}: {error}; give another --folder") from error
     if not isinstance(stored, dict):
@@ -49,15 +53,9 @@ def check_same_search(folder: Path, about: Mapping[str, Any]) -> None:
     if differing:
         what = "; ".join(f"{name} was {stored.get(name)}, is {about[name]}" for name in differing)
         raise InvalidData(f"{folder} holds another search: {what}. Give another --folder, or remove that one")
-
-
-@contextlib.contextmanager
-def search_folder(folder: Path, about: Mapping[str, Any]) -> Iterator[None]:
-    """Make a folder that holds this search and no other, and keep other processes out of it."""
-    check_same_search(folder, about)
     folder.mkdir(parents=True, exist_ok=True)
     with alone_in(folder):
-        with atomic_file(folder / "search.json") as file:
+        with atomic_file(path) as file:
             file.write(json.dumps(about, indent=2).encode() + b"\n")
         yield
 
@@ -74,7 +72,6 @@ def alone_in(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise InvalidData(
-                f"another search is at work in {folder}: wait for it, or give another --folder"
-            ) from error
+            shown = f"another search is at work in {folder}"
+            raise InvalidData(f"{shown}: wait for it, or give another --folder") from error
         yield

@@ -1,9 +1,8 @@
 """The leaderboard of a search: its rows, as a table for people, as a file and as plain data."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ckncuda.files.atomic_file import atomic_file
 
@@ -61,27 +60,21 @@ def pareto_front(rows: Sequence[Row]) -> list[Row]:
 
 def table(rows: Sequence[Row]) -> list[str]:
     """Return the leaderboard as lines of a table for people."""
-    lines = ["rank  trial  accuracy  seconds  features  system"]
-    for rank, row in enumerate(rows, 1):
-        lines.append(
-            f"{rank:>4}  {row.trial:>5}  {row.accuracy:>8.4f}  {row.seconds:>7.1f}  {row.n_features:>8}  "
-            + row.named
-        )
-    return lines
-
-
-def leaderboard_data(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Return the leaderboard as plain data."""
-    return [asdict(row) for row in rows]
+    head = "rank  trial  accuracy  seconds  features  system"
+    columns = "{:>4}  {:>5}  {:>8.4f}  {:>7.1f}  {:>8}  {}"
+    return [head] + [
+        columns.format(rank, row.trial, row.accuracy, row.seconds, row.n_features, row.named)
+        for rank, row in enumerate(rows, 1)
+    ]
 
 
 def write_leaderboard(rows: Sequence[Row], counts: Mapping[str, int], images: int, path: Path) -> None:
     """Write a Markdown file of the rows, of how trials ended, and on how many images they were judged."""
-    said = ", ".join(f"{count} {name}" for name, count in counts.items())
+    ended = ", ".join(f"{count} {name}" for name, count in counts.items())
     lines = [
         "# Leaderboard",
         "",
-        f"Leave-one-out accuracy on {images:,} images; {OPTIMISTIC}. Trials: {said}. A system is its layers",
+        f"Leave-one-out accuracy on {images:,} images; {OPTIMISTIC}. Trials: {ended}. A system is its layers",
         "(filters, size of the patches, sigma or kernel, subsampling), preprocessing and classifier.",
         "",
         "| rank | trial | accuracy | seconds of the fit | features | system |",

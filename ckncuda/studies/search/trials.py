@@ -39,7 +39,7 @@ from ckncuda.model.system import System
 from ckncuda.progress import Progress
 from ckncuda.studies.plots import draw_search
 from ckncuda.studies.search.folder import describe, search_folder
-from ckncuda.studies.search.journal import Journal, end_running
+from ckncuda.studies.search.journal import Journal
 from ckncuda.studies.search.leaderboard import Row, write_leaderboard
 from ckncuda.studies.search.space import VERSION, SearchSpace, system_of_preset, work
 
@@ -126,13 +126,10 @@ def search(
     folder : path-like
         Made if it does not exist.  Holds all trials (``journal.log``), what they are of
         (``search.json``), ``leaderboard.md`` and ``accuracy.png``.
-    options : SearchOptions, optional
-    backend : Backend or str
-        A backend or the name of one.
     origin : dict, optional
         Names of where images and labels come from, to be compared when the search goes on.
-    progress : callable, optional
-        Called as ``progress(stage, done, total)``.
+    options, backend, progress
+        See `SearchOptions` and `Model.fit`.
     tell : callable, optional
         Called with a line for each trial that has ended.
 
@@ -191,7 +188,7 @@ class _Search:
     ) -> None:
         self.folder, self.images, self.labels, self.options = folder, images, labels, options
         self.backend = get_backend(backend) if isinstance(backend, str) else backend
-        self.progress, self.tell = progress, tell or _silent
+        self.progress, self.tell = progress, tell or (lambda line: None)
         self.kept, self.held_out = parts  # numbers of images
         self.rungs = _rungs(self.kept, labels, options.seed)
         self.space = SearchSpace(images.shape[1:], len(images), len(self.rungs[0]))
@@ -231,7 +228,7 @@ class _Search:
                 + (f"; the last failed: {self.journal.failure(ended[-1].number)}" if ended else "")
             )
         best = rows[0]
-        system = System.from_dict(self.journal.trial(best.trial).user_attrs["system"])
+        system = System.from_dict(self.journal.trials()[best.trial].user_attrs["system"])
         model = self._fitted[1] if self._fitted and self._fitted[0] == best.trial else None
         if model is None:
             model = self._fit(system, self.kept)
@@ -274,10 +271,8 @@ class _Search:
             system = self._system(trial)
             trial.set_user_attr("system", system.to_dict())
             accuracy = self._judge(trial, system, deadline)
-            if accuracy is None:
-                self.journal.study.tell(trial, state=state.PRUNED)
-            else:
-                self.journal.study.tell(trial, accuracy)
+            pruned = state.PRUNED if accuracy is None else None
+            self.journal.study.tell(trial, accuracy, state=pruned)
         except (CknError, MemoryError, np.linalg.LinAlgError) as error:
             trial.set_user_attr("failure", str(error) or type(error).__name__)
             self.journal.study.tell(trial, state=state.PRUNED)  # so that the sampler learns to keep away
@@ -289,7 +284,7 @@ class _Search:
             raise
         except (KeyboardInterrupt, Exception):  # the latter a fault of ours; the next run goes on either way
             with contextlib.suppress(Exception):  # Optuna, too, was interrupted, and where is not known
-                end_running(self.journal.study, state.FAIL)
+                self.journal.end_running(state.FAIL)
             raise
         self.tell(self.journal.line(trial.number))
 
@@ -368,14 +363,7 @@ class _Search:
 
     def _enqueue_presets(self) -> None:
         """Let presets come first, so that the search does not end worse than they are."""
-        import optuna
-
-        state = optuna.trial.TrialState
-        settled = {
-            t.user_attrs.get("preset")
-            for t in self.journal.study.get_trials(deepcopy=False)
-            if t.state != state.FAIL
-        }
+        settled = {t.user_attrs.get("preset") for t in self.journal.trials() if t.state.name != "FAIL"}
         systems = {name: self._preset(name) for name in PRESETS if name not in settled}
         fitting = {name: system for name, system in systems.items() if system is not None}
         # The cheapest first: it is fitted however long it takes, and tells what there is time for.
@@ -392,11 +380,9 @@ class _Search:
 
     def _publish(self) -> None:
         """Write the leaderboard and the plot."""
-        rows = self.journal.rows()
-        if not rows:
-            return
-        write_leaderboard(rows, self.journal.counts(), len(self.kept), self.folder / "leaderboard.md")
-        draw_search(rows, len(self.kept), self.folder / "accuracy.png")
+        if rows := self.journal.rows():
+            write_leaderboard(rows, self.journal.counts(), len(self.kept), self.folder / "leaderboard.md")
+            draw_search(rows, len(self.kept), self.folder / "accuracy.png")
 
 
 def _rungs(kept: NDArray[np.intp], labels: NDArray[np.int64], seed: int) -> list[NDArray[np.intp]]:
@@ -405,7 +391,3 @@ def _rungs(kept: NDArray[np.intp], labels: NDArray[np.int64], seed: int) -> list
     parts = RUNGS if len(kept) >= ONE_RUNG else (1,)
     rungs = [np.sort(order[: len(kept) // part]) for part in parts]
     return [numbers for numbers in rungs if len(np.unique(labels[numbers])) > 1]
-
-
-def _silent(line: str) -> None:
-    pass

@@ -17,7 +17,7 @@ from ckncuda.network.encoder import EncoderSpec
 from ckncuda.studies.plots import draw_search
 from ckncuda.studies.search import trials as searching
 from ckncuda.studies.search.folder import alone_in
-from ckncuda.studies.search.journal import open_study
+from ckncuda.studies.search.journal import Journal
 from ckncuda.studies.search.trials import SearchOptions
 
 optuna = pytest.importorskip("optuna", reason="Optuna, the extra `search`, is not installed")
@@ -190,7 +190,7 @@ def test_images_on_which_everything_fails_end_the_search(images, tmp_path):
 def test_a_journal_whose_process_was_killed_is_read(images, tmp_path):
     search(*images, tmp_path, trials=2, hold_out=0)
     journal = tmp_path / "journal.log"
-    study = open_study(journal)
+    study = Journal(journal).study
     study.ask()  # left running
     whole = journal.read_bytes()
     journal.write_bytes(whole + whole.splitlines()[-1][:7])  # and half a line

@@ -1,4 +1,4 @@
-"""What follows the network, on a GPU: preprocessing, exact kernels and whole models, against the host.
+"""Whole models on a GPU, against the host.
 
 An array of the device that is taken for one of the host, or the reverse, raises TypeError here as on a GPU.
 """
@@ -10,162 +10,23 @@ import pytest
 from factories import TWO_LAYERS, model_of, stripes
 
 from ckncuda import (
-    CKN,
     ArcCosine,
     EncoderSpec,
     Exponential,
     KernelRidge,
-    LayerSpec,
     Linear,
     Model,
-    Polynomial,
     Ridge,
     Softmax,
     SquaredHinge,
     Symmetries,
     load,
 )
-from ckncuda.backend import get_backend, linear_algebra
-from ckncuda.data import ArraySource
+from ckncuda.backend import get_backend
 from ckncuda.errors import InvalidData
-from ckncuda.exact import ExactKernel, gram
 from ckncuda.images.preprocess import ZCA, LocalWhitening, Standardize
 
 PREPROCESSINGS = [[], [Standardize()], [LocalWhitening()], [Standardize(), ZCA(epsilon=0.5)]]
-
-
-# ---- Linear algebra --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("at_once", [5, 4096])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-4), (np.float64, 1e-12)])
-def test_linear_algebra_is_the_hosts(device, monkeypatch, at_once, dtype, tolerance, rng):
-    monkeypatch.setattr(linear_algebra, "AT_ONCE", at_once)
-    block, right = rng.normal(size=(40, 23)).astype(dtype), rng.normal(size=(23, 4)).astype(dtype)
-    results = []
-    for like in (block, device.asarray(block)):
-        here = [np.asarray(array, like=like) for array in (block, right)]
-        total = np.zeros((23, 23), dtype, order="F", like=like)
-        linear_algebra.add_product(total, here[0])
-        linear_algebra.add_product(total, here[0][:, ::-1].T[:23].T)
-        lower = np.tril(total)
-        factor = linear_algebra.cholesky(total.copy(order="F"))
-        solved = linear_algebra.solve(factor, here[1])
-        half = linear_algebra.solve_lower(factor, here[1].copy(order="F"))
-        diagonal = linear_algebra.inverse_diagonal(factor.copy(order="F"))
-        arrays = lower, np.tril(factor), solved, half, diagonal
-        assert all(type(array) is type(like) for array in arrays)
-        results.append([linear_algebra.to_host(array) for array in arrays])
-    for found, expected in zip(results[1], results[0], strict=True):
-        assert found.dtype == dtype
-        np.testing.assert_allclose(found, expected, atol=tolerance * np.abs(expected).max())
-    total = results[0][0] + np.tril(results[0][0], -1).T
-    np.testing.assert_allclose(results[1][4], np.diag(np.linalg.inv(total)), rtol=1e3 * tolerance)
-
-
-# ---- Preprocessing ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize(
-    "preprocessor",
-    [Standardize(), LocalWhitening(), LocalWhitening(patch=2, power=0.5), ZCA(epsilon=0.3)],
-    ids=repr,
-)
-def test_preprocessing(device, monkeypatch, preprocessor, channels, rng, relative_error):
-    monkeypatch.setattr("ckncuda.images.preprocess.BLOCK_BYTES", 1 << 16)  # some images at a time
-    images = rng.normal(size=(40, 9, 8, channels)).cumsum(axis=1).cumsum(axis=2).astype(np.float32)
-    images[3] = 0.1
-    images[4, :, :, 0] = 5
-    preprocessor = preprocessor.fit(ArraySource(images))
-    here = device.asarray(images)
-    found = preprocessor.apply(here)
-    assert type(found) is type(here)
-    assert found.dtype == np.float32
-    assert relative_error(found.get(), preprocessor.apply(images)) < 1e-5
-    assert np.array_equal(here.get(), images)
-
-
-def test_zca_is_learned_on_the_device(device, rng, relative_error):
-    images = rng.normal(size=(300, 6, 6, 2)).cumsum(axis=1).astype(np.float32)
-
-    class OnDevice:
-        shape, dtype = images.shape, images.dtype
-
-        def read(self, start, stop):
-            return device.asarray(images[start:stop])
-
-    found, expected = ZCA().fit(OnDevice()), ZCA().fit(ArraySource(images))
-    for name, array in found.arrays().items():
-        assert type(array) is np.ndarray
-        assert relative_error(array, expected.arrays()[name]) < 1e-5
-
-
-def test_blocks_that_are_still_on_their_way_to_the_device_are_waited_for(device, relative_error, rng):
-    """What computes a block, or brings it, is queued on another stream than what encodes it."""
-    network = CKN(TWO_LAYERS).fit(rng.normal(size=(20, 9, 9, 1)), patches=300, backend="numpy")
-    images = rng.normal(size=(3, 5, 9, 9, 1)).astype(np.float32)
-    expected = network.transform(images.reshape(-1, 9, 9, 1), backend="reference")
-
-    def arriving():
-        return (device._cupy.asarray(block) for block in images)
-
-    def encode(block):
-        return device.encode(block, network.layers)
-
-    parts = list(device.map_blocks(encode, arriving()))
-    assert relative_error(np.concatenate(parts), expected) < 1e-4
-    out = device.empty(expected.shape)
-    parts = list(device.map_blocks(encode, arriving(), out))
-    assert all(type(part) is type(out) for part in parts)
-    assert relative_error(out.get(), expected) < 1e-4
-    assert np.array_equal(np.concatenate([part.get() for part in parts]), out.get())
-
-
-# ---- Exact kernels ---------------------------------------------------------------------------------------
-
-
-def exact_layers(kernel, *subsamplings):
-    return [
-        LayerSpec(filters=1, patch=3, subsampling=s, kernel=kernel, alignment="valid") for s in subsamplings
-    ]
-
-
-@pytest.mark.parametrize(
-    ("specs", "tangent"),
-    [
-        (exact_layers(Exponential(sigma=0.6), 2, 5), False),
-        (exact_layers(Exponential(sigma=0.6), 2, 2, 2), False),
-        (exact_layers(ArcCosine(1), 2, 5), False),
-        (exact_layers(ArcCosine(1), 2, 5), True),
-        (exact_layers(Polynomial(2), 2), False),
-    ],
-    ids=["exp 2-5", "exp 2-2-2", "relu 2-5", "tangents 2-5", "poly 2"],
-)
-def test_exact_kernels_of_images_of_usual_size(device, specs, tangent, rng):
-    """Pairs of images of 32x32x3, one of them all zeros and two equal."""
-    maps = rng.normal(size=(5, 32, 32, 3)).cumsum(axis=1).astype(np.float32)
-    maps[2], maps[4] = 0, maps[0]
-    kernel, host = ExactKernel(specs, tangent=tangent), get_backend("numpy")
-    found = kernel.block(maps, maps, device, symmetric=True)
-    expected = kernel.block(maps.astype(np.float64), maps.astype(np.float64), host, symmetric=True)
-    assert type(found) is np.ndarray
-    np.testing.assert_allclose(found, expected, rtol=2e-5, atol=0)
-    assert (found[2] == 0).all()
-    for own, norms in zip(device.patch_norms(maps, specs), host.patch_norms(maps, specs), strict=True):
-        np.testing.assert_allclose(own, norms, atol=1e-5 * norms.max())
-
-
-def test_a_gram_matrix_on_the_device(device, rng):
-    """Tiles of unequal size and mirror images, on all of the library's way."""
-    images = rng.normal(size=(7, 12, 12, 1)).astype(np.float32)
-    kernel = ExactKernel(exact_layers(Exponential(sigma=0.6), 2), flip=True)
-    found = gram(images, kernel, tile=3, backend=device)
-    np.testing.assert_allclose(found, gram(images, kernel, tile=3, backend="reference"), rtol=1e-5)
-    assert np.array_equal(found, found.T)
-
-
-# ---- Models ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("preprocessing", PREPROCESSINGS, ids=str)
@@ -261,19 +122,6 @@ def test_an_ensemble_with_a_kernel_works_on_both(device, monkeypatch, tmp_path, 
     assert np.mean(again.predict(images[:40], backend=device) == labels[:40]) >= 0.6
     here = device._cupy.asarray(images)
     np.testing.assert_allclose(again.scores(here, backend=device), scores["cupy"], atol=1e-4)
-
-
-@pytest.mark.parametrize("symmetries", [Symmetries(flip=True), Symmetries(flip=True, shift=2)], ids=str)
-def test_variants_are_made_on_the_device(device, rng, symmetries):
-    images = rng.normal(size=(4, 5, 6, 2)).astype(np.float32)
-    here = device.asarray(images)
-    for found, expected in zip(symmetries.variants(here), symmetries.variants(images), strict=True):
-        assert type(found) is type(here)
-        assert found.flags.c_contiguous
-        assert np.array_equal(found.get(), expected)
-    average = symmetries.average(lambda block: block, here)
-    np.testing.assert_allclose(average.get(), symmetries.average(lambda block: block, images), atol=1e-6)
-    assert np.array_equal(here.get(), images)
 
 
 @pytest.mark.parametrize("where", ["host", "device"])

@@ -1,0 +1,55 @@
+"""What the GPU can do, and what is said before its kernels are compiled."""
+
+import logging
+import subprocess
+import sys
+
+import pytest
+from factories import make_layer
+
+from ckncuda.backend import get_backend
+from ckncuda.backend.cupy import CupyBackend
+from ckncuda.errors import BackendUnavailable, InvalidSpec
+
+
+def test_precisions(device):
+    with pytest.raises(InvalidSpec, match="there is no precision 'half'; the precisions are float32, tf32"):
+        CupyBackend(precision="half")
+    with pytest.raises(InvalidSpec, match="the backend numpy has no precision 'tf32'"):
+        get_backend("numpy", precision="tf32")
+    assert get_backend("cupy", precision="tf32").precision == "tf32"
+    assert get_backend("auto").name == "cupy"
+
+
+@pytest.mark.parametrize("options", [{}, {"memory": 64 << 20, "precision": "bfloat16"}], ids=str)
+def test_options_make_the_same_backend(device, options):
+    made = get_backend("cupy", **options)
+    again = get_backend(**made.options)
+    assert again.options == made.options
+    assert (again.memory_budget, again.precision) == (made.memory_budget, made.precision)
+
+
+def test_an_old_gpu_computes_without_tensor_cores(device, monkeypatch, rng, check_encode):
+    monkeypatch.setattr("ckncuda.backend.cupy.device.compute_capability", lambda: 75)
+    old = CupyBackend()
+    assert old.gpu.products == "Fma"
+    check_encode(old, rng.normal(size=(2, 9, 9, 3)), [make_layer(3, rng)])
+    with pytest.raises(BackendUnavailable, match=r"the precision tf32 needs compute capability 8.0 .* 7.5"):
+        CupyBackend(precision="tf32")
+
+
+def test_the_first_use_of_a_kernel_says_that_it_compiles(device, monkeypatch, tmp_path, rng, caplog):
+    from ckncuda.backend.cupy.device import compiled
+
+    monkeypatch.setenv("CUPY_CACHE_DIR", str(tmp_path / "new"))
+    for expected in (1, 0):
+        compiled.cache_clear()
+        caplog.clear()
+        with caplog.at_level(logging.INFO, "ckncuda"):
+            device.encode(device.asarray(rng.normal(size=(1, 8, 8, 1))), [make_layer(1, rng)])
+        assert caplog.text.count("Compiling CUDA kernels") == expected
+
+
+def test_importing_the_backend_needs_no_cupy():
+    code = "import sys, ckncuda.backend.cupy; assert 'cupy' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
