@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Resources:
-    """What one kernel takes, as the assembler reports it."""
+    """Resources that one kernel takes, as the assembler reports them."""
 
     registers: int
     spilled_bytes: int
