@@ -1,6 +1,5 @@
 """`ckn gram` after kills, interrupts, failing disks and damage: it goes on, and the matrix is the same."""
 
-import json
 import os
 import random
 import signal
@@ -15,10 +14,7 @@ from ckncuda.exact import gram
 
 LAYER = "patch=3,subsampling=2,kernel=exp,sigma=0.6"
 SPEC = make_spec(filters=1)
-
-
 MANY = ("gram", "x.npy", "--tile", "12", "--preprocess", "none", "--threads", "1", "--layer", LAYER)
-
 TILES = 136
 
 
@@ -33,7 +29,7 @@ def tiles_of(part):
 
 
 def wait_for_tiles(process, part, tiles):
-    """Until so many more chunks are there; it must still be at work then."""
+    """Wait until so many more chunks are there; it must still be at work then."""
     wanted = tiles_of(part) + tiles
     deadline = time.monotonic() + 30
     while tiles_of(part) < wanted and process.poll() is None:
@@ -42,7 +38,7 @@ def wait_for_tiles(process, part, tiles):
     assert process.poll() is None
 
 
-@pytest.mark.parametrize(("output", "kills"), [("K.zarr", 5), ("K.npy", 3)])
+@pytest.mark.parametrize(("output", "kills"), [("K.zarr", 10), ("K.npy", 3)])
 def test_kills_at_random_moments_change_no_bit(works, many, start, tmp_path, listing, output, kills):
     works(*MANY, "-o", f"whole-{output}")
     moments = random.Random(output)
@@ -58,13 +54,10 @@ def test_kills_at_random_moments_change_no_bit(works, many, start, tmp_path, lis
         process.communicate()
         assert process.returncode == -signal.SIGKILL
         assert not (tmp_path / output).exists()
-    found = json.loads(works(*MANY, "-o", output, "--json").stdout)["tiles_found"]
-    assert 1 <= found < TILES
+    assert 1 <= works(*MANY, "-o", output, "--json").told["tiles_found"] < TILES
     before, after = tmp_path / f"whole-{output}", tmp_path / output
-    if output.endswith(".zarr"):
-        assert listing(before) == listing(after)
-    else:
-        assert before.read_bytes() == after.read_bytes()
+    assert listing(before) == listing(after)
+    assert before.is_dir() or before.read_bytes() == after.read_bytes()
     assert not part.exists()
 
 
@@ -110,11 +103,12 @@ def test_two_at_once(many, start, refused, tmp_path):
     refused(*MANY, "-o", "K.zarr", words=["another process is computing K.zarr"])
 
 
-def test_the_beginning_of_another_matrix(ckn, works, data, tmp_path, listing, limited_files):
+def test_the_beginning_of_another_matrix(ckn, works, refused, data, tmp_path, limited_files):
     first = ("gram", data.npy, "-o", "K.zarr", "--preprocess", "none", "--layer", LAYER)
+    too_large = "Error: cannot write K.zarr.part: File too large"
     with limited_files(2000):  # the file of a tile is larger
         done = ckn(*first, "--tile", 32, cwd=tmp_path)
-    assert done.stderr.splitlines()[-1] == "Error: cannot write K.zarr.part: File too large"
+    assert done.stderr.splitlines()[-1] == too_large
     assert os.listdir(tmp_path) == []
     works(*first, "--tile", 32)
     (tmp_path / "K.zarr").rename(tmp_path / "K.zarr.part")
@@ -122,21 +116,10 @@ def test_the_beginning_of_another_matrix(ckn, works, data, tmp_path, listing, li
     with limited_files(2000):
         done = ckn(*first, "--tile", 32, cwd=tmp_path)
     assert done.rc == 2
-    assert done.stderr.splitlines()[-1] == (
-        "Error: cannot write K.zarr.part: File too large; its finished tiles are kept, "
-        "the same command goes on"
-    )
+    kept = "its finished tiles are kept, the same command goes on"
+    assert done.stderr.splitlines()[-1] == f"{too_large}; {kept}"
     assert "Traceback" not in done.stderr
-    before = listing(tmp_path)
-    done = ckn(*first, "--tile", 16, "--flip", cwd=tmp_path)
-    assert done.rc == 2
-    error = done.stderr.splitlines()[-1]
-    for word in (
-        "K.zarr.part holds the beginning of another matrix",
-        "the kernel",
-        "tile: 32 there, 16 here",
-    ):
-        assert word in error
-    assert listing(tmp_path) == before
+    words = ["K.zarr.part holds the beginning of another matrix", "the kernel", "tile: 32 there, 16 here"]
+    refused(*first, "--tile", 16, "--flip", words=words)
     works(*first, "--tile", 32)
     np.testing.assert_array_equal(stored(tmp_path / "K.zarr"), gram(data.images, [SPEC], tile=32))
