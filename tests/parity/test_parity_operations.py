@@ -47,11 +47,7 @@ def backend(request):
         yield backend
 
 
-@pytest.fixture(params=CPU)
-def cpu_backend(request):
-    backend = make_backend(request.param)
-    backend.tested_as = request.param
-    return backend
+cpu_backend = pytest.mark.parametrize("backend", CPU, indirect=True)
 
 
 def both(backend, layers, maps):
@@ -155,24 +151,26 @@ def test_any_shape(backend, check, n, height, width, channels, filters, patch, s
     check(backend, layer, rng.normal(size=(n, height, width, channels)))
 
 
+@cpu_backend
 @pytest.mark.parametrize("padding", ["zero", "valid"])
 @pytest.mark.parametrize("alignment", ["corner", "centered", "valid"])
 @pytest.mark.parametrize("channels", CHANNELS)
-def test_large_images_in_bands_of_rows(monkeypatch, cpu_backend, padding, alignment, channels, rng, check):
+def test_large_images_in_bands_of_rows(monkeypatch, backend, padding, alignment, channels, rng, check):
     """With a tiny tile every image is cut into bands; the seams must not show."""
     monkeypatch.setattr(tiles, "MAX_TILE_BYTES", 1 << 14)
     layer = make_layer(channels, rng, padding=padding, alignment=alignment, subsampling=3)
     maps = rng.normal(size=(2, 40, 37, channels))
-    assert len(cpu_backend._plan(layer.spec, maps.shape[1:]).row_bands) > 2
-    check(cpu_backend, layer, maps)
+    assert len(backend._plan(layer.spec, maps.shape[1:]).row_bands) > 2
+    check(backend, layer, maps)
 
 
-def test_a_stack_of_which_some_layers_are_cut_into_bands(monkeypatch, cpu_backend, rng, relative_error):
+@cpu_backend
+def test_a_stack_of_which_some_layers_are_cut_into_bands(monkeypatch, backend, rng, relative_error):
     monkeypatch.setattr(tiles, "MAX_TILE_BYTES", 1 << 19)
     layers = [make_layer(3, rng, filters=64, subsampling=6), make_layer(64, rng)]
     maps = rng.normal(size=(5, 90, 90, 3)).astype(np.float32)
-    assert [plan.in_bands for plan in cpu_backend._plans(layers, maps.shape[1:])] == [True, False]
-    assert relative_error(*both(cpu_backend, layers, maps)) <= 1e-5
+    assert [plan.in_bands for plan in backend._plans(layers, maps.shape[1:])] == [True, False]
+    assert relative_error(*both(backend, layers, maps)) <= 1e-5
 
 
 def test_no_images_at_all(backend, rng):
