@@ -164,10 +164,8 @@ def fit(
             else options.read_targets(labels, source)
         )
         system = _system(method, described, source, report)
-        matrices = [open_gram(path) for path in gram] or None
-        model = fit_system(
-            system, source, targets, grams=matrices, seed=seed, backend=engine, progress=report
-        )
+        grams = [open_gram(path) for path in gram] or None
+        model = fit_system(system, source, targets, grams=grams, seed=seed, backend=engine, progress=report)
     with report.stage("writing"):
         model.save(output)
     result = {

@@ -154,8 +154,7 @@ def _check(output: str, inputs: list[str | None], workers: int | None, scheduler
 
 def _one_kernel(system: SystemOptions, shape: Shape, report: Report) -> ExactEncoderSpec:
     """Return the kernel of the options; say which, where they do not."""
-    advice = ", each a kernel of its own: give one file, and one output, to each"
-    encoder = system.one_kernel(shape, advice)
+    encoder = system.one_kernel(shape, ", each a kernel of its own: give one file, and one output, to each")
     if not (system.config or system.layer):
         layers = " and ".join(f"{layer.shown_patch}/{layer.subsampling}" for layer in encoder.kernel.layers)
         report.tell(f"Kernel: two layers, {layers}, exp of sigma 0.6, centred; --layer gives others")

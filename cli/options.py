@@ -26,7 +26,7 @@ from .progress import ProgressBars
 
 Command = Callable[..., Any]
 Printed = tuple[dict[str, Any], list[str]]
-"""What a command prints: one JSON object, or lines for people."""
+"""One JSON object, or lines for people: a command prints either."""
 
 POSITIVE = click.IntRange(min=1)
 _STAGES = ("reading", "preprocessing", "anchors", "features", "classifier", "writing")

@@ -15,6 +15,7 @@ from ckncuda import (
     ArcCosine,
     EncoderSpec,
     Exponential,
+    GramRidge,
     InversePolynomial,
     Layer,
     LayerSpec,
@@ -101,6 +102,37 @@ def rings(images: int = 120, seed: int = 0) -> tuple[NDArray[np.float32], NDArra
     angle, labels = rng.uniform(0, 2 * np.pi, size=images), np.arange(images) % 2
     radius = 1 + labels + 0.3 * rng.normal(size=images)
     return (radius * np.array([np.cos(angle), np.sin(angle)])).T.astype(np.float32), labels
+
+
+def seen(kind: type, features: Any, training: Any) -> Any:
+    """Return what a kind of classifier sees: features, or their inner products with those of the training."""
+    return features @ training.T if kind is GramRidge else features
+
+
+def spoiled(features: Any, value: float) -> Any:
+    """Return a copy of the features in which one of image 7 has this value."""
+    copy = features.copy()
+    copy[7, 3] = value
+    return copy
+
+
+def least_squares(features: Any, signs: Any, penalty: float) -> Any:
+    """Return weights and intercept that minimise ½ ‖Y − X W − b‖² + penalty/2 ‖W‖², by normal equations."""
+    extended = np.hstack([features, np.ones((len(features), 1))])
+    ridge = penalty * np.eye(extended.shape[1])
+    ridge[-1, -1] = 0
+    solution = np.linalg.solve(extended.T @ extended + ridge, extended.T @ signs)
+    return solution[:-1], solution[-1]
+
+
+def left_out_by_least_squares(features: Any, signs: Any, penalty: float) -> NDArray[np.float64]:
+    """Return each image's target less its prediction by `least_squares` on the others, one by one."""
+    residuals = np.empty_like(signs)
+    for i in range(len(signs)):
+        others = np.arange(len(signs)) != i
+        weights, intercept = least_squares(features[others], signs[others], penalty)
+        residuals[i] = signs[i] - (features[i] @ weights + intercept)
+    return residuals
 
 
 def scaled_by_the_book(features: Any, widths: Any = None) -> NDArray[np.float64]:

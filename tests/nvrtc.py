@@ -1,10 +1,18 @@
 """NVRTC through ctypes: compiles kernels for any architecture without a GPU or a driver."""
 
 import ctypes
+import dataclasses
+import hashlib
 import importlib.util
+import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+
+from cuda_on_cpu.compiler import cache_folder
+
+_OPTIONS = ["--std=c++17", "-ftz=true", "--ptxas-options=-v"]
 
 
 @dataclass(frozen=True)
@@ -18,7 +26,7 @@ class Resources:
 
 
 def library() -> ctypes.CDLL | None:
-    """The library of the package nvidia-cuda-nvrtc, or None where it is not installed."""
+    """Return the library of the package nvidia-cuda-nvrtc, or None where it is not installed."""
     spec = importlib.util.find_spec("nvidia")
     for folder in spec.submodule_search_locations or [] if spec else []:
         for path in sorted(Path(folder).glob("*/lib/libnvrtc.so.*")):
@@ -28,10 +36,25 @@ def library() -> ctypes.CDLL | None:
     return None
 
 
-def compile_for(
+def resources_of(
     nvrtc: ctypes.CDLL, source: str, names: list[str], architecture: str
-) -> tuple[dict[str, Resources], bytes]:
-    """Compile the instantiations ``names`` for an architecture such as ``"sm_90a"``: resources, cubin.
+) -> dict[str, Resources]:
+    """Return what `compile_for` finds; kept in a file, since the compiler and what it is given decide it."""
+    compiler = Path(nvrtc._name)
+    what = [str(compiler), compiler.stat().st_size, source, names, architecture, _OPTIONS]
+    digest = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:24]
+    kept = cache_folder() / f"nvrtc-{digest}.json"
+    if not kept.exists():
+        found = compile_for(nvrtc, source, names, architecture)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        temporary = kept.with_suffix(f".{os.getpid()}.part")
+        temporary.write_text(json.dumps({name: dataclasses.asdict(r) for name, r in found.items()}))
+        temporary.rename(kept)
+    return {name: Resources(**r) for name, r in json.loads(kept.read_text()).items()}
+
+
+def compile_for(nvrtc: ctypes.CDLL, source: str, names: list[str], architecture: str) -> dict[str, Resources]:
+    """Compile the instantiations ``names`` for an architecture such as ``"sm_90a"``; return what they take.
 
     Raises
     ------
@@ -43,7 +66,7 @@ def compile_for(
     try:
         for name in names:
             _check(nvrtc.nvrtcAddNameExpression(program, name.encode()))
-        options = [f"--gpu-architecture={architecture}", "--std=c++17", "-ftz=true", "--ptxas-options=-v"]
+        options = [f"--gpu-architecture={architecture}", *_OPTIONS]
         array = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
         status = nvrtc.nvrtcCompileProgram(program, len(options), array)
         log = _bytes(nvrtc, "ProgramLog", program).decode()
@@ -55,7 +78,9 @@ def compile_for(
             _check(nvrtc.nvrtcGetLoweredName(program, name.encode(), ctypes.byref(lowered)))
             assert lowered.value is not None
             resources[name] = _resources(log, lowered.value.decode())
-        return resources, _bytes(nvrtc, "CUBIN", program)
+        if not _bytes(nvrtc, "CUBIN", program).startswith(b"\x7fELF"):
+            raise RuntimeError("what NVRTC has made is no program")
+        return resources
     finally:
         nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
 

@@ -1,17 +1,22 @@
 """What gpu.py measures: networks with their images, sizes, and how long it may take."""
 
 import math
+import sys
 import time
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from extract import anchors_of
 from numpy.typing import NDArray
 
 from ckncuda import CKN, Exponential, LayerSpec
 from ckncuda.backend import Backend
+
+sys.path.append(str(Path(__file__).parents[1]))
+
+from extract import anchors_of  # noqa: E402  # what the measurements of a CPU take
 
 CHECKED = 8  # images whose features are compared with the reference
 

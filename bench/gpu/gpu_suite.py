@@ -22,7 +22,8 @@ from ckncuda.backend.cupy import why_unavailable
 
 ROOT = Path(__file__).resolve().parents[2]
 CHECKS = ROOT / "bench" / "results" / "gpu_checks.md"
-PARITY = ["tests/parity", "tests/backend", "tests/cli/test_cupy.py"]
+ON_DEVICE = ["images", "exact", "classifier", "model"]  # rooms
+PARITY = ["tests/parity", "tests/backend", *(f"tests/{room}" for room in ON_DEVICE), "tests/cli/test_cupy.py"]
 BENCHMARK_SECONDS = 300
 
 
@@ -51,7 +52,7 @@ def steps(rehearse: bool) -> list[Step]:
     parity = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "cupy or on_device", *PARITY]
     if rehearse:
         return [
-            Step("parity", [*parity[:-3], "tests/parity/test_parity_golden.py"], 120),
+            Step("parity", [*parity[: -len(PARITY)], "tests/parity/test_parity_golden.py"], 120),
             Step("small shapes", [python, cases], 120),
             Step("measurements", [python, "bench/gpu/gpu.py", "--rehearse"], 120),
         ]

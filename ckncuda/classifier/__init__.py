@@ -19,11 +19,6 @@ given by its values.
 `LinearClassifier` and `KernelClassifier` are what they are once fitted; `Classifier` is what both have in
 common, `TrainableClassifier` the interface for fitting. Features on a GPU are computed with there; labels and
 what is learned are on the host.
-
-The files: `linear` and `kernel_classifier` predict, `training_data` and `gram_matrices` check, centre and
-scale, `choice` looks for λ, κ and weights, `validation` measures, `systems` solves for the kinds of ridge;
-`spaces` reduces and preconditions, `losses`, `lbfgs` and `sgd` minimise, `iterative` puts these together
-for the two classifiers without a closed form.
 """
 
 from collections.abc import Mapping
@@ -58,12 +53,7 @@ __all__ = [
 def classifier_from_arrays(options: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> Classifier:
     """Rebuild a fitted classifier from what its `to_dict` and `arrays` gave.
 
-    Raises
-    ------
-    InvalidData
-        The arrays are malformed or do not fit together.
-    ValueError
-        There is no such classifier.
+    Raises `InvalidData` if the arrays do not fit together, ValueError if there is no such classifier.
     """
     if options["name"] == LinearClassifier.name:
         return LinearClassifier.from_arrays(arrays["weights"], arrays["intercept"], arrays["classes"])

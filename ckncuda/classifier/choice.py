@@ -28,7 +28,6 @@ REFINEMENT = (10 ** (2 / 3), 10 ** (1 / 3), 10 ** (-1 / 3), 10 ** (-2 / 3))
 """Thirds of a decade on both sides of the best decade."""
 
 THIRD = 10 ** (1 / 3)  # of a decade
-
 THIRDS = tuple(float(f"{decade * part:.1e}") for decade in DECADES for part in (*REFINEMENT[:2], 1))
 """4.6, 2.2, 1, 0.46, …, 1e-8: what a search by decades and thirds may come to."""
 
@@ -42,9 +41,7 @@ WEIGHTS = tuple(2.0**place for place in range(-4, 5))
 """Weights of an encoder beside the first one's, 1."""
 
 FEW = 1000  # images at least on which a search begins: a hundredth of the work of 5,000
-
 LEVEL = 3  # λ of equal accuracy in a row, at which a climb ends
-
 FAILED = -1.0  # the accuracy of a λ that is too small for the precision, less than any other
 
 
@@ -69,19 +66,10 @@ def search_regularization(
     progress: Progress | None,
     refinement: tuple[float, ...] = REFINEMENT,
 ) -> Search:
-    """Try λ by decades from strong to weak, then by thirds of a decade around the best.
+    """Try λ by decades from strong to weak, then these multiples of the best.
 
-    The decades end early where the accuracy has clearly fallen: by more than one standard error of
-    the best accuracy, √(p (1 − p) / images). Weaker λ are the expensive ones for an iterative solver.
-
-    Parameters
-    ----------
-    accuracy_at : callable
-        The validation accuracy at one λ, a mean over ``images``.
-    images : int
-    progress : callable or None
-    refinement : floats
-        Multiples of the best decade that are tried in the end.
+    The decades end early where the accuracy, a mean over ``images``, has clearly fallen: by more than one
+    standard error of the best, √(p (1 − p) / images). Weaker λ cost an iterative solver most.
     """
     search: Search = []
     total = len(DECADES) + len(refinement)
@@ -106,10 +94,19 @@ def search_regularization(
     return search
 
 
+def search_or_try(
+    regularization: float | str, accuracy_at: Callable[[float], float], images: int, progress: Progress | None
+) -> Search:
+    """Search for λ where it is "auto"; otherwise try the one that is given."""
+    if isinstance(regularization, str):
+        return search_regularization(accuracy_at, images, progress)
+    return [(float(regularization), accuracy_at(float(regularization)))]
+
+
 def climb_from(start: float, accuracy_at: Callable[[float], float], progress: Progress | None) -> Search:
     """Try λ by thirds of a decade from ``start`` on, until the accuracy falls.
 
-    It is level for a while where few images decide: a climb ends after three λ of equal accuracy too.
+    It is level for a while where few images decide: a climb ends after `LEVEL` λ of equal accuracy too.
     Stronger λ than ``start`` are tried only if no weaker one is better.
     """
     search: dict[int, float] = {}
@@ -175,7 +172,6 @@ class Choice:
 
     Attributes
     ----------
-    regularization : float
     weights : tuple of float
         They sum to 1.
     kernels : tuple of DotProductKernel
@@ -196,7 +192,6 @@ class Judgement:
 
     Attributes
     ----------
-    choice : Choice
     judged, chose : int
         How many images were left out one by one to measure the accuracy, and how many of these chose.
     accuracy : float or None
@@ -256,10 +251,7 @@ class Options:
         return Choice(float(regularization), normalized_weights(weights), kernels)
 
     def search(
-        self,
-        accuracy_among: Callable[[Choice, int, int], float],
-        images: int,
-        progress: Progress | None,
+        self, accuracy_among: Callable[[Choice, int, int], float], images: int, progress: Progress | None
     ) -> tuple[Choice, int]:
         """Return the best point of the lattice, and how many images judged it in the end.
 
@@ -341,14 +333,11 @@ def check_weights(weights: Sequence[float] | str, kernels: int | None, of: str) 
             raise InvalidSpec(f'weights are {weights!r}; expected numbers, or "auto"')
         return
     given = list(weights) if np.iterable(weights) else weights
-    if not np.iterable(given) or not all(map(_is_weight, given)) or not any(given):
+    numbers = np.iterable(given) and all(isinstance(each, int | float | np.number) for each in given)
+    if not numbers or not all(0 <= float(each) < math.inf for each in given) or not any(given):
         raise InvalidSpec(f"weights are {given}; expected numbers that are not negative, one positive")
     if kernels not in (None, len(given)):
         raise InvalidSpec(f"{len(given)} weights were given for {kernels} {of}")
-
-
-def _is_weight(value: object) -> bool:
-    return isinstance(value, int | float | np.number) and 0 <= float(value) < math.inf
 
 
 def normalized_weights(weights: Sequence[float]) -> tuple[float, ...]:
@@ -367,8 +356,6 @@ def shown_kernels(kernels: Sequence[DotProductKernel]) -> str:
     """Return such as ``κ = exp(sigma=1)``."""
     names = []
     for kernel in kernels:
-        parameters = ", ".join(
-            f"{k}={v:g}" for k, v in list(kernel.to_dict().items())[1:] if isinstance(v, float | int)
-        )
-        names.append(f"{kernel.name}({parameters})" if parameters else kernel.name)
+        numbers = [f"{k}={v:g}" for k, v in kernel.to_dict().items() if isinstance(v, float | int)]
+        names.append(kernel.name + (f"({', '.join(numbers)})" if numbers else ""))
     return "κ = " + ", ".join(dict.fromkeys(names))

@@ -24,7 +24,7 @@ class Classifier(ABC):
         The labels, sorted; column k of the scores belongs to ``classes_[k]``.
     """
 
-    classes_: npt.NDArray[np.int64]  # [K]
+    classes_: npt.NDArray[np.int64]
 
     @property
     @abstractmethod
@@ -52,16 +52,12 @@ class Classifier(ABC):
         """Return what was learned, by name, as a model file stores it."""
 
     def scores(self, features: npt.ArrayLike) -> npt.NDArray[np.float32]:
-        """Return the score of every class.
+        """Return the score of every class, float32 [n, K], on the host.
 
         Parameters
         ----------
         features : float32 [n, d]
             Of features on a GPU the scores are computed there.
-
-        Returns
-        -------
-        scores : float32 [n, K], on the host
 
         Raises
         ------
@@ -110,7 +106,7 @@ class ValidatedClassifier(Classifier):
     regularization_ : float
         The λ of the fit.
     validation_accuracy_ : float or None
-        Accuracy at that λ on images that the fit did not see; None if it was not measured.
+        Accuracy at that λ on images that a fit did not see; None if it was not measured.
     validation_ : str
         How this accuracy was obtained, what was chosen and what was given.
     """
@@ -151,7 +147,7 @@ class TrainableClassifier(ValidatedClassifier):
         progress: Progress | None = None,
         widths: Sequence[int] | None = None,
     ) -> Self:
-        """Learn ``classes_`` and all that scores need; what is to be chosen is chosen first.
+        """Learn ``classes_`` and all that scores need; return self.  What is to be chosen is chosen first.
 
         Parameters
         ----------
@@ -163,10 +159,6 @@ class TrainableClassifier(ValidatedClassifier):
         widths : sequence of int, optional
             How many of the features, one after the other, come from each encoder of an ensemble; by default
             all come from one.
-
-        Returns
-        -------
-        self
 
         Raises
         ------
@@ -189,12 +181,10 @@ class TrainableClassifier(ValidatedClassifier):
 
 def check_regularization(regularization: float | str) -> None:
     """Raise `InvalidSpec` unless λ is "auto" or a positive, finite number."""
-    if isinstance(regularization, str):
-        if regularization == "auto":
-            return
-    elif isinstance(regularization, int | float) and 0 < regularization < math.inf:
+    if isinstance(regularization, str) and regularization == "auto":
         return
-    raise InvalidSpec(
-        f'regularization is {regularization!r}; expected "auto" or a number greater than 0 '
-        "(0 is not allowed: the minimiser need not exist; give a small one such as 1e-8)"
-    )
+    if not (isinstance(regularization, int | float) and 0 < regularization < math.inf):
+        raise InvalidSpec(
+            f'regularization is {regularization!r}; expected "auto" or a number greater than 0 '
+            "(0 is not allowed: the minimiser need not exist; give a small one such as 1e-8)"
+        )

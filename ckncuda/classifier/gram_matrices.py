@@ -21,14 +21,12 @@ class GramMatrices:
 
     Attributes
     ----------
-    grams : list of [N, m]
-        One a kernel: a row for each image of all, a column for each of these or for each landmark.
+    grams : list of [N, N]
+        One a kernel, of all images.
     images : integers [n]
         The numbers of the images that count.
-    classes : int64 [K]
-        The labels that occur, sorted.
-    targets : integers [n]
-        ``classes[targets]`` are the labels of these images.
+    classes, targets : int64 [K], integers [n]
+        The labels of these images are ``classes[targets]``; classes are sorted.
     """
 
     grams: list[Array]
@@ -46,12 +44,10 @@ class GramMatrices:
 
 
 class GramStatistics:
-    """The statistics by which one Gram matrix, of some of its images, is centred and scaled.
+    """The statistics by which one Gram matrix [N, N], of some of its images, is centred and scaled.
 
     Attributes
     ----------
-    gram : [N, N]
-        Of all images.
     means : float64 [n]
         Of the kernel of each of the images with all of them.
     spread : float
@@ -101,9 +97,7 @@ def check_grams(grams: npt.ArrayLike | Sequence[npt.ArrayLike], images: int, col
     given: Any = grams
     if not hasattr(given, "shape") and (not isinstance(given, list | tuple) or not given):
         raise InvalidData(f"Gram matrices are {grams!r}; expected one, or a list of them, [images, images]")
-    one = getattr(given, "ndim", None) == 2 or (
-        getattr(given, "ndim", None) is None and np.ndim(given[0]) == 1
-    )
+    one = given.ndim == 2 if hasattr(given, "ndim") else np.ndim(given[0]) == 1
     checked = [
         gram if hasattr(gram, "shape") and hasattr(gram, "dtype") else np.asarray(gram)
         for gram in ([given] if one else given)

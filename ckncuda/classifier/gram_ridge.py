@@ -34,41 +34,27 @@ class GramRidge(LinearClassifier, LeaveOneOut[GramMatrices]):
 
     Each Gram matrix is centred and scaled, as features are by `Ridge`: images have the mean 0 and the mean
     squared norm 1 in the kernel's space then, so that λ and the weights of several kernels mean the same
-    whatever they measure.  With K their weighted sum and targets Y = ±1 [n, K],
-
-        (K + 11ᵀ + nλ I) α = Y,
-
-    and leave-one-out predictions are exact, y_i − α_i / ((K + 11ᵀ + nλ I)⁻¹)_ii, as in `KernelRidge`.  The
-    result is a linear classifier whose features are an image's kernel values with the training images, as
-    they come: all of the first kernel, then all of the second, and so on.
+    whatever they measure.  With K their weighted sum, the solution, its leave-one-out predictions and the
+    search for λ and weights are those of `KernelRidge`.  The result is a linear classifier whose features are
+    an image's kernel values with the training images, as they come: all of the first kernel, then all of the
+    second, and so on.
 
     Parameters
     ----------
     weights : sequence of float or "auto"
         Of the kernels, not negative; "auto": chosen by leave-one-out accuracy.
     regularization, validation, seed
-        See `ValidatedClassifier`.
+        See `ValidatedClassifier`; for what is learned, `LinearClassifier` too.
 
     Attributes
     ----------
-    weights_ : float32 [kernels n, K]
-    intercept_, classes_
-        See `LinearClassifier`.
     kernel_weights_ : tuple of float
         Of the kernels; they sum to 1.
-    regularization_, validation_accuracy_, validation_
-        See `ValidatedClassifier`.
 
     Notes
     -----
-    λ and weights are looked for as `KernelRidge` does.  Everything is in the host's memory: beside the Gram
-    matrices, whose rows are read in blocks and may be on a disk, one square matrix a kernel and two more, in
-    float32 from 4,000 images on.
-
-    References
-    ----------
-    C. Rasmussen, C. Williams, *Gaussian Processes for Machine Learning*, section 5.4.2;
-    C. Williams, M. Seeger, *Using the Nyström method to speed up kernel machines*, 2001.
+    Everything is in the host's memory: beside the Gram matrices, whose rows are read in blocks and may be on
+    a disk, one square matrix a kernel and two more, in float32 from 4,000 images on.
 
     Examples
     --------
@@ -102,10 +88,7 @@ class GramRidge(LinearClassifier, LeaveOneOut[GramMatrices]):
         self.weights = weights
 
     def check_options(self, images: int | None = None, encoders: int | None = None) -> None:
-        """Raise `InvalidSpec` if an option is out of its range, or does not suit so many kernels.
-
-        ``images`` are those of a whole Gram matrix.
-        """
+        """Raise `InvalidSpec` if an option is out of its range, or does not suit kernels and images."""
         check_regularization(self.regularization)
         check_weights(self.weights, encoders, "kernels")
         super().check_options()
@@ -118,7 +101,7 @@ class GramRidge(LinearClassifier, LeaveOneOut[GramMatrices]):
         points: npt.ArrayLike | None = None,
         progress: Progress | None = None,
     ) -> Self:
-        """Learn from kernel values and labels.
+        """Learn from kernel values and labels; return self.
 
         Parameters
         ----------
@@ -130,10 +113,6 @@ class GramRidge(LinearClassifier, LeaveOneOut[GramMatrices]):
             span, as `NystromRidge` does.  Weights that are to be chosen are chosen on these images.
         progress : callable, optional
             Called as ``progress(stage, done, total)``.
-
-        Returns
-        -------
-        self : GramRidge
 
         Raises
         ------
@@ -201,9 +180,7 @@ class GramRidge(LinearClassifier, LeaveOneOut[GramMatrices]):
         if not isinstance(self.weights, str):
             weights = normalized_weights(self.weights)
             return weights, [f"{shown_weights(weights)} were given"]
-        kept = np.arange(len(points))
-        if self.validation != 0:
-            kept = np.flatnonzero(np.isin(points, held_out_split(targets, self.validation, self.seed)[0]))
+        kept = np.flatnonzero(np.isin(points, held_out_split(targets, self.validation, self.seed)[0]))
         if len(kept) < FEWEST or len(np.unique(targets[points[kept]])) < 2:
             return normalized_weights((1.0,) * len(own)), ["the kernels have equal weights"]
         some = [square[np.ix_(kept, kept)] for square in own]

@@ -8,20 +8,13 @@ import numpy as np
 import numpy.typing as npt
 import threadpoolctl
 
-from ckncuda.classifier.choice import Choice, Options, Search, best_regularization, search_regularization
+from ckncuda.classifier import spaces
+from ckncuda.classifier.choice import Choice, Options, Search, best_regularization, search_or_try
 from ckncuda.classifier.classifier import TrainableClassifier
 from ckncuda.classifier.lbfgs import minimize_lbfgs
 from ckncuda.classifier.linear import LinearClassifier
 from ckncuda.classifier.losses import Loss, cross_entropy, squared_hinge
 from ckncuda.classifier.sgd import minimize_sgd
-from ckncuda.classifier.spaces import (
-    DualFeatures,
-    Features,
-    PlainFeatures,
-    PrimalFeatures,
-    PrimalSpace,
-    Space,
-)
 from ckncuda.classifier.training_data import FeatureScaling, TrainingData
 from ckncuda.classifier.validation import held_out_sentence, held_out_split
 from ckncuda.errors import InvalidSpec
@@ -35,15 +28,14 @@ class IterativeClassifier(LinearClassifier, TrainableClassifier):
     λ is the one with the highest accuracy on held-out images, by decades from 1 down to 1e-8, ending early
     when it has clearly fallen, and then thirds of a decade around the best.
 
-    It is solved in the primal or, with fewer images than features, in the dual (see
-    `ckncuda.classifier.spaces`); preconditioned by one Cholesky factorisation a λ, which makes a λ below 1e-8
-    too small for some features. Besides a scaled float32 copy of the features, two square float64 matrices of
-    the size min(n, d) are held.
+    It is solved in the primal or, with fewer images than features, in the dual; preconditioned by one
+    Cholesky factorisation a λ, which makes a λ below 1e-8 too small for some features. Besides a scaled
+    float32 copy of the features, two square float64 matrices of the size min(n, d) are held.
 
     Parameters
     ----------
     regularization, validation, seed
-        See `ValidatedClassifier`.
+        See `ValidatedClassifier`; for what is learned, `LinearClassifier` too.
     max_iterations : int
         Bound on the iterations of one fit, which ends when the distance of the objective to its minimum, as
         the preconditioned quadratic model of L-BFGS estimates it, is below 1e-5 of the objective plus 1e-8,
@@ -51,10 +43,6 @@ class IterativeClassifier(LinearClassifier, TrainableClassifier):
 
     Attributes
     ----------
-    weights_, intercept_, classes_
-        See `LinearClassifier`.
-    regularization_, validation_accuracy_, validation_
-        See `ValidatedClassifier`; the accuracy is that of a fit on the others at that λ.
     search_ : list of (float, float)
         The λ tried and their accuracies, in the order tried.
 
@@ -87,9 +75,7 @@ class IterativeClassifier(LinearClassifier, TrainableClassifier):
 
     def _fit(self, data: TrainingData, progress: Progress | None) -> None:
         images = len(data.targets)
-        kept, held_out = np.arange(images), np.arange(0)
-        if self.validation > 0:
-            kept, held_out = held_out_split(data.targets, self.validation, self.seed)
+        kept, held_out = held_out_split(data.targets, self.validation, self.seed)
         # The held-out images come last, so that the others are a view of the same array. The mean and the
         # scale are of all images: they see no label, and λ means the same in every fit.
         order = np.concatenate([kept, held_out])
@@ -97,7 +83,10 @@ class IterativeClassifier(LinearClassifier, TrainableClassifier):
         prepared = self._prepare(scaling.scaled(data.features, order), progress)
         there = np.asarray(data.targets[order], like=data.features)
         problem = _Problem(self, prepared, there, len(data.classes), len(kept))
-        best, search = problem.choose(progress)
+        given, search = self.regularization, []
+        if isinstance(given, str) or len(held_out):
+            search = search_or_try(given, problem.held_out_accuracy, len(held_out), progress)
+        best = best_regularization(search) if search else float(given)
         weights, intercept = problem.fit_all(best, progress)
 
         self.weights_, self.intercept_ = scaling.fold(weights, intercept)
@@ -107,13 +96,14 @@ class IterativeClassifier(LinearClassifier, TrainableClassifier):
         said = Options(self.regularization).said(Choice(best), "on them")
         self.validation_ = held_out_sentence(len(held_out), images, said)
 
-    def _prepare(self, features: npt.NDArray[np.float32], progress: Progress | None) -> Features:
+    def _prepare(self, features: npt.NDArray[np.float32], progress: Progress | None) -> spaces.Features:
         """Return the scaled features with what serves every λ, in the smaller of the two spaces."""
         images, width = features.shape
-        return (DualFeatures if images < width else PrimalFeatures)(features, self.curvature, progress)
+        kind = spaces.DualFeatures if images < width else spaces.PrimalFeatures
+        return kind(features, self.curvature, progress)
 
     def _minimize(
-        self, space: Space, targets: Index, start: Array, progress: Progress | None
+        self, space: spaces.Space, targets: Index, start: Array, progress: Progress | None
     ) -> tuple[Array, bool]:
         """Return the minimiser, and whether the solver converged."""
         return minimize_lbfgs(space, self.loss, targets, start, self.max_iterations, progress)
@@ -124,22 +114,11 @@ class _Problem:
     """A training set, its first ``kept`` images to fit on while λ is chosen, the others held out."""
 
     classifier: IterativeClassifier
-    features: Features
+    features: spaces.Features
     targets: Index
     classes: int
     kept: int
     solved: dict[float, Array] = field(default_factory=dict)
-
-    def choose(self, progress: Progress | None) -> tuple[float, Search]:
-        """Return λ and what was tried: nothing, the given λ, or a search."""
-        given = self.classifier.regularization
-        held_out = len(self.targets) - self.kept
-        if isinstance(given, str):
-            search = search_regularization(self.held_out_accuracy, held_out, progress)
-            return best_regularization(search), search
-        if held_out == 0:
-            return float(given), []
-        return float(given), [(float(given), self.held_out_accuracy(float(given)))]
 
     def held_out_accuracy(self, regularization: float) -> float:
         """Fit on the images kept and return the accuracy on the others."""
@@ -163,10 +142,9 @@ class _Problem:
 
     def minimize(self, images: int, regularization: float, progress: Progress | None) -> tuple[Array, bool]:
         """Fit to the first images, from the solution at the nearest λ solved so far or from zero."""
-        nearest = self.features.zero(self.classes)
-        if self.solved:
-            nearest = self.solved[min(self.solved, key=lambda tried: abs(math.log(tried / regularization)))]
-        space, start = self.features.space(images, regularization), self.features.start(images, nearest)
+        nearest = min(self.solved, key=lambda tried: abs(math.log(tried / regularization)), default=0.0)
+        space = self.features.space(images, regularization)
+        start = self.features.start(images, self.classes, self.solved.get(nearest))
         # The solver's products have K columns and are bound by memory. NumPy and SciPy bring one BLAS each,
         # whose idle threads spin against the other's: on two cores one thread is twice as fast.
         with threadpoolctl.threadpool_limits(1, user_api="blas"):
@@ -227,16 +205,15 @@ class Softmax(IterativeClassifier):
         if self.optimizer not in ("lbfgs", "sgd"):
             raise InvalidSpec(f'optimizer is {self.optimizer!r}; expected "lbfgs" or "sgd"')
 
-    def _prepare(self, features: npt.NDArray[np.float32], progress: Progress | None) -> Features:
+    def _prepare(self, features: npt.NDArray[np.float32], progress: Progress | None) -> spaces.Features:
         if self.optimizer == "sgd":
-            return PlainFeatures(features, self.curvature)
+            return spaces.PlainFeatures(features, self.curvature)
         return super()._prepare(features, progress)
 
     def _minimize(
-        self, space: Space, targets: Index, start: Array, progress: Progress | None
+        self, space: spaces.Space, targets: Index, start: Array, progress: Progress | None
     ) -> tuple[Array, bool]:
-        if self.optimizer == "sgd":
-            assert isinstance(space, PrimalSpace)
+        if self.optimizer == "sgd" and isinstance(space, spaces.PrimalSpace):
             random = np.random.default_rng(self.seed)
             return minimize_sgd(space, self.loss, targets, start, random, progress), True
         return super()._minimize(space, targets, start, progress)

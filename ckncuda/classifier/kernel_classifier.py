@@ -34,35 +34,27 @@ class KernelClassifier(Classifier):
         K(x, y) = Σ_g w_g ‖x_g‖ ‖y_g‖ κ_g(cos(x_g, y_g)),   w_g ≥ 0, Σ_g w_g = 1.
 
     It is all that is left of `KernelRidge` (all training images) and `NystromRidge` (some of them) in a model
-    file.
+    file: the features of training images in half precision, 2 n d bytes, and twice that in memory, in single
+    precision, once it predicts.
 
     Attributes
     ----------
     points_ : float16 [n, d]
         Centred and scaled features of the training images, or of those that are landmarks.
-    dual_ : float32 [n, K]
-        α.
-    intercept_ : float32 [K]
-        b.
-    kernels_ : tuple of DotProductKernel
-        κ_g, one an encoder.
-    kernel_weights_ : tuple of float
-        w_g.
+    dual_, intercept_ : float32 [n, K], float32 [K]
+        α and b.
+    kernels_, kernel_weights_ : tuple of DotProductKernel, tuple of float
+        κ_g and w_g, one an encoder.
     widths_ : tuple of int
         How many features come from each encoder.
     classes_ : int64 [K]
-        The labels, sorted.
-
-    Notes
-    -----
-    The classifier holds the features of its training images, in half precision: 2 n d bytes in a model file,
-    and twice that in memory, in single precision, once it predicts.
+        See `Classifier`.
     """
 
     name: ClassVar[str] = "kernel"
-    points_: npt.NDArray[np.float16]  # [n, d]
-    dual_: npt.NDArray[np.float32]  # [n, K]
-    intercept_: npt.NDArray[np.float32]  # [K]
+    points_: npt.NDArray[np.float16]
+    dual_: npt.NDArray[np.float32]
+    intercept_: npt.NDArray[np.float32]
     kernels_: tuple[DotProductKernel, ...]
     kernel_weights_: tuple[float, ...]
     widths_: tuple[int, ...]
@@ -73,19 +65,16 @@ class KernelClassifier(Classifier):
     def from_arrays(options: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> "KernelClassifier":
         """Rebuild a fitted classifier from what its `to_dict` and `arrays` gave.
 
-        Raises
-        ------
-        InvalidData
-            The arrays are malformed or do not fit together.
+        Raises `InvalidData` if the arrays are malformed or do not fit together.
         """
         with np.errstate(over="ignore"):  # what does not fit float16 becomes inf and is reported below
             points = np.asarray(arrays["points"], np.float16)
         dual, intercept = (np.asarray(arrays[name], np.float32) for name in ("dual", "intercept"))
         mean, norm = np.asarray(arrays["mean"], np.float64), np.asarray(arrays["norm"], np.float64)
         labels = check_labels(arrays["classes"])
-        shapes_fit = points.ndim == 2 and mean.shape == norm.shape == points.shape[1:]
-        shapes_fit = shapes_fit and dual.shape == (len(points), len(labels)) and len(labels) >= 2
-        if not shapes_fit or intercept.shape != labels.shape:
+        images_fit = points.ndim == 2 and mean.shape == norm.shape == points.shape[1:]
+        classes_fit = intercept.shape == labels.shape and len(labels) >= 2
+        if not (images_fit and classes_fit and dual.shape == (len(points), len(labels))):
             raise InvalidData(
                 f"points {points.shape}, dual {dual.shape}, intercept {intercept.shape}, mean {mean.shape}, "
                 f"norm {norm.shape} and classes {labels.shape} do not make a classifier; expected [n, d], "
@@ -187,9 +176,8 @@ class KernelClassifier(Classifier):
 
 def part_norms(points: Array, widths: Sequence[int]) -> list[Array]:
     """Return the norms [n] of each encoder's part of the points [n, d]."""
-    return [
-        np.sqrt(np.einsum("ij,ij->i", points[:, columns], points[:, columns])) for columns in parts(widths)
-    ]
+    shares = (points[:, columns] for columns in parts(widths))
+    return [np.sqrt(np.einsum("ij,ij->i", share, share)) for share in shares]
 
 
 def weighted_kernel(
@@ -216,16 +204,8 @@ def weighted_kernel(
 def homogeneous(kernel: DotProductKernel, products: Array, rows: Array, columns: Array) -> None:
     """Turn products ⟨x_i, y_j⟩ into ‖x_i‖ ‖y_j‖ κ(cos(x_i, y_j)), in place; where a norm is 0 that is 0.
 
+    The products [n, m] are row-major or column-major; ``rows`` [n] and ``columns`` [m] are the norms.
     A block at a time: what κ needs beside its argument is small beside a Gram matrix.
-
-    Parameters
-    ----------
-    kernel : DotProductKernel
-        κ.
-    products : [n, m]
-        Row-major or column-major.
-    rows, columns : [n], [m]
-        The norms.
     """
     if not products.flags.c_contiguous:
         products, rows, columns = products.T, columns, rows

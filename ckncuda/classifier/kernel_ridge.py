@@ -24,9 +24,8 @@ class KernelRidge(KernelClassifier, LeaveOneOut[TrainingData], TrainableClassifi
 
         (1/n) Σ_i ½ ‖y_i − f(x_i)‖² + (λ/2) ‖f‖²,   that is, (K + 11ᵀ + nλ I) α = Y.
 
-    Leave-one-out predictions are exact: image i's is that of the minimiser of the same objective without
-    its i-th term, y_i − α_i / ((K + 11ᵀ + nλ I)⁻¹)_ii.  They cost one Cholesky factorisation and one
-    triangular inverse for each λ, bandwidth or combination of encoders that is tried.
+    Leave-one-out predictions are exact, as in `Ridge`: y_i − α_i / ((K + 11ᵀ + nλ I)⁻¹)_ii.  They cost one
+    Cholesky factorisation and one triangular inverse for each λ, bandwidth or combination of encoders tried.
 
     Parameters
     ----------
@@ -36,14 +35,7 @@ class KernelRidge(KernelClassifier, LeaveOneOut[TrainingData], TrainableClassifi
     weights : sequence of float or "auto"
         Of the encoders of an ensemble, not negative; "auto": chosen by leave-one-out accuracy.
     regularization, validation, seed
-        See `ValidatedClassifier`.
-
-    Attributes
-    ----------
-    points_, dual_, intercept_, kernels_, kernel_weights_, widths_, classes_
-        See `KernelClassifier`.
-    regularization_, validation_accuracy_, validation_
-        See `ValidatedClassifier`.
+        See `ValidatedClassifier`; for what is learned, `KernelClassifier` too.
 
     Notes
     -----
@@ -97,15 +89,12 @@ class KernelRidge(KernelClassifier, LeaveOneOut[TrainingData], TrainableClassifi
         return Options(self.regularization, len(data.widths), self.weights, self.kernel)
 
     def _learn(self, data: TrainingData, choice: Choice | None, progress: Progress | None) -> Judgement:
-        images = len(data.targets)
         scaling = FeatureScaling.of(data.features, data.widths)
         system = KernelSystem(data, scaling, progress)
         found, alpha = system.solve(self._options(data), choice, progress)
-        order = np.empty(images, dtype=np.intp, like=data.features)
-        order[system.order] = np.arange(images, like=data.features)
-        dual, points = to_host(alpha[order].astype(np.float32)), to_host(system.points[order])
-        choice = found.choice
-        self._hold(points, scaling.on_host(), data.widths, choice.kernels, choice.weights)
+        places = np.asarray(np.argsort(to_host(system.order)), like=data.features)
+        dual, points = to_host(alpha[places].astype(np.float32)), to_host(system.points[places])
+        self._hold(points, scaling.on_host(), data.widths, found.choice.kernels, found.choice.weights)
         self.intercept_ = dual.sum(axis=0, dtype=np.float64).astype(np.float32)
         self.dual_, self.classes_ = dual, data.classes
         return found

@@ -40,8 +40,7 @@ of single-precision entries positive definite."""
 class NystromRidge(KernelClassifier, TrainableClassifier):
     r"""Kernel ridge regression whose solution is sought in the span of some training images, the landmarks.
 
-    It is what a layer of a network does with anchor points, here with whole images in place of patches: see
-    `ckncuda.classifier.landmarks`.
+    It is what a layer of a network does with anchor points, here with whole images in place of patches.
 
     Parameters
     ----------
@@ -52,15 +51,8 @@ class NystromRidge(KernelClassifier, TrainableClassifier):
     landmarks : int
         m, drawn at random from the training images; all of them if there are no more.
     regularization, validation, seed
-        See `Ridge`.  Held-out images may be landmarks: those are chosen without labels. The seed draws
-        the landmarks too.
-
-    Attributes
-    ----------
-    points_, dual_, intercept_, kernels_, kernel_weights_, widths_, classes_
-        See `KernelClassifier`.
-    regularization_, validation_accuracy_, validation_
-        See `ValidatedClassifier`.
+        See `Ridge`; for what is learned, `KernelClassifier`.  Held-out images may be landmarks: those are
+        chosen without labels. The seed draws the landmarks too.
 
     Notes
     -----
@@ -122,26 +114,20 @@ class NystromRidge(KernelClassifier, TrainableClassifier):
         self, data: TrainingData, progress: Progress | None
     ) -> tuple[tuple[DotProductKernel, ...], tuple[float, ...], str]:
         """Return kernels and weights, given or chosen on some of the images, and say which they are."""
-        encoders = len(data.widths)
+        encoders, how = len(data.widths), "given"
         if isinstance(self.kernel, DotProductKernel) and (encoders == 1 or not isinstance(self.weights, str)):
             weights = (1.0,) if isinstance(self.weights, str) else normalized_weights(self.weights)
             kernels = (self.kernel,) * encoders
-            return kernels, weights, _which(kernels, weights) + " given"
-        kept = np.arange(len(data.targets))
-        if self.validation != 0:  # what Ridge will hold out chooses neither kernel nor weights
+        else:
+            # What Ridge will hold out chooses neither kernel nor weights.
             kept, _ = held_out_split(data.targets, self.validation, self.seed)
-        some = np.random.default_rng(self.seed).permutation(kept)[:CHOOSE_AMONG]
-        chooser = self._chooser().fit(data.rows(some), data.targets[some], progress, data.widths)
-        kernels, weights = chooser.kernels_, chooser.kernel_weights_
-        how = f" chosen by leave-one-out over {judges(len(some))} images, but for what was given"
-        return kernels, weights, _which(kernels, weights) + how
-
-
-def _which(kernels: Sequence[DotProductKernel], weights: Sequence[float]) -> str:
-    """Return kernels and weights, and was or were."""
-    if len(weights) == 1:
-        return f"{shown_kernels(kernels)} was"
-    return f"{shown_kernels(kernels)}, {shown_weights(weights)} were"
+            some = np.random.default_rng(self.seed).permutation(kept)[:CHOOSE_AMONG]
+            chooser = self._chooser().fit(data.rows(some), data.targets[some], progress, data.widths)
+            kernels, weights = chooser.kernels_, chooser.kernel_weights_
+            how = f"chosen by leave-one-out over {judges(len(some))} images, but for what was given"
+        if encoders == 1:
+            return kernels, weights, f"{shown_kernels(kernels)} was {how}"
+        return kernels, weights, f"{shown_kernels(kernels)}, {shown_weights(weights)} were {how}"
 
 
 def _new_features(
@@ -156,9 +142,7 @@ def _new_features(
     points = landmarks.astype(np.float32)
     exact = points.astype(np.float64)  # rounding in single precision would make it indefinite
     norms = part_norms(exact, data.widths)
-    gram = weighted_kernel(
-        kernels, weights, data.widths, exact, exact, norms
-    ).T  # column-major, as LAPACK takes it
+    gram = weighted_kernel(kernels, weights, data.widths, exact, exact, norms).T  # column-major, for LAPACK
     gram.T.reshape(-1)[:: len(gram) + 1] += JITTER  # the diagonal
     try:
         factor = linear_algebra.cholesky(gram).astype(np.float32, order="F")
@@ -177,12 +161,10 @@ def _new_features(
 
 
 class GramLandmarks:
-    """Landmarks whose kernel values with all images are given.
+    """Landmarks whose kernel values with all images, one [n, m] a kernel, are given.
 
     Attributes
     ----------
-    grams : list of [n, m]
-        One a kernel.
     points : integers [m]
         The numbers of the images that the landmarks are.
     own : list of float64 [m, m]
@@ -200,16 +182,9 @@ class GramLandmarks:
     def new_features(
         self, scales: Sequence[float], progress: Progress | None
     ) -> tuple[Array, npt.NDArray[np.float32], Array]:
-        """Return what the kernels times these scales give, and the mean kernel values.
+        """Return L, the new features and each kernel's mean values, for kernels times these scales.
 
-        Returns
-        -------
-        factor : float64 [m, m]
-            L.
-        mapped : float32 [n, m]
-            New features of all images.
-        means : float64 [kernels, m]
-            Of each kernel, over all images.
+        They are float64 [m, m], float32 [n, m] and float64 [kernels, m].
         """
         factor = _positive_factor(weighted_sum(scales, self.own))
         images, landmarks = self.grams[0].shape
@@ -257,10 +232,8 @@ def _mapped(
     progress: Progress | None,
 ) -> npt.NDArray[np.float32]:
     """Fill new features [n, m] with L⁻¹ times kernel values [b, m], a block of rows of a width at a time."""
-    for rows in blocks(len(out), width):
+    for rows in blocks(len(out), width, "landmarks", progress):
         out[rows] = linear_algebra.solve_lower(factor, values(rows).T).T
-        if progress is not None:
-            progress("landmarks", rows.stop, len(out))
     return out
 
 
@@ -274,11 +247,7 @@ def fit_ridge(
 ) -> tuple[Array, npt.NDArray[np.float32]]:
     """Fit `Ridge` with a classifier's options on new features [n, m]; tell it what was chosen and measured.
 
-    Returns
-    -------
-    dual : [m, K]
-        The weights on kernel values with the landmarks, L⁻ᵀ w.
-    intercept : float32 [K]
+    Return the weights on kernel values with the landmarks, L⁻ᵀ w [m, K], and the intercept, float32 [K].
     """
     ridge = Ridge(classifier.regularization, classifier.validation, classifier.seed)
     ridge.fit(mapped, targets, progress)

@@ -21,14 +21,9 @@ objective from its minimum, is at most this fraction of it, ..."""
 VALUE_TOLERANCE = 1e-8
 """... or this much."""
 
-MEMORY = 20
-"""Pairs of steps and gradient differences kept; each is as large as the parameters."""
-
-SLOPE = 0.3
-"""A step is accepted where the slope along it has fallen to this fraction of that at its start."""
-
-TRIALS = 20
-"""Steps tried at most in one line search: each costs one evaluation of the loss, and no product."""
+MEMORY = 20  # pairs of steps and gradient differences kept; each is as large as the parameters
+SLOPE = 0.3  # a step is accepted where the slope along it has fallen to this fraction of that at its start
+TRIALS = 20  # steps tried at most in one line search: each costs one evaluation of the loss, no product
 
 Pair = tuple[Array, Array, Array, float]
 """A step, the step as it is multiplied with gradients, the gradient difference, the product of these two."""
@@ -37,17 +32,8 @@ Pair = tuple[Array, Array, Array, float]
 class Point:
     """An iterate, and (1/n) Σ_i loss(y_i, s_i) + (λ/2) ‖W‖² there.
 
-    Parameters
-    ----------
-    space : Space
-    loss : Loss
-    targets : integers [n], 0 … K−1
-    x : float64 [m + 1, K]
-        Coefficients in the space, and the intercept.
-    paired : float64 [m + 1, K], optional
-        ``space.paired(x)``.
-    scores : float64 [n, K], optional
-        ``space.scores(x, paired)``.
+    It is x, float64 [m + 1, K]: coefficients in the space, and the intercept. ``paired``, float64 [m + 1, K],
+    and ``scores``, float64 [n, K], are those of the space for x.
     """
 
     def __init__(
@@ -85,16 +71,10 @@ def minimize_lbfgs(
     max_iterations: int,
     progress: Progress | None = None,
 ) -> tuple[Array, bool]:
-    """Minimise (1/n) Σ_i loss(y_i, s_i) + (λ/2) ‖W‖² over a space, from ``start``.
+    """Minimise (1/n) Σ_i loss(y_i, s_i) + (λ/2) ‖W‖² over a space, from ``start``, float64 [m + 1, K].
 
+    Return the minimiser, and whether it converged, as it has where rounding leaves a line search no descent.
     Progress is told after each iteration, and at the end with the number of iterations as the total.
-
-    Returns
-    -------
-    parameters : float64 [m + 1, K]
-    converged : bool
-        False if ``max_iterations`` ended it. A line search that rounding leaves no further descent
-        counts as converged.
 
     References
     ----------
@@ -103,8 +83,7 @@ def minimize_lbfgs(
     point = Point(space, loss, targets, start)
     gradient = point.gradient()
     pairs: list[Pair] = []
-    converged = False
-    iterations = 0
+    converged, iterations = True, 0
     while True:
         step, paired = _direction(space, pairs, gradient)
         if pairs and np.vdot(step[:-1], paired[:-1]) <= 0:
@@ -113,13 +92,12 @@ def minimize_lbfgs(
             step, paired = _direction(space, pairs, gradient)
         slope = float(np.vdot(paired, gradient))
         if -slope / 2 <= TOLERANCE * point.value + VALUE_TOLERANCE:
-            converged = True
             break
         if iterations == max_iterations:
+            converged = False
             break
         reached, length = _line_search(point, step, paired, slope)
         if not reached.value < point.value:
-            converged = True
             break
         difference = -gradient
         point, gradient = reached, reached.gradient()

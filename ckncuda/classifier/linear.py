@@ -14,16 +14,15 @@ from ckncuda.types import Array
 class LinearClassifier(Classifier):
     """Predict the class of the largest of K linear scores, ``features @ weights_ + intercept_``.
 
-    It is all that is left of `Ridge`, `GramRidge`, `Softmax` and `SquaredHinge` in a model file. An instance
-    of this class itself is made from learned arrays with `from_arrays`, and predicts exactly as the
-    classifier they came from.
+    It is all that is left of `Ridge`, `GramRidge`, `Softmax` and `SquaredHinge` in a model file, and predicts
+    exactly as the classifier that its arrays came from.
 
     Attributes
     ----------
     weights_ : float32 [d, K]
     intercept_ : float32 [K]
     classes_ : int64 [K]
-        The labels, sorted; column k of the scores belongs to ``classes_[k]``.
+        See `Classifier`.
 
     Examples
     --------
@@ -46,20 +45,7 @@ class LinearClassifier(Classifier):
     ) -> "LinearClassifier":
         """Rebuild a fitted classifier from its three arrays, as a model file stores them.
 
-        Parameters
-        ----------
-        weights : float32 [d, K]
-        intercept : float32 [K]
-        classes : integers [K], sorted, each once
-
-        Returns
-        -------
-        classifier : LinearClassifier
-
-        Raises
-        ------
-        InvalidData
-            The arrays are malformed or do not fit together.
+        Raises `InvalidData` if they are malformed or do not fit together.
         """
         learned = np.asarray(weights, dtype=np.float32)
         offsets = np.asarray(intercept, dtype=np.float32)

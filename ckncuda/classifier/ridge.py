@@ -8,7 +8,7 @@ from ckncuda.classifier.choice import (
     best_regularization,
     or_failed,
     search_from_few,
-    search_regularization,
+    search_or_try,
 )
 from ckncuda.classifier.classifier import TrainableClassifier
 from ckncuda.classifier.linear import LinearClassifier
@@ -23,11 +23,10 @@ class Ridge(LinearClassifier, LeaveOneOut[TrainingData], TrainableClassifier):
 
     On features centred and scaled to a mean squared norm of 1, minimises
 
-        (1/n) Σ_i ½ ‖y_i − (Wᵀ x_i + b)‖² + (λ/2) ‖W‖²,   y_i = ±1 [K],
+        (1/n) Σ_i ½ ‖y_i − (Wᵀ x_i + b)‖² + (λ/2) ‖W‖²,   y_i = ±1 [K]:
 
-    that is, the factor on the squared loss is ½ and the normal equations are
-    (XᵀX + nλ I) W = Xᵀ(Y − Ȳ), b = Ȳ. With fewer images than features they are solved in the dual, where one
-    n×n Gram matrix serves every λ; otherwise in the primal, d×d.
+    the normal equations are (XᵀX + nλ I) W = Xᵀ(Y − Ȳ), b = Ȳ. With fewer images than features they are
+    solved in the dual, where one n×n Gram matrix serves every λ; otherwise in the primal, d×d.
 
     Leave-one-out predictions are exact: image i's is that of the minimiser of the same objective without
     its i-th term (same 1/n, same centring and scaling), the intercept refitted. They cost one Cholesky
@@ -42,14 +41,10 @@ class Ridge(LinearClassifier, LeaveOneOut[TrainingData], TrainableClassifier):
         and so on: all of them decide. Of more than 10,000 images in the primal, so many, drawn at random, are
         left out one by one.
     validation, seed
-        See `ValidatedClassifier`.
+        See `ValidatedClassifier`; for what is learned, `LinearClassifier` too.
 
     Attributes
     ----------
-    weights_, intercept_, classes_
-        See `LinearClassifier`.
-    regularization_, validation_accuracy_, validation_
-        See `ValidatedClassifier`.
     search_ : list of (float, float)
         The λ tried on all images and their accuracies, in the order tried. Of 4,000 images and more in the
         dual, half of the images, drawn at random, are left out one by one to compare λ.
@@ -91,19 +86,15 @@ class Ridge(LinearClassifier, LeaveOneOut[TrainingData], TrainableClassifier):
         judged = chose = system.judged
         accuracy: float | None = None
         if choice is not None:
-            search = choice.search or []
+            best, search = choice.regularization, choice.search or []
         elif isinstance(self.regularization, str) and isinstance(system, FeatureSystem) and system.large:
             chose = images // 2
             search, accuracy = _search_from_few(system, progress)
+            best = best_regularization(search)
         else:
-            accuracy_at = or_failed(system.accuracy_at)
-            if isinstance(self.regularization, str):
-                search = search_regularization(accuracy_at, images, progress)
-            else:
-                given = float(self.regularization)
-                search = [(given, accuracy_at(given))]
-            accuracy = dict(search)[best_regularization(search)]
-        best = best_regularization(search) if choice is None else choice.regularization
+            search = search_or_try(self.regularization, or_failed(system.accuracy_at), images, progress)
+            best = best_regularization(search)
+            accuracy = dict(search)[best]
         self.weights_, self.intercept_ = scaling.fold(system.weights(best), system.intercept)
         self.classes_, self.search_ = data.classes, search
         return Judgement(Choice(best, search=search), judged, chose, accuracy)
@@ -112,12 +103,7 @@ class Ridge(LinearClassifier, LeaveOneOut[TrainingData], TrainableClassifier):
 def _search_from_few(system: FeatureSystem, progress: Progress | None) -> tuple[Search, float]:
     """Look for λ among the last images of the system, of which the last half is left out, one by one.
 
-    Returns
-    -------
-    search : list of (λ, accuracy)
-        Those tried with all images; accuracies over the last half.
-    accuracy : float
-        Of the best one, over all.
+    Return the λ tried with all images, with accuracies over the last half, and that of the best over all.
     """
     images = system.judged
     best: tuple[float, float, float] = 0.0, 0.0, 0.0

@@ -1,4 +1,4 @@
-"""Mini-batch SGD in alternation with L-BFGS: the schedule of "CKN from Scratch"."""
+"""Mini-batch SGD in alternation with L-BFGS: the schedule of "CKN from Scratch" (Zekri, Benyamina, 2024)."""
 
 import numpy as np
 
@@ -26,15 +26,9 @@ def minimize_sgd(
     random: np.random.Generator,
     progress: Progress | None = None,
 ) -> Array:
-    """Minimise the objective by 30 epochs of SGD, each followed by ten iterations of L-BFGS.
+    """Minimise the objective from weights and intercept, float64 [d + 1, K]; return such.
 
     The momentum starts at zero in every epoch, for L-BFGS has moved the parameters in between.
-
-    Begins from weights and the intercept, float64 [d + 1, K], and returns such.
-
-    References
-    ----------
-    O. Zekri, B. Benyamina, *CKN from Scratch*, 2024.
     """
     parameters = start.copy()
     images = len(targets)

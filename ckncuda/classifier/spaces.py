@@ -22,6 +22,9 @@ where the features are, on the host or on a GPU. The solver takes ⟨x, g⟩ for
 ``paired`` that of x: its weights in the primal, its scores in the dual.
 """
 
+from dataclasses import dataclass, replace
+from typing import Self
+
 import numpy as np
 import numpy.typing as npt
 
@@ -31,26 +34,22 @@ from ckncuda.classifier.training_data import blocks
 from ckncuda.progress import Progress
 from ckncuda.types import Array, Index
 
+Single = npt.NDArray[np.float32]
 
+
+@dataclass(frozen=True)
 class PrimalSpace:
     """Weights [d, K]; ``factor`` is the Cholesky factor of (n/c) M, or None for M = (c + λ) I."""
 
-    def __init__(
-        self,
-        features: npt.NDArray[np.float32],
-        factor: Array | None,
-        curvature: float,
-        regularization: float,
-        images: int,
-    ) -> None:
-        self.features, self.factor = features, factor
-        self.curvature, self.regularization, self.images = curvature, regularization, images
+    features: Single
+    factor: Array | None
+    curvature: float
+    regularization: float
+    images: int
 
-    def on(self, batch: Index) -> "PrimalSpace":
+    def on(self, batch: Index) -> Self:
         """Return the same space over some of its images."""
-        return PrimalSpace(
-            self.features[batch], self.factor, self.curvature, self.regularization, self.images
-        )
+        return replace(self, features=self.features[batch])
 
     def paired(self, x: Array) -> Array:
         """Return x."""
@@ -115,20 +114,12 @@ class DualSpace:
 class PrimalFeatures:
     """Scaled features [n, d] with n ≥ d, and their moments, which serve every λ."""
 
-    def __init__(
-        self, features: npt.NDArray[np.float32], curvature: float, progress: Progress | None
-    ) -> None:
+    def __init__(self, features: Single, curvature: float, progress: Progress | None) -> None:
         self.features, self.curvature = features, curvature
         images, width = features.shape
         self.moment = np.zeros((width, width), order="F", like=features)
-        for rows in blocks(images, width):
+        for rows in blocks(images, width, "second moments", progress):
             add_product(self.moment, features[rows].astype(np.float64))
-            if progress is not None:
-                progress("second moments", rows.stop, images)
-
-    def zero(self, classes: int) -> Array:
-        """Return parameters that are all zero."""
-        return np.zeros((self.features.shape[1] + 1, classes), like=self.features)
 
     def space(self, images: int, regularization: float) -> PrimalSpace:
         """Return the space of fits to the first images; the moments of all precondition these too."""
@@ -141,9 +132,9 @@ class PrimalFeatures:
         scores: Array = self.features[images:] @ x[:-1].astype(np.float32) + x[-1]
         return scores
 
-    def start(self, images: int, x: Array) -> Array:
-        """Return a solution on fewer images as one on the first ``images``."""
-        return x
+    def start(self, images: int, classes: int, x: Array | None = None) -> Array:
+        """Return a solution on fewer images, or zero, as one on the first ``images``."""
+        return np.zeros((self.features.shape[1] + 1, classes), like=self.features) if x is None else x
 
     def weights(self, x: Array) -> tuple[Array, Array]:
         """Return W [d, K] and b [K]."""
@@ -153,7 +144,7 @@ class PrimalFeatures:
 class PlainFeatures(PrimalFeatures):
     """Scaled features alone, for SGD: the preconditioner is a multiple of the identity."""
 
-    def __init__(self, features: npt.NDArray[np.float32], curvature: float) -> None:
+    def __init__(self, features: Single, curvature: float) -> None:
         self.features, self.curvature = features, curvature
 
     def space(self, images: int, regularization: float) -> PrimalSpace:
@@ -164,25 +155,17 @@ class PlainFeatures(PrimalFeatures):
 class DualFeatures:
     """Scaled features [n, d] with n < d, and their Gram matrix, which serves every λ and every subset."""
 
-    def __init__(
-        self, features: npt.NDArray[np.float32], curvature: float, progress: Progress | None
-    ) -> None:
+    def __init__(self, features: Single, curvature: float, progress: Progress | None) -> None:
         self.features, self.curvature = features, curvature
         images, width = features.shape
         self.gram = np.empty((images, images), order="F", like=features)
         self.gram.fill(1)
-        for columns in blocks(width, images):
+        for columns in blocks(width, images, "Gram matrix", progress):
             add_product(self.gram, features[:, columns].T.astype(np.float64))
-            if progress is not None:
-                progress("Gram matrix", columns.stop, width)
         for rows in blocks(images, images):  # the upper triangle, from the lower one
             square = np.tril(self.gram[rows, rows])
             self.gram[rows, rows] = square + np.tril(square, -1).T
             self.gram[: rows.start, rows] = self.gram[rows, : rows.start].T
-
-    def zero(self, classes: int) -> Array:
-        """Return parameters that are all zero, for no images."""
-        return np.zeros((1, classes), like=self.gram)
 
     def space(self, images: int, regularization: float) -> DualSpace:
         """Return the space of fits to the first images."""
@@ -193,10 +176,11 @@ class DualFeatures:
         scores: Array = self.gram[images:, :images] @ x[:-1] + x[-1]
         return scores
 
-    def start(self, images: int, x: Array) -> Array:
-        """Return a solution on fewer images as one on the first ``images``: the others have α = 0."""
-        start = np.zeros((images + 1, x.shape[1]), like=x)
-        start[: len(x) - 1], start[-1] = x[:-1], x[-1]
+    def start(self, images: int, classes: int, x: Array | None = None) -> Array:
+        """Return a solution on fewer images, or zero, as one on the first ``images``: others have α = 0."""
+        start = np.zeros((images + 1, classes), like=self.gram)
+        if x is not None:
+            start[: len(x) - 1], start[-1] = x[:-1], x[-1]
         return start
 
     def weights(self, x: Array) -> tuple[Array, Array]:

@@ -110,10 +110,7 @@ class DualSystem(ABC):
         """Return K + 11ᵀ of the last images, column-major, its lower triangle at least; it is overwritten."""
 
     def solution(self, choice: Choice, last: int | None = None) -> DualSolution:
-        """Solve for all images or the last ones.
-
-        On part of the images the scale and the mean remain those of all.
-        """
+        """Solve for all images or the last ones, with the scale and the mean of all."""
         last = last or len(self.targets)
         dtype = np.dtype(np.float64) if choice.regularization < WELL_CONDITIONED else self.dtype
         factor = cholesky(self.gram(choice, last, dtype), last, choice.regularization, overwrite=True)
@@ -157,11 +154,9 @@ class FeatureSystem(DualSystem):
         # LAPACK works in place on column-major matrices; only the lower triangle is ever filled.
         self.products = np.zeros((images, images), self.dtype, order="F", like=data.features)
         add_product(self.products, np.ones_like(self.products[:1]))
-        for columns in blocks(width, images):
+        for columns in blocks(width, images, "Gram matrix", progress):
             block = scaling.block(data.features, self.order, columns, self.dtype)
             add_product(self.products, block.T)
-            if progress is not None:
-                progress("Gram matrix", columns.stop, width)
         self._alphas: dict[float, Matrix] = {}  # of the λ tried: small beside the Gram matrix
 
     def gram(self, choice: Choice, last: int, dtype: np.dtype[Any]) -> Array:
@@ -171,11 +166,11 @@ class FeatureSystem(DualSystem):
     def solution(self, choice: Choice, last: int | None = None) -> DualSolution:
         """Solve for all images or the last ones, and keep what solves for all."""
         solution = super().solution(choice, last)
-        images, regularization = len(self.targets), choice.regularization
+        images = len(self.targets)
         if len(solution.alpha) < images:  # Z and Y are only nearly orthogonal to 1 then
             return solution
-        self._alphas[regularization] = solution.alpha
-        return replace(solution, constant=1 / (images**2 * (regularization + 1)))
+        self._alphas[choice.regularization] = solution.alpha
+        return replace(solution, constant=1 / (images**2 * (choice.regularization + 1)))
 
     def accuracy_at(self, regularization: float) -> float:
         """Return the leave-one-out accuracy of all images."""
@@ -297,7 +292,7 @@ class PrimalSystem:
     intercept : float64 [K]
         The mean target; ``targets`` are without it.
     judges : integers [m]
-        The numbers of the images that are left out one by one.
+        The numbers of the images that are left out one by one, m = ``judged``.
     """
 
     def __init__(self, data: TrainingData, scaling: FeatureScaling, progress: Progress | None) -> None:
@@ -306,18 +301,17 @@ class PrimalSystem:
         self.intercept = self.targets.mean(axis=0)
         self.targets -= self.intercept
         images, width = data.features.shape
+        self.judged = min(images, JUDGES)
         self.judges = np.arange(images)
-        if images > JUDGES:
+        if self.judged < images:
             self.judges = np.sort(np.random.default_rng(0).choice(images, JUDGES, replace=False))
-        self.judged = len(self.judges)
+        self.judged_targets = self.targets[np.asarray(self.judges, like=self.targets)]
         self.moment = np.zeros((width, width), order="F", like=data.features)
         self.cross = np.zeros((width, self.targets.shape[1]), like=data.features)
-        for rows in blocks(images, width):
+        for rows in blocks(images, width, "second moments", progress):
             block = scaling.block(data.features, rows)
             add_product(self.moment, block)
             self.cross += block.T @ self.targets[rows]
-            if progress is not None:
-                progress("second moments", rows.stop, images)
 
     def left_out_residuals(self, regularization: float) -> Matrix:
         """Return y_i minus the prediction without image i, float64 [m, K], for each judge.
@@ -327,7 +321,7 @@ class PrimalSystem:
         images, width = self.features.shape
         factor = cholesky(self.moment, images, regularization)
         weights = solve(factor, self.cross)
-        residuals = self._judged_targets().copy()
+        residuals = self.judged_targets.copy()
         for rows in blocks(len(self.judges), width):
             block = self.scaling.block(self.features, self.judges[rows])
             residuals[rows] -= block @ weights
@@ -339,18 +333,11 @@ class PrimalSystem:
     def accuracy_at(self, regularization: float) -> float:
         """Return the leave-one-out accuracy of the judges."""
         residuals = self.left_out_residuals(regularization)
-        return left_out_accuracy(residuals, self.intercept + self._judged_targets())
-
-    def _judged_targets(self) -> Matrix:
-        if self.judged == len(self.targets):
-            return self.targets
-        judged: Matrix = self.targets[np.asarray(self.judges, like=self.targets)]
-        return judged
+        return left_out_accuracy(residuals, self.intercept + self.judged_targets)
 
     def weights(self, regularization: float) -> Matrix:
         """Return W, float64 [d, K], on scaled features."""
-        factor = cholesky(self.moment, len(self.features), regularization)
-        return solve(factor, self.cross)
+        return solve(cholesky(self.moment, len(self.features), regularization), self.cross)
 
 
 def check_count(images: int | None, instead: str) -> None:
@@ -374,16 +361,14 @@ def cholesky(
     shifted = matrix if overwrite else matrix.copy(order="F")
     shifted.T.reshape(-1)[:: len(matrix) + 1] += images * regularization / curvature  # the diagonal
     try:
-        factor = linear_algebra.cholesky(shifted)
+        return linear_algebra.cholesky(shifted)
     except np.linalg.LinAlgError as error:
         raise InvalidSpec(
             f"regularization {regularization:g} is too small for these features: their Gram matrix is "
             f'singular in {matrix.dtype}; give a larger one, 1e-8 or more, or "auto"'
         ) from error
-    return factor
 
 
 def solve(factor: Array, targets: Array) -> Matrix:
     """Return (LLᵀ)⁻¹ targets, float64, for the lower Cholesky factor L."""
-    solution: Matrix = linear_algebra.solve(factor, targets.astype(factor.dtype))
-    return solution.astype(np.float64, copy=False)
+    return linear_algebra.solve(factor, targets.astype(factor.dtype)).astype(np.float64, copy=False)

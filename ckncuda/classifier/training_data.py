@@ -10,17 +10,24 @@ import numpy.typing as npt
 
 from ckncuda.backend.arrays import as_array, to_host
 from ckncuda.errors import InvalidData
+from ckncuda.progress import Progress
 from ckncuda.types import Array, Index
 
 BLOCK_BYTES = 32 * 2**20
 """Size of one float64 block of features: a temporary copy is never larger than this."""
 
 
-def blocks(length: int, width: int) -> Iterator[slice]:
-    """Cut ``length`` rows into slices such that rows of ``width`` float64 numbers fill one block."""
+def blocks(length: int, width: int, stage: str = "", progress: Progress | None = None) -> Iterator[slice]:
+    """Cut ``length`` rows into slices such that rows of ``width`` float64 numbers fill one block.
+
+    Each is reported to ``progress`` once it has been worked on.
+    """
     step = max(1, BLOCK_BYTES // (8 * max(1, width)))
     for start in range(0, length, step):
-        yield slice(start, min(start + step, length))
+        stop = min(start + step, length)
+        yield slice(start, stop)
+        if progress is not None:
+            progress(stage, stop, length)
 
 
 @dataclass(frozen=True)
@@ -33,10 +40,8 @@ class TrainingData:
         On the host or on a GPU, where they were given.
     widths : tuple of int
         How many of the features come from each encoder.
-    classes : int64 [K]
-        The labels that occur, sorted.
-    targets : integers [n]
-        ``classes[targets]`` are the labels; on the host.
+    classes, targets : int64 [K], integers [n]
+        The labels are ``classes[targets]``; classes are sorted, both are on the host.
     """
 
     features: npt.NDArray[np.float32]
@@ -46,13 +51,7 @@ class TrainingData:
 
     @classmethod
     def of(cls, features: npt.ArrayLike, labels: npt.ArrayLike, widths: Sequence[int] | None = None) -> Self:
-        """Check what a classifier is given to learn from.
-
-        Raises
-        ------
-        InvalidData
-            Wrong shapes or types, NaN or infinity, as many labels as images not given, one class only.
-        """
+        """Check what a classifier is given to learn from; raise `InvalidData` if it is malformed."""
         checked = check_features(features)
         classes, targets = check_classes(labels)
         if len(targets) != len(checked):
@@ -121,10 +120,7 @@ def check_labels(labels: npt.ArrayLike) -> npt.NDArray[np.int64]:
 def check_classes(labels: npt.ArrayLike) -> tuple[npt.NDArray[np.int64], Index]:
     """Return the classes int64 [K] and ``targets`` [n] with ``classes[targets]`` the labels.
 
-    Raises
-    ------
-    InvalidData
-        The labels are no labels, or all of one class.
+    Raises `InvalidData` if these are no labels, or all of one class.
     """
     integers = check_labels(labels)
     classes, targets = np.unique(integers, return_inverse=True)
@@ -187,12 +183,11 @@ class FeatureScaling:
         """Measure the training features, float32 [n, d], of encoders with so many features each."""
         images, width = features.shape
         widths = check_widths(widths, width)
-        total = np.zeros(width, like=features)
+        mean = np.zeros(width, like=features)
         for rows in blocks(images, width):
-            total += features[rows].sum(axis=0, dtype=np.float64)
-        mean = total / images
-        squares = np.zeros(len(widths))
-        norm = np.ones(width)
+            mean += features[rows].sum(axis=0, dtype=np.float64)
+        mean /= images
+        squares, norm = np.zeros(len(widths)), np.ones(width)
         for rows in blocks(images, width):
             centred = features[rows].astype(np.float64)
             centred -= mean

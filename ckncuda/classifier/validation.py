@@ -26,35 +26,30 @@ class LeaveOneOut(ValidatedClassifier, Generic[Data]):
 
     @abstractmethod
     def _learn(self, data: Data, choice: Choice | None, progress: Progress | None) -> Judgement:
-        """Learn all that scores need from these images, with what was chosen before or with the best.
-
-        With nothing chosen before, the judgement says how accurate it is on images that are left out.
-        """
+        """Learn all that scores need, with what was chosen before or, measured, with the best."""
 
     def _fit(self, data: Data, progress: Progress | None) -> None:
         """Learn from all images, and measure on those that are left out or held out."""
         images, options = len(data.targets), self._options(data)
         if self.validation == 0:
             found = self._learn(data, None, progress)
-            of = f"{images} images"
-            if found.judged < images:
-                of = f"{found.judged} of {images} images, drawn at random"
-            by = "by the same accuracies" + (
-                f" over {found.chose} of them" if found.chose < found.judged else ""
-            )
-            self.regularization_, self.validation_accuracy_ = found.choice.regularization, found.accuracy
-            self.validation_ = f"leave-one-out over {of}; {options.said(found.choice, by)}"
-            return
-        kept, held_out = held_out_split(data.targets, self.validation, self.seed)
-        alone = copy.copy(self)  # what was fitted before stays until all is known
-        choice = alone._learn(data.some(kept), None, progress).choice
-        predicted = alone.predict(data.rows(held_out, kept))
-        accuracy = float(np.mean(predicted == data.classes[data.targets[held_out]]))
-        del alone  # and the features it holds
-        self._learn(data, choice, progress)
+            some, few = found.judged < images, found.chose < found.judged
+            of = f"{found.judged} of {images} images, drawn at random" if some else f"{images} images"
+            by = "by the same accuracies" + (f" over {found.chose} of them" if few else "")
+            choice, accuracy = found.choice, found.accuracy
+            sentence = f"leave-one-out over {of}; {options.said(choice, by)}"
+        else:
+            kept, held_out = held_out_split(data.targets, self.validation, self.seed)
+            alone = copy.copy(self)  # what was fitted before stays until all is known
+            choice = alone._learn(data.some(kept), None, progress).choice
+            predicted = alone.predict(data.rows(held_out, kept))
+            accuracy = float(np.mean(predicted == data.classes[data.targets[held_out]]))
+            del alone  # and the features it holds
+            self._learn(data, choice, progress)
+            said = options.said(choice, "by leave-one-out over the others")
+            sentence = held_out_sentence(len(held_out), images, said)
         self.regularization_, self.validation_accuracy_ = choice.regularization, accuracy
-        said = options.said(choice, "by leave-one-out over the others")
-        self.validation_ = held_out_sentence(len(held_out), images, said)
+        self.validation_ = sentence
 
 
 def held_out_sentence(held_out: int, images: int, choice: str) -> str:
@@ -74,6 +69,8 @@ def held_out_split(targets: Index, fraction: float, seed: int) -> tuple[Index, I
     ----------
     targets : integers [n]
         Classes 0 … K−1, each with one image at least.
+    fraction : float
+        Of 0, no image is held out.
 
     Returns
     -------
@@ -85,6 +82,8 @@ def held_out_split(targets: Index, fraction: float, seed: int) -> tuple[Index, I
     InvalidData
         Every class has one image: none can be held out.
     """
+    if fraction == 0:
+        return np.arange(len(targets)), np.arange(0)
     counts = np.bincount(targets)
     shares = fraction * counts
     sizes = np.floor(shares).astype(np.intp)  # below the count, since the fraction is below 1
@@ -98,9 +97,6 @@ def held_out_split(targets: Index, fraction: float, seed: int) -> tuple[Index, I
             "give more images, use Ridge (leave-one-out), or give regularization and validation=0"
         )
     random = np.random.default_rng(seed)
-    held_out = np.sort(
-        np.concatenate(
-            [random.permutation(np.flatnonzero(targets == k))[:size] for k, size in enumerate(sizes)]
-        )
-    )
+    drawn = [random.permutation(np.flatnonzero(targets == k))[:size] for k, size in enumerate(sizes)]
+    held_out = np.sort(np.concatenate(drawn))
     return np.setdiff1d(np.arange(len(targets)), held_out), held_out

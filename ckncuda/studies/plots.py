@@ -109,10 +109,8 @@ def draw_distances(
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
     axes = figure.add_subplot(xscale="log", yscale="log", title=title)
     numbers = [each.filters[0] for each in distances]
-    for name, colour, label in (
-        ("distance", "tab:blue", "Gram matrices"),
-        ("centred", "tab:orange", "the same, centred"),
-    ):
+    shown = [("distance", "tab:blue", "Gram matrices"), ("centred", "tab:orange", "the same, centred")]
+    for name, colour, label in shown:
         values = [getattr(each, name) for each in distances]
         axes.plot(numbers, values, "o-", color=colour, label=label)
         for number, value in zip(numbers, values, strict=True):
@@ -149,15 +147,10 @@ def draw_search(rows: Sequence[Row], images: int, path: Path) -> None:
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes: Any = figure.subplots()
     front, best = pareto_front(rows), rows[0]
-    end = max(row.seconds for row in rows)
-    axes.step(
-        [*(row.seconds for row in front), end],
-        [*(row.accuracy for row in front), front[-1].accuracy],
-        where="post",
-        color="#4c72b0",
-        linewidth=1,
-        label="best within so many seconds (Pareto front)",
-    )
+    seconds = [*(row.seconds for row in front), max(row.seconds for row in rows)]
+    accuracies = [*(row.accuracy for row in front), front[-1].accuracy]
+    label = "best within so many seconds (Pareto front)"
+    axes.step(seconds, accuracies, where="post", color="#4c72b0", linewidth=1, label=label)
     presets = [row for row in rows if row.preset is not None]
     others = [row for row in rows if row.preset is None]
     for chosen, marker, label in ((others, "o", "trials"), (presets, "s", "presets")):

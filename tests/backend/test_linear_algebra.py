@@ -9,7 +9,7 @@ from ckncuda.backend.arrays import to_host
 
 @pytest.mark.parametrize("at_once", [5, 4096])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-4), (np.float64, 1e-12)])
-def test_linear_algebra_is_the_hosts(device, monkeypatch, at_once, dtype, tolerance, rng):
+def test_results_on_device_are_those_of_the_host(device, monkeypatch, at_once, dtype, tolerance, rng):
     monkeypatch.setattr(linear_algebra, "AT_ONCE", at_once)
     block, right = rng.normal(size=(40, 23)).astype(dtype), rng.normal(size=(23, 4)).astype(dtype)
     results = []

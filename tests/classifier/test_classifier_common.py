@@ -1,32 +1,24 @@
 """Properties of every classifier: invariances, errors, determinism, progress, reconstruction."""
 
+import itertools
 import json
-import warnings
+import re
 
 import numpy as np
 import pytest
-from factories import overlapping_classes
+from factories import overlapping_classes, seen, spoiled
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ckncuda import Exponential, GramRidge, KernelRidge, NystromRidge, Ridge, Softmax, SquaredHinge
-from ckncuda.classifier import (
-    KernelClassifier,
-    LinearClassifier,
-    TrainableClassifier,
-    classifier_from_arrays,
-)
+from ckncuda.classifier import KernelClassifier, LinearClassifier, TrainableClassifier, classifier_from_arrays
 from ckncuda.errors import InvalidData, InvalidSpec
 
 OF_FEATURES = [Ridge, Softmax, SquaredHinge, KernelRidge, NystromRidge]
 KINDS = [*OF_FEATURES, GramRidge]
-WITH_WEIGHTS = [KernelRidge, NystromRidge, GramRidge]
+ITERATIVE, WITH_KERNEL = [Softmax, SquaredHinge], [KernelRidge, NystromRidge]
+WITH_WEIGHTS = [*WITH_KERNEL, GramRidge]
 FEATURES, LABELS = overlapping_classes(60, 15)
-
-
-def seen(kind, features, training):
-    """What a kind of classifier sees of features: these, or the inner products with those of the training."""
-    return features @ training.T if kind is GramRidge else features
 
 
 def fit(kind, features, labels, classifier=None, progress=None, **options):
@@ -42,7 +34,7 @@ def learned(classifier):
 
 def given_kernel(kind):
     """A λ and, where there is one, a kernel: nothing is chosen then."""
-    kernel = {"kernel": Exponential(sigma=1.0)} if kind in (KernelRidge, NystromRidge) else {}
+    kernel = {"kernel": Exponential(sigma=1.0)} if kind in WITH_KERNEL else {}
     return {"regularization": 1e-2} | kernel
 
 
@@ -95,16 +87,24 @@ def test_learns_separable_classes_with_its_defaults(kind):
 
 
 @pytest.mark.parametrize(
-    ("kind", "options"),
-    [*((kind, {}) for kind in KINDS), (Softmax, {"optimizer": "sgd"} | given_kernel(Softmax))],
+    ("kind", "width", "options"),
+    [
+        *((kind, 15, {}) for kind in KINDS),
+        *((kind, 100, {}) for kind in ITERATIVE),  # in the dual
+        (Softmax, 15, {"optimizer": "sgd", "regularization": 1e-2}),
+    ],
 )
-def test_same_data_and_seed_give_the_same_bytes(kind, options):
-    first, second = (fit(kind, FEATURES, LABELS, **options) for _ in range(2))
+def test_same_data_and_seed_give_the_same_bytes(kind, width, options):
+    first, second = (fit(kind, *overlapping_classes(60, width), **options) for _ in range(2))
     assert learned(first) == learned(second)
     assert first.to_dict() == second.to_dict()
     assert getattr(first, "search_", None) == getattr(second, "search_", None)
 
 
+OF_KERNELS = {"Gram matrix", "choosing kernel and λ"}
+
+
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
     ("kind", "options", "stages"),
     [
@@ -112,20 +112,15 @@ def test_same_data_and_seed_give_the_same_bytes(kind, options):
         (Softmax, {}, {"Gram matrix", "choosing λ", "L-BFGS"}),
         (SquaredHinge, {}, {"Gram matrix", "choosing λ", "L-BFGS"}),
         (Softmax, {"regularization": 1e-2, "optimizer": "sgd"}, {"SGD and L-BFGS"}),
-        (KernelRidge, {}, {"Gram matrix", "choosing kernel and λ"}),
-        (KernelRidge, {"validation": 0.2}, {"Gram matrix", "choosing kernel and λ"}),
-        (
-            NystromRidge,
-            {},
-            {"Gram matrix", "choosing kernel and λ", "landmarks", "second moments", "choosing λ"},
-        ),
+        (KernelRidge, {}, OF_KERNELS),
+        (KernelRidge, {"validation": 0.2}, OF_KERNELS),
+        (NystromRidge, {}, {"landmarks", "second moments", "choosing λ"} | OF_KERNELS),
         (GramRidge, {}, {"choosing kernel and λ"}),
     ],
 )
-def test_progress_is_reported(kind, options, stages):
-    features, labels = overlapping_classes(60, 100)
+def test_an_ordinary_fit_reports_its_progress_and_warns_of_nothing(kind, options, stages):
     calls = []
-    fit(kind, features, labels, progress=lambda *call: calls.append(call), **options)
+    fit(kind, *overlapping_classes(60, 100), progress=lambda *call: calls.append(call), **options)
     assert {stage for stage, _, _ in calls} == stages
     assert all(1 <= done <= total for _, done, total in calls)
 
@@ -134,7 +129,7 @@ def test_progress_is_reported(kind, options, stages):
 @pytest.mark.parametrize("validation", [0.0, 0.2])
 @pytest.mark.parametrize("when", [0.0, 0.5, 1.0])
 def test_an_interrupted_fit_leaves_the_previous_one(kind, validation, when):
-    if issubclass(kind, (Softmax, SquaredHinge)) and validation == 0:
+    if kind in ITERATIVE and validation == 0:
         validation = 0.1  # where leave-one-out has no closed form
     calls = []
     fitted = fit(kind, FEATURES, LABELS, progress=lambda *call: calls.append(call), validation=validation)
@@ -195,12 +190,6 @@ def test_fits_and_scores_are_the_same_in_blocks(kind, monkeypatch):
     np.testing.assert_allclose(pieces.scores(values), scores, atol=1e-3)
 
 
-def spoiled(value):
-    features = FEATURES.copy()
-    features[7, 3] = value
-    return features
-
-
 @pytest.mark.parametrize("kind", OF_FEATURES)
 @pytest.mark.parametrize(
     ("features", "labels", "words"),
@@ -213,8 +202,8 @@ def spoiled(value):
         (FEATURES[0], LABELS, r"shape \(15,\).*\[images, features\]"),
         (FEATURES[:0], LABELS[:0], r"shape \(0, 15\)"),
         ([["a"]], [0], "must be numbers"),
-        (spoiled(np.nan), LABELS, r"image 7 hold NaN or infinity"),
-        (spoiled(np.inf), LABELS, r"image 7 hold NaN or infinity"),
+        (spoiled(FEATURES, np.nan), LABELS, r"image 7 hold NaN or infinity"),
+        (spoiled(FEATURES, np.inf), LABELS, r"image 7 hold NaN or infinity"),
         (FEATURES.astype(np.float64) * 1e39, LABELS, r"image 0 hold NaN or infinity"),
         (np.full((60, 4), 0.1, np.float32), LABELS, r"features of all 60 images are equal"),
     ],
@@ -232,58 +221,45 @@ def test_widths_that_are_not_those_of_the_features_are_refused(kind, widths):
         kind().fit(FEATURES, LABELS, widths=widths)
 
 
+NAN, INF = float("nan"), float("inf")
+BAD_LAMBDAS = [0, -1.0, NAN, INF, "best"]
+BAD_WEIGHTS = [[], [0, 0.0], [1, -1], [1, NAN], [1, INF], [1, "2"], None, 2.0]
+
+
 @pytest.mark.parametrize(
-    ("kinds", "options", "words"),
+    ("kinds", "option", "values", "words"),
     [
-        (
-            KINDS,
-            {"regularization": 0},
-            r"regularization is 0; expected .auto. or a number greater than 0 \(0 is",
-        ),
-        (KINDS, {"regularization": -1.0}, r"regularization is -1.0"),
-        (KINDS, {"regularization": float("nan")}, r"regularization is nan"),
-        (KINDS, {"regularization": float("inf")}, r"regularization is inf"),
-        (KINDS, {"regularization": "best"}, r"regularization is 'best'"),
-        (KINDS, {"validation": 1}, r"validation is 1; expected a fraction"),
-        (KINDS, {"regularization": 1e-2, "validation": -0.1}, r"validation is -0.1"),
-        (KINDS, {"validation": "a"}, r"validation is 'a'"),
-        ([Softmax, SquaredHinge], {"validation": 0}, r"validation is 0; expected a fraction"),
-        (KINDS, {"seed": -1}, r"seed is -1"),
-        (KINDS, {"seed": 0.5}, r"seed is 0.5"),
-        ([Softmax, SquaredHinge], {"max_iterations": 0}, r"max_iterations is 0; expected at least 1"),
-        ([Softmax], {"optimizer": "adam"}, r"optimizer is 'adam'; expected .lbfgs. or .sgd."),
-        (WITH_WEIGHTS, {"weights": "equal"}, r"weights are 'equal'; expected numbers, or .auto."),
-        (
-            WITH_WEIGHTS,
-            {"weights": []},
-            r"weights are \[\]; expected numbers that are not negative, one positive",
-        ),
-        (WITH_WEIGHTS, {"weights": [0, 0.0]}, r"weights are \[0, 0.0\]"),
-        (WITH_WEIGHTS, {"weights": [1, -1]}, r"weights are \[1, -1\]"),
-        (WITH_WEIGHTS, {"weights": [1, float("nan")]}, r"weights are \[1, nan\]"),
-        (WITH_WEIGHTS, {"weights": [1, float("inf")]}, r"weights are \[1, inf\]"),
-        (WITH_WEIGHTS, {"weights": [1, "2"]}, r"weights are \[1, '2'\]"),
-        (WITH_WEIGHTS, {"weights": None}, r"weights are None"),
-        (WITH_WEIGHTS, {"weights": 2.0}, r"weights are 2.0"),
-        (WITH_WEIGHTS, {"weights": [1, 1]}, r"2 weights were given for 1 (encoders|kernels)"),
-        (
-            [KernelRidge, NystromRidge],
-            {"kernel": "exp"},
-            r"kernel is 'exp'; expected a kernel such as ArcCosine",
-        ),
-        ([KernelRidge, NystromRidge], {"kernel": None}, r"kernel is None"),
-        ([KernelRidge, NystromRidge], {"kernel": Exponential}, r"kernel is <class"),
-        ([KernelRidge, NystromRidge], {"kernel": Exponential(quantile=0.1)}, r"takes sigma, not quantile"),
-        ([NystromRidge], {"landmarks": 1}, "landmarks is 1; expected a whole number of at least 2"),
-        ([NystromRidge], {"landmarks": 2.5}, "landmarks is 2.5"),
+        (KINDS, "regularization", BAD_LAMBDAS, r'expected "auto" or a number greater than 0 \(0 is'),
+        (KINDS, "validation", [1, -0.1, "a"], "expected a fraction"),
+        (ITERATIVE, "validation", [0], "expected a fraction"),
+        (KINDS, "seed", [-1, 0.5], "expected a whole number"),
+        (ITERATIVE, "max_iterations", [0], "expected at least 1"),
+        ([Softmax], "optimizer", ["adam"], 'expected "lbfgs" or "sgd"'),
+        (WITH_WEIGHTS, "weights", ["equal"], 'expected numbers, or "auto"'),
+        (WITH_WEIGHTS, "weights", BAD_WEIGHTS, "expected numbers that are not negative, one positive"),
+        (WITH_KERNEL, "kernel", ["exp", None, Exponential], "expected a kernel such as ArcCosine"),
+        ([NystromRidge], "landmarks", [1, 2.5], "expected a whole number of at least 2"),
     ],
 )
-def test_bad_options_are_refused(kinds, options, words):
-    for kind in kinds:
-        with pytest.raises(InvalidSpec, match=words):
-            kind(**options).check_options(encoders=1)
-        with pytest.raises(InvalidSpec, match=words):
-            fit(kind, FEATURES, LABELS, **options)
+def test_bad_options_are_refused(kinds, option, values, words):
+    for kind, value in itertools.product(kinds, values):
+        # Where λ is given, validation may be 0.
+        given = {"regularization": 1e-2} if value == -0.1 else {}
+        check_refused(kind, given | {option: value}, rf"{option} (is|are) {re.escape(repr(value))}; {words}")
+
+
+@pytest.mark.parametrize("kind", WITH_WEIGHTS)
+def test_options_that_do_not_suit_what_they_are_for_are_refused(kind):
+    check_refused(kind, {"weights": [1, 1]}, "2 weights were given for 1 (encoders|kernels)")
+    if kind in WITH_KERNEL:
+        check_refused(kind, {"kernel": Exponential(quantile=0.1)}, "takes sigma, not quantile")
+
+
+def check_refused(kind, options, words):
+    with pytest.raises(InvalidSpec, match=words):
+        kind(**options).check_options(encoders=1)
+    with pytest.raises(InvalidSpec, match=words):
+        fit(kind, FEATURES, LABELS, **options)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -295,7 +271,7 @@ def test_prediction_errors_say_what_to_do(kind):
     with pytest.raises(InvalidData, match=rf"{width - 1} columns; this classifier was fitted on {width}"):
         fitted.scores(seen(kind, FEATURES, FEATURES)[:, :-1])
     with pytest.raises(InvalidData, match=r"image 7 hold NaN"):
-        fitted.predict(seen(kind, spoiled(np.nan), FEATURES))
+        fitted.predict(seen(kind, spoiled(FEATURES, np.nan), FEATURES))
 
 
 @pytest.mark.parametrize(
@@ -312,14 +288,6 @@ def test_prediction_errors_say_what_to_do(kind):
 def test_arrays_that_make_no_linear_classifier_are_refused(weights, intercept, classes, words):
     with pytest.raises(InvalidData, match=words):
         LinearClassifier.from_arrays(weights, intercept, classes)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_an_ordinary_fit_warns_of_nothing(kind):
-    features, labels = overlapping_classes(60, 100)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        fit(kind, features, labels)
 
 
 def test_each_encoders_features_have_the_same_length_for_linear_classifiers_too():

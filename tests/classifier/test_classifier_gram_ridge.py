@@ -19,21 +19,19 @@ KERNELS = [gauss, polynomial]
 def test_scores_are_those_of_the_dual_solution(regularization, weights):
     x, labels = overlapping_points(60)
     train, few = x[:40], labels[:40]
-    shares = normalized_weights(weights)
-    gram = sum(
-        w * centred_by_the_book(kernel(train, train)) for w, kernel in zip(shares, KERNELS, strict=False)
-    )
+    shares, kernels = normalized_weights(weights), KERNELS[: len(weights)]
+    grams = [kernel(train, train) for kernel in kernels]
+    gram = sum(w * centred_by_the_book(own) for w, own in zip(shares, grams, strict=True))
     alpha = np.linalg.solve(gram + 1 + 40 * regularization * np.eye(40), signed_targets(few, 3))
     # The kernel of centred images with new ones, from their definition: the mean of the training images is 0.
     new = 0
-    for share, kernel in zip(shares, KERNELS, strict=False):
-        own, other = kernel(train, train), kernel(x, train)
+    for share, own, kernel in zip(shares, grams, kernels, strict=True):
+        other = kernel(x, train)
         scale = np.diag(own).mean() - own.mean()
         new += share / scale * (other - other.mean(axis=1, keepdims=True) - own.mean(axis=0) + own.mean())
     expected = (new + 1) @ alpha
-    grams = [kernel(train, train) for kernel, _ in zip(KERNELS, weights, strict=False)]
     fitted = GramRidge(regularization, weights).fit(grams, few)
-    values = np.hstack([kernel(x, train) for kernel, _ in zip(KERNELS, weights, strict=False)])
+    values = np.hstack([kernel(x, train) for kernel in kernels])
     # Dual coefficients of a small λ are large, of both signs: they are stored in single precision.
     tolerance = 1e-6 * max(1, np.abs(alpha).max())
     np.testing.assert_allclose(fitted.scores(values), expected, atol=tolerance)
@@ -101,6 +99,8 @@ def test_images_that_are_there_many_times_do_not_end_the_search(monkeypatch):
         (lambda k: k + np.triu(np.ones((12, 12))), "is not symmetric"),
         (lambda k: np.ones((12, 12)), "the 12 images are all equal to a kernel, or it is none"),
         (lambda k: -k, "all equal to a kernel, or it is none"),
+        (lambda k: 1e-44 * k, "weights on them do not fit single precision: multiply the Gram matrix"),
+        (lambda k: 1e60 * k, "weights on them do not fit single precision: multiply the Gram matrix"),
     ],
 )
 def test_matrices_that_are_none(change, match):
@@ -109,20 +109,13 @@ def test_matrices_that_are_none(change, match):
         GramRidge().fit(change(gauss(x, x)), labels)
 
 
-def test_as_many_weights_as_kernels_are_needed():
+def test_options_that_do_not_suit_the_matrices():
     x, labels = overlapping_points(12)
     with pytest.raises(InvalidSpec, match="1 weights were given for 2 kernels"):
         GramRidge(weights=[1.0]).fit([gauss(x, x)] * 2, labels)
-
-
-def test_too_many_images_for_a_matrix():
     with pytest.raises(InvalidSpec, match="takes 46000 images at most: use landmarks"):
         GramRidge().check_options(50_000)
-
-
-def test_a_lambda_that_is_too_small_for_a_matrix_that_is_no_kernels():
-    x, labels = overlapping_points(12)
-    with pytest.raises(InvalidSpec, match="too small"):
+    with pytest.raises(InvalidSpec, match="too small"):  # for what is no kernel's
         GramRidge(1e-8).fit(gauss(x, x) - 0.5 * np.eye(12), labels)
 
 
@@ -130,10 +123,3 @@ def test_a_lambda_that_is_too_small_for_a_matrix_that_is_no_kernels():
 def test_no_matrices_at_all(grams):
     with pytest.raises(InvalidData, match="expected one, or a list of them"):
         GramRidge().fit(grams, [0, 1])
-
-
-@pytest.mark.parametrize("factor", [1e-44, 1e60])
-def test_values_whose_weights_do_not_fit_single_precision(factor):
-    x, labels = overlapping_points(40)
-    with pytest.raises(InvalidData, match="multiply the Gram matrix"):
-        GramRidge().fit(factor * gauss(x, x), labels)

@@ -2,12 +2,10 @@
 
 import json
 import math
-import tracemalloc
-import warnings
 
 import numpy as np
 import pytest
-from factories import SOME_KERNELS, kernel_matrix, overlapping_classes
+from factories import SOME_KERNELS, kernel_matrix, overlapping_classes, spoiled
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -55,19 +53,12 @@ def test_small_lambda_and_large_coefficients_lose_no_digits_in_predictions():
     np.testing.assert_allclose(fitted.scores(features), exact, atol=1e-3)
 
 
-def spoiled(value):
-    features = FEATURES.copy()
-    features[7, 3] = value
-    return features
-
-
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("kernel", SOME_KERNELS, ids=str)
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
 def test_scores_of_what_is_not_finite_are_not_finite(kernel, value):
     fitted = KernelRidge(kernel, 1e-2).fit(FEATURES, LABELS)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        scores = fitted.unchecked_scores(spoiled(value))
+    scores = fitted.unchecked_scores(spoiled(FEATURES, value))
     assert not np.isfinite(scores[7]).any()
     np.testing.assert_allclose(np.delete(scores, 7, 0), np.delete(fitted.scores(FEATURES), 7, 0), atol=1e-5)
 
@@ -75,9 +66,7 @@ def test_scores_of_what_is_not_finite_are_not_finite(kernel, value):
 # ---- What is stored ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "weights", [[1, 2], np.array([1, 2]), np.array([1, 2], np.float32), "auto"], ids=repr
-)
+@pytest.mark.parametrize("weights", [[1, 2], np.array([1, 2]), np.array([1, 2], np.float32), "auto"])
 @pytest.mark.parametrize("kernel", SOME_KERNELS, ids=str)
 def test_any_kernel_and_weights_are_rebuilt(kernel, weights):
     fitted = KernelRidge(kernel, 1e-2, weights).fit(FEATURES, LABELS, widths=np.array([5, 7]))
@@ -96,7 +85,6 @@ def test_any_kernel_and_weights_are_rebuilt(kernel, weights):
         ({"dual": np.ones((40, 2))}, r"dual \(40, 2\)"),
         ({"points": np.ones(40)}, r"points \(40,\)"),
         ({"intercept": np.ones(2)}, r"intercept \(2,\)"),
-        ({"intercept": np.full(3, np.nan)}, r"NaN, infinity or a norm of 0"),
         ({"mean": np.ones(11)}, r"mean \(11,\)"),
         ({"norm": np.ones((12, 1))}, r"norm \(12, 1\)"),
         ({"classes": np.array([0, 1])}, r"classes \(2,\)"),
@@ -104,6 +92,7 @@ def test_any_kernel_and_weights_are_rebuilt(kernel, weights):
         ({"classes": np.array([0, 1, 1])}, r"in increasing order"),
         ({"classes": np.array([-1, 0, 1])}, r"label -1 of image 0 is negative"),
         ({"dual": np.ones((40, 1)), "classes": np.array([0])}, r"do not make a classifier"),
+        ({"intercept": np.full(3, np.nan)}, r"NaN, infinity or a norm of 0"),
         ({"points": np.full((40, 12), np.nan)}, r"NaN, infinity or a norm of 0"),
         ({"points": np.full((40, 12), 1e6)}, r"NaN, infinity or a norm of 0"),
         ({"dual": np.full((40, 3), np.inf)}, r"NaN, infinity or a norm of 0"),
@@ -162,9 +151,8 @@ def test_gram_matrices_are_positive_semidefinite_and_homogeneous(name, data):
 
     found = gram(x)
     norms = np.linalg.norm(x, axis=1)
-    np.testing.assert_allclose(
-        found, kernel_matrix(x, x, (4,), [kernel], [1.0]), atol=1e-6 * norms.max() ** 2
-    )
+    expected = kernel_matrix(x, x, (4,), [kernel], [1.0])
+    np.testing.assert_allclose(found, expected, atol=1e-6 * norms.max() ** 2)
     assert not found[3].any()
     np.testing.assert_allclose(np.diag(found), norms**2, rtol=1e-6)  # κ(1) = 1
     assert np.linalg.eigvalsh((found + found.T) / 2)[0] >= -1e-6 * norms.max() ** 2
@@ -175,7 +163,7 @@ def test_gram_matrices_are_positive_semidefinite_and_homogeneous(name, data):
 
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("kernel", [ArcCosine(1), Exponential(sigma=1.0)], ids=str)
-def test_a_kernel_of_a_large_matrix_takes_little_memory_beside_it(kernel, order, monkeypatch):
+def test_a_kernel_of_a_large_matrix_takes_little_memory_beside_it(kernel, order, monkeypatch, peak_memory):
     monkeypatch.setattr("ckncuda.classifier.training_data.BLOCK_BYTES", 1 << 18)
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(700, 5)), rng.normal(size=(900, 5))
@@ -183,9 +171,7 @@ def test_a_kernel_of_a_large_matrix_takes_little_memory_beside_it(kernel, order,
     norms = np.outer(rows, columns)
     expected = norms * kernel.value(x @ y.T / norms)
     products = np.asarray(x @ y.T, order=order)
-    tracemalloc.start()
-    homogeneous(kernel, products, rows, columns)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
+    with peak_memory() as peak:
+        homogeneous(kernel, products, rows, columns)
     np.testing.assert_allclose(products, expected, rtol=1e-9)
-    assert peak < products.nbytes / 2
+    assert peak() < products.nbytes / 2

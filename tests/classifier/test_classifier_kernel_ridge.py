@@ -1,11 +1,10 @@
 """Kernel ridge regression: what is solved, in which precision, of few, equal and strange images."""
 
 import math
-import warnings
 
 import numpy as np
 import pytest
-from factories import overlapping_classes, scaled_by_the_book
+from factories import kernel_matrix, overlapping_classes, scaled_by_the_book
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,23 +12,21 @@ from ckncuda import ArcCosine, Exponential, KernelRidge, Linear, Ridge
 from ckncuda.classifier.training_data import signed_targets
 from ckncuda.errors import InvalidSpec
 
+FEATURES, LABELS = overlapping_classes(40, 12)
+
 
 @pytest.mark.parametrize("block_bytes", [2**25, 8 * 40 * 3], ids=["one block", "blocks of three columns"])
 def test_what_is_learned_solves_the_system(monkeypatch, block_bytes):
     """The rest is tested of the system alone: points and coefficients stand in the order of the images."""
     monkeypatch.setattr("ckncuda.classifier.training_data.BLOCK_BYTES", block_bytes)
-    features, labels = overlapping_classes(40, 12)
-    fitted = KernelRidge(ArcCosine(1), 1e-2, [1.0, 3.0]).fit(features, labels, widths=(5, 7))
+    fitted = KernelRidge(ArcCosine(1), 1e-2, [1.0, 3.0]).fit(FEATURES, LABELS, widths=(5, 7))
     assert (fitted.kernels_, fitted.kernel_weights_) == ((ArcCosine(1),) * 2, (0.25, 0.75))
     assert fitted.widths_ == (5, 7)
     assert fitted.points_.dtype == np.float16
-    x = scaled_by_the_book(features, (5, 7))
+    x = scaled_by_the_book(FEATURES, (5, 7))
     np.testing.assert_allclose(fitted.points_, x, rtol=2.0**-11, atol=1e-7)
-    x, gram = fitted.points_.astype(np.float64), np.ones((40, 40))
-    for part, weight in ((x[:, :5], 0.25), (x[:, 5:], 0.75)):
-        norms = np.outer(np.linalg.norm(part, axis=1), np.linalg.norm(part, axis=1))
-        gram += weight * norms * ArcCosine(1).value(np.clip(part @ part.T / norms, -1, 1))
-    expected = np.linalg.solve(gram + 40 * 1e-2 * np.eye(40), signed_targets(labels, 3))
+    gram = kernel_matrix(fitted.points_, fitted.points_, (5, 7), [ArcCosine(1)] * 2, [0.25, 0.75])
+    expected = np.linalg.solve(gram + 1 + 40 * 1e-2 * np.eye(40), signed_targets(LABELS, 3))
     np.testing.assert_allclose(fitted.dual_, expected, atol=1e-5 * np.abs(expected).max())
 
 
@@ -59,59 +56,53 @@ def test_a_linear_kernel_is_ridge_with_an_intercept_that_is_penalized_too(regula
 
 
 def test_permuted_images_have_permuted_coefficients():
-    features, labels = overlapping_classes(40, 12)
     order = np.random.default_rng(1).permutation(40)
     first, second = (
-        KernelRidge(Exponential(sigma=1.0), 1e-3).fit(features[rows], labels[rows])
+        KernelRidge(Exponential(sigma=1.0), 1e-3).fit(FEATURES[rows], LABELS[rows])
         for rows in (np.arange(40), order)
     )
     np.testing.assert_allclose(second.points_, first.points_[order], atol=1e-3)
     np.testing.assert_allclose(second.dual_, first.dual_[order], atol=2e-2 * np.abs(first.dual_).max())
     assert second.validation_accuracy_ == first.validation_accuracy_
-    np.testing.assert_allclose(second.scores(features), first.scores(features), atol=2e-3)
+    np.testing.assert_allclose(second.scores(FEATURES), first.scores(FEATURES), atol=2e-3)
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("images", [2, 3, 4, 5])
 @pytest.mark.parametrize("kernel", ["auto", ArcCosine(0), Linear()], ids=str)
 def test_a_few_images_are_enough(images, kernel):
     features, labels = overlapping_classes(images, 4, classes=2)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        fitted = KernelRidge(kernel).fit(features, labels)
-        scores = fitted.scores(features)
+    fitted = KernelRidge(kernel).fit(features, labels)
+    scores = fitted.scores(features)
     assert np.isfinite(scores).all()
     assert 0 <= fitted.validation_accuracy_ <= 1
     again = KernelRidge(kernel, 1e-3).fit(features, labels)
     assert again.predict(features).tolist() == labels.tolist()
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("kernel", [Exponential(sigma=0.35), ArcCosine(0), ArcCosine(1), Linear()], ids=str)
 def test_an_image_equal_to_the_mean_has_no_direction_and_does_no_harm(kernel):
     half, labels = overlapping_classes(20, 6, classes=2, seed=3)
     features = np.concatenate([half - 3, 3 - half, np.zeros((1, 6), np.float32)]).round(1)
     labels = np.concatenate([labels, 1 - labels, [1]])
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        fitted = KernelRidge(kernel, 1e-2).fit(features, labels)
-        scores = fitted.scores(features)
+    fitted = KernelRidge(kernel, 1e-2).fit(features, labels)
+    scores = fitted.scores(features)
     assert not fitted.points_[40].any()
     assert np.isfinite(fitted.dual_).all()
     # Of it all kernels are 0: what is left is the constant of the intercept.
     np.testing.assert_allclose(scores[40], fitted.dual_.sum(axis=0), atol=1e-5)
 
 
+@pytest.mark.filterwarnings("error")
 def test_constant_features_count_for_nothing():
-    features, labels = overlapping_classes(40, 12)
     constant = np.full((40, 3), 7.3, np.float32)
     options = {"kernel": Exponential(sigma=1.0), "regularization": 1e-2}
-    expected = KernelRidge(**options).fit(features, labels)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        within = KernelRidge(**options).fit(np.hstack([features, constant]), labels)
-        beside = KernelRidge(**options, weights=[1, 1]).fit(
-            np.hstack([features, constant]), labels, widths=[12, 3]
-        )
-        chosen = KernelRidge().fit(np.hstack([constant, features]), labels, widths=[3, 12])
+    expected = KernelRidge(**options).fit(FEATURES, LABELS)
+    both = np.hstack([FEATURES, constant])
+    within = KernelRidge(**options).fit(both, LABELS)
+    beside = KernelRidge(**options, weights=[1, 1]).fit(both, LABELS, widths=[12, 3])
+    chosen = KernelRidge().fit(np.hstack([constant, FEATURES]), LABELS, widths=[3, 12])
     np.testing.assert_allclose(within.dual_, expected.dual_, atol=1e-3)
     assert not beside.points_[:, 12:].any()
     np.testing.assert_allclose(beside.points_[:, :12], expected.points_ / math.sqrt(2), atol=1e-3)
@@ -147,11 +138,10 @@ def test_scores_do_not_depend_on_the_place_and_scale_of_each_encoders_features(s
 
 
 def test_a_weight_of_zero_leaves_an_encoder_out():
-    features, labels = overlapping_classes(40, 12)
     other = overlapping_classes(40, 12, seed=9)[0]
     first, second = (
-        KernelRidge(ArcCosine(1), 1e-2, [1, 0]).fit(np.hstack([features, x]), labels, widths=(12, 12))
-        for x in (features, other)
+        KernelRidge(ArcCosine(1), 1e-2, [1, 0]).fit(np.hstack([FEATURES, x]), LABELS, widths=(12, 12))
+        for x in (FEATURES, other)
     )
     np.testing.assert_allclose(second.dual_, first.dual_, atol=1e-6)
     assert second.validation_accuracy_ == first.validation_accuracy_
@@ -166,20 +156,18 @@ def test_given_kernels_and_weights_leave_nothing_to_choose():
 
 
 def test_a_second_fit_forgets_the_first():
-    features, labels = overlapping_classes(40, 12)
-    classifier = KernelRidge(ArcCosine(1), 1e-2).fit(features, labels)
-    classifier.scores(features)
-    classifier.fit(features[:30, :7], labels[:30] + 1, widths=(3, 4))
-    fresh = KernelRidge(ArcCosine(1), 1e-2).fit(features[:30, :7], labels[:30] + 1, widths=(3, 4))
+    classifier = KernelRidge(ArcCosine(1), 1e-2).fit(FEATURES, LABELS)
+    classifier.scores(FEATURES)
+    classifier.fit(FEATURES[:30, :7], LABELS[:30] + 1, widths=(3, 4))
+    fresh = KernelRidge(ArcCosine(1), 1e-2).fit(FEATURES[:30, :7], LABELS[:30] + 1, widths=(3, 4))
     assert classifier.kernel_weights_ == fresh.kernel_weights_
-    assert classifier.scores(features[:, :7]).tobytes() == fresh.scores(features[:, :7]).tobytes()
+    assert classifier.scores(FEATURES[:, :7]).tobytes() == fresh.scores(FEATURES[:, :7]).tobytes()
 
 
 def test_as_many_weights_as_encoders_are_needed():
-    features, labels = overlapping_classes(40, 12)
     for weights, widths in (([1, 1], None), ([1], (5, 7)), ([1, 1, 1], (5, 7))):
         with pytest.raises(InvalidSpec, match=rf"{len(weights)} weights were given for [12] encoders"):
-            KernelRidge(weights=weights).fit(features, labels, widths=widths)
+            KernelRidge(weights=weights).fit(FEATURES, LABELS, widths=widths)
 
 
 def test_too_many_images_and_too_many_weights_are_refused_before_any_work():
@@ -187,6 +175,5 @@ def test_too_many_images_and_too_many_weights_are_refused_before_any_work():
         KernelRidge().check_options(images=46_001)
     with pytest.raises(InvalidSpec, match="3 weights were given for 2 encoders"):
         KernelRidge(weights=[1, 2, 3]).check_options(encoders=2)
-    assert KernelRidge(weights=[1e308, 1e308]).fit(
-        *overlapping_classes(40, 12), widths=(5, 7)
-    ).kernel_weights_ == (0.5, 0.5)
+    huge = KernelRidge(weights=[1e308, 1e308]).fit(*overlapping_classes(40, 12), widths=(5, 7))
+    assert huge.kernel_weights_ == (0.5, 0.5)

@@ -1,14 +1,14 @@
 """Kernel ridge regression on landmarks, of features and of given kernel values."""
 
 import math
-import warnings
 
 import numpy as np
 import pytest
-from factories import gauss, overlapping_points, polynomial
+from factories import gauss, kernel_matrix, overlapping_points, polynomial, scaled_by_the_book
 
 from ckncuda import ArcCosine, Exponential, GramRidge, KernelRidge, Linear, NystromRidge, Polynomial, Ridge
 from ckncuda.classifier.choice import SIGMAS
+from ckncuda.classifier.training_data import signed_targets
 from ckncuda.classifier.validation import held_out_split
 from ckncuda.errors import InvalidSpec
 
@@ -22,89 +22,77 @@ def clouds(images=300, width=12, classes=3, seed=0):
     return features.astype(np.float32), labels
 
 
+FEATURES, LABELS = clouds()
+
+
 @pytest.mark.parametrize("kernel", [Exponential(sigma=1.0), ArcCosine(1), Polynomial(2, 1.0)], ids=str)
 def test_with_all_images_as_landmarks_it_is_kernel_ridge(kernel):
     """But for the intercept, which is not penalised here, and Nyström's jitter."""
-    features, labels = clouds()
-    exact = KernelRidge(kernel, 1e-2).fit(features, labels)
-    found = NystromRidge(kernel, 1e-2, landmarks=300).fit(features, labels)
+    exact = KernelRidge(kernel, 1e-2).fit(FEATURES, LABELS)
+    found = NystromRidge(kernel, 1e-2, landmarks=300).fit(FEATURES, LABELS)
     # Ridge scales its features to a mean squared norm of 1: its λ is measured in other units.
-    scale = np.square(exact.scores(features) - found.scores(features)).mean()
-    assert scale < 0.01 * np.square(exact.scores(features)).mean()
-    assert np.mean(exact.predict(features) == found.predict(features)) > 0.95
+    scale = np.square(exact.scores(FEATURES) - found.scores(FEATURES)).mean()
+    assert scale < 0.01 * np.square(exact.scores(FEATURES)).mean()
+    assert np.mean(exact.predict(FEATURES) == found.predict(FEATURES)) > 0.95
 
 
 def test_scores_are_those_of_ridge_on_the_new_features_written_out():
-    features, labels = clouds()
     kernel = Exponential(sigma=1.0)
-    fitted = NystromRidge(kernel, 1e-3, landmarks=40, seed=3).fit(features, labels)
-    x = (features.astype(float) - fitted.scaling_.mean) / fitted.scaling_.norm
+    fitted = NystromRidge(kernel, 1e-3, landmarks=40, seed=3).fit(FEATURES, LABELS)
+    x = (FEATURES.astype(float) - fitted.scaling_.mean) / fitted.scaling_.norm
     points = fitted.points_.astype(float)
     rows = np.sort(np.random.default_rng(3).permutation(300)[:40])
     np.testing.assert_allclose(points, x[rows], atol=1e-3)
 
-    def gram(a, b):
-        norms = np.outer(np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1))
-        return norms * np.exp(a @ b.T / norms - 1)
-
-    mapped = np.linalg.solve(np.linalg.cholesky(gram(points, points) + 1e-6 * np.eye(40)), gram(points, x)).T
-    centred = mapped - mapped.mean(axis=0)
-    size = np.sqrt(np.square(centred).sum(axis=1).mean())
-    z, y = centred / size, np.where(labels[:, None] == np.arange(3), 1.0, -1.0)
+    own, values = (kernel_matrix(points, z, (12,), [kernel], [1.0]) for z in (points, x))
+    mapped = np.linalg.solve(np.linalg.cholesky(own + 1e-6 * np.eye(40)), values).T
+    z, y = scaled_by_the_book(mapped), signed_targets(LABELS, 3)
     weights = np.linalg.solve(z.T @ z + 300 * 1e-3 * np.eye(40), z.T @ (y - y.mean(axis=0)))
-    np.testing.assert_allclose(fitted.scores(features), z @ weights + y.mean(axis=0), atol=2e-3)
+    np.testing.assert_allclose(fitted.scores(FEATURES), z @ weights + y.mean(axis=0), atol=2e-3)
     inverse = np.linalg.inv(z.T @ z + 300 * 1e-3 * np.eye(40))
     leverage = 1 / 300 + np.einsum("ij,jk,ik->i", z, inverse, z)
     left_out = y - (y - y.mean(axis=0) - z @ weights) / (1 - leverage)[:, None]
-    right = np.mean(left_out.argmax(axis=1) == labels)
+    right = np.mean(left_out.argmax(axis=1) == LABELS)
     assert abs(fitted.validation_accuracy_ - right) <= 1 / 300
 
 
 def test_more_landmarks_come_nearer_to_kernel_ridge():
     features, labels = clouds(600)
     exact = KernelRidge(ArcCosine(1), 1e-2).fit(features, labels).scores(features)
-    errors = [
-        np.square(
-            NystromRidge(ArcCosine(1), 1e-2, landmarks=m).fit(features, labels).scores(features) - exact
-        ).mean()
-        for m in (10, 50, 400)
-    ]
+    fits = (NystromRidge(ArcCosine(1), 1e-2, landmarks=m).fit(features, labels) for m in (10, 50, 400))
+    errors = [np.square(fitted.scores(features) - exact).mean() for fitted in fits]
     assert errors[0] > errors[1] > errors[2]
 
 
 def test_kernel_and_lambda_are_chosen_and_said():
-    features, labels = clouds()
-    fitted = NystromRidge(landmarks=60).fit(features, labels)
+    fitted = NystromRidge(landmarks=60).fit(FEATURES, LABELS)
     assert fitted.kernels_[0] in {Exponential(sigma=s) for s in SIGMAS}
     assert "leave-one-out over 300 images; λ = " in fitted.validation_
     assert "60 landmarks; κ = exp(sigma=" in fitted.validation_
     assert "was chosen by leave-one-out over 300 images" in fitted.validation_
-    given = NystromRidge(Linear(), 0.1, landmarks=60).fit(features, labels)
+    given = NystromRidge(Linear(), 0.1, landmarks=60).fit(FEATURES, LABELS)
     assert given.regularization_ == 0.1
     assert given.validation_.endswith("λ = 0.1 was given; 60 landmarks; κ = linear was given")
 
 
 def test_images_can_be_held_out():
-    features, labels = clouds()
-    fitted = NystromRidge(ArcCosine(1), landmarks=60, validation=0.2).fit(features, labels)
+    fitted = NystromRidge(ArcCosine(1), landmarks=60, validation=0.2).fit(FEATURES, LABELS)
     assert fitted.validation_.startswith("60 images held out of 300; λ = ")
     assert 0.4 < fitted.validation_accuracy_ <= 1
 
 
 def test_each_encoder_has_a_kernel_and_a_weight():
-    features, labels = clouds()
-    fitted = NystromRidge(Linear(), 1e-2, weights=[1, 3], landmarks=50).fit(features, labels, widths=(5, 7))
+    fitted = NystromRidge(Linear(), 1e-2, weights=[1, 3], landmarks=50).fit(FEATURES, LABELS, widths=(5, 7))
     assert fitted.kernel_weights_ == (0.25, 0.75)
     assert fitted.widths_ == (5, 7)
-    chosen = NystromRidge(landmarks=50).fit(features, labels, widths=(5, 7))
+    chosen = NystromRidge(landmarks=50).fit(FEATURES, LABELS, widths=(5, 7))
     assert len(chosen.kernels_) == 2
     assert math.isclose(sum(chosen.kernel_weights_), 1)
 
 
 def test_same_seed_same_arrays_and_another_seed_other_landmarks():
-    features, labels = clouds()
     first, second, other = (
-        NystromRidge(ArcCosine(1), 1e-3, landmarks=50, seed=seed).fit(features, labels) for seed in (1, 1, 2)
+        NystromRidge(ArcCosine(1), 1e-3, landmarks=50, seed=seed).fit(FEATURES, LABELS) for seed in (1, 1, 2)
     )
     assert all(np.array_equal(first.arrays()[name], second.arrays()[name]) for name in first.arrays())
     assert not np.array_equal(first.points_, other.points_)
@@ -144,8 +132,7 @@ def test_many_landmarks_in_few_directions(kernel):
 
 
 def test_weights_alone_may_be_chosen():
-    features, labels = clouds()
-    fitted = NystromRidge(Linear(), landmarks=50).fit(features, labels, widths=(5, 7))
+    fitted = NystromRidge(Linear(), landmarks=50).fit(FEATURES, LABELS, widths=(5, 7))
     assert fitted.kernels_ == (Linear(), Linear())
     assert "κ = linear, weights " in fitted.validation_
     assert fitted.validation_.endswith("chosen by leave-one-out over 300 images, but for what was given")
@@ -198,13 +185,12 @@ def test_weights_are_chosen_on_landmarks_that_are_not_held_out():
     assert fitted.validation_.startswith("24 images held out of 120")
 
 
+@pytest.mark.filterwarnings("error")
 def test_landmarks_that_are_nearly_the_same_do_no_harm():
     x, labels = overlapping_points(40)
     x = np.repeat(x, 2, axis=0) + 1e-7
     gram = gauss(x, x[:60]).astype(np.float32)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        fitted = GramRidge().fit(gram, np.repeat(labels, 2), points=np.arange(60))
+    fitted = GramRidge().fit(gram, np.repeat(labels, 2), points=np.arange(60))
     assert np.mean(fitted.predict(gram) == np.repeat(labels, 2)) > 0.6
 
 

@@ -2,19 +2,21 @@
 
 import numpy as np
 import pytest
-from factories import left_out_by_refits, overlapping_classes, scaled_by_the_book
+from factories import (
+    kernel_matrix,
+    left_out_by_least_squares,
+    left_out_by_refits,
+    overlapping_classes,
+    scaled_by_the_book,
+    seen,
+)
 
-from ckncuda import Exponential, GramRidge, KernelRidge, Ridge, Softmax
+from ckncuda import Exponential, GramRidge, KernelRidge, Linear, Ridge, Softmax, SquaredHinge
 from ckncuda.classifier.training_data import signed_targets
 from ckncuda.classifier.validation import held_out_split
 from ckncuda.errors import InvalidData
 
 FEATURES, LABELS = overlapping_classes(100, 30)
-
-
-def seen(kind, features, training):
-    """What a kind of classifier sees of features: these, or the inner products with those of the training."""
-    return features @ training.T if kind is GramRidge else features
 
 
 def fit(kind, features, labels, **options):
@@ -34,16 +36,33 @@ def test_held_out_images_choose_nothing_and_all_are_fitted_at_the_end(kind):
     chosen = f"λ = {fitted.regularization_:g} was chosen"
     given = {"regularization": fitted.regularization_}
     if kind is KernelRidge:
-        given["kernel"] = fitted.kernels_[0]
-        sigma = f"{fitted.kernels_[0].sigma:g}"
-        chosen = f"κ = exp(sigma={sigma}), λ = {fitted.regularization_:g} were chosen"
+        given["kernel"] = kernel = fitted.kernels_[0]
+        chosen = f"κ = exp(sigma={kernel.sigma:g}), {chosen.replace('was', 'were')}"
     assert fitted.validation_ == (
         f"25 images held out of 100; {chosen} by leave-one-out over the others, then all 100 were fitted"
     )
-    everything = fit(kind, FEATURES, LABELS, **given).arrays()
-    assert {n: a.tobytes() for n, a in fitted.arrays().items()} == {
-        n: a.tobytes() for n, a in everything.items()
-    }
+    everything = fit(kind, FEATURES, LABELS, **given)
+    for name, array in fitted.arrays().items():
+        assert everything.arrays()[name].tobytes() == array.tobytes()
+
+
+LEFT_OUT = "leave-one-out over 100 images; λ = {:g} was chosen by the same accuracies"
+HELD_OUT = "20 images held out of 100; λ = {:g} was chosen on them, then all 100 were fitted"
+
+
+@pytest.mark.parametrize(
+    ("kind", "validation", "sentence"),
+    [(Ridge, 0, LEFT_OUT), (Softmax, 0.2, HELD_OUT), (SquaredHinge, 0.2, HELD_OUT)],
+)
+def test_chosen_regularization_is_the_best_that_was_tried(kind, validation, sentence):
+    fitted = fit(kind, FEATURES, LABELS, validation=validation)
+    best = max(accuracy for _, accuracy in fitted.search_)
+    assert fitted.validation_accuracy_ == best
+    assert fitted.regularization_ == max(tried for tried, accuracy in fitted.search_ if accuracy == best)
+    assert fitted.validation_ == sentence.format(fitted.regularization_)
+    if kind is Ridge:
+        again = fit(kind, FEATURES, LABELS, regularization=fitted.regularization_)
+        assert again.weights_.tobytes() == fitted.weights_.tobytes()
 
 
 @pytest.mark.parametrize("kind", [Ridge, KernelRidge, GramRidge])
@@ -53,23 +72,21 @@ def test_a_given_regularization_is_measured_too(kind):
     assert fitted.validation_.startswith("10 images held out of 100; ")
 
 
-def matrix_of(kind, features):
-    """The Gram matrix of centred and scaled images by the book; None for Ridge, whose intercept is free."""
-    rows = scaled_by_the_book(features)
-    if kind is not KernelRidge:
-        return rows @ rows.T
-    norms = np.linalg.norm(rows, axis=1)
-    return np.outer(norms, norms) * np.exp(rows @ rows.T / np.outer(norms, norms) - 1)
-
-
 @pytest.mark.parametrize("classes", [2, 5])
-@pytest.mark.parametrize("kind", [KernelRidge, GramRidge])
+@pytest.mark.parametrize("kind", [Ridge, KernelRidge, GramRidge])
 def test_accuracy_is_leave_one_out_by_hand(kind, classes):
     features, labels = overlapping_classes(37, 6, classes, seed=4)
     kernel = {"kernel": Exponential(sigma=1.0)} if kind is KernelRidge else {}
     fitted = fit(kind, features, labels + 3, regularization=1e-2, **kernel)
     targets = signed_targets(labels, classes)
-    predicted = (targets - left_out_by_refits(matrix_of(kind, features), targets, 1e-2)).argmax(axis=1)
+    rows = scaled_by_the_book(features)
+    if kind is Ridge:
+        left_out = left_out_by_least_squares(rows, targets, 37 * 1e-2)
+        assert fitted.search_ == [(1e-2, fitted.validation_accuracy_)]
+    else:
+        gram = kernel_matrix(rows, rows, (6,), [Exponential(sigma=1.0) if kernel else Linear()], [1.0])
+        left_out = left_out_by_refits(gram, targets, 1e-2)
+    predicted = (targets - left_out).argmax(axis=1)
     assert fitted.validation_accuracy_ == np.mean(predicted == labels)
     assert 0 < fitted.validation_accuracy_ < 1
     said = "κ = exp(sigma=1), λ = 0.01 were given" if kernel else "λ = 0.01 was given"

@@ -31,8 +31,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any, Self, TypeVar
+from typing import IO, Any, Self
 
 import numpy as np
 from numpy.lib import format as npy
@@ -45,8 +44,6 @@ from ckncuda.files.atomic_file import atomic_file
 from ckncuda.progress import Progress, Report
 from ckncuda.types import Array
 from ckncuda.version import __version__
-
-T = TypeVar("T")
 
 FORMAT = 1
 _SAID = {  # what identifies a matrix, as people call it
@@ -125,12 +122,7 @@ class GramStore:
                 raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._thread.shutdown()  # what is being written is written before anybody else may write
         self._array = None
         self._release()
@@ -148,7 +140,7 @@ class GramStore:
         self._lock.close()
         self._lock = None
 
-    def _whole(self, function: Callable[[], T]) -> T:
+    def _whole(self, function: Callable[[], Any]) -> Any:
         """Let Zarr work in a thread of its own: Ctrl-C, which ends the wait here, lets it end well there."""
         return self._thread.submit(function).result()
 
@@ -243,7 +235,7 @@ class GramStore:
             chunk = self._chunk(*side)
             with contextlib.suppress(OSError):  # there is none, or it is not empty
                 chunk.rmdir()
-            blocking = [folder for folder in (chunk.parent.parent, chunk.parent) if folder.is_file()]
+            blocking = [above for above in (chunk.parent.parent, chunk.parent) if above.is_file()]
             if found := next(iter(blocking), chunk if chunk.is_dir() else None):
                 raise InvalidData(
                     f"{found} is in the way of a tile: delete it, then give the same command again"

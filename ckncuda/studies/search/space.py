@@ -98,23 +98,16 @@ class SearchSpace:
             self.parameters["flip"] = (False, True)
 
     def draw(self, trial: Any) -> System:
-        """Return the system of an Optuna trial, which chooses the parameters.
-
-        Parameters
-        ----------
-        trial : optuna.trial.BaseTrial
-        """
+        """Return the system of a trial, an `optuna.trial.BaseTrial` that chooses the parameters."""
         layers: list[LayerSpec] = []
         shape = self.shape
         if self.suggest(trial, "layers") == 2:
             layers.append(self._layer(trial, "first", shape, self.suggest(trial, "first_subsampling")))
             shape = layers[0].output_shape(shape)
         remaining = min(shape[:2])
-        positions = min(self.suggest(trial, "last_positions"), remaining)
+        subsampling = -(-remaining // min(self.suggest(trial, "last_positions"), remaining))
         decorrelation = self.suggest(trial, "last_decorrelation")
-        layers.append(
-            self._layer(trial, "last", shape, -(-remaining // positions), decorrelation=decorrelation)
-        )
+        layers.append(self._layer(trial, "last", shape, subsampling, decorrelation=decorrelation))
         preprocessing = self._preprocessing(trial)
         flip = self.suggest(trial, "flip") if "flip" in self.parameters else False
         name = self.suggest(trial, "classifier")
@@ -156,11 +149,8 @@ class SearchSpace:
             found |= _layer_parameters("last", layers[-1])
             found["last_positions"] = min(encoder.output_shape(self.shape)[:2])
             found["last_decorrelation"] = layers[-1].decorrelation
-        return {
-            name: value
-            for name, value in found.items()
-            if name in self.parameters and value in self.parameters[name]
-        }
+        known = self.parameters
+        return {name: value for name, value in found.items() if name in known and value in known[name]}
 
     def _layer(self, trial: Any, place: str, shape: Shape, subsampling: int, **options: Any) -> LayerSpec:
         side = min(shape[:2])
