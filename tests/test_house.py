@@ -71,10 +71,6 @@ class Source:
             elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
                 yield from ((node.lineno, a.value) for a in node.args[:1] if isinstance(a, ast.Constant))
 
-    def functions(self):
-        """All functions and methods."""
-        return (n for n in ast.walk(self.tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef))
-
 
 def room_of(module):
     """The folder, or the loose file, below ckncuda; ckncuda for its public names."""
@@ -146,15 +142,10 @@ def long_files(sources):
 
 def long_functions(sources):
     for source in sources:
-        for function in source.functions():
-            length = function.end_lineno - function.lineno + 1
-            if length > FUNCTION_LINES:
-                yield f"{source.path}:{function.lineno}: {function.name} has {length} lines"
-
-
-def gives_reason(docstring):
-    """Find where a docstring says why: `More than nine parameters: …`, or fields."""
-    return re.search(r"More than nine (parameters|fields): \w+", docstring)
+        for node in ast.walk(source.tree):
+            length = getattr(node, "end_lineno", 0) - getattr(node, "lineno", 0) + 1
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and length > FUNCTION_LINES:
+                yield f"{source.path}:{node.lineno}: {node.name} has {length} lines"
 
 
 def decorated(node, word):
@@ -183,7 +174,7 @@ def many_parameters(sources):
             if node.name == "__init__" and node in owner:
                 told += ast.get_docstring(owner[node]) or ""
             count = parameters_of(node)
-            if count > PARAMETERS and not gives_reason(told):
+            if count > PARAMETERS and not re.search(r"More than nine (parameters|fields): \w+", told):
                 yield f"{source.path}:{node.lineno}: {node.name} takes {count}; its docstring must say why"
 
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -233,21 +233,12 @@ def adds_up():
     return check
 
 
-class Data(NamedTuple):
-    """The tiny data: 40 images of 12x12x3 in four classes, whose brightness tells them apart."""
-
-    images: np.ndarray
-    labels: np.ndarray
-    csv: Path
-    labels_csv: Path
-    npy: Path
-    npz: Path
-    bytes_npy: Path
-    """uint8 of the same shape, without labels."""
-
-
 @pytest.fixture(scope="session")
 def data(tmp_path_factory):
+    """40 images of 12x12x3 in four classes, whose brightness tells them apart, and the files that hold them.
+
+    Those of ``bytes_npy`` are others: uint8 of the same shape, without labels.
+    """
     folder = tmp_path_factory.mktemp("data")
     rng = np.random.default_rng(7)
     labels = np.arange(40) % 4
@@ -255,8 +246,10 @@ def data(tmp_path_factory):
     images[:, ::2] += labels[:, None, None, None] * 0.5
     images[:, 1::2] -= 0.5
     images = images.round(4).astype(np.float32)
-    names = ("Xtr.csv", "Ytr.csv", "x.npy", "xy.npz", "bytes.npy")
-    found = Data(images, labels, *(folder / name for name in names))
+    found = SimpleNamespace(
+        images=images, labels=labels, csv=folder / "Xtr.csv", labels_csv=folder / "Ytr.csv"
+    )
+    found.npy, found.npz, found.bytes_npy = (folder / name for name in ("x.npy", "xy.npz", "bytes.npy"))
     write_challenge_csv(found.csv, images)
     rows = "".join(f"{i},{label}\n" for i, label in enumerate(labels, 1))
     found.labels_csv.write_text("Id,Prediction\n" + rows)

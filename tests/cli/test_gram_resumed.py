@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 from factories import make_spec
+from gram_files import chunks, wait_for_chunks
 from gram_files import read as stored
 
 from ckncuda.exact import gram
@@ -24,20 +25,6 @@ def many(tmp_path, rng):
     np.save(tmp_path / "x.npy", rng.normal(size=(192, 8, 8, 3)).astype(np.float32))
 
 
-def tiles_of(part):
-    return sum(1 for path in part.glob("c/*/*") if path.suffix == "")
-
-
-def wait_for_tiles(process, part, tiles):
-    """Wait until so many more chunks are there; it must still be at work then."""
-    wanted = tiles_of(part) + tiles
-    deadline = time.monotonic() + 30
-    while tiles_of(part) < wanted and process.poll() is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-    assert process.poll() is None
-
-
 @pytest.mark.parametrize(("output", "kills"), [("K.zarr", 10), ("K.npy", 3)])
 def test_kills_at_random_moments_change_no_bit(works, many, start, tmp_path, listing, output, kills):
     works(*MANY, "-o", f"whole-{output}")
@@ -48,7 +35,7 @@ def test_kills_at_random_moments_change_no_bit(works, many, start, tmp_path, lis
         if kill % 3 == 0:  # before the first tile, or a little later: while it starts, reads, verifies
             time.sleep(moments.uniform(0, 0.8))
         else:
-            wait_for_tiles(process, part, moments.randint(1, 12))
+            wait_for_chunks(process, part, moments.randint(1, 12))
             time.sleep(moments.uniform(0, 0.01))
         process.kill()
         process.communicate()
@@ -65,7 +52,7 @@ def test_kills_at_random_moments_change_no_bit(works, many, start, tmp_path, lis
 def test_interrupted_it_says_what_it_keeps(many, start, works, tmp_path, name):
     process = start(*MANY, "-o", "K.npy")
     part = tmp_path / "K.npy.part"
-    wait_for_tiles(process, part, 5)
+    wait_for_chunks(process, part, 5)
     process.send_signal(getattr(signal, name))
     stdout, stderr = process.communicate(timeout=20)
     assert process.returncode == 130
@@ -76,11 +63,11 @@ def test_interrupted_it_says_what_it_keeps(many, start, works, tmp_path, name):
     assert sorted(os.listdir(tmp_path)) == ["K.npy.part", "x.npy"]
     damaged = next(path for path in part.glob("c/*/*") if path.suffix == "")
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
-    chunks = tiles_of(part)
+    there = chunks(part)
     done = works(*MANY, "-o", "K.npy")
     (plan,) = (line for line in done.stderr.splitlines() if line.startswith("Plan: "))
     assert f"of {TILES} tiles are finished and verified" in plan
-    assert int(plan.split("; ")[1].split()[0]) <= (chunks + 1) // 2
+    assert int(plan.split("; ")[1].split()[0]) <= (there + 1) // 2
     expected = gram(np.load(tmp_path / "x.npy"), [SPEC], tile=12)
     np.testing.assert_array_equal(stored(tmp_path / "K.npy"), expected)
 
@@ -98,7 +85,7 @@ def test_a_corrupted_tile_of_a_finished_matrix_is_recomputed(works, data, tmp_pa
 
 def test_two_at_once(many, start, refused, tmp_path):
     process = start(*MANY, "-o", "K.zarr")
-    wait_for_tiles(process, tmp_path / "K.zarr.part", 1)
+    wait_for_chunks(process, tmp_path / "K.zarr.part", 1)
     os.kill(process.pid, signal.SIGSTOP)  # so that no file changes meanwhile
     refused(*MANY, "-o", "K.zarr", words=["another process is computing K.zarr"])
 
