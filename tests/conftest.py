@@ -1,4 +1,4 @@
-"""What tests of all rooms share."""
+"""Settings and fixtures that tests of all rooms share."""
 
 import contextlib
 import os
@@ -12,7 +12,6 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import hypothesis
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 # Shared data may stand beside the checkout; the project does without it.
 SHARED = Path(os.environ.get("CKNCUDA_SHARED", Path(__file__).parents[2] / "shared"))
@@ -22,27 +21,26 @@ hypothesis.settings.register_profile("ckncuda", deadline=None, derandomize=True,
 hypothesis.settings.load_profile("ckncuda")
 
 
-def shared_file(name: str) -> Path:
-    """A file of the shared folder, or skip the test that needs it."""
-    path = SHARED / name
-    if not path.exists():
-        pytest.skip(f"{name} of the shared data is not beside this checkout")
-    return path
+@pytest.fixture(scope="session")
+def shared_file():
+    """Return the path of a file of the shared folder, or skip the test that needs it."""
+
+    def path_of(name):
+        if not (SHARED / name).exists():
+            pytest.skip(f"{name} of the shared data is not beside this checkout")
+        return SHARED / name
+
+    return path_of
 
 
-@pytest.fixture(name="shared_file", scope="session")
-def shared_file_fixture():
-    return shared_file
+@pytest.fixture(scope="session")
+def relative_error():
+    """Return the norm of the difference over the norm of what is expected."""
 
+    def error(actual, expected):
+        return float(np.linalg.norm(actual.astype(np.float64) - expected) / np.linalg.norm(expected))
 
-def relative_error(actual: NDArray[np.floating], expected: NDArray[np.floating]) -> float:
-    """Norm of the difference over the norm of what is expected."""
-    return float(np.linalg.norm(actual.astype(np.float64) - expected) / np.linalg.norm(expected))
-
-
-@pytest.fixture(name="relative_error", scope="session")
-def relative_error_fixture():
-    return relative_error
+    return error
 
 
 @pytest.fixture(scope="session")

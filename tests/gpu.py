@@ -23,7 +23,7 @@ _stand_in: dict[str, Any] = {}  # modules, kept while they are out of sight
 
 @contextlib.contextmanager
 def a_gpu() -> Iterator[None]:
-    """Within it CuPy can be used. Outside, where there is no GPU, tests see a machine without one."""
+    """Let CuPy be used within a block; outside, where there is no GPU, tests see a machine without one."""
     if why_unavailable() is None:
         yield
         return
@@ -43,7 +43,7 @@ def a_gpu() -> Iterator[None]:
 
 
 def device_name() -> str:
-    """Of the device that tests use, within `a_gpu`."""
+    """Return the name of the device that tests use, within `a_gpu`."""
     import cupy
 
     name: bytes = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["name"]

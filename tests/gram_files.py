@@ -1,5 +1,7 @@
 """Gram matrices on disk for tests: what they hold is known, nothing is computed."""
 
+import time
+
 import numpy as np
 import zarr
 
@@ -33,6 +35,20 @@ def write(path, matrix, *, tiles=None, identity=IDENTITY):
         if tiles is None:
             opened.finish()
     return left
+
+
+def chunks(part):
+    """Count the chunks in a folder where a matrix grows."""
+    return sum(1 for path in part.glob("c/*/*") if path.suffix == "")
+
+
+def wait_for_chunks(process, part, more):
+    """Wait until so many more chunks are there; the process must still be at work then."""
+    wanted, deadline = chunks(part) + more, time.monotonic() + 60
+    while chunks(part) < wanted and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    assert process.poll() is None, process.communicate()
 
 
 def read(path):

@@ -17,7 +17,7 @@ _OPTIONS = ["--std=c++17", "-ftz=true", "--ptxas-options=-v"]
 
 @dataclass(frozen=True)
 class Resources:
-    """What one kernel takes, as the assembler reports it."""
+    """Resources that one kernel takes, as the assembler reports them."""
 
     registers: int
     spilled_bytes: int

@@ -1,21 +1,29 @@
-"""What lands in an installation, from a wheel and from an editable install."""
+"""Installations from a wheel and editable ones: what lands in them."""
 
+import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
 
+import ckncuda
+
 ROOT = Path(__file__).parents[1]
 SOURCES = {"ckncuda": "ckncuda", "cli": "ckncuda/cli", "kernels": "ckncuda/kernels"}
+
+
+def run(*arguments, **options):
+    return subprocess.run(
+        [sys.executable, *arguments], check=True, capture_output=True, text=True, timeout=300, **options
+    )
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     """Built from a copy, so that no build folder is left in the checkout."""
-    import shutil
-
     copy = tmp_path_factory.mktemp("source") / "ckncuda"
     copy.mkdir()
     for name in (*SOURCES, "pyproject.toml", "README.md", "LICENSE"):
@@ -23,19 +31,7 @@ def wheel(tmp_path_factory):
         ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
         shutil.copytree(source, copy / name, ignore=ignored) if source.is_dir() else shutil.copy(source, copy)
     out = tmp_path_factory.mktemp("wheel")
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--no-deps",
-        "--no-build-isolation",
-        "-q",
-        "-w",
-        out,
-        copy,
-    ]
-    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    run("-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q", "-w", out, copy)
     return next(out.glob("*.whl"))
 
 
@@ -54,8 +50,7 @@ def test_a_wheel_puts_nothing_but_ckncuda_into_site_packages(wheel):
 
 def test_an_installed_wheel_runs(wheel, tmp_path):
     site = tmp_path / "site"
-    command = [sys.executable, "-m", "pip", "install", "--no-deps", "-q", "--target", site, wheel]
-    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    run("-m", "pip", "install", "--no-deps", "-q", "--target", site, wheel)
     code = (
         f"import sys; sys.path.insert(0, {str(site)!r})\n"
         # An editable install of the same package would answer first.
@@ -65,11 +60,7 @@ def test_an_installed_wheel_runs(wheel, tmp_path):
         f"assert ckncuda.__file__.startswith({str(site)!r}), ckncuda.__file__\n"
         "sys.argv = ['ckn', '--version']; main()\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("ckn, version ")
+    assert run("-c", code, cwd=tmp_path).stdout.startswith("ckn, version ")
 
 
 def test_this_installation_offers_no_module_called_cli_or_kernels(tmp_path):
@@ -78,13 +69,9 @@ def test_this_installation_offers_no_module_called_cli_or_kernels(tmp_path):
         "assert u.find_spec('ckncuda.cli') and u.find_spec('ckncuda.kernels')\n"
         "assert u.find_spec('cli') is None and u.find_spec('kernels') is None\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, timeout=120)
+    run("-c", code, cwd=tmp_path)
 
 
 def test_the_version_is_stated_once_more_and_the_same():
-    import tomllib
-
-    import ckncuda
-
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["version"] == ckncuda.__version__

@@ -1,4 +1,4 @@
-"""How far each backend may be from `backend/reference.py`: the one table of tolerances."""
+"""The one table of tolerances: how far each backend may be from `backend/reference.py`."""
 
 ENCODE = {
     "numpy, plain": 1e-5,

@@ -16,7 +16,7 @@ ROWS += 4 + 3 * (2 + 1 + 1)  # exact kernels, networks
 
 
 class FakeBackend(NumpyBackend):
-    """What the GPU's backend is asked for, done by NumPy."""
+    """NumPy, which does what the GPU's backend is asked for."""
 
     def __init__(self, precision):
         super().__init__(threads=1)

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import logging
 import os
 import resource
@@ -10,11 +11,12 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
 import pytest
+from factories import write_challenge_csv
 
 from ckncuda.cli.main import main
 
@@ -37,11 +39,16 @@ NEWS = (
 
 
 class Finished(NamedTuple):
-    """How a process ended."""
+    """The end of a process."""
 
     rc: int
     stdout: str
     stderr: str
+
+    @property
+    def told(self):
+        """The one JSON object of standard output."""
+        return json.loads(self.stdout)
 
 
 def environment(**changes):
@@ -53,22 +60,15 @@ def environment(**changes):
     return kept | {"OPENBLAS_NUM_THREADS": "1"} | changes
 
 
-def process_of_ckn(*arguments, cwd=None, env=None, timeout=60, **options):
+def process_of_ckn(*arguments, env, through=(), **options):
     """Run `ckn` to its end in a process of its own, which takes most of a second to start."""
-    done = subprocess.run(
-        [*CKN, *map(str, arguments)],
-        cwd=cwd,
-        env=environment(**(env or {})),
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-        **options,
-    )
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "timeout": 120} | options
+    command = [*through, *CKN, *map(str, arguments)]
+    done = subprocess.run(command, env=environment(**env), text=True, check=False, **options)
     return Finished(done.returncode, done.stdout, done.stderr)
 
 
-def call_of_ckn(*arguments, cwd=None, env=None):
+def call_of_ckn(*arguments, cwd, env):
     """Run `ckn` to its end in this process, which afterwards is as it was before."""
     root, project = logging.getLogger(), logging.getLogger("ckncuda")
     handlers = {name: signal.getsignal(name) for name in (signal.SIGTERM, signal.SIGHUP)}
@@ -76,7 +76,7 @@ def call_of_ckn(*arguments, cwd=None, env=None):
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         for name in [name for name in os.environ if name.startswith("CKNCUDA_")]:
             patch.delenv(name)
-        for name, value in (env or {}).items():
+        for name, value in env.items():
             patch.setenv(name, value)
         patch.chdir(cwd or os.getcwd())
         patch.setattr(sys, "argv", ["ckn", *map(str, arguments)])
@@ -106,12 +106,6 @@ def run_ckn(*arguments, process=False, cwd=None, env=None, **options):
     return (process_of_ckn if own else call_of_ckn)(*arguments, cwd=cwd, env=env, **options)
 
 
-def write_challenge_csv(path, images):
-    """As the challenge does: an image a line, channel after channel, a comma at the end."""
-    planes = images.transpose(0, 3, 1, 2).reshape(len(images), -1)
-    path.write_text("".join(",".join(f"{value:.6g}" for value in row) + ",\n" for row in planes))
-
-
 @pytest.fixture(scope="session")
 def tiny():
     """Options of `ckn fit` for the tiny network."""
@@ -121,17 +115,6 @@ def tiny():
 @pytest.fixture(scope="session")
 def layer():
     return LAYER
-
-
-@pytest.fixture(scope="session", name="environment")
-def environment_fixture():
-    return environment
-
-
-@pytest.fixture(scope="session")
-def command():
-    """How `ckn` is started, for tests that start it themselves."""
-    return CKN
 
 
 @pytest.fixture(scope="session")
@@ -147,6 +130,19 @@ def works(tmp_path):
         done = run_ckn(*arguments, cwd=tmp_path, **options)
         assert done.rc == 0, done.stderr
         return done
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def fitted(tmp_path_factory):
+    """Fit a model for tests to share; return where it lies."""
+
+    def run(*arguments):
+        path = tmp_path_factory.mktemp("fitted") / "model.ckn"
+        done = run_ckn("fit", *arguments, "-o", path)
+        assert done.rc == 0, done.stderr
+        return path
 
     return run
 
@@ -237,22 +233,12 @@ def adds_up():
     return check
 
 
-class Data(NamedTuple):
-    """Where the tiny data lie: 40 images of 12x12x3 in four classes, whose brightness tells them apart."""
-
-    folder: Path
-    images: np.ndarray
-    labels: np.ndarray
-    csv: Path
-    labels_csv: Path
-    npy: Path
-    npz: Path
-    bytes_npy: Path
-    """uint8 of the same shape, without labels."""
-
-
 @pytest.fixture(scope="session")
 def data(tmp_path_factory):
+    """40 images of 12x12x3 in four classes, whose brightness tells them apart, and the files that hold them.
+
+    Those of ``bytes_npy`` are others: uint8 of the same shape, without labels.
+    """
     folder = tmp_path_factory.mktemp("data")
     rng = np.random.default_rng(7)
     labels = np.arange(40) % 4
@@ -260,12 +246,10 @@ def data(tmp_path_factory):
     images[:, ::2] += labels[:, None, None, None] * 0.5
     images[:, 1::2] -= 0.5
     images = images.round(4).astype(np.float32)
-    found = Data(
-        folder,
-        images,
-        labels,
-        *(folder / name for name in ("Xtr.csv", "Ytr.csv", "x.npy", "xy.npz", "bytes.npy")),
+    found = SimpleNamespace(
+        images=images, labels=labels, csv=folder / "Xtr.csv", labels_csv=folder / "Ytr.csv"
     )
+    found.npy, found.npz, found.bytes_npy = (folder / name for name in ("x.npy", "xy.npz", "bytes.npy"))
     write_challenge_csv(found.csv, images)
     rows = "".join(f"{i},{label}\n" for i, label in enumerate(labels, 1))
     found.labels_csv.write_text("Id,Prediction\n" + rows)
@@ -276,18 +260,12 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def model(data, tmp_path_factory):
+def model(data, fitted):
     """A model of the tiny network with a classifier, for images of 12x12x3."""
-    path = tmp_path_factory.mktemp("model") / "model.ckn"
-    done = run_ckn("fit", data.csv, "--labels", data.labels_csv, "-o", path, *TINY)
-    assert done.rc == 0, done.stderr
-    return path
+    return fitted(data.csv, "--labels", data.labels_csv, *TINY)
 
 
 @pytest.fixture(scope="session")
-def network(data, tmp_path_factory):
+def network(data, fitted):
     """A model of the tiny network without a classifier."""
-    path = tmp_path_factory.mktemp("network") / "network.ckn"
-    done = run_ckn("fit", data.npy, "-o", path, *TINY)
-    assert done.rc == 0, done.stderr
-    return path
+    return fitted(data.npy, *TINY)

@@ -8,26 +8,14 @@ import pickle
 
 import numpy as np
 import pytest
-
-
-class Malicious:
-    def __reduce__(self):
-        return os.system, ("touch harmed",)
+from factories import Call
 
 
 def csv_with(data, row, column, text):
     """The challenge's CSV with one cell replaced; counted from 0."""
-    lines = data.csv.read_text().splitlines()
-    cells = lines[row].split(",")
-    cells[column] = text
-    lines[row] = ",".join(cells)
-    return "\n".join(lines).encode()
-
-
-def with_value(images, value):
-    images = images.copy()
-    images[20, 3, 4, 1] = value
-    return images
+    rows = [line.split(",") for line in data.csv.read_text().splitlines()]
+    rows[row][column] = text
+    return "\n".join(map(",".join, rows)).encode()
 
 
 CASES = {
@@ -36,7 +24,7 @@ CASES = {
     "cut": ("x.npy", lambda d: d.npy.read_bytes()[:-100], ["truncated", "100 bytes are missing", "again"]),
     "malicious": (
         "data_batch_1",
-        lambda d: pickle.dumps({b"labels": [0], b"data": Malicious()}),
+        lambda d: pickle.dumps({b"labels": [0], b"data": Call(os.system, "touch harmed")}),
         ["system", "refused before it ran", "do not trust"],
     ),
     "unknown": ("x.doc", lambda d: b"\xd0\xcf\x11\xe0" * 9, ["cannot tell what", "x.doc", "--format"]),
@@ -53,14 +41,9 @@ def test_fit_refuses_damaged_images(refused, data, tiny, tmp_path, case):
 
 @pytest.mark.parametrize("command", ["fit", "extract", "predict", "evaluate", "baseline"])
 def test_every_command_refuses_images_that_are_missing(refused, model, command):
-    arguments = {
-        "fit": ("fit", "nowhere.npy", "-o", "out"),
-        "extract": ("extract", model, "nowhere.npy", "-o", "out.npy"),
-        "predict": ("predict", model, "nowhere.npy", "-o", "out"),
-        "evaluate": ("evaluate", model, "nowhere.npy"),
-        "baseline": ("baseline", "nowhere.npy"),
-    }
-    refused(*arguments[command], words=["no such file", "nowhere.npy"])
+    models = () if command in ("fit", "baseline") else (model,)
+    output = () if command in ("evaluate", "baseline") else ("-o", "out.npy")
+    refused(command, *models, "nowhere.npy", *output, words=["no such file", "nowhere.npy"])
 
 
 @pytest.mark.parametrize("suffix", ["npy", "npz"])
@@ -73,7 +56,9 @@ def test_extract_that_fails_late_leaves_no_features(refused, model, tmp_path, rn
 
 
 def test_predict_that_fails_late_leaves_neither_submission_nor_scores(refused, model, data, tmp_path):
-    np.save(tmp_path / "x.npy", with_value(data.images, np.nan))
+    images = data.images.copy()
+    images[20, 3, 4, 1] = np.nan
+    np.save(tmp_path / "x.npy", images)
     refused("predict", model, "x.npy", "-o", "s.csv", "--scores", "s.npy", words=["nan", "image 21"])
 
 
@@ -102,21 +87,19 @@ def test_bytes_model_refuses_floating_point_images(refused, data, tiny, works, t
     refused("extract", "m.ckn", data.npy, "-o", "f.npy", words=["type float32", "fitted on uint8"])
 
 
-def test_csv_of_an_unusual_size_asks_for_its_shape(refused, data, model):
+def test_csv_of_an_unusual_size_asks_for_its_shape(refused, data):
     refused("fit", data.csv, "-o", "m.ckn", words=["432 values a line", "--image-shape"])
-    refused(
-        "extract", model, data.csv, "--image-shape", "12x12", "-o", "f.npy", words=["432", "144 (12x12x1)"]
-    )
 
 
-def test_image_shapes_that_are_none_are_refused(refused, data, model):
-    for shape in ("12", "0x3x3"):
-        words = ["--image-shape", repr(shape), "such as 32x32x3"]
-        refused("extract", model, data.csv, "--image-shape", shape, "-o", "f.npy", words=words)
-
-
-def test_format_that_is_another_is_refused(refused, data, model):
-    refused(
-        "extract", model, data.csv, "--format", "idx", "-o", "f.npy", words=["Xtr.csv", "expected an IDX"]
-    )
-    refused("extract", model, data.csv, "--format", "xls", "-o", "f.npy", words=["--format", "'xls'", "csv"])
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--image-shape", "12x12", ["432", "144 (12x12x1)"]),
+        ("--image-shape", "12", ["--image-shape", "'12'", "such as 32x32x3"]),
+        ("--image-shape", "0x3x3", ["--image-shape", "'0x3x3'", "such as 32x32x3"]),
+        ("--format", "idx", ["Xtr.csv", "expected an IDX"]),
+        ("--format", "xls", ["--format", "'xls'", "csv"]),
+    ],
+)
+def test_shapes_and_formats_that_are_not_the_files_are_refused(refused, data, model, option, value, words):
+    refused("extract", model, data.csv, option, value, "-o", "f.npy", words=words)

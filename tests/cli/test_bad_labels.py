@@ -21,10 +21,8 @@ def test_labels_that_are_missing_are_refused(refused, data, tiny, model):
 
 
 def test_labels_that_are_needed_are_asked_for(refused, data, tiny, model):
-    words = ["x.npy holds no labels", "--labels"]
-    refused(
-        "fit", data.npy, "-o", "m.ckn", *tiny, "--classifier", "ridge", words=[*words, "--classifier none"]
-    )
+    words, ridge = ["x.npy holds no labels", "--labels"], ("--classifier", "ridge")
+    refused("fit", data.npy, "-o", "m.ckn", *tiny, *ridge, words=[*words, "--classifier none"])
     refused("evaluate", model, data.npy, words=words)
 
 

@@ -14,8 +14,7 @@ from factories import rewrite_model
 def test_every_command_refuses_a_model_that_is_missing(refused, data, command):
     output = {"extract": ("-o", "f.npy"), "predict": ("-o", "s.csv")}.get(command, ())
     images = () if command == "info" else (data.npz,)
-    words = ["no model file nowhere.ckn", "ckn fit"]
-    refused(command, "nowhere.ckn", *images, *output, words=words)
+    refused(command, "nowhere.ckn", *images, *output, words=["no model file nowhere.ckn", "ckn fit"])
 
 
 CASES = {
@@ -29,6 +28,7 @@ CASES = {
         lambda path: rewrite_model(path, lambda s, t: s["encoders"].clear()),
         ["m.ckn is damaged", "do not fit"],
     ),
+    "folder": (lambda path: (path.unlink(), path.mkdir()), ["m.ckn is a folder", "ckn fit"]),
 }
 
 
@@ -38,11 +38,6 @@ def test_a_file_that_is_no_whole_model_is_refused(refused, model, data, tmp_path
     change(shutil.copy(model, tmp_path / "m.ckn"))
     refused("info", "m.ckn", words=["m.ckn", *words])
     refused("extract", "m.ckn", data.npy, "-o", "f.npy", words=["m.ckn", *words])
-
-
-def test_folder_is_no_model(refused, tmp_path):
-    (tmp_path / "m.ckn").mkdir()
-    refused("info", "m.ckn", words=["m.ckn is a folder", "ckn fit"])
 
 
 def test_model_without_classifier_does_not_predict(refused, network, data):

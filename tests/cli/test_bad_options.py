@@ -7,26 +7,20 @@ import pytest
 from ckncuda.backend.cupy import why_unavailable
 
 LAYER = "filters=4,patch=3,subsampling=2,kernel=exp"
-SIZES = {
-    "patch": ("filters=4,patch=13,subsampling=2,sigma=1", ["layer 1", "patch of 13x13", "input of 12x12"]),
-    "subsampling": ("filters=4,patch=3,subsampling=13,sigma=1", ["layer 1", "subsampling of 13", "12x12"]),
-    "filters": ("filters=9999,patch=3,subsampling=2,sigma=1", ["9999 filters", "500 patches"]),
-}
 
 
-@pytest.mark.parametrize("case", SIZES)
-def test_layers_that_do_not_fit_the_images(refused, data, case):
-    layer, words = SIZES[case]
-    refused("fit", data.npz, "-o", "m.ckn", "--layer", layer, "--patches", "500", words=words)
-
-
-def test_second_layer_that_does_not_fit_the_first_is_named(refused, data, layer):
-    second = "filters=4,patch=7,subsampling=2,sigma=1"
-    words = ["layer 2", "patch of 7x7", "6x6"]
-    refused("fit", data.npz, "-o", "m.ckn", "--layer", layer, "--layer", second, words=words)
+@pytest.fixture
+def fit_refused(refused, data):
+    """Fit with these options; it must be refused with these words."""
+    return lambda *options, words, **run: refused(
+        "fit", data.npz, "-o", "m.ckn", *options, words=words, **run
+    )
 
 
 LAYERS = {
+    "large-patch": ("filters=4,patch=13,subsampling=2,sigma=1", ["layer 1", "patch of 13x13", "of 12x12"]),
+    "large-subsampling": ("filters=4,patch=3,subsampling=13,sigma=1", ["layer 1", "of 13", "12x12"]),
+    "many-filters": ("filters=9999,patch=3,subsampling=2,sigma=1", ["9999 filters", "500 patches"]),
     "unknown-name": (f"{LAYER},sigma=1,stride=2", ["no option 'stride'", "subsampling"]),
     "no-value": (f"{LAYER},sigma", ["'sigma'", "name=value"]),
     "twice": (f"{LAYER},sigma=1,sigma=2", ["sigma is given twice"]),
@@ -46,9 +40,14 @@ LAYERS = {
 
 
 @pytest.mark.parametrize("case", LAYERS)
-def test_layers_that_cannot_be(refused, data, case):
+def test_layers_that_cannot_be(fit_refused, case):
     layer, words = LAYERS[case]
-    refused("fit", data.npz, "-o", "m.ckn", "--layer", layer, "--patches", "500", words=words)
+    fit_refused("--layer", layer, "--patches", "500", words=words)
+
+
+def test_second_layer_that_does_not_fit_the_first_is_named(fit_refused, layer):
+    second = "filters=4,patch=7,subsampling=2,sigma=1"
+    fit_refused("--layer", layer, "--layer", second, words=["layer 2", "patch of 7x7", "6x6"])
 
 
 CONFIGS = {  # tests/model/test_system.py looks at every word of these and of others
@@ -63,27 +62,22 @@ CONFIGS = {  # tests/model/test_system.py looks at every word of these and of ot
 
 
 @pytest.mark.parametrize("case", CONFIGS)
-def test_configurations_that_cannot_be(refused, data, tmp_path, case):
+def test_configurations_that_cannot_be(fit_refused, tmp_path, case):
     text, words = CONFIGS[case]
     (tmp_path / "net.toml").write_text(text)
-    refused("fit", data.npz, "-o", "m.ckn", "--config", "net.toml", "--patches", "500", words=words)
+    fit_refused("--config", "net.toml", "--patches", "500", words=words)
 
 
-def test_configuration_that_is_missing(refused, data):
+def test_configuration_that_is_missing(fit_refused):
     words = ["cannot read the configuration nowhere.toml", "No such file"]
-    refused("fit", data.npz, "-o", "m.ckn", "--config", "nowhere.toml", words=words)
+    fit_refused("--config", "nowhere.toml", words=words)
 
 
-@pytest.mark.parametrize(
-    "given",
-    [("--preset", "seed", "--layer", "LAYER"), ("--config", "n.toml", "--layer", "LAYER"),
-     ("--preset", "seed", "--config", "n.toml")],
-    ids=lambda given: given[0] + given[2],
-)  # fmt: skip
-def test_network_is_described_once(refused, data, layer, given):
-    options = [layer if option == "LAYER" else option for option in given]
-    words = [given[0], given[2], "give one of them"]
-    refused("fit", data.npz, "-o", "m.ckn", *options, words=words)
+def test_network_is_described_once(fit_refused, layer):
+    described = {"--preset": "seed", "--config": "n.toml", "--layer": layer}
+    for left_out in described:
+        given = {option: value for option, value in described.items() if option != left_out}
+        fit_refused(*sum(given.items(), ()), words=[*given, "give one of them"])
 
 
 OPTIONS = {
@@ -120,26 +114,20 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize("case", OPTIONS)
-def test_options_that_cannot_be(refused, data, layer, case):
+def test_options_that_cannot_be(fit_refused, layer, case):
     options, words = OPTIONS[case]
     base = () if case == "preset" else ("--layer", layer, "--patches", "500")
-    refused("fit", data.npz, "-o", "m.ckn", *base, *options, words=words)
+    fit_refused(*base, *options, words=words)
 
 
-def test_backend_cupy_without_a_gpu(refused, data, tiny, model):
+def test_backend_cupy_without_a_gpu(refused, fit_refused, data, tiny, model):
     env = {"CUDA_VISIBLE_DEVICES": ""} if why_unavailable() is None else {}
     installed = importlib.util.find_spec("cupy") is not None
     words = ["backend cupy cannot run here", "--backend numpy" if installed else "ckncuda[cuda1"]
-    refused("fit", data.npz, "-o", "m.ckn", *tiny, "--backend", "cupy", words=words, env=env)
+    fit_refused(*tiny, "--backend", "cupy", words=words, env=env)
     refused("extract", model, data.npz, "-o", "f.npy", "--backend", "cupy", words=words, env=env)
 
 
 def test_backend_in_the_environment_that_does_not_exist(refused, data, model):
     env = {"CKNCUDA_BACKEND": "nonsense"}
     refused("extract", model, data.npz, "-o", "f.npy", words=["'nonsense'", "CKNCUDA_BACKEND"], env=env)
-
-
-def test_commands_and_arguments_that_are_missing(refused):
-    refused("train", words=["No such command 'train'"])
-    refused("fit", words=["Missing argument 'IMAGES'"])
-    refused("fit", "x.npy", words=["Missing option '-o'"])

@@ -1,6 +1,5 @@
 """Folders of images, whose classes have names."""
 
-import json
 import shutil
 
 import numpy as np
@@ -27,9 +26,9 @@ def folders(tmp_path, rng):
 def test_classes_are_matched_by_name(works, refused, folders, tiny):
     options = [o for o in tiny if o not in ("--image-shape", "12x12x3")]
     works("fit", "all", "-o", "m.ckn", *options)
-    everything = json.loads(works("evaluate", "m.ckn", "all", "--json").stdout)
+    everything = works("evaluate", "m.ckn", "all", "--json").told
     assert everything["accuracy"] > 0.9
-    some = json.loads(works("evaluate", "m.ckn", "some", "--json").stdout)
+    some = works("evaluate", "m.ckn", "some", "--json").told
     assert some["correct"] == everything["confusion"][1][1] + everything["confusion"][2][2] > 12
     assert "class names    0 cat, 1 dog, 2 fish" in works("info", "m.ckn").stdout
     refused("evaluate", "m.ckn", "other", words=["does not know the classes bird", "cat, dog, fish"])
@@ -38,5 +37,5 @@ def test_classes_are_matched_by_name(works, refused, folders, tiny):
 def test_labels_that_the_model_never_saw_are_said(works, data, model, tmp_path):
     np.save(tmp_path / "labels.npy", np.full(40, 77))
     done = works("evaluate", model, data.npy, "--labels", "labels.npy", "--json")
-    assert json.loads(done.stdout)["accuracy"] == 0
+    assert done.told["accuracy"] == 0
     assert "never saw the labels 77" in done.stderr

@@ -1,21 +1,12 @@
 """`ckn … --backend cupy` from end to end; without a GPU, the CPU executes the kernels."""
 
-import json
 import os
 
-import gpu
 import numpy as np
 import pytest
 from cuda_on_cpu import environment
 
 from ckncuda.backend.cupy import why_unavailable
-
-
-@pytest.fixture
-def device():
-    """A GPU in this process."""
-    with gpu.a_gpu():
-        yield
 
 
 @pytest.fixture
@@ -30,7 +21,7 @@ def variables():
 
 def test_a_gpu_is_taken_where_there_is_one(works, data, tiny, variables):
     options = ("fit", data.csv, "--labels", data.labels_csv, "-o", "m.ckn", *tiny, "--json")
-    result = json.loads(works(*options, env=variables, process=True).stdout)
+    result = works(*options, env=variables, process=True).told
     assert result["backend"] == "cupy"
     assert result["validation_accuracy"] > 0.5
 
@@ -38,7 +29,7 @@ def test_a_gpu_is_taken_where_there_is_one(works, data, tiny, variables):
 @pytest.mark.usefixtures("device")
 def test_a_gpu_is_not_taken_where_the_environment_names_another_backend(works, data, tiny):
     done = works("fit", data.npz, "-o", "n.ckn", *tiny, "--json", env={"CKNCUDA_BACKEND": "numpy"})
-    assert json.loads(done.stdout)["backend"] == "numpy"
+    assert done.told["backend"] == "numpy"
 
 
 @pytest.mark.usefixtures("device")
@@ -72,34 +63,31 @@ def test_bench_measures_every_step(works, network):
 
 @pytest.mark.usefixtures("device")
 def test_backends_says_what_computes(works):
-    status = json.loads(works("backends", "--json").stdout)["cupy"]
+    status = works("backends", "--json").told["cupy"]
     assert status["works"]
     assert status["detail"].startswith("CuPy ")
     assert "GiB" in status["detail"]
 
 
 def test_a_precision_needs_a_gpu(refused, data, tiny):
-    refused(
-        "fit", data.npz, "-o", "m.ckn", *tiny, "--backend", "numpy", "--precision", "tf32",
-        words=["the backend numpy has no precision 'tf32'; use --backend cupy, or float32"],
-    )  # fmt: skip
+    options = ("--backend", "numpy", "--precision", "tf32")
+    words = ["the backend numpy has no precision 'tf32'; use --backend cupy, or float32"]
+    refused("fit", data.npz, "-o", "m.ckn", *tiny, *options, words=words)
 
 
 def test_a_broken_cupy_is_a_reason_not_a_crash(works, tmp_path):
     if reason := environment.why_unavailable():
         pytest.skip(reason)
     (tmp_path / "cupy").mkdir()
-    (tmp_path / "cupy" / "__init__.py").write_text(
-        "raise ModuleNotFoundError('No module named cuda.pathfinder')"
-    )
-    variables = environment.environment() | {"PYTHONPATH": str(tmp_path)}
-    found = {name: variables[name] for name in ("PYTHONPATH", "LD_LIBRARY_PATH")}
-    status = json.loads(works("backends", "--json", env=found).stdout)["cupy"]
+    broken = "raise ModuleNotFoundError('No module named cuda.pathfinder')"
+    (tmp_path / "cupy" / "__init__.py").write_text(broken)
+    found = {"PYTHONPATH": str(tmp_path), "LD_LIBRARY_PATH": environment.environment()["LD_LIBRARY_PATH"]}
+    status = works("backends", "--json", env=found).told["cupy"]
     assert not status["works"]
     assert "ModuleNotFoundError: No module named cuda.pathfinder" in status["detail"]
 
 
 def test_info_says_what_runs_in_one_kernel(works, network):
     assert "on a GPU: one fused kernel" in works("info", network).stdout
-    encoder = json.loads(works("info", network, "--json").stdout)["encoders"][0]
+    (encoder,) = works("info", network, "--json").told["encoders"]
     assert encoder["layers"][0]["on_a_gpu"] == "one fused kernel"

@@ -1,7 +1,5 @@
 """`ckn distance`: networks beside their exact kernel."""
 
-import json
-
 import numpy as np
 import pytest
 
@@ -14,12 +12,9 @@ LAYER = "patch=3,subsampling=3,kernel=exp,sigma=0.6"
 
 def test_distance_of_networks_that_are_fitted(works, data, tmp_path):
     arguments = ("--layer", LAYER, "--preprocess", "none", "--anchors", "4,64", "--n-images", "12")
-    done = works("distance", data.npy, *arguments, "-o", "d.png", "--json")
-    result = json.loads(done.stdout)
+    result = works("distance", data.npy, *arguments, "-o", "d.png", "--json").told
     few, many = result["distances"]
-    assert result["n_images"] == 12
-    assert few["filters"] == [4]
-    assert many["filters"] == [64]
+    assert (result["n_images"], few["filters"], many["filters"]) == (12, [4], [64])
     assert few["distance"] > 2 * many["distance"] > 0
     assert few["centred"] > many["centred"]
     assert (tmp_path / "d.png").read_bytes().startswith(b"\x89PNG")
@@ -29,7 +24,7 @@ def test_distance_of_networks_that_are_fitted(works, data, tmp_path):
 
 
 def test_distance_of_a_model(works, data, model):
-    result = json.loads(works("distance", data.npy, "--model", model, "--n-images", "40", "--json").stdout)
+    result = works("distance", data.npy, "--model", model, "--n-images", "40", "--json").told
     network = load(model).network
     exact = gram(data.images, [layer.spec for layer in network.layers])
     expected = network_distance(network, data.images, exact=exact)

@@ -4,12 +4,12 @@ import contextlib
 import json
 import os
 import signal
-import time
 
 import numpy as np
 import psutil
 import pytest
 from factories import make_images, make_spec
+from gram_files import chunks, wait_for_chunks
 
 from ckncuda.exact import gram
 
@@ -33,24 +33,12 @@ def workers_of(process):
     return []
 
 
-def chunks(folder):
-    return sum(1 for path in folder.glob("K.npy.part/c/*/*") if path.suffix == "")
-
-
-def wait_until(condition, process):
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 @pytest.fixture
 def begun(tmp_path, alone, start):
     """`ckn gram` over two workers, with some tiles written and many to come."""
     np.save(tmp_path / "x.npy", alone[0])
     process = start(*GRAM, "--workers", "2")
-    wait_until(lambda: chunks(tmp_path) > 10, process)
+    wait_for_chunks(process, tmp_path / "K.npy.part", 11)
     return process
 
 
@@ -58,8 +46,7 @@ def test_a_worker_that_is_killed_changes_nothing(begun, alone, tmp_path):
     workers = workers_of(begun)
     assert len(workers) == 2
     workers[0].kill()
-    written = chunks(tmp_path)
-    assert written < 2 * TILES - 100
+    assert chunks(tmp_path / "K.npy.part") < 2 * TILES - 100
     stdout, stderr = begun.communicate(timeout=60)
     assert begun.returncode == 0, stderr
     assert "Traceback" not in stderr

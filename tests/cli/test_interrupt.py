@@ -34,15 +34,12 @@ def interrupted(start, tmp_path, listing):
 
 
 @pytest.fixture(scope="module")
-def slow_model(ckn, tmp_path_factory):
+def slow_model(fitted, tmp_path_factory):
     """A model that takes tens of seconds for 30,000 images of 32x32x3."""
-    folder = tmp_path_factory.mktemp("slow")
-    np.save(folder / "x.npy", np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), np.uint8))
-    layer = "filters=128,patch=3,subsampling=2,kernel=exp,sigma=0.6"
-    options = ("--layer", layer, "--layer", layer, "--patches", "1000", "--preprocess", "none")
-    done = ckn("fit", folder / "x.npy", "-o", folder / "m.ckn", *options)
-    assert done.rc == 0, done.stderr
-    return folder / "m.ckn"
+    images = tmp_path_factory.mktemp("slow") / "x.npy"
+    np.save(images, np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), np.uint8))
+    layer = ("--layer", "filters=128,patch=3,subsampling=2,kernel=exp,sigma=0.6")
+    return fitted(images, *layer, *layer, "--patches", "1000", "--preprocess", "none")
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])

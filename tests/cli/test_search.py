@@ -1,6 +1,5 @@
 """`ckn search` from end to end: results, going on, Ctrl-C, bad input."""
 
-import json
 import signal
 
 import pytest
@@ -11,30 +10,24 @@ ONE = ("--trials", "1", "--hold-out", "0")
 
 
 def test_a_search_goes_on_where_it_stopped(works, data, tmp_path):
-    first = works(
-        "search", data.csv, "--labels", data.labels_csv, "--image-shape", "12x12x3", "-o", "m.ckn", *ONE
-    )
+    images = (data.csv, "--labels", data.labels_csv, "--image-shape", "12x12x3")
+    first = works("search", *images, "-o", "m.ckn", *ONE)
     assert "trial 0: " in first.stderr
-    assert first.stdout.splitlines()[0].split() == [
-        *("rank", "trial", "accuracy", "seconds", "features", "system")
-    ]
+    assert first.stdout.split()[:6] == ["rank", "trial", "accuracy", "seconds", "features", "system"]
     assert "is the best of 1, and so optimistic" in first.stdout
     assert first.stdout.endswith("wrote m.ckn\n")
     assert {path.name for path in (tmp_path / "m.ckn.search").iterdir()} == {
         *("journal.log", "search.json", "leaderboard.md", "accuracy.png", "lock")
     }
-    again = works(
-        *("search", data.csv, "--labels", data.labels_csv, "--image-shape", "12x12x3", "-o", "other.ckn"),
-        *("--folder", "m.ckn.search", "--trials", "2", "--hold-out", "0", "--json"),
-    )
+    options = ("--folder", "m.ckn.search", "--trials", "2", "--hold-out", "0", "--json")
+    again = works("search", *images, "-o", "other.ckn", *options)
     assert "trial 0: " not in again.stderr
     assert "trial 1: " in again.stderr
-    result = json.loads(again.stdout)
-    assert [row["trial"] for row in sorted(result["leaderboard"], key=lambda row: row["trial"])] == [0, 1]
-    assert result["best"] == result["leaderboard"][0]
-    assert result["trials"] == 2
-    assert result["held_out_accuracy"] is None
-    assert works("predict", "other.ckn", data.csv, "-o", "p.csv").rc == 0
+    board = again.told["leaderboard"]
+    assert sorted(row["trial"] for row in board) == [0, 1]
+    expected = {"best": board[0], "trials": 2, "held_out_accuracy": None}
+    assert again.told | expected == again.told
+    works("predict", "other.ckn", data.csv, "-o", "p.csv")
 
 
 def test_the_best_is_measured_on_what_was_held_out(works, data):
@@ -55,8 +48,7 @@ def test_ctrl_c_leaves_a_search_that_goes_on(start, works, data, tmp_path):
     assert "m.ckn.search holds what was found; the same command goes on with it" in stderr
     assert not (tmp_path / "m.ckn").exists()
     assert not list(tmp_path.rglob("*.part"))
-    done = works(*arguments, "--time", "0", "--json")
-    result = json.loads(done.stdout)
+    result = works(*arguments, "--time", "0", "--json").told
     assert result["trials"] >= 1
     assert result["counts"]["failed"] == 0
     assert (tmp_path / "m.ckn").exists()
@@ -69,9 +61,8 @@ def test_a_bad_time(refused, data, given):
 
 def test_a_folder_of_another_search(works, refused, data):
     works("search", data.npz, "-o", "m.ckn", *ONE)
-    refused(
-        "search", data.npz, "-o", "m.ckn", *ONE, "--seed", "4", words=["m.ckn.search", "seed was 0, is 4"]
-    )
+    words = ["m.ckn.search", "seed was 0, is 4"]
+    refused("search", data.npz, "-o", "m.ckn", *ONE, "--seed", "4", words=words)
 
 
 def test_images_without_labels(refused, data):
@@ -81,8 +72,5 @@ def test_images_without_labels(refused, data):
 def test_without_optuna_it_says_what_to_install(refused, data, tmp_path):
     (tmp_path / "without").mkdir()
     (tmp_path / "without" / "optuna.py").write_text("raise ImportError('as if it were not installed')\n")
-    refused(
-        *("search", data.npz, "-o", "m.ckn"),
-        words=["pip install 'ckncuda[search]'"],
-        env={"PYTHONPATH": str(tmp_path / "without"), "PYTHONDONTWRITEBYTECODE": "1"},
-    )
+    env = {"PYTHONPATH": str(tmp_path / "without"), "PYTHONDONTWRITEBYTECODE": "1"}
+    refused("search", data.npz, "-o", "m.ckn", words=["pip install 'ckncuda[search]'"], env=env)

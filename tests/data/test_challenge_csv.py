@@ -18,20 +18,16 @@ def planar(images):
 
 
 def write(path, rows, *, after=",", newline="\n", last="\n", header=None):
-    lines = [
-        ",".join(f"{v:.9g}" if isinstance(v, np.floating) else str(v) for v in row) + after for row in rows
-    ]
-    text = newline.join(([header] if header is not None else []) + lines) + last
-    path.write_bytes(text.encode())
+    cells = ([f"{v:.9g}" if isinstance(v, np.floating) else str(v) for v in row] for row in rows)
+    lines = [] if header is None else [header]
+    lines += [",".join(row) + after for row in cells]
+    path.write_bytes((newline.join(lines) + last).encode())
     return path
 
 
 @pytest.fixture
 def images():
     return np.random.default_rng(0).standard_normal((7, 4, 3, 2)).astype(np.float32)
-
-
-SHAPE = (4, 3, 2)
 
 
 @pytest.mark.parametrize("after", [",", ""])
@@ -41,9 +37,8 @@ SHAPE = (4, 3, 2)
 def test_dialects(tmp_path, images, after, newline, last, mark):
     path = write(tmp_path / "X.csv", planar(images), after=after, newline=newline, last=last)
     path.write_bytes(mark + path.read_bytes())
-    source = open_images(path, image_shape=SHAPE)
-    assert source.shape == images.shape
-    assert source.dtype == np.float32
+    source = open_images(path, image_shape=images.shape[1:])
+    assert (source.shape, source.dtype) == (images.shape, np.float32)
     np.testing.assert_array_equal(source.read(0, 7), images)
     np.testing.assert_array_equal(source.read(6, 7), images[6:])
 
@@ -137,11 +132,9 @@ def test_first_line_with_a_bad_cell_is_no_header(tmp_path):
 
 
 def test_number_of_values_that_is_no_images(tmp_path):
-    path = write(tmp_path / "X.csv", [[1, 2, 3]])
-    with pytest.raises(
-        InvalidData, match=r"3 values a line, expected 3072 \(32x32x3\) or 784.*--image-shape"
-    ):
-        open_images(path)
+    message = r"3 values a line, expected 3072 \(32x32x3\) or 784.*--image-shape"
+    with pytest.raises(InvalidData, match=message):
+        open_images(write(tmp_path / "X.csv", [[1, 2, 3]]))
 
 
 @pytest.mark.parametrize("text", ["x", "", "1.2.3", "1_0", "0x10", '"3"', "1 2", "\u0663\u00e9"])
@@ -171,9 +164,8 @@ def test_not_finite(tmp_path, text):
 
 @pytest.mark.parametrize("shape", [(2, 2), (0, 4, 1), (2, -2, -1)])
 def test_image_shape_that_is_none(tmp_path, shape):
-    path = write(tmp_path / "X.csv", [[1, 2, 3, 4]])
     with pytest.raises(InvalidData, match="expected height, width and channels"):
-        open_images(path, image_shape=shape)
+        open_images(write(tmp_path / "X.csv", [[1, 2, 3, 4]]), image_shape=shape)
 
 
 @pytest.mark.parametrize("images_a_block", [50, 1000])

@@ -72,26 +72,13 @@ def test_folder_with_one_split_raw_and_gzipped(tmp_path):
         open_images(tmp_path, split="train")
 
 
-def test_folder_with_several_data_sets(tmp_path):
+def test_folder_with_no_data_set_and_with_several(tmp_path):
+    with pytest.raises(InvalidData, match="no IDX images"):
+        open_images(tmp_path, format="idx")
     write(tmp_path, "letters-train-images-idx3-ubyte", IMAGES, False)
     write(tmp_path, "digits-train-images-idx3-ubyte", IMAGES, False)
     with pytest.raises(InvalidData, match=r"more than one data set.*digits.*letters"):
         open_images(tmp_path)
-
-
-def test_folder_without(tmp_path):
-    with pytest.raises(InvalidData, match="no IDX images"):
-        open_images(tmp_path, format="idx")
-
-
-@pytest.mark.parametrize("keep", [10, 500, -1])
-def test_truncated(tmp_path, keep):
-    path = tmp_path / "images"
-    path.write_bytes(idx(IMAGES)[:keep])
-    with pytest.raises(
-        InvalidData, match="truncated.*again" if keep == 10 else "truncated.*header announces 1066"
-    ):
-        open_images(path)
 
 
 def flipped(content, place):
@@ -116,20 +103,22 @@ def test_damage_that_shows_while_reading(tmp_path, content, message):
         list(source.blocks(10))
 
 
-def test_other_types_and_axes(tmp_path):
-    path = tmp_path / "images"
-    path.write_bytes(idx(IMAGES.astype(">f4"), kind=0x0D))
-    with pytest.raises(InvalidData, match="00 00 0d 03; expected an IDX file of unsigned bytes"):
-        open_images(path)
-    path.write_bytes(idx(LABELS))
-    with pytest.raises(InvalidData, match="labels, not images"):
-        open_images(path)
-    path.write_bytes(idx(IMAGES[0]))
-    with pytest.raises(InvalidData, match="2 axes"):
-        open_images(path)
-    path.write_bytes(b"nonsense")
-    with pytest.raises(InvalidData, match="expected an IDX file"):
-        open_images(path, format="idx")
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (idx(IMAGES)[:10], "truncated.*again"),
+        (idx(IMAGES)[:500], "truncated.*header announces 1066"),
+        (idx(IMAGES)[:-1], "truncated.*header announces 1066"),
+        (idx(IMAGES.astype(">f4"), kind=0x0D), "00 00 0d 03; expected an IDX file of unsigned bytes"),
+        (idx(LABELS), "labels, not images"),
+        (idx(IMAGES[0]), "2 axes"),
+        (b"nonsense", "expected an IDX file"),
+    ],
+)
+def test_files_that_hold_no_images(tmp_path, content, message):
+    (tmp_path / "images").write_bytes(content)
+    with pytest.raises(InvalidData, match=message):
+        open_images(tmp_path / "images", format="idx" if content == b"nonsense" else None)
 
 
 def test_labels_that_do_not_fit(tmp_path):

@@ -73,8 +73,7 @@ def test_csv_refused(csv, rows, n, messages):
     path = csv("Id,Prediction\n" + rows)
     with pytest.raises(InvalidData) as caught:
         read_labels(path, n)
-    assert str(path) in str(caught.value)
-    assert all(message in str(caught.value) for message in messages), str(caught.value)
+    assert all(message in str(caught.value) for message in [str(path), *messages]), str(caught.value)
 
 
 def test_labels_without_ids(csv):
@@ -117,18 +116,13 @@ def test_arrays_refused(tmp_path, labels, message):
         read_labels(tmp_path / "y.npy", 2)
 
 
-def test_which_array(tmp_path):
+def test_files_refused(tmp_path):
     np.savez(tmp_path / "y.npz", a=[1], b=[2])
-    with pytest.raises(InvalidData, match="the arrays a, b; expected one array labels or y"):
-        read_labels(tmp_path / "y.npz", 1)
-
-
-def test_truncated_idx(tmp_path):
-    (tmp_path / "y").write_bytes(np.array([2049, 3], ">i4").tobytes() + b"\0")
-    with pytest.raises(InvalidData, match="truncated"):
-        read_labels(tmp_path / "y", 3)
-
-
-def test_missing_file(tmp_path):
-    with pytest.raises(InvalidData, match="no such file"):
-        read_labels(tmp_path / "nowhere", 3)
+    (tmp_path / "idx").write_bytes(np.array([2049, 3], ">i4").tobytes() + b"\0")
+    for name, message in (
+        ("y.npz", "the arrays a, b; expected one array labels or y"),
+        ("idx", "truncated"),
+        ("nowhere", "no such file"),
+    ):
+        with pytest.raises(InvalidData, match=message):
+            read_labels(tmp_path / name, 1)

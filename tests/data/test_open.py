@@ -20,20 +20,19 @@ def test_missing(tmp_path, format):
         open_images(tmp_path / "nowhere", format=format)
 
 
-def test_path_as_str(npy):
-    assert len(open_images(str(npy))) == 4
-
-
-def test_unknown_format(npy):
-    with pytest.raises(
-        InvalidData, match=r"unknown format 'hdf5'; the formats are csv.*npy, npz, cifar.*idx.*folder"
-    ):
-        open_images(npy, format="hdf5")
-
-
-def test_unknown_split(npy):
-    with pytest.raises(InvalidData, match="split 'val'; expected train or test"):
-        open_images(npy, split="val")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"format": "hdf5"}, r"unknown format 'hdf5'; the formats are csv.*npy, npz, cifar.*idx.*folder"),
+        ({"split": "val"}, "split 'val'; expected train or test"),
+        ({"image_shape": (5, 6, 3)}, "6x5x3; but the image shape asked for is 5x6x3"),
+        *(({"format": other}, r"x\.npy") for other in ("csv", "npz", "cifar", "idx", "folder")),
+    ],
+)
+def test_options_that_do_not_fit_the_file(npy, options, message):
+    assert len(open_images(str(npy), image_shape=(6, 5, 3))) == 4
+    with pytest.raises(InvalidData, match=message):
+        open_images(npy, **options)
 
 
 UNKNOWN = r"cannot tell what .*x.dat holds; the formats are.*--format"
@@ -43,11 +42,7 @@ UNKNOWN = r"cannot tell what .*x.dat holds; the formats are.*--format"
     ("name", "content", "message"),
     [
         ("x.dat", b"", UNKNOWN),
-        (
-            "x.dat",
-            b"once upon a time, there was",
-            UNKNOWN,
-        ),
+        ("x.dat", b"once upon a time, there was", UNKNOWN),
         ("x.dat", b"\x7fELF" + bytes(100), UNKNOWN),
         ("cat.png", b"\x89PNG\r\n\x1a\n", "one image is no data set, give the folder"),
         ("X.csv.gz", gzip.compress(b"1,2,3,4\n"), "decompress it first"),
@@ -66,30 +61,13 @@ def test_csv_by_content(tmp_path, content, name):
     assert open_images(tmp_path / name, image_shape=(2, 2, 1)).shape == (1, 2, 2, 1)
 
 
-@pytest.mark.parametrize("name", ["X.csv", "X.TXT"])
-def test_csv_with_a_header_by_name(tmp_path, name):
+@pytest.mark.parametrize(("name", "format"), [("X.csv", None), ("X.TXT", None), ("X", "csv")])
+def test_csv_with_a_header_by_name_or_by_format(tmp_path, name, format):
     (tmp_path / name).write_bytes(b"a,b,c,d\n1,2,3,4\n")
-    assert open_images(tmp_path / name, image_shape=(2, 2, 1)).shape == (1, 2, 2, 1)
-
-
-def test_format_overrides(tmp_path):
-    (tmp_path / "X").write_bytes(b"a,b,c,d\n1,2,3,4\n")
-    assert len(open_images(tmp_path / "X", format="csv", image_shape=(2, 2, 1))) == 1
-
-
-@pytest.mark.parametrize("format", ["csv", "npz", "cifar", "idx", "folder"])
-def test_wrong_format(npy, format):
-    with pytest.raises(InvalidData, match=r"x\.npy"):
-        open_images(npy, format=format)
+    assert open_images(tmp_path / name, format=format, image_shape=(2, 2, 1)).shape == (1, 2, 2, 1)
 
 
 @pytest.mark.parametrize("format", ["csv", "npy", "npz"])
 def test_a_folder_where_a_file_belongs(tmp_path, format):
     with pytest.raises(InvalidData, match=r"cannot read .*directory"):
         open_images(tmp_path, format=format)
-
-
-def test_image_shape_that_contradicts(npy):
-    assert len(open_images(npy, image_shape=(6, 5, 3))) == 4
-    with pytest.raises(InvalidData, match="6x5x3; but the image shape asked for is 5x6x3"):
-        open_images(npy, image_shape=(5, 6, 3))

@@ -11,9 +11,10 @@ from ckncuda.errors import InvalidData
 FEATURES = np.random.default_rng(0).standard_normal((10, 4)).astype(np.float32)
 
 
-def load(path):
-    loaded = np.load(path)
-    return loaded if path.suffix == ".npy" else loaded["features"]
+def write(path, *blocks):
+    with feature_writer(path, 10, 4) as writer:
+        for block in blocks:
+            writer.write(block)
 
 
 def test_submission(tmp_path):
@@ -33,10 +34,9 @@ def test_submission_refused(tmp_path, labels):
 @pytest.mark.parametrize("dtype", ["f4", "f8", ">f4"])
 def test_features(tmp_path, suffix, dtype):
     path = tmp_path / f"features{suffix}"
-    with feature_writer(path, 10, 4) as writer:
-        for start in range(0, 10, 3):
-            writer.write(np.asfortranarray(FEATURES[start : start + 3]).astype(dtype))
-    loaded = load(path) if suffix != ".NPY" else np.load(path)
+    write(path, *(np.asfortranarray(FEATURES[i : i + 3]).astype(dtype) for i in range(0, 10, 3)))
+    loaded = np.load(path)
+    loaded = loaded["features"] if suffix == ".npz" else loaded
     assert loaded.dtype == np.float32
     assert loaded.flags.c_contiguous
     np.testing.assert_array_equal(loaded, FEATURES)
@@ -51,13 +51,9 @@ def test_an_exception_leaves_nothing(tmp_path, suffix, before, error):
     if before is not None:
         path.write_bytes(before)
 
-    def interrupted():
-        with feature_writer(path, 10, 4) as writer:
-            writer.write(FEATURES[:5])
-            raise error
-
-    with pytest.raises(error):
-        interrupted()
+    with pytest.raises(error), feature_writer(path, 10, 4) as writer:
+        writer.write(FEATURES[:5])
+        raise error
     assert [file.read_bytes() for file in tmp_path.iterdir()] == ([] if before is None else [before])
 
 
@@ -72,12 +68,8 @@ def test_an_exception_leaves_nothing(tmp_path, suffix, before, error):
     ],
 )
 def test_wrong_blocks(tmp_path, suffix, block, message):
-    def write():
-        with feature_writer(tmp_path / f"features{suffix}", 10, 4) as writer:
-            writer.write(block)
-
     with pytest.raises(ValueError, match=message) as caught:
-        write()
+        write(tmp_path / f"features{suffix}", block)
     assert not isinstance(caught.value, InvalidData)
     assert not list(tmp_path.iterdir())
 
@@ -87,22 +79,14 @@ def test_full_disk(tmp_path, suffix, monkeypatch):
     def full(self, block):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    def write():
-        with feature_writer(tmp_path / f"features{suffix}", 10, 4) as writer:
-            writer.write(FEATURES)
-
     monkeypatch.setattr(FeatureWriter, "write", full)
     with pytest.raises(InvalidData, match=r"cannot write.*No space left"):
-        write()
+        write(tmp_path / f"features{suffix}", FEATURES)
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", ["features", "features.csv", "features.npy.gz"])
-def test_other_suffixes(tmp_path, name):
-    with pytest.raises(InvalidData, match=rf"{re.escape(name)}.*ending in \.npy or \.npz"):
-        feature_writer(tmp_path / name, 1, 1).__enter__()
-
-
-def test_no_such_folder(tmp_path):
-    with pytest.raises(InvalidData, match="cannot write"):
-        feature_writer(tmp_path / "nowhere" / "f.npy", 1, 1).__enter__()
+@pytest.mark.parametrize("name", ["features", "features.csv", "features.npy.gz", "nowhere/f.npy"])
+def test_places_refused(tmp_path, name):
+    message = "cannot write" if "/" in name else rf"{re.escape(name)}.*ending in \.npy or \.npz"
+    with pytest.raises(InvalidData, match=message):
+        write(tmp_path / name)

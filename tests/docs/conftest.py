@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from factories import write_challenge_csv
 from PIL import Image
 
 CLASSES = 4
@@ -13,12 +14,6 @@ def images(n, height, width, channels, seed):
     stripes = np.arange(width) // (1 + labels[:, None]) % 2
     noise = np.random.default_rng(seed).integers(0, 120, (n, height, width, channels))
     return (noise + 120 * stripes[:, None, :, None]).astype(np.uint8), labels
-
-
-def write_csv(path, pixels):
-    """As the challenge does: an image a line, channel after channel, numbers about 0, a comma at the end."""
-    planes = pixels.transpose(0, 3, 1, 2).reshape(len(pixels), -1) / 255 - 0.5
-    path.write_text("".join(",".join(f"{value:.4f}" for value in row) + ",\n" for row in planes))
 
 
 def write_labels(path, labels):
@@ -41,11 +36,11 @@ def write_cifar(path, pixels, labels):
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory):
-    """What the pages call Xtr.csv, Ytr.csv, photos/, train/ and so on."""
+    """The files that the pages call Xtr.csv, Ytr.csv, photos/, train/ and so on."""
     folder = tmp_path_factory.mktemp("data")
     for name, n, seed in (("tr", 20, 0), ("te", 8, 1), ("va", 8, 2)):
         pixels, labels = images(n, 28, 28, 1, seed)  # of 32x32x3 ZCA would take seconds
-        write_csv(folder / f"X{name}.csv", pixels)
+        write_challenge_csv(folder / f"X{name}.csv", pixels / 255 - 0.5)
         write_labels(folder / f"Y{name}.csv", labels)
     (folder / "cifar-10-batches-bin").mkdir()
     for name, n, seed in (("data_batch_1", 20, 3), ("test_batch", 8, 4)):
@@ -55,10 +50,9 @@ def data(tmp_path_factory):
     write_folder(folder / "train", *images(24, 16, 16, 3, 7))
     write_folder(folder / "test", images(4, 16, 16, 3, 8)[0])
     pixels, labels = images(40, 8, 8, 1, 9)
-    write_csv(folder / "digits.csv", pixels)
+    write_challenge_csv(folder / "digits.csv", pixels / 255 - 0.5)
     np.save(folder / "digit-labels.npy", labels)
     (x_train, y_train), (x_test, y_test) = images(20, 28, 28, 1, 10), images(8, 28, 28, 1, 11)
-    np.savez(
-        folder / "mnist.npz", x_train=x_train[..., 0], y_train=y_train, x_test=x_test[..., 0], y_test=y_test
-    )
+    arrays = {"x_train": x_train[..., 0], "x_test": x_test[..., 0], "y_train": y_train, "y_test": y_test}
+    np.savez(folder / "mnist.npz", **arrays)
     return folder

@@ -18,6 +18,7 @@ from ckncuda.exact.job import GramJob
 from ckncuda.images.sources import ArrayImages
 
 LAYER = make_spec()
+IN_THREADS = {"processes": False, "protocol": "tcp", "dashboard_address": None}
 
 
 class Deadly(ExactKernel):
@@ -36,19 +37,15 @@ def job(rng):
 @pytest.fixture
 def threads():
     """A scheduler and a worker in threads of this process, which takes no time to start."""
-    with LocalCluster(
-        n_workers=1, threads_per_worker=2, processes=False, protocol="tcp", dashboard_address=None
-    ) as cluster:
+    with LocalCluster(n_workers=1, threads_per_worker=2, **IN_THREADS) as cluster:
         yield cluster
 
 
 def test_the_same_blocks_as_without_a_cluster(job, threads):
     expected = {str(tile): block for tile, block in job.blocks(job.tiling, get_backend("numpy"))}
     with remote_cluster(threads.scheduler_address) as client:
-        found = dict(
-            (str(tile), block)
-            for tile, block in distributed_blocks(client, job, job.tiling, {"name": "numpy"})
-        )
+        blocks = distributed_blocks(client, job, job.tiling, {"name": "numpy"})
+        found = {str(tile): block for tile, block in blocks}
     assert found.keys() == expected.keys()
     for tile, block in found.items():
         np.testing.assert_array_equal(block, expected[tile])
@@ -83,28 +80,22 @@ def test_what_a_worker_refuses_is_said_here(job, threads):
             list(distributed_blocks(client, job, job.tiling, {"name": "abacus"}))
 
 
-def test_a_scheduler_without_workers(monkeypatch):
+def test_a_scheduler_without_workers_and_none_at_all(monkeypatch):
     monkeypatch.setattr(distributed, "CONNECT", 0.5)
-    with LocalCluster(n_workers=0, processes=False, protocol="tcp", dashboard_address=None) as cluster:
-        with pytest.raises(ClusterUnavailable, match="has no workers; start some with: dask worker tcp://"):
-            with remote_cluster(cluster.scheduler_address):
+    with LocalCluster(n_workers=0, **IN_THREADS) as cluster:
+        for address, words in (
+            (cluster.scheduler_address, "has no workers; start some with: dask worker tcp://"),
+            ("tcp://127.0.0.1:9", "no Dask scheduler answers at tcp://127.0.0.1:9 within 0.5 s"),
+        ):
+            with pytest.raises(ClusterUnavailable, match=words), remote_cluster(address):
                 pass
-
-
-def test_nothing_answers(monkeypatch):
-    monkeypatch.setattr(distributed, "CONNECT", 0.5)
-    with pytest.raises(
-        ClusterUnavailable, match="no Dask scheduler answers at tcp://127.0.0.1:9 within 0.5 s"
-    ):
-        with remote_cluster("tcp://127.0.0.1:9"):
-            pass
 
 
 @pytest.mark.parametrize("address", ["localhost", "tcp://host", "http://host:80"])
 def test_what_is_no_address(address):
-    with pytest.raises(InvalidSpec, match="is not the address of a Dask scheduler, such as tcp://host:8786"):
-        with remote_cluster(address):
-            pass
+    message = "is not the address of a Dask scheduler, such as tcp://host:8786"
+    with pytest.raises(InvalidSpec, match=message), remote_cluster(address):
+        pass
 
 
 def test_a_tile_that_ends_its_workers_ends_the_work(job, monkeypatch):

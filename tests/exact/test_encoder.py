@@ -71,33 +71,30 @@ def test_norms_of_the_points_are_computed_once(images, monkeypatch):
     assert counted == [20, 2, 2, 2]
 
 
+def stored_and_loaded(model, folder):
+    """The model, and what a file holds of it, which is stored to the same bytes again."""
+    model.save(folder / "m")
+    again = load(folder / "m")
+    again.save(folder / "again")
+    assert (folder / "again").read_bytes() == (folder / "m").read_bytes()
+    return model, again
+
+
 def test_round_trip_through_a_file(images, tmp_path):
     prepared = images.astype(np.float32) / np.float32(255)
     zca = ZCA(epsilon=0.5).fit(as_images(images))
     points = zca.apply(prepared)[:9]
-    model = Model(
-        (ExactEncoder(KERNELS[1], points, (zca,)), ExactEncoder(KERNELS[2], images[:5])),
-        None,
-        (8, 7, 2),
-        "uint8",
-    )
-    model.save(tmp_path / "m")
-    again = load(tmp_path / "m")
-    assert [encoder.kernel for encoder in again.encoders] == [KERNELS[1], KERNELS[2]]
-    assert [encoder.points.dtype for encoder in again.encoders] == [np.float32, np.uint8]
+    encoders = (ExactEncoder(KERNELS[1], points, (zca,)), ExactEncoder(KERNELS[2], images[:5]))
+    model, again = stored_and_loaded(Model(encoders, None, (8, 7, 2), "uint8"), tmp_path)
+    found = [(encoder.kernel, encoder.points.dtype) for encoder in again.encoders]
+    assert found == [(KERNELS[1], np.float32), (KERNELS[2], np.uint8)]
     assert np.array_equal(again.features(images, backend="numpy"), model.features(images, backend="numpy"))
-    again.save(tmp_path / "again")
-    assert (tmp_path / "again").read_bytes() == (tmp_path / "m").read_bytes()
 
 
 def test_images_that_several_kernels_share_are_stored_once(images, tmp_path):
-    model = Model(tuple(ExactEncoder(kernel, images) for kernel in KERNELS))
-    model.save(tmp_path / "m")
+    _, again = stored_and_loaded(Model(tuple(ExactEncoder(kernel, images) for kernel in KERNELS)), tmp_path)
     assert (tmp_path / "m").stat().st_size < 2 * images.nbytes
-    again = load(tmp_path / "m")
     assert all(encoder.points is again.encoders[0].points for encoder in again.encoders)
-    again.save(tmp_path / "again")
-    assert (tmp_path / "again").read_bytes() == (tmp_path / "m").read_bytes()
 
 
 def test_there_is_no_network(images, tmp_path):

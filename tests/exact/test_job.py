@@ -1,4 +1,4 @@
-"""What is computed for a Gram matrix tile by tile, and what tells one such matrix from another."""
+"""Jobs compute a Gram matrix tile by tile, and tell one such matrix from another."""
 
 import numpy as np
 import pytest

@@ -1,5 +1,7 @@
 """Averages over mirror images and shifts."""
 
+import re
+
 import numpy as np
 import pytest
 from factories import make_layer
@@ -51,12 +53,8 @@ def test_a_shift_by_two_and_images_and_channels_each_for_themselves(rng):
 
 
 def test_a_shift_beyond_the_image_leaves_zeros():
-    images = np.ones((2, 3, 5, 1), np.float32)
-    same, down, up, right, left = Symmetries(shift=3).variants(images)
-    assert same.all()
-    assert not down.any()
-    assert not up.any()
-    assert right.sum() == left.sum() == 2 * 3 * 2
+    variants = Symmetries(shift=3).variants(np.ones((2, 3, 5, 1), np.float32))  # same, down, up, right, left
+    assert [variant.sum() for variant in variants] == [2 * 3 * 5, 0, 0, 2 * 3 * 2, 2 * 3 * 2]
 
 
 @given(symmetries=SYMMETRIES, images=IMAGES)
@@ -124,15 +122,11 @@ def test_options_are_what_a_file_holds():
     assert Symmetries(**symmetries.to_dict()) == symmetries
 
 
-@pytest.mark.parametrize("flip", [1, 0, None, "yes", 1.0])
-def test_a_flip_is_true_or_false(flip):
-    with pytest.raises(InvalidSpec, match=rf"flip is {flip!r}; expected true or false"):
-        Symmetries(flip=flip)
+BAD = [("flip", value, "true or false") for value in (1, 0, None, "yes", 1.0)]
+BAD += [("shift", n, "a whole number of pixels from 0 (none) to 16") for n in (-1, 17, 1.0, True, "1", None)]
 
 
-@pytest.mark.parametrize("shift", [-1, MOST + 1, 1.0, True, "1", None])
-def test_a_shift_is_a_few_pixels(shift):
-    with pytest.raises(
-        InvalidSpec, match=rf"shift is {shift!r}; expected a whole number of pixels from 0 \(none\) to 16"
-    ):
-        Symmetries(shift=shift)
+@pytest.mark.parametrize(("name", "value", "expected"), BAD)
+def test_a_flip_is_true_or_false_and_a_shift_a_few_pixels(name, value, expected):
+    with pytest.raises(InvalidSpec, match=re.escape(f"{name} is {value!r}; expected {expected}")):
+        Symmetries(**{name: value})

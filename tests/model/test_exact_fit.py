@@ -28,6 +28,11 @@ def fit(stripes, kernels=((EXP, ()),), images=40, **options):
     return fit_exact(stripes[0][:images], stripes[1][:images], kernels, **{"backend": "numpy"} | options)
 
 
+def assert_scores(model, images, expected, its_images, atol):
+    scores = [m.scores(i, backend="numpy") for m, i in ((model, images), (expected, its_images))]
+    np.testing.assert_allclose(*scores, atol=atol)
+
+
 @pytest.fixture(scope="module")
 def model(stripes):
     return fit(stripes)
@@ -40,8 +45,9 @@ def test_it_learns_what_pixels_do_not_tell(stripes, model):
     assert model.report["validation"].startswith("leave-one-out over 40 images; λ = ")
     assert "preprocessing" not in model.report["validation"]
     assert model.report["n_features"] == model.n_features == model.report["n_images"] == 40
-    assert model.image_type == "uint8"
-    assert model.encoders[0].points.dtype == np.uint8
+    assert model.image_type == model.encoders[0].points.dtype == "uint8"
+    assert json.loads(json.dumps(model.report)) == model.report
+    assert isinstance(model.classifier, GramRidge)
 
 
 @pytest.mark.parametrize("kernel", [EXP, ExactKernel([LAYER], flip=True), NTK], ids=["exp", "flip", "ntk"])
@@ -94,9 +100,7 @@ def test_preprocessing_is_learned_once_and_met_by_new_images(stripes):
     prepared = Standardize().apply(images.astype(np.float32) / np.float32(255))
     expected = fit((prepared, labels), regularization=1e-2)
     fitted = fit(stripes, [(EXP, [Standardize()])], regularization=1e-2)
-    np.testing.assert_allclose(
-        fitted.scores(images, backend="numpy"), expected.scores(prepared, backend="numpy"), atol=1e-4
-    )
+    assert_scores(fitted, images, expected, prepared, atol=1e-4)
     assert fitted.encoders[0].points.dtype == np.float32
     assert fitted.report["validation"].endswith("; preprocessing saw all images, without labels")
     first, second = fit(stripes, [(EXP, [Standardize()]), (NTK, [Standardize()])], images=30).encoders
@@ -122,10 +126,7 @@ def test_two_kernels_are_combined(stripes):
     assert "weights" in fitted.report["validation"]
     assert np.mean(fitted.predict(images[40:], backend="numpy") == labels[40:]) >= 0.9
     given = fit(stripes, [(EXP, ()), (NTK, ())], weights=[1, 0], regularization=1e-2)
-    alone = fit(stripes, regularization=1e-2)
-    np.testing.assert_allclose(
-        given.scores(images, backend="numpy"), alone.scores(images, backend="numpy"), atol=1e-4
-    )
+    assert_scores(given, images, fit(stripes, regularization=1e-2), images, atol=1e-4)
 
 
 def test_progress_and_time_are_told(stripes):
@@ -152,9 +153,7 @@ def test_held_out_images(stripes):
 def test_with_all_images_as_landmarks_it_is_the_whole_solution(stripes):
     images, _ = stripes
     whole, landmarks = fit(stripes, regularization=1e-2), fit(stripes, regularization=1e-2, landmarks=40)
-    np.testing.assert_allclose(
-        landmarks.scores(images, backend="numpy"), whole.scores(images, backend="numpy"), atol=2e-2
-    )
+    assert_scores(landmarks, images, whole, images, atol=2e-2)
     assert landmarks.predict(images).tolist() == whole.predict(images).tolist()
 
 
@@ -189,22 +188,27 @@ def stored(stripes):
     return gram(stripes[0][:40], EXP)
 
 
+@pytest.fixture
+def zarr_matrix(stored, tmp_path):
+    zarr = pytest.importorskip("zarr")
+    path = tmp_path / "K.zarr"
+    checksum = zarr.codecs.Crc32cCodec()
+    options = {"chunks": (7, 7), "dtype": stored.dtype, "compressors": [checksum], "fill_value": np.nan}
+    zarr.create_array(str(path), shape=stored.shape, **options)[...] = stored
+    return path
+
+
 @pytest.mark.parametrize("suffix", [".npy", ".zarr"])
-def test_a_matrix_that_is_there_is_not_computed_again(stripes, stored, model, tmp_path, suffix, monkeypatch):
-    path = tmp_path / f"K{suffix}"
+def test_a_matrix_that_is_there_is_not_computed_again(
+    stripes, zarr_matrix, stored, model, suffix, monkeypatch
+):
+    path = zarr_matrix.with_suffix(suffix)
     if suffix == ".npy":
         np.save(path, stored)
-    else:
-        zarr = pytest.importorskip("zarr")
-        zarr.create_array(str(path), shape=stored.shape, chunks=(7, 7), dtype=stored.dtype)[...] = stored
-
-    def no_work(*arguments, **options):
-        raise AssertionError("the matrix is computed")
-
-    monkeypatch.setattr("ckncuda.exact.encoder.gram", no_work)
+    monkeypatch.setattr("ckncuda.exact.encoder.gram", None)
     fitted = fit(stripes, grams=[open_gram(path)])
-    images, _ = stripes
-    assert np.array_equal(fitted.scores(images, backend="numpy"), model.scores(images, backend="numpy"))
+    found, expected = (each.scores(stripes[0], backend="numpy") for each in (fitted, model))
+    assert np.array_equal(found, expected)
     assert fitted.report == model.report
 
 
@@ -238,16 +242,6 @@ def test_matrices_that_do_not_fit(stripes, stored):
         fit(stripes, grams=[damaged])
 
 
-@pytest.fixture
-def zarr_matrix(stored, tmp_path):
-    zarr = pytest.importorskip("zarr")
-    path = tmp_path / "K.zarr"
-    checksum = zarr.codecs.Crc32cCodec()
-    options = {"chunks": (7, 7), "dtype": stored.dtype, "compressors": [checksum], "fill_value": np.nan}
-    zarr.create_array(str(path), shape=stored.shape, **options)[...] = stored
-    return path
-
-
 @pytest.mark.parametrize(
     "damage",
     [
@@ -260,9 +254,8 @@ def zarr_matrix(stored, tmp_path):
 @pytest.mark.parametrize("place", range(6))  # rows are read to compare, and again to fit
 def test_a_matrix_that_has_been_damaged(stripes, zarr_matrix, damage, place):
     damage(zarr_matrix / "c" / str(place) / "2")
-    with pytest.raises(
-        InvalidData, match=r"K\.zarr is damaged; give the same ckn gram again, which mends it"
-    ):
+    message = r"K\.zarr is damaged; give the same ckn gram again, which mends it"
+    with pytest.raises(InvalidData, match=message):
         fit(stripes, grams=[open_gram(zarr_matrix)])
 
 
@@ -303,14 +296,10 @@ def test_options_are_checked_before_the_long_work(stripes, options, match):
 
 def test_labels_that_do_not_fit(stripes):
     images, labels = stripes
-    with pytest.raises(InvalidData, match="60 images, no labels"):
-        fit_exact(images, None, [(EXP, ())])
-    with pytest.raises(InvalidData, match="60 images, 59 labels"):
-        fit_exact(images, labels[1:], [(EXP, ())])
-    with pytest.raises(InvalidData, match="a classifier needs images of two classes"):
-        fit_exact(images, labels * 0, [(EXP, ())])
-
-
-def test_a_report_is_plain_data(model):
-    assert json.loads(json.dumps(model.report)) == model.report
-    assert isinstance(model.classifier, GramRidge)
+    for given, words in (
+        (None, "60 images, no labels"),
+        (labels[1:], "60 images, 59 labels"),
+        (labels * 0, "a classifier needs images of two classes"),
+    ):
+        with pytest.raises(InvalidData, match=words):
+            fit_exact(images, given, [(EXP, ())])

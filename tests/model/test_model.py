@@ -1,25 +1,16 @@
 import numpy as np
 import pytest
-from factories import make_layer, stripes
+from factories import make_layer, make_spec, stripes
 
-from ckncuda import (
-    CKN,
-    ArcCosine,
-    EncoderSpec,
-    Exponential,
-    LayerSpec,
-    Linear,
-    Model,
-    Polynomial,
-    Ridge,
-    Series,
-    Softmax,
-    load,
-)
+from ckncuda import CKN, ArcCosine, EncoderSpec, Linear, Model, Polynomial, Ridge, Series, Softmax, load
 from ckncuda.errors import InvalidData, InvalidSpec
 from ckncuda.images.preprocess import ZCA, LocalWhitening, Standardize
 
-SPECS = [LayerSpec(filters=12, patch=3, subsampling=3, kernel=Exponential(sigma=0.6))]
+SPECS = [make_spec(subsampling=3)]
+
+
+def fit(images, labels, preprocessing=(), **options):
+    return Model.fit(images, labels, [EncoderSpec(SPECS, preprocessing)], **{"patches": 500} | options)
 
 
 @pytest.fixture(scope="module")
@@ -29,22 +20,13 @@ def digits():
 
 @pytest.fixture(scope="module")
 def model(digits):
-    images, labels = digits
-    return Model.fit(
-        images,
-        labels,
-        [EncoderSpec(SPECS, [Standardize(), ZCA(epsilon=0.5)])],
-        classifier=Ridge(),
-        patches=3000,
-    )
+    return fit(*digits, [Standardize(), ZCA(epsilon=0.5)], classifier=Ridge(), patches=3000)
 
 
 def test_it_learns_what_pixels_do_not_tell(digits, model):
     images, labels = digits
-    unseen = Model.fit(
-        images[:80], labels[:80], [EncoderSpec(SPECS)], classifier=Ridge(), patches=3000
-    ).predict(images[80:])
-    assert np.mean(unseen == labels[80:]) > 0.95
+    fitted = fit(images[:80], labels[:80], classifier=Ridge(), patches=3000)
+    assert np.mean(fitted.predict(images[80:]) == labels[80:]) > 0.95
     assert model.report["validation_accuracy"] > 0.95
     assert model.report["validation"].startswith("leave-one-out over 120 images")
     assert model.report["n_features"] == model.n_features == 3 * 3 * 12
@@ -56,18 +38,14 @@ def test_round_trip_through_a_file(digits, model, tmp_path):
     again = load(tmp_path / "model.ckn")
     assert np.array_equal(again.scores(images), model.scores(images))
     assert again.report == model.report
-    assert again.image_shape == (9, 9, 1)
-    assert again.image_type == "uint8"
+    assert (again.image_shape, again.image_type) == ((9, 9, 1), "uint8")
     assert again.encoders[0].preprocessing[0] == Standardize()
     assert again.n_parameters == model.n_parameters == 12 * 9 + 108 * 2 + 2
 
 
 def test_equal_models_are_equal_files(digits, tmp_path):
-    images, labels = digits
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        Model.fit(images, labels, [EncoderSpec(SPECS)], classifier=Softmax(), patches=2000, seed=seed).save(
-            tmp_path / name
-        )
+        fit(*digits, classifier=Softmax(), patches=2000, seed=seed).save(tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     assert (tmp_path / "a").read_bytes() != (tmp_path / "c").read_bytes()
 
@@ -75,7 +53,7 @@ def test_equal_models_are_equal_files(digits, tmp_path):
 def test_every_preprocessing_is_stored(digits, tmp_path):
     images, _ = digits
     for preprocessing in ([LocalWhitening(power=0.5)], [ZCA(epsilon=0.2)], [Standardize(), LocalWhitening()]):
-        fitted = Model.fit(images, None, [EncoderSpec(SPECS, preprocessing)], patches=500)
+        fitted = fit(images, None, preprocessing)
         fitted.save(tmp_path / "m")
         again = load(tmp_path / "m")
         assert np.array_equal(again.features(images), fitted.features(images))
@@ -83,7 +61,7 @@ def test_every_preprocessing_is_stored(digits, tmp_path):
 
 
 def test_a_stored_projection_is_not_computed_again(model, tmp_path, monkeypatch):
-    """For thousands of filters that would take long, every time a model is read."""
+    """That would take long for thousands of filters, every time a model is read."""
     model.save(tmp_path / "m")
 
     def eigh(matrix):
@@ -95,7 +73,7 @@ def test_a_stored_projection_is_not_computed_again(model, tmp_path, monkeypatch)
 
 def test_bytes_mean_the_same_to_a_network_and_a_model(digits):
     images, _ = digits
-    fitted = Model.fit(images, None, [EncoderSpec(SPECS)], patches=500)
+    fitted = fit(images, None)
     assert np.array_equal(fitted.network.transform(images), fitted.transform(images))
 
 
@@ -109,28 +87,27 @@ def test_images_of_another_kind_are_refused(digits, model):
 
 def test_labels_that_do_not_fit(digits):
     images, labels = digits
-    with pytest.raises(InvalidData, match="120 images, 119 labels"):
-        Model.fit(images, labels[1:], [EncoderSpec(SPECS)], classifier=Ridge())
-    with pytest.raises(InvalidData, match="120 images, no labels"):
-        Model.fit(images, None, [EncoderSpec(SPECS)], classifier=Ridge())
-    with pytest.raises(InvalidData, match="all 120 labels are 1; a classifier needs images of two classes"):
-        Model.fit(images, np.ones(120, int), [EncoderSpec(SPECS)], classifier=Ridge())
+    for given, words in (
+        (labels[1:], "120 images, 119 labels"),
+        (None, "120 images, no labels"),
+        (np.ones(120, int), "all 120 labels are 1; a classifier needs images of two classes"),
+    ):
+        with pytest.raises(InvalidData, match=words):
+            fit(images, given, classifier=Ridge())
 
 
 def test_options_are_checked_before_the_long_work(digits):
-    images, labels = digits
-
     def no_work(stage, done, total):
         raise AssertionError(f"{stage} began")
 
     for classifier in (Ridge(regularization=0.0), Softmax(validation=2), Softmax(optimizer="adam")):
         with pytest.raises(InvalidSpec):
-            Model.fit(images, labels, [EncoderSpec(SPECS)], classifier=classifier, progress=no_work)
+            fit(*digits, classifier=classifier, progress=no_work)
 
 
 def test_without_a_classifier_there_are_features_only(digits):
     images, _ = digits
-    fitted = Model.fit(images, None, [EncoderSpec(SPECS)], patches=500)
+    fitted = fit(images, None)
     assert fitted.features(images).shape == (120, 108)
     with pytest.raises(InvalidSpec, match="no classifier"):
         fitted.predict(images)

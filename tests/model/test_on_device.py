@@ -29,6 +29,18 @@ from ckncuda.images.preprocess import ZCA, LocalWhitening, Standardize
 PREPROCESSINGS = [[], [Standardize()], [LocalWhitening()], [Standardize(), ZCA(epsilon=0.5)]]
 
 
+def stored_and_scored(model, images, backends, fitted_on, folder, atol):
+    """Return the model that a file holds, and its scores by each backend, which agree."""
+    model.save(folder / "model.ckn")
+    again = load(folder / "model.ckn")
+    scores = {name: again.scores(images, backend=backend) for name, backend in backends.items()}
+    assert all(type(table) is np.ndarray for table in scores.values())
+    np.testing.assert_allclose(scores["cupy"], scores["numpy"], atol=atol)
+    assert np.array_equal(scores[fitted_on], model.scores(images, backend=backends[fitted_on]))
+    assert np.array_equal(*(again.predict(images, backend=backend) for backend in backends.values()))
+    return again, scores
+
+
 @pytest.mark.parametrize("preprocessing", PREPROCESSINGS, ids=str)
 @pytest.mark.parametrize("fitted_on", ["cupy", "numpy"])
 def test_a_model_file_works_on_both(device, monkeypatch, tmp_path, preprocessing, fitted_on):
@@ -37,15 +49,7 @@ def test_a_model_file_works_on_both(device, monkeypatch, tmp_path, preprocessing
     images, labels = stripes()
     backends = {"cupy": device, "numpy": get_backend("numpy")}
     model = model_of(images[:70], labels[:70], preprocessing, backends[fitted_on])
-    model.save(tmp_path / "model.ckn")
-    again = load(tmp_path / "model.ckn")
-    scores = {name: again.scores(images, backend=backend) for name, backend in backends.items()}
-    assert all(type(table) is np.ndarray for table in scores.values())
-    np.testing.assert_allclose(scores["cupy"], scores["numpy"], atol=2e-3)
-    assert np.array_equal(
-        again.scores(images, backend=backends[fitted_on]), model.scores(images, backend=backends[fitted_on])
-    )
-    assert np.array_equal(again.predict(images, backend=device), again.predict(images, backend="numpy"))
+    again, _ = stored_and_scored(model, images, backends, fitted_on, tmp_path, atol=2e-3)
     assert np.mean(again.predict(images[70:], backend=device) == labels[70:]) >= 0.6
 
 
@@ -105,20 +109,11 @@ def test_an_ensemble_with_a_kernel_works_on_both(device, monkeypatch, tmp_path, 
     images, labels = stripes(50)
     kernel_ridge = KernelRidge(Exponential(sigma=1.0), 1e-2)
     backends = {"cupy": device, "numpy": get_backend("numpy")}
-    model = Model.fit(
-        images[:40], labels[:40], ENSEMBLE, classifier=kernel_ridge, patches=300, backend=backends[fitted_on]
-    )
-    model.save(tmp_path / "model.ckn")
-    again = load(tmp_path / "model.ckn")
+    options = {"classifier": kernel_ridge, "patches": 300, "backend": backends[fitted_on]}
+    model = Model.fit(images[:40], labels[:40], ENSEMBLE, **options)
+    again, scores = stored_and_scored(model, images, backends, fitted_on, tmp_path, atol=5e-3)
     expected = again.features(images, backend="reference")
     assert relative_error(again.features(images, backend=device), expected) < 1e-4
-    scores = {name: again.scores(images, backend=backend) for name, backend in backends.items()}
-    assert all(type(table) is np.ndarray for table in scores.values())
-    np.testing.assert_allclose(scores["cupy"], scores["numpy"], atol=5e-3)
-    assert np.array_equal(
-        again.scores(images, backend=backends[fitted_on]), model.scores(images, backend=backends[fitted_on])
-    )
-    assert np.array_equal(again.predict(images, backend=device), again.predict(images, backend="numpy"))
     assert np.mean(again.predict(images[:40], backend=device) == labels[:40]) >= 0.6
     here = device._cupy.asarray(images)
     np.testing.assert_allclose(again.scores(here, backend=device), scores["cupy"], atol=1e-4)

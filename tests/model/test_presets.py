@@ -55,9 +55,8 @@ def test_the_seed_preset_is_the_published_network():
 
 def test_every_preset_has_a_summary_and_an_unknown_one_is_refused():
     assert all(p.summary for p in PRESETS.values())
-    with pytest.raises(
-        InvalidSpec, match="no preset 'huge'; the presets are fast, default, best, mnist, seed"
-    ):
+    message = "no preset 'huge'; the presets are fast, default, best, mnist, seed"
+    with pytest.raises(InvalidSpec, match=message):
         System.preset("huge", 1000, (32, 32, 3))
 
 

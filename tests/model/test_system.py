@@ -5,25 +5,17 @@ import re
 
 import hypothesis
 import pytest
+from factories import make_spec
 from hypothesis import strategies
 
 import ckncuda
-from ckncuda import (
-    ArcCosine,
-    EncoderSpec,
-    ExactKernel,
-    Exponential,
-    LayerSpec,
-    Polynomial,
-    Symmetries,
-    System,
-)
+from ckncuda import ArcCosine, EncoderSpec, ExactKernel, Exponential, Polynomial, Symmetries, System
 from ckncuda.errors import InvalidSpec
 from ckncuda.exact.encoder import ExactEncoderSpec
 from ckncuda.images.preprocess import ZCA, LocalWhitening, Standardize
 from ckncuda.layer.spec import KernelLayer
 
-NETWORK = EncoderSpec([LayerSpec(filters=4, patch=3, subsampling=2, kernel=Exponential(sigma=0.6))])
+NETWORK = EncoderSpec([make_spec(filters=4)])
 SPEC = KernelLayer(patch=3, subsampling=2, kernel=Exponential(sigma=0.6))
 RELU_SPEC = KernelLayer(patch=3, subsampling=3, kernel=ArcCosine(1))
 EXACT = ExactEncoderSpec(ExactKernel([SPEC]))
@@ -58,13 +50,9 @@ def toml(tmp_path):
 
 def test_a_file_of_two_encoders(toml):
     system = System.from_toml(toml(TWO))
-    second = LayerSpec(filters=8, patch=2, subsampling=3, kernel=Polynomial(degree=2))
-    assert system.networks == (
-        NETWORK,
-        EncoderSpec([second], [LocalWhitening(power=0.5)], Symmetries(flip=True, shift=1)),
-    )
-    assert not system.exact
-    assert system.kernels == ()
+    second = make_spec(filters=8, patch=2, subsampling=3, kernel=Polynomial(degree=2))
+    other = EncoderSpec([second], [LocalWhitening(power=0.5)], Symmetries(flip=True, shift=1))
+    assert (system.networks, system.exact, system.kernels) == ((NETWORK, other), False, ())
     ridge = system.make_classifier(seed=5)
     assert isinstance(ridge, ckncuda.KernelRidge)
     assert (ridge.kernel, ridge.regularization, ridge.seed) == (Polynomial(degree=3), 0.01, 5)
@@ -176,10 +164,8 @@ def test_a_file_of_an_exact_kernel(toml, name):
     text, kernel = EXACT_FILES[name]
     system = System.from_toml(toml(text), "exact")
     assert system == System([ExactEncoderSpec(kernel)], "gram-ridge")
-    assert system.exact
-    assert system.kernels == (kernel,)
-    by_itself = name != "as one encoder"  # which says nothing at its top
-    if by_itself:
+    assert (system.exact, system.kernels) == (True, (kernel,))
+    if name != "as one encoder":  # which says nothing at its top
         assert System.from_toml(toml(text)) == system
 
 
@@ -270,7 +256,7 @@ kernels = strategies.one_of(
     strategies.just(ArcCosine(1)),
 )
 layers = strategies.builds(
-    LayerSpec,
+    make_spec,
     filters=strategies.sampled_from([1, 1, 8]),
     patch=strategies.one_of(strategies.integers(1, 3), strategies.tuples(*[strategies.integers(1, 3)] * 2)),
     subsampling=strategies.integers(1, 2),

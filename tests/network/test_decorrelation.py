@@ -8,10 +8,12 @@ from factories import make_layer, make_spec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ckncuda import CKN, Exponential, Layer, LayerSpec, Model, load
+from ckncuda import CKN, Layer, LayerSpec, Model, load
 from ckncuda.backend import get_backend
 from ckncuda.errors import InvalidSpec
+from ckncuda.images.sources import as_images
 from ckncuda.layer.layer import DECORRELATION_FLOOR
+from ckncuda.network.network import OUTPUTS_PER_FILTER, _outputs
 from ckncuda.progress import Report
 
 PLAIN = make_spec(filters=10)
@@ -28,6 +30,10 @@ def images():
 
 def a_layer(filters, rng):
     return make_layer(3, rng, filters=filters, patch=2)
+
+
+def fitted(images, *specs):
+    return CKN(specs).fit(images, patches=2000, backend="numpy")
 
 
 def covariance(outputs):
@@ -63,9 +69,8 @@ def test_half_makes_all_but_the_smallest_variances_equal(rng):
 
 def test_zero_changes_nothing(images, rng):
     layer = a_layer(5, rng)
-    np.testing.assert_allclose(
-        layer.decorrelated(0.0, [rng.normal(size=(50, 5))]).projection, layer.projection, atol=1e-12
-    )
+    found = layer.decorrelated(0.0, [rng.normal(size=(50, 5))])
+    np.testing.assert_allclose(found.projection, layer.projection, atol=1e-12)
     plain, zero = (CKN([spec]).fit(images, patches=500, backend="numpy") for spec in (PLAIN, with_power(0.0)))
     assert plain.layers[0].projection.tobytes() == zero.layers[0].projection.tobytes()
 
@@ -80,9 +85,7 @@ def test_outputs_without_variance_and_fewer_outputs_than_filters_are_no_fault(rn
 
 def test_a_fitted_networks_outputs_are_decorrelated(images, monkeypatch):
     monkeypatch.setattr("ckncuda.network.network.OUTPUTS_PER_FILTER", 10**6)  # all images
-    plain, half = (
-        CKN([with_power(power)]).fit(images, patches=2000, backend="numpy") for power in (0.0, 0.5)
-    )
+    plain, half = (fitted(images, with_power(power)) for power in (0.0, 0.5))
     assert half.layers[0].spec.decorrelation == 0.5
     assert half.layers[0].anchors.tobytes() == plain.layers[0].anchors.tobytes()
     c, d = (covariance(net.transform(images, backend="reference").reshape(-1, 10)) for net in (plain, half))
@@ -92,12 +95,11 @@ def test_a_fitted_networks_outputs_are_decorrelated(images, monkeypatch):
     assert np.linalg.cond(d) < 0.1 * np.linalg.cond(c)
 
 
-def test_some_images_tell_nearly_the_same_covariance(images):
+def test_some_images_tell_nearly_the_same_covariance(images, monkeypatch):
     many = np.concatenate([images] * 10) + np.random.default_rng(1).normal(size=(400, 9, 8, 2))
-    few = CKN([with_power(0.25)]).fit(many, patches=2000, backend="numpy")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ckncuda.network.network.OUTPUTS_PER_FILTER", 10**6)
-        all_of_them = CKN([with_power(0.25)]).fit(many, patches=2000, backend="numpy")
+    few = fitted(many, with_power(0.25))
+    monkeypatch.setattr("ckncuda.network.network.OUTPUTS_PER_FILTER", 10**6)
+    all_of_them = fitted(many, with_power(0.25))
     a, b = (network.layers[0].projection for network in (few, all_of_them))
     assert not np.array_equal(a, b)
     np.testing.assert_allclose(a, b, atol=0.2 * np.abs(b).max())
@@ -106,15 +108,11 @@ def test_some_images_tell_nearly_the_same_covariance(images):
 @pytest.mark.parametrize("block", [7, 40])
 def test_outputs_are_those_of_images_drawn_once_each(images, monkeypatch, block):
     """Whatever the blocks in which they are read."""
-    from ckncuda.images.sources import as_images
-    from ckncuda.network.network import OUTPUTS_PER_FILTER, _outputs
-
     backend = get_backend("numpy")
     monkeypatch.setattr(type(backend), "images_per_block", lambda self, layers, shape: block)
     layers = CKN([PLAIN]).fit(images, patches=500, backend=backend).layers
-    outputs = np.concatenate(
-        list(_outputs(layers, as_images(images), backend, np.random.default_rng(3), Report()))
-    )
+    blocks = _outputs(layers, as_images(images), backend, np.random.default_rng(3), Report())
+    outputs = np.concatenate(list(blocks))
     wanted = -(-OUTPUTS_PER_FILTER * 10 // 20)  # 5×4 positions each
     assert outputs.shape == (wanted * 20, 10)
     maps = backend.encode(images, layers).reshape(40, 20, 10)
@@ -125,9 +123,7 @@ def test_outputs_are_those_of_images_drawn_once_each(images, monkeypatch, block)
 
 def test_a_layer_above_learns_from_decorrelated_outputs(images):
     above = make_spec(filters=6, patch=2)
-    plain, decorrelated = (
-        CKN([with_power(power), above]).fit(images, patches=2000, backend="numpy") for power in (0.0, 0.25)
-    )
+    plain, decorrelated = (fitted(images, with_power(power), above) for power in (0.0, 0.25))
     below = [network.layers[0].anchors.tobytes() for network in (plain, decorrelated)]
     assert below[0] == below[1]
     assert np.abs(plain.layers[1].anchors - decorrelated.layers[1].anchors).max() > 1e-3
@@ -140,18 +136,16 @@ def test_the_same_seed_gives_the_same_bytes(images):
 
 
 def test_progress_tells_of_it(images):
-    seen = {}
-    CKN([with_power(0.25), PLAIN]).fit(
-        images, patches=500, progress=lambda stage, done, total: seen.setdefault(stage, []).append(done)
-    )
-    assert [stage for stage in seen if "decorrelation" in stage] == ["layer 1: decorrelation"]
-    assert seen["layer 1: decorrelation"][-1] == 40
+    seen = []
+    CKN([with_power(0.25), PLAIN]).fit(images, patches=500, progress=lambda *stage: seen.append(stage))
+    told = [stage for stage in seen if "decorrelation" in stage[0]]
+    assert {stage for stage, _, _ in told} == {"layer 1: decorrelation"}
+    assert told[-1][1] == 40
 
 
 @pytest.mark.parametrize("power", [0.25, 0.5])
 def test_backends_agree(images, power, relative_error):
-    network = CKN([with_power(power), with_power(power, LayerSpec(8, 2, 2, Exponential(sigma=0.6)))])
-    network.fit(images, patches=2000, backend="numpy")
+    network = fitted(images, with_power(power), with_power(power, make_spec(filters=8, patch=2)))
     expected = network.transform(images, backend="reference")
     assert relative_error(network.transform(images, backend="numpy"), expected) < 1e-5
     exact = CKN(network.specs).fit(images, patches=2000, backend="reference")

@@ -13,9 +13,7 @@ from ckncuda.studies.plots import filter_mosaic, hardest_first
 def test_digits_come_as_bytes():
     pytest.importorskip("sklearn")
     images, labels = load_digits()
-    assert images.shape == (1797, 8, 8, 1)
-    assert images.dtype == np.uint8
-    assert images.max() == 255
+    assert (images.shape, images.dtype, images.max()) == ((1797, 8, 8, 1), np.uint8, 255)
     assert sorted(set(labels)) == list(range(10))
 
 
@@ -33,17 +31,12 @@ def test_the_demo_does_the_whole_job(tmp_path):
     pytest.importorskip("matplotlib")
     result = run_demo(tmp_path, seed=1, backend=get_backend("numpy"))
     assert result.accuracy >= 0.98
-    assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "features.npy",
-        "model.ckn",
-        "picture.png",
-        "submission.csv",
-    ]
+    names = ["features.npy", "model.ckn", "picture.png", "submission.csv"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == names
     rows = (tmp_path / "submission.csv").read_text().splitlines()
     assert rows[0] == "Id,Prediction"
     images, labels = load_digits()
-    order = np.random.default_rng(1).permutation(len(images))
-    test = np.sort(order[:500])
+    test = np.sort(np.random.default_rng(1).permutation(len(images))[:500])
     predicted = np.array([int(row.split(",")[1]) for row in rows[1:]])
     assert np.mean(predicted == labels[test]) == result.accuracy
     features = np.load(tmp_path / "features.npy")

@@ -39,26 +39,22 @@ def test_what_a_reader_says_of_a_disk_and_of_memory():
         ZarrRows("K.zarr", Unreadable(MemoryError()))[:2]
 
 
-def test_an_unfinished_matrix_behind_a_link(tmp_path):
-    (tmp_path / "mat.part").mkdir()
-    (tmp_path / "K.zarr").symlink_to(tmp_path / "mat")
-    with pytest.raises(InvalidData, match="is not finished: give the same ckn gram again"):
-        open_gram(tmp_path / "K.zarr")
-
-
 def test_files_that_are_no_matrices(tmp_path):
-    with pytest.raises(InvalidData, match="there is no Gram matrix .*ckn gram"):
-        open_gram(tmp_path / "K.npy")
-    (tmp_path / "K.zarr.part").mkdir()
-    with pytest.raises(InvalidData, match="is not finished: give the same ckn gram again"):
-        open_gram(tmp_path / "K.zarr")
+    for folder in ("K.zarr.part", "mat.part"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "L.zarr").symlink_to(tmp_path / "mat")
     (tmp_path / "K.csv").write_text("1,2")
-    with pytest.raises(InvalidData, match=r"\.npy or \.zarr"):
-        open_gram(tmp_path / "K.csv")
     (tmp_path / "K.npy").write_bytes(b"no array")
-    with pytest.raises(InvalidData, match="cannot be read as a matrix"):
-        open_gram(tmp_path / "K.npy")
-    for array in (np.ones(3), np.ones((3, 3), int), np.array([["a"]])):
-        np.save(tmp_path / "K.npy", array)
-        with pytest.raises(InvalidData, match="holds no matrix of floating-point numbers"):
-            open_gram(tmp_path / "K.npy")
+    arrays = {"a.npy": np.ones(3), "b.npy": np.ones((3, 3), int), "c.npy": np.array([["a"]])}
+    for name, array in arrays.items():
+        np.save(tmp_path / name, array)
+    for name, words in [
+        ("nowhere.npy", "there is no Gram matrix .*ckn gram"),
+        ("K.zarr", "is not finished: give the same ckn gram again"),
+        ("L.zarr", "is not finished: give the same ckn gram again"),
+        ("K.csv", r"\.npy or \.zarr"),
+        ("K.npy", "cannot be read as a matrix"),
+        *((name, "holds no matrix of floating-point numbers") for name in arrays),
+    ]:
+        with pytest.raises(InvalidData, match=words):
+            open_gram(tmp_path / name)

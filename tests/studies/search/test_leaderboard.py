@@ -1,4 +1,4 @@
-"""What a search has found: which rows none beats, and their picture."""
+"""The leaderboard of a search: which rows none beats, and their picture."""
 
 import random
 

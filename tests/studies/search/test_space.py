@@ -5,7 +5,7 @@ import json
 import pytest
 from factories import make_spec
 
-import ckncuda
+from ckncuda import Exponential
 from ckncuda.images.preprocess import ZCA, LocalWhitening
 from ckncuda.images.symmetries import Symmetries
 from ckncuda.model.presets import PRESETS, Preset
@@ -44,12 +44,8 @@ def test_every_system_drawn_fits_the_images(shape, images):
 def test_what_is_said_of_a_preset_draws_it_again():
     shape = (32, 32, 3)
     space = SearchSpace(shape, 5000, 5000)
-    layers = [
-        make_spec(filters=64),
-        ckncuda.LayerSpec(
-            filters=1024, patch=5, subsampling=6, kernel=ckncuda.Exponential(sigma=0.5), decorrelation=0.25
-        ),
-    ]
+    last = {"filters": 1024, "patch": 5, "subsampling": 6, "kernel": Exponential(sigma=0.5)}
+    layers = [make_spec(filters=64), make_spec(**last, decorrelation=0.25)]
     encoder = EncoderSpec(layers, [ZCA(0.1)], Symmetries(flip=True))
     told = System([encoder], "kernel-ridge", {"kernel": "arccos1"}, 40_960)
     found = space.matching(told)
@@ -59,7 +55,7 @@ def test_what_is_said_of_a_preset_draws_it_again():
 
 
 def test_a_preset_is_described_as_far_as_the_space_has_words():
-    layer = ckncuda.LayerSpec(filters=100, patch=4, subsampling=16, kernel=ckncuda.Exponential(sigma=0.607))
+    layer = make_spec(filters=100, patch=4, subsampling=16, kernel=Exponential(sigma=0.607))
     told = System([EncoderSpec([layer], [ZCA(10), LocalWhitening()])], "ridge", {}, 1000)
     found = SearchSpace((32, 32, 1), 5000, 5000).matching(told)
     assert found == {"layers": 1, "classifier": "ridge", "last_positions": 2, "last_decorrelation": 0.0}
