@@ -16,7 +16,7 @@ from ckncuda.backend import Backend
 
 sys.path.append(str(Path(__file__).parents[1]))
 
-from extract import anchors_of  # noqa: E402  # what the measurements of a CPU take
+from extract import anchors_of  # what the measurements of a CPU take
 
 CHECKED = 8  # images whose features are compared with the reference
 

@@ -1,8 +1,7 @@
 """Backends: the handful of operations that are worth writing more than once.
 
-`reference` defines each operation in float64, plainly; `numpy` is the fast one for a CPU; a CUDA
-backend is chosen through CuPy where it can run.  `get_backend` selects.  Nothing outside this room
-knows where an array lives.
+`reference` defines each operation in float64, plainly; `numpy` is the fast one for a CPU, `cupy` for a GPU.
+Nothing outside this room knows where an array lives.
 """
 
 import os
@@ -70,13 +69,22 @@ def get_backend(
         name = "cupy" if _cupy_status().works else "numpy"
     if name not in NAMES:
         raise InvalidSpec(f"there is no backend {name!r}{origin}; the backends are auto, {', '.join(NAMES)}")
+    # Imported on demand: nobody pays for a backend that is not used.
     if name == "cupy":
-        return _cupy(memory, precision)
+        from ckncuda.backend.cupy import CupyBackend
+
+        return CupyBackend(memory, precision)
     if precision != "float32":
         raise InvalidSpec(
             f"the backend {name} has no precision {precision!r}; use --backend cupy, or float32"
         )
-    return _numpy(threads, memory) if name == "numpy" else _reference(memory)
+    if name == "numpy":
+        from ckncuda.backend.numpy import NumpyBackend
+
+        return NumpyBackend(threads, memory)
+    from ckncuda.backend.reference import ReferenceBackend
+
+    return ReferenceBackend(memory)
 
 
 def backend_statuses() -> list[BackendStatus]:
@@ -96,24 +104,3 @@ def _cupy_status() -> BackendStatus:
 
     reason = why_unavailable()
     return BackendStatus("cupy", reason is None, describe() if reason is None else reason)
-
-
-# Imported on demand: nobody pays for a backend that is not used.
-
-
-def _numpy(threads: int | None, memory: int | None) -> Backend:
-    from ckncuda.backend.numpy import NumpyBackend
-
-    return NumpyBackend(threads=threads, memory=memory)
-
-
-def _cupy(memory: int | None, precision: str) -> Backend:
-    from ckncuda.backend.cupy import CupyBackend
-
-    return CupyBackend(memory, precision)
-
-
-def _reference(memory: int | None) -> Backend:
-    from ckncuda.backend.reference import ReferenceBackend
-
-    return ReferenceBackend(memory=memory)

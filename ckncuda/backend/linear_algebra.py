@@ -1,10 +1,8 @@
 """Dense linear algebra where SciPy and CuPy do not go by the same names.
 
-Each function looks at its arguments: for NumPy's arrays it asks SciPy's BLAS and LAPACK, which work in place
-on column-major matrices; for arrays on a GPU it asks CuPy's libraries, and the result stays there. All else
-that a classifier needs are NumPy's functions, which CuPy's arrays answer.
-
-SciPy's linear algebra, a third of the library's start-up, and CuPy are imported at the first use.
+For NumPy's arrays each function asks SciPy's BLAS and LAPACK, which work in place on column-major matrices;
+for arrays on a GPU, CuPy's libraries, and the result stays there.  Both are imported at the first use: SciPy
+would be a third of the library's start-up.
 """
 
 from typing import Any
@@ -15,18 +13,15 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 AT_ONCE = 4096
-"""Rows or columns of a square matrix that a GPU computes at a time: so what lies beyond the diagonal is left
-out, and intermediate results are no further square matrices."""
+"""Rows or columns of a square matrix that a GPU computes at a time, without what lies above the diagonal."""
 
 
 def add_product(total: Array, block: Array) -> None:
     """Add blockᵀ block to the lower triangle of a column-major matrix of the same type, in place."""
     if isinstance(total, np.ndarray):
-        syrk = _blas("syrk", total)
-        if block.flags.c_contiguous:  # BLAS sees it as its transpose, column-major, without a copy
-            syrk(1.0, block.T, beta=1.0, c=total, lower=1, overwrite_c=1)
-        else:
-            syrk(1.0, block, beta=1.0, c=total, trans=1, lower=1, overwrite_c=1)
+        # A row-major block BLAS sees as its transpose, column-major, without a copy.
+        matrix, trans = (block.T, 0) if block.flags.c_contiguous else (block, 1)
+        _routine("blas", "syrk", total)(1.0, matrix, beta=1.0, c=total, trans=trans, lower=1, overwrite_c=1)
         return
     for start in range(0, len(total), AT_ONCE):
         stop = min(start + AT_ONCE, len(total))
@@ -43,11 +38,11 @@ def cholesky(matrix: Array) -> Array:
     numpy.linalg.LinAlgError
         The matrix is not positive definite, up to rounding.
     """
+    factor: Array
     if isinstance(matrix, np.ndarray):
-        host, failed = _lapack("potrf", matrix)(matrix, lower=1, overwrite_a=1)
+        factor, failed = _routine("lapack", "potrf", matrix)(matrix, lower=1, overwrite_a=1)
         if failed:
             raise np.linalg.LinAlgError(f"the leading minor of order {failed} is not positive definite")
-        factor: Array = host
         return factor
     import cupy
     import cupyx
@@ -62,23 +57,23 @@ def cholesky(matrix: Array) -> Array:
 def solve(factor: Array, right: Array) -> Array:
     """Return (LLᵀ)⁻¹ right, for the lower Cholesky factor L and an array [n, K] of its type."""
     if isinstance(factor, np.ndarray):
-        host: Array = _lapack("potrs", factor)(factor, right, lower=1)[0]
-        return host
+        solution: Array = _routine("lapack", "potrs", factor)(factor, right, lower=1)[0]
+        return solution
     return _on_device(factor, _on_device(factor, right, transposed=False), transposed=True)
 
 
 def solve_lower(factor: Array, right: Array) -> Array:
     """Return L⁻¹ right, for the lower Cholesky factor L and an array [n, m] of its type, overwritten."""
     if isinstance(factor, np.ndarray):
-        host: Array = _blas("trsm", factor)(1.0, factor, right, lower=1, overwrite_b=1)
-        return host
+        solution: Array = _routine("blas", "trsm", factor)(1.0, factor, right, lower=1, overwrite_b=1)
+        return solution
     return _on_device(factor, right, transposed=False)
 
 
 def inverse_diagonal(factor: Array) -> Array:
     """Return the diagonal of (LLᵀ)⁻¹, for the lower Cholesky factor L, which is overwritten on the host."""
     if isinstance(factor, np.ndarray):
-        inverse: Array = _lapack("trtri", factor)(factor, lower=1, overwrite_c=1)[0].T
+        inverse = _routine("lapack", "trtri", factor)(factor, lower=1, overwrite_c=1)[0].T
         host: Array = np.einsum("ij,ij->i", inverse, inverse)
         return host
     import cupy
@@ -101,15 +96,8 @@ def _on_device(factor: Array, right: Array, transposed: bool) -> Array:
     return solution
 
 
-def _blas(name: str, matrix: Array) -> Any:
-    """Return BLAS's routine of this name for matrices of this type."""
-    from scipy.linalg import get_blas_funcs
+def _routine(library: str, name: str, matrix: Array) -> Any:
+    """Return BLAS's or LAPACK's routine of this name for matrices of this type."""
+    import scipy.linalg
 
-    return get_blas_funcs(name, (matrix,))
-
-
-def _lapack(name: str, matrix: Array) -> Any:
-    """Return LAPACK's routine of this name for matrices of this type."""
-    from scipy.linalg import get_lapack_funcs
-
-    return get_lapack_funcs(name, (matrix,))
+    return getattr(scipy.linalg, f"get_{library}_funcs")(name, (matrix,))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from ckncuda.layer.layer import Layer
 from ckncuda.layer.spec import KernelLayer, LayerSpec
@@ -18,24 +18,19 @@ PairSpec = KernelLayer | LayerSpec
 Specs = Sequence[PairSpec]
 """The layers of an exact kernel, from the image upwards."""
 
+Blocks = Iterable[NDArray[Any]]
+"""Images [b, h, w, c] after images, NumPy's or the backend's."""
+
 AnchorSearch = Callable[[Array], tuple[Index, Array]]
 """Finds the nearest of any anchors [k, d] to the patches it was made for; see `Backend.anchor_search`."""
 
 
 @dataclass(frozen=True, eq=False)
 class NormedMaps:
-    """Images in the host's memory, with the norm of every patch at every layer of an exact kernel.
+    """Images in the host's memory, with the norm of every patch at every layer of an exact kernel."""
 
-    Attributes
-    ----------
-    maps : float32 or float64 [n, h, w, c]
-        The images.  Exact kernels are computed in their type.
-    norms : tuple of float64 [n, h_l, w_l]
-        One array a layer: n(u), the norm of each patch in the space where the layer's input lives.
-    """
-
-    maps: Array
-    norms: tuple[NDArray[np.float64], ...]
+    maps: Array  # float32 or float64 [n, h, w, c]: exact kernels are computed in their type
+    norms: tuple[NDArray[np.float64], ...]  # n(u) [n, h_l, w_l] of each layer, where its input lives
 
     def __len__(self) -> int:
         """Count the images."""
@@ -68,50 +63,33 @@ class Backend(Protocol):
 
     def encode(self, maps: Array, layers: Sequence[Layer]) -> Array:
         """Patch, norm, κ, pool and project, layer after layer: maps [n, h, w, c] to [n, h', w', filters]."""
-        ...
 
     def map_blocks(
-        self,
-        function: Callable[[Array], Array],
-        blocks: Iterable[NDArray[Any]],
-        out: NDArray[Any] | None = None,
+        self, function: Callable[[Array], Array], blocks: Blocks, out: NDArray[Any] | None = None
     ) -> Iterator[NDArray[Any]]:
         """Apply a function, such as `encode`, to block after block of images, and yield NumPy arrays.
 
-        Parameters
-        ----------
-        function : callable
-            From a block [b, h, w, c] of the backend's own arrays to a result [b, …]; of part of a block the
-            result is that part of the block's result.
-        blocks : iterable of arrays [b, h, w, c]
-            NumPy's or the backend's.
-        out : array [n, …], optional
-            NumPy's or the backend's: where the results are written, one after the other; what is yielded are
-            its parts then.
+        The function takes the backend's arrays, and may be given parts of a block.  Results are written to
+        ``out`` [n, …], NumPy's or the backend's, if it is given: its parts are what is yielded then.
         """
-        ...
 
     def nearest_anchor(self, patches: Array, anchors: Array) -> tuple[Index, Array]:
         """Return the number of the anchor [k, d] of largest cosine to each unit patch [n, d], and the cosine.
 
         Both are [n]; of equal anchors the first is taken.
         """
-        ...
 
     def anchor_search(self, patches: Array) -> AnchorSearch:
         """Return `nearest_anchor` of these patches for any anchors; what spares products is prepared once."""
-        ...
 
     def sum_by_anchor(self, patches: Array, nearest: Index, anchors: int) -> Array:
         """Sum the patches [n, d] whose nearest anchor is each of so many: [anchors, d]."""
-        ...
 
     def patch_norms(self, maps: Array, specs: Specs) -> tuple[NDArray[np.float64], ...]:
         """Compute the norms [n, h_l, w_l] of the patches of images at each layer of an exact kernel.
 
         Maps, float32 or float64 [n, h, w, c], and norms are in the host's memory.
         """
-        ...
 
     def gram_block(
         self,
@@ -124,62 +102,35 @@ class Backend(Protocol):
     ) -> Array:
         """Compute the exact kernel of each of the first images with each of the second: [n, n2], on the host.
 
-        Parameters
-        ----------
-        first, second : NormedMaps
-            Both in float32 or both in float64, in which the kernel is computed.
-        specs : sequence of KernelLayer or LayerSpec
-            From the image upwards.
-        tangent : bool
-            The neural tangent kernel; the layers' kernels are ``arccos1`` then.
-        symmetric : bool
-            Whether it is known that the result is symmetric: only one half is computed then.
+        Both are in float32 or both in float64, in which it is computed.  ``tangent`` asks for the neural
+        tangent kernel of layers of κ ``arccos1``; of what is known to be ``symmetric`` one half is computed.
         """
-        ...
 
     def images_per_block(self, layers: Sequence[Layer], shape: Shape) -> int:
         """Count the images of this shape that go through these layers, or none, within `memory_budget`."""
-        ...
 
     def empty(self, shape: tuple[int, ...]) -> Array:
         """Return an array for results: where the backend computes if there is room to go on, else NumPy's."""
-        ...
 
     def asarray(self, array: NDArray[Any]) -> Array:
         """Bring an array to where the backend computes, as floating point; bytes 0…255 become 0…1."""
-        ...
 
     def wait(self) -> None:
         """Return when all that was asked for has been computed."""
-        ...
 
     def to_host(self, array: Array) -> Array:
         """Bring an array of the backend back as a NumPy array."""
-        ...
 
 
-class HostBlocks:
+class HostBlocks(Backend):
     """Blocks of images one after the other, results in host memory, nothing left to wait for."""
-
-    dtype: DTypeLike
-
-    def asarray(self, array: NDArray[Any]) -> NDArray[Any]:
-        """See `Backend.asarray`; each backend has its own."""
-        raise NotImplementedError
-
-    def nearest_anchor(self, patches: Array, anchors: Array) -> tuple[Index, Array]:
-        """See `Backend.nearest_anchor`; each backend has its own."""
-        raise NotImplementedError
 
     def anchor_search(self, patches: Array) -> AnchorSearch:
         """Prepare nothing: every call computes all products."""
         return functools.partial(self.nearest_anchor, patches)
 
     def map_blocks(
-        self,
-        function: Callable[[NDArray[Any]], NDArray[Any]],
-        blocks: Iterable[NDArray[Any]],
-        out: NDArray[Any] | None = None,
+        self, function: Callable[[Array], Array], blocks: Blocks, out: NDArray[Any] | None = None
     ) -> Iterator[NDArray[Any]]:
         """Take one block after the other."""
         done = 0

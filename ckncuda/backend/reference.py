@@ -1,10 +1,9 @@
-"""The definition of every operation: float64, plain, never optimised.
+"""The definition of every operation, which others are tested against: float64, plain, never optimised.
 
-The other backends are tested against this one.  Symbols are those of the literature: patch P x(u),
-its norm n(u), cosine t_j(u) with the anchor z_j, kernel κ, pooling A, projection W.
+Symbols are those of the literature: patch P x(u), its norm n(u), cosine t_j(u) with the anchor z_j, kernel κ,
+pooling A, projection W.
 """
 
-import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -43,10 +42,9 @@ def unpooled_map(maps: Array, layer: Layer) -> Array:
 
 def patch_sums(pairs: Array, spec: Geometry) -> Array:
     """Compute S(u, v) = Σ_δ G(u+δ, v+δ) over the patch: [h, w, h2, w2] to [h', w', h2', w2']."""
-    height, width = spec.patch_shape
     padded = np.pad(pairs, spec.margins * 2)
     h, w, h2, w2 = (size - side + 1 for size, side in zip(padded.shape, spec.patch_shape * 2, strict=True))
-    shifts = itertools.product(range(height), range(width))
+    shifts = np.ndindex(spec.patch_shape)
     sums: Array = sum((padded[y : y + h, x : x + w, y : y + h2, x : x + w2] for y, x in shifts), np.zeros(()))
     return sums
 

@@ -1,24 +1,21 @@
 """What the NumPy backend owes to the process it runs in."""
 
 import multiprocessing
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import threadpoolctl
 from factories import make_images, make_layer
 
-from ckncuda import CKN, Exponential, LayerSpec
+from ckncuda import CKN
 from ckncuda.backend import get_backend
 from ckncuda.backend.numpy import NumpyBackend
 
 
 @pytest.fixture
 def network(rng):
-    anchors = rng.normal(size=(8, 3, 3, 3))
-    anchors /= np.linalg.norm(anchors.reshape(8, -1), axis=1)[:, None, None, None]
-    spec = LayerSpec(filters=8, patch=3, subsampling=2, kernel=Exponential(sigma=0.6))
-    return CKN.from_anchors([spec], [anchors])
+    return CKN.from_layers([make_layer(3, rng, filters=8)])
 
 
 def blas_threads():
@@ -26,29 +23,19 @@ def blas_threads():
 
 
 def test_blas_has_its_threads_again_after_concurrent_calls(network, rng):
-    images = rng.normal(size=(4, 12, 12, 3)).astype(np.float32)
+    images = make_images(rng, 4, 12, 12, 3)
     before = blas_threads()
     backend = get_backend("numpy", threads=1)
     expected = network.transform(images, backend=backend)
-    wrong = []
-
-    def work():
-        for _ in range(100):
-            if not np.array_equal(network.transform(images, backend=backend), expected):
-                wrong.append(True)
-
-    threads = [threading.Thread(target=work) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda _: network.transform(images, backend=backend), range(300)))
+    assert all(np.array_equal(features, expected) for features in found)
     assert blas_threads() == before
 
 
 def test_an_error_in_a_tile_is_raised_and_the_backend_goes_on(network, rng, monkeypatch):
     backend = get_backend("numpy", threads=2)
-    images = rng.normal(size=(300, 12, 12, 3)).astype(np.float32)
+    images = make_images(rng, 300, 12, 12, 3)
     expected = network.transform(images, backend=backend)
 
     def broken(*arguments):
@@ -66,7 +53,7 @@ def test_an_error_in_a_tile_is_raised_and_the_backend_goes_on(network, rng, monk
 def test_a_forked_child_computes(network, rng):
     """Threads do not survive a fork: the child must start its own."""
     backend = get_backend("numpy", threads=2)
-    images = rng.normal(size=(300, 12, 12, 3)).astype(np.float32)
+    images = make_images(rng, 300, 12, 12, 3)
     network.transform(images, backend=backend)
     child = multiprocessing.get_context("fork").Process(
         target=network.transform, args=(images,), kwargs={"backend": backend}
@@ -89,6 +76,6 @@ def test_a_layer_that_is_learned_anew_is_not_planned_anew(compiled, rng):
         layer = make_layer(3, rng)
         expected = get_backend("reference").encode(maps, [layer])
         np.testing.assert_allclose(backend.encode(maps, [layer]), expected, atol=1e-4)
-    assert backend._planned.cache_info().misses == 1
+    assert backend._plan.cache_info().misses == 1
     del layer
     assert len(backend._packed) == 0

@@ -22,8 +22,8 @@ HERE = Path(__file__).resolve().parent
 
 # No fused multiply-add behind the kernel's back; kernels look at memory through pointers of several types.
 _FLAGS = ["-std=c++17", "-ffp-contract=off", "-fno-strict-aliasing", "-pthread", "-w"]
-# Compiling takes longer than running. But a float4 must be one access, as on a GPU, and functions of libraries
-# must not be called with the upper halves of registers in use: that would be slow.
+# Compiling takes longer than running.  But a float4 must be one access, as on a GPU, and functions of
+# libraries must not be called with the upper halves of registers in use: that would be slow.
 _OPTIMISED = ["-O1", "-ftree-slp-vectorize", "-fexpensive-optimizations"]
 
 

@@ -1,19 +1,19 @@
+import functools
+import json
 import math
 
 import numpy as np
 import pytest
+from factories import make_spec
 from hypothesis import given
 from hypothesis import strategies as st
 
+import ckncuda
 from ckncuda import Exponential, Layer, LayerSpec, Polynomial, Series
 from ckncuda.errors import InvalidSpec
 from ckncuda.layer import conventions
 
-KERNEL = Exponential(sigma=0.6)
-
-
-def spec(**options):
-    return LayerSpec(**{"filters": 8, "patch": 3, "subsampling": 2, "kernel": KERNEL} | options)
+spec = functools.partial(make_spec, filters=8)
 
 
 @pytest.mark.parametrize(
@@ -79,10 +79,8 @@ def test_inputs_that_do_not_fit(options, shape, message):
     ],
 )
 def test_dictionary_round_trip_and_repr(example):
-    import json
-
     assert LayerSpec.from_dict(json.loads(json.dumps(example.to_dict()))) == example
-    assert eval(repr(example), vars(__import__("ckncuda"))) == example
+    assert eval(repr(example), vars(ckncuda)) == example
 
 
 @pytest.mark.parametrize(
@@ -113,7 +111,7 @@ def test_embedding_reproduces_the_kernel_between_anchors(p, seed):
     z /= np.linalg.norm(z.reshape(p, -1), axis=1)[:, None, None, None]
     layer = Layer.from_anchors(spec(filters=p, epsilon=0.0), z)
     flat = z.reshape(p, -1)
-    gram = KERNEL.value(flat @ flat.T)
+    gram = layer.spec.kernel.value(flat @ flat.T)
     embedded = layer.projection @ gram
     np.testing.assert_allclose(embedded.T @ embedded, gram, atol=1e-8)
 

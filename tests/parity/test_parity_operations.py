@@ -47,49 +47,56 @@ def backend(request):
         yield backend
 
 
-@pytest.fixture(params=CPU)
-def cpu_backend(request):
-    backend = make_backend(request.param)
-    backend.tested_as = request.param
-    return backend
+cpu_backend = pytest.mark.parametrize("backend", CPU, indirect=True)
 
 
-def check(backend, layer, maps, relative_error):
-    if tolerances.ENCODE[backend.tested_as] > 1e-4:  # a bound for the pooled map: see `tolerances`
-        layer = dataclasses.replace(layer, projection=np.eye(layer.spec.filters))
-    expected = get_backend("reference").encode(maps, [layer])
-    actual = backend.to_host(backend.encode(backend.asarray(maps), [layer]))
-    assert actual.shape == expected.shape == (len(maps), *layer.spec.output_shape(maps.shape[1:]))
-    assert relative_error(actual, expected) <= tolerances.ENCODE[backend.tested_as]
+def both(backend, layers, maps):
+    """The reference's maps and the backend's, which are of one shape."""
+    expected = get_backend("reference").encode(maps, layers)
+    actual = backend.to_host(backend.encode(backend.asarray(maps), layers))
+    assert actual.shape == expected.shape
+    return actual, expected
+
+
+@pytest.fixture
+def check(relative_error):
+    def check(backend, layer, maps):
+        if tolerances.ENCODE[backend.tested_as] > 1e-4:  # a bound for the pooled map: see `tolerances`
+            layer = dataclasses.replace(layer, projection=np.eye(layer.spec.filters))
+        actual, expected = both(backend, [layer], maps)
+        assert actual.shape == (len(maps), *layer.spec.output_shape(maps.shape[1:]))
+        assert relative_error(actual, expected) <= tolerances.ENCODE[backend.tested_as]
+
+    return check
 
 
 @pytest.mark.parametrize("kernel", SMOOTH_KERNELS, ids=repr)
 @pytest.mark.parametrize("channels", CHANNELS)
-def test_every_kernel(backend, kernel, channels, rng, relative_error):
+def test_every_kernel(backend, kernel, channels, rng, check):
     layer = make_layer(channels, rng, kernel=kernel)
-    check(backend, layer, rng.normal(size=(5, 12, 12, channels)), relative_error)
+    check(backend, layer, rng.normal(size=(5, 12, 12, channels)))
 
 
-def test_arccosine_of_degree_zero(backend, rng, relative_error):
+def test_arccosine_of_degree_zero(backend, rng, check):
     """Its slope is infinite at ±1: patches here stay away from the anchors, as real ones do."""
-    check(backend, make_layer(3, rng, kernel=ArcCosine(0)), rng.normal(size=(5, 12, 12, 3)), relative_error)
+    check(backend, make_layer(3, rng, kernel=ArcCosine(0)), rng.normal(size=(5, 12, 12, 3)))
 
 
 @pytest.mark.parametrize("padding", ["zero", "valid"])
 @pytest.mark.parametrize("patch", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("subsampling", [1, 2, 3])
-def test_every_patch_padding_and_subsampling(backend, padding, patch, subsampling, rng, relative_error):
+def test_every_patch_padding_and_subsampling(backend, padding, patch, subsampling, rng, check):
     layer = make_layer(2, rng, padding=padding, patch=patch, subsampling=subsampling)
-    check(backend, layer, rng.normal(size=(3, 11, 14, 2)), relative_error)
+    check(backend, layer, rng.normal(size=(3, 11, 14, 2)))
 
 
 @pytest.mark.parametrize("padding", ["zero", "valid"])
 @pytest.mark.parametrize("patch", [(1, 3), (4, 1), (2, 3)], ids=str)
 @pytest.mark.parametrize("channels", CHANNELS)
-def test_patches_that_are_no_squares(backend, padding, patch, channels, rng, relative_error):
+def test_patches_that_are_no_squares(backend, padding, patch, channels, rng, check):
     """Of many or of three channels they do not go through Winograd's algorithm, which is for 3x3."""
     layer = make_layer(channels, rng, patch=patch, padding=padding)
-    check(backend, layer, rng.normal(size=(3, 12, 13, channels)), relative_error)
+    check(backend, layer, rng.normal(size=(3, 12, 13, channels)))
 
 
 @pytest.mark.parametrize("padding", ["zero", "valid"])
@@ -100,9 +107,7 @@ def test_a_sequence_is_an_image_of_height_one(backend, padding, channels, rng, r
         make_layer(12, rng, patch=(1, 2), subsampling=1, padding=padding),
     ]
     maps = rng.normal(size=(3, 1, 40, channels))
-    expected = get_backend("reference").encode(maps, layers)
-    actual = backend.to_host(backend.encode(backend.asarray(maps), layers))
-    assert actual.shape == expected.shape
+    actual, expected = both(backend, layers, maps)
     if tolerances.ENCODE[backend.tested_as] < 1e-4:
         assert relative_error(actual, expected) <= tolerances.ENCODE[backend.tested_as]
 
@@ -111,18 +116,18 @@ def test_a_sequence_is_an_image_of_height_one(backend, padding, channels, rng, r
 @pytest.mark.parametrize("alignment", ["corner", "centered", "valid"])
 @pytest.mark.parametrize("subsampling", [2, 3, 4])
 @pytest.mark.parametrize("channels", CHANNELS)
-def test_every_pooling_and_alignment(backend, pooling, alignment, subsampling, channels, rng, relative_error):
+def test_every_pooling_and_alignment(backend, pooling, alignment, subsampling, channels, rng, check):
     layer = make_layer(channels, rng, pooling=pooling, alignment=alignment, subsampling=subsampling)
-    check(backend, layer, rng.normal(size=(2, 13, 12, channels)), relative_error)
+    check(backend, layer, rng.normal(size=(2, 13, 12, channels)))
 
 
 @pytest.mark.parametrize("convention", [conventions.CHEN, conventions.MAIRAL], ids=["CHEN", "MAIRAL"])
 @pytest.mark.parametrize("channels", CHANNELS)
-def test_conventions_on_images_with_empty_patches(backend, convention, channels, rng, relative_error):
+def test_conventions_on_images_with_empty_patches(backend, convention, channels, rng, check):
     maps = rng.normal(size=(3, 12, 12, channels))
     maps[1] = 0
     maps[2, :6] = 0
-    check(backend, make_layer(channels, rng, **convention), maps, relative_error)
+    check(backend, make_layer(channels, rng, **convention), maps)
 
 
 @given(
@@ -136,37 +141,36 @@ def test_conventions_on_images_with_empty_patches(backend, convention, channels,
     seed=st.integers(0, 99),
 )
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_shape(backend, relative_error, n, height, width, channels, filters, patch, subsampling, seed):
+def test_any_shape(backend, check, n, height, width, channels, filters, patch, subsampling, seed):
     rng = np.random.default_rng(seed)
     layer = make_layer(channels, rng, filters=filters, patch=patch, subsampling=subsampling)
     try:
         layer.spec.output_shape((height, width, channels))
     except InvalidSpec:
         return
-    check(backend, layer, rng.normal(size=(n, height, width, channels)), relative_error)
+    check(backend, layer, rng.normal(size=(n, height, width, channels)))
 
 
+@cpu_backend
 @pytest.mark.parametrize("padding", ["zero", "valid"])
 @pytest.mark.parametrize("alignment", ["corner", "centered", "valid"])
 @pytest.mark.parametrize("channels", CHANNELS)
-def test_large_images_in_bands_of_rows(
-    monkeypatch, cpu_backend, padding, alignment, channels, rng, relative_error
-):
+def test_large_images_in_bands_of_rows(monkeypatch, backend, padding, alignment, channels, rng, check):
     """With a tiny tile every image is cut into bands; the seams must not show."""
     monkeypatch.setattr(tiles, "MAX_TILE_BYTES", 1 << 14)
     layer = make_layer(channels, rng, padding=padding, alignment=alignment, subsampling=3)
     maps = rng.normal(size=(2, 40, 37, channels))
-    assert len(cpu_backend._plan(layer.spec, maps.shape[1:]).row_bands) > 2
-    check(cpu_backend, layer, maps, relative_error)
+    assert len(backend._plan(layer.spec, maps.shape[1:]).row_bands) > 2
+    check(backend, layer, maps)
 
 
-def test_a_stack_of_which_some_layers_are_cut_into_bands(monkeypatch, cpu_backend, rng, relative_error):
+@cpu_backend
+def test_a_stack_of_which_some_layers_are_cut_into_bands(monkeypatch, backend, rng, relative_error):
     monkeypatch.setattr(tiles, "MAX_TILE_BYTES", 1 << 19)
     layers = [make_layer(3, rng, filters=64, subsampling=6), make_layer(64, rng)]
     maps = rng.normal(size=(5, 90, 90, 3)).astype(np.float32)
-    assert [plan.in_bands for plan in cpu_backend._plans(layers, maps.shape[1:])] == [True, False]
-    expected = get_backend("reference").encode(maps, layers)
-    assert relative_error(cpu_backend.encode(maps, layers), expected) <= 1e-5
+    assert [plan.in_bands for plan in backend._plans(layers, maps.shape[1:])] == [True, False]
+    assert relative_error(*both(backend, layers, maps)) <= 1e-5
 
 
 def test_no_images_at_all(backend, rng):
@@ -182,16 +186,12 @@ def test_a_layer_whose_pooling_begins_below_the_first_row(
     backend, size, subsampling, alignment, rng, relative_error
 ):
     """What the layer before writes for it begins above its first row, though the sizes may be the same."""
+    options = {"subsampling": subsampling, "alignment": alignment}
     layers = [
         make_layer(3, rng, filters=64, patch=1, subsampling=1),
-        make_layer(
-            64, rng, filters=8, padding="valid", subsampling=subsampling,
-            pooling="strided", alignment=alignment,
-        ),
-    ]  # fmt: skip
-    maps = rng.normal(size=(2, size, size, 3))
-    expected = get_backend("reference").encode(maps, layers)
-    actual = backend.to_host(backend.encode(backend.asarray(maps), layers))
+        make_layer(64, rng, filters=8, padding="valid", pooling="strided", **options),
+    ]
+    actual, expected = both(backend, layers, rng.normal(size=(2, size, size, 3)))
     assert relative_error(actual, expected) <= tolerances.ENCODE[backend.tested_as]
 
 
@@ -227,13 +227,13 @@ def test_features_do_not_depend_on_the_number_of_threads(name, channels, n, rng)
 
 @pytest.mark.parametrize("kernel", SMOOTH_KERNELS, ids=repr)
 @pytest.mark.parametrize("channels", CHANNELS)
-def test_dark_patches_beside_bright_ones(backend, kernel, channels, rng, relative_error):
+def test_dark_patches_beside_bright_ones(backend, kernel, channels, rng, check):
     """Winograd's rounding is that of the whole tile: where a patch is dark, its cosine may be anything."""
     maps = 1e-6 * rng.normal(size=(2, 12, 12, channels))
     maps[:, 6:] = 0
     maps[0, 3, 3] = 1e6
     maps[1, 8, 5] = 1e3
-    check(backend, make_layer(channels, rng, kernel=kernel), maps, relative_error)
+    check(backend, make_layer(channels, rng, kernel=kernel), maps)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 15, 16, 32, 36])
@@ -249,9 +249,9 @@ def test_all_ways_of_the_products_agree(channels, rng, relative_error):
 
 
 @pytest.mark.parametrize("width", [3, 5, 62, 63, 66, 67, 130, 133])
-def test_colour_images_of_any_width(backend, width, rng, relative_error):
+def test_colour_images_of_any_width(backend, width, rng, check):
     """Winograd's algorithm takes a row of them in parts, whose seams must not show."""
-    check(backend, make_layer(3, rng), rng.normal(size=(2, 6, width, 3)), relative_error)
+    check(backend, make_layer(3, rng), rng.normal(size=(2, 6, width, 3)))
 
 
 def test_a_stack_of_layers_is_layer_after_layer(backend, rng):

@@ -45,8 +45,9 @@ def normed(backend, maps, specs):
     return NormedMaps(maps, backend.patch_norms(maps, specs))
 
 
-def singles(images):
-    return [slice(i, i + 1) for i in range(len(images))]
+def normal(rng, n, n2, *shape):
+    """Images of noise, n and n2 of them."""
+    return rng.normal(size=(n, *shape)), rng.normal(size=(n2, *shape))
 
 
 def check(kind, maps, maps2, specs, tangent=False, symmetric=False):
@@ -65,10 +66,10 @@ def check(kind, maps, maps2, specs, tangent=False, symmetric=False):
     expected = reference.gram_block(exact, exact2, specs, tangent=tangent)
     own, own2 = (
         [
-            reference.gram_block(one, one, specs, tangent=tangent)[0, 0]
-            for one in map(images.__getitem__, each)
+            reference.gram_block(images[i : i + 1], images[i : i + 1], specs, tangent=tangent)[0, 0]
+            for i in range(len(images))
         ]
-        for images, each in ((exact, singles(maps)), (exact2, singles(maps2)))
+        for images in (exact, exact2)
     )
     assert (np.abs(gram - expected) <= tolerance * np.sqrt(np.multiply.outer(own, own2))).all()
     return gram
@@ -76,15 +77,13 @@ def check(kind, maps, maps2, specs, tangent=False, symmetric=False):
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=repr)
 def test_kernels(kind, kernel, rng):
-    maps, maps2 = rng.normal(size=(3, 12, 12, 3)), rng.normal(size=(2, 12, 12, 3))
-    check(kind, maps, maps2, [spec(kernel), spec(kernel)])
+    check(kind, *normal(rng, 3, 2, 12, 12, 3), [spec(kernel), spec(kernel)])
 
 
 @pytest.mark.parametrize("tangent", [False, True])
 @pytest.mark.parametrize("depth", [1, 2, 3])
 def test_depths(kind, depth, tangent, rng):
-    maps, maps2 = rng.normal(size=(2, 16, 16, 3)), rng.normal(size=(3, 16, 16, 3))
-    check(kind, maps, maps2, [spec(ArcCosine(1))] * depth, tangent)
+    check(kind, *normal(rng, 2, 3, 16, 16, 3), [spec(ArcCosine(1))] * depth, tangent)
 
 
 @pytest.mark.parametrize(
@@ -110,30 +109,26 @@ def test_depths(kind, depth, tangent, rng):
     ids=str,
 )
 def test_options(kind, options, rng):
-    maps, maps2 = rng.normal(size=(2, 14, 14, 3)), rng.normal(size=(2, 14, 14, 3))
-    check(kind, maps, maps2, [spec(**options), spec(ArcCosine(1), **options)])
+    check(kind, *normal(rng, 2, 2, 14, 14, 3), [spec(**options), spec(ArcCosine(1), **options)])
 
 
 @pytest.mark.parametrize("shape", [(9, 13, 3), (13, 9, 1), (8, 8, 5), (6, 70, 3), (5, 131, 2)], ids=str)
 def test_shapes(kind, shape, rng):
     """Rows of positions that fill a panel of columns partly, several times, or more than one panel."""
-    maps, maps2 = rng.normal(size=(2, *shape)), rng.normal(size=(2, *shape))
-    check(kind, maps, maps2, [spec(), spec(ArcCosine(1))])
+    check(kind, *normal(rng, 2, 2, *shape), [spec(), spec(ArcCosine(1))])
 
 
 @pytest.mark.parametrize("tangent", [False, True])
 @pytest.mark.parametrize("padding", ["zero", "valid"])
 def test_a_sequence_is_an_image_of_height_one(kind, padding, tangent, rng):
     layer = spec(ArcCosine(1), patch=(1, 4), subsampling=1, padding=padding)
-    maps, maps2 = rng.normal(size=(3, 1, 19, 4)), rng.normal(size=(2, 1, 19, 4))
-    check(kind, maps, maps2, [layer, layer], tangent)
+    check(kind, *normal(rng, 3, 2, 1, 19, 4), [layer, layer], tangent)
 
 
 @pytest.mark.parametrize("tangent", [False, True])
 def test_tangents_of_patches_that_are_no_squares(kind, tangent, rng):
     layers = [spec(ArcCosine(1), patch=(2, 3)), spec(ArcCosine(1), patch=(3, 1))]
-    maps, maps2 = rng.normal(size=(2, 9, 12, 2)), rng.normal(size=(3, 9, 12, 2))
-    check(kind, maps, maps2, layers, tangent)
+    check(kind, *normal(rng, 2, 3, 9, 12, 2), layers, tangent)
 
 
 @dataclass(frozen=True)
@@ -177,9 +172,8 @@ def test_images_of_very_different_brightness(kind, rng):
 def test_neither_threads_nor_neighbours_change_a_bit(kind, rng):
     maps = rng.normal(size=(20, 8, 8, 3)).astype(kind.partition(",")[0])
     specs = [spec(), spec()]
-    backend = backend_of(kind, threads=1)
-    whole = backend.gram_block(normed(backend, maps, specs), normed(backend, maps, specs), specs)
-    backend = backend_of(kind, threads=3)
+    one, backend = (backend_of(kind, threads) for threads in (1, 3))
+    whole = one.gram_block(normed(one, maps, specs), normed(one, maps, specs), specs)
     images = normed(backend, maps, specs)
     parts = [backend.gram_block(images[:7], images, specs), backend.gram_block(images[7:], images, specs)]
     assert np.array_equal(whole, np.concatenate(parts))
@@ -213,37 +207,25 @@ def test_a_patch_beside_a_much_brighter_one(kind, kernel, rng):
     seed=st.integers(0, 1000),
 )
 def test_any_two_layers(height, width, channels, patch, subsampling, padding, kernel, seed):
-    rng = np.random.default_rng(seed)
-    specs = [
-        spec(kernel, patch=patch, subsampling=subsampling, padding=padding),
-        spec(subsampling=2, patch=2),
-    ]
-    maps, maps2 = rng.normal(size=(2, height, width, channels)), rng.normal(size=(1, height, width, channels))
+    shape = height, width, channels
+    specs = [spec(kernel, patch=patch, subsampling=subsampling, padding=padding), spec(patch=2)]
     try:
-        for each in specs:
-            each.output_shape(maps.shape[1:])
-            specs[1].output_shape(specs[0].output_shape(maps.shape[1:]))
+        specs[1].output_shape(specs[0].output_shape(shape))
     except InvalidSpec:
         return
+    images = normal(np.random.default_rng(seed), 2, 1, *shape)
     for kind in KINDS:
         if kind != "float32, compiled" or numpy_backend.has_numba():
-            check(kind, maps, maps2, specs)
+            check(kind, *images, specs)
 
 
 def golden_specs(model):
     layers, kind = ast.literal_eval(model)
     kernels = {"exp": EXP, "relu": ArcCosine(1), "poly2": Polynomial(2)}
-    specs = [
-        spec(
-            kernels[layer["kernel"]],
-            patch=layer["npatch"],
-            subsampling=layer["subsampling"],
-            pooling=layer["pooling"],
-            alignment="valid",
-            norm_floor=1e-6,
-        )
-        for layer in layers
-    ]
+    specs = []
+    for layer in layers:
+        own = {"patch": layer["npatch"], "subsampling": layer["subsampling"], "pooling": layer["pooling"]}
+        specs.append(spec(kernels[layer["kernel"]], alignment="valid", norm_floor=1e-6, **own))
     return specs, kind == "ntk"
 
 

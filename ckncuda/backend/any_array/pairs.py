@@ -4,6 +4,7 @@ u are positions of the first image, v of the second; a map of pairs is [h, w, h2
 [positions, positions2].
 """
 
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -21,19 +22,13 @@ from ckncuda.types import Array, Shape
 LEAST_LOGARITHM = -80.0  # for log 0: exp of it is negligible, and it meets no infinity
 
 
-class _Scratch:
-    """Arrays of the largest size that are used again for the next pair: fresh pages cost more than sums."""
+_Scratch = Callable[[str, tuple[int, ...]], Array]
+"""The array of a name and a shape, of unknown content, used again: fresh pages cost more than sums."""
 
-    def __init__(self, like: Array) -> None:
-        self._like = like
-        self._arrays: dict[tuple[Any, ...], Array] = {}
 
-    def __call__(self, name: str, shape: tuple[int, ...]) -> Array:
-        """Return the array of that name and shape, of unknown content."""
-        key = (name, *shape)
-        if key not in self._arrays:
-            self._arrays[key] = np.empty_like(self._like, shape=shape)
-        return self._arrays[key]
+def _scratch(like: Array) -> _Scratch:
+    """Return scratch arrays of this type, where it is."""
+    return functools.cache(lambda name, shape: np.empty_like(like, shape=shape))
 
 
 @dataclass(frozen=True)
@@ -59,6 +54,20 @@ class _Step:
         pairs = np.matmul(self.rows, one_side.reshape(height * width, h, w))
         pairs = np.matmul(pairs.reshape(-1, w), self.columns.T)
         return pairs.reshape(height, width, height, width)
+
+    def cosines(self, pairs: Array, floored: Array, floored2: Array) -> Array:
+        """Compute S / (n n2)."""
+        cosines = patch_sums(pairs, self.spec)
+        cosines /= floored[:, None]
+        cosines /= floored2
+        return cosines
+
+    def values(self, cosines: Array, factor: Array, factor2: Array) -> Array:
+        """Compute n κ(t) n2, in place of the cosines t."""
+        values = self.spec.kernel.value(cosines, out=cosines)
+        values *= factor[:, None]
+        values *= factor2
+        return values
 
     def factors(self, norms: Array) -> tuple[Array, Array]:
         """Return, flattened, the norms to divide by and those to multiply with, of norms [.., h', w']."""
@@ -106,38 +115,29 @@ def _with_logarithms(patches: Array, factor: Array, kernel: Any, second: bool) -
     return np.concatenate([patches, logarithm - patches.dtype.type(kernel.alpha), ones], axis=-1)
 
 
-def pair(
-    x: ImagePatches,
-    i: int,
-    y: ImagePatches,
-    j: int,
-    steps: Sequence[_Step],
-    tangent: bool,
-    scratch: _Scratch,
+def _pair(
+    x: ImagePatches, i: int, y: ImagePatches, j: int, steps: Sequence[_Step], tangent: bool, scratch: _Scratch
 ) -> Any:
     """Compute the kernel of image i of x and image j of y."""
     pairs = x.patches[i]
     tangents: Array | None = None
     for number, step in enumerate(steps):
-        (floored, factor), (floored2, factor2) = x.factors[number], y.factors[number]
+        floored, factor = (each[i] for each in x.factors[number])
+        floored2, factor2 = (each[j] for each in y.factors[number])
         if number == 0:
             cosines = scratch("cosines", (len(x.patches[i]), len(y.patches[j])))
             np.matmul(x.patches[i], y.patches[j].T, out=cosines)
         else:
-            cosines = patch_sums(pairs, step.spec)
-            cosines /= floored[i][:, None]
-            cosines /= floored2[j]
+            cosines = step.cosines(pairs, floored, floored2)
         if tangent:
             arriving = cosines if tangents is None else patch_sums(tangents, step.spec)
-            divided = (floored[i], floored2[j]) if tangents is None else None
-            pairs, tangents = _with_tangents(cosines, arriving, factor[i], factor2[j], divided)
+            divided = (floored, floored2) if tangents is None else None
+            pairs, tangents = _with_tangents(cosines, arriving, factor, factor2, divided)
             tangents = step.pooled(tangents, scratch)
         elif number == 0 and x.logarithmic:
             pairs = np.exp(cosines, out=cosines)
         else:
-            pairs = step.spec.kernel.value(cosines, out=cosines)
-            pairs *= factor[i][:, None]
-            pairs *= factor2[j]
+            pairs = step.values(cosines, factor, factor2)
         if not (tangent and step.last):
             pairs = step.pooled(pairs, scratch)
     return np.einsum("uvuv->", pairs if tangents is None else tangents)
@@ -179,32 +179,25 @@ def gram_block(
     """
     x = ImagePatches(first, steps, tangent, second=False)
     y = ImagePatches(second, steps, tangent, second=True)
-    scratch = _Scratch(steps[0].rows)
-    for i in range(len(first)):
-        for j in range(len(second)):
-            if diagonal is None or diagonal + j >= i:
-                out[i, j] = pair(x, i, y, j, steps, tangent, scratch)
+    scratch = _scratch(steps[0].rows)
+    for i, j in np.ndindex(len(first), len(second)):
+        if diagonal is None or diagonal + j >= i:
+            out[i, j] = _pair(x, i, y, j, steps, tangent, scratch)
 
 
-def own_norms(patches: Array, i: int, steps: Sequence[_Step]) -> list[Array]:
-    """Compute the norm n(u) of each patch of image i at each layer, flattened; patches: [n, positions, d]."""
-    unit = patches[i]
-    norms = [np.sqrt(np.einsum("ui,ui->u", unit, unit))]
-    pairs, scratch = unit, _Scratch(steps[0].rows)
+def _own_norms(patches: Array, steps: Sequence[_Step]) -> list[Array]:
+    """Compute the norm n(u) of each patch at each layer, flattened, of an image's patches [positions, d]."""
+    norms = [np.sqrt(np.einsum("ui,ui->u", patches, patches))]
+    pairs, scratch = patches, _scratch(steps[0].rows)
     for number, (step, following) in enumerate(itertools.pairwise(steps)):
         height, width, _ = step.spec.map_shape(step.shape)
         floored, factor = step.factors(norms[-1].reshape(height, width))
         if number == 0:
-            unit = unit / floored[:, None]
+            unit = patches / floored[:, None]
             cosines = np.matmul(unit, unit.T)
         else:
-            cosines = patch_sums(pairs, step.spec)
-            cosines /= floored[:, None]
-            cosines /= floored
-        values = step.spec.kernel.value(cosines, out=cosines)
-        values *= factor[:, None]
-        values *= factor
-        pairs = step.pooled(values, scratch)
+            cosines = step.cosines(pairs, floored, floored)
+        pairs = step.pooled(step.values(cosines, factor, factor), scratch)
         norms.append(np.sqrt(np.maximum(patch_sums(pairs, following.spec).diagonal(), 0)))
     return norms
 
@@ -221,8 +214,8 @@ def patch_norms(
     norms = tuple(np.empty((len(maps), *shape)) for shape in shapes)
 
     def image(i: int) -> None:
-        patches = flat_patches(maps[i : i + 1], specs[0])
-        for one, own in zip(norms, own_norms(patches, 0, steps), strict=True):
+        (patches,) = flat_patches(maps[i : i + 1], specs[0])
+        for one, own in zip(norms, _own_norms(patches, steps), strict=True):
             one[i] = own.reshape(one.shape[1:])
 
     run(image, ((i,) for i in range(len(maps))))
@@ -233,9 +226,8 @@ def patch_sums(pairs: Array, geometry: Geometry) -> Array:
     """Compute S(u, v) = Σ_δ G(u+δ, v+δ), down and then across: [h, w, h2, w2] to [h' · w', h2' · w2']."""
     patch_height, patch_width = geometry.patch_shape
     padded = np.pad(pairs, geometry.margins * 2)
-    h, w, h2, w2 = (
-        size - side + 1 for size, side in zip(padded.shape, geometry.patch_shape * 2, strict=True)
-    )
+    sides = geometry.patch_shape * 2
+    h, w, h2, w2 = (size - side + 1 for size, side in zip(padded.shape, sides, strict=True))
     down = padded[:h, :, :h2].copy()
     for d in range(1, patch_height):
         down += padded[d : d + h, :, d : d + h2]

@@ -21,7 +21,6 @@ from ckncuda.backend.numpy.tiles import Band, LayerPlan
 from ckncuda.backend.operations import AnchorSearch, HostBlocks, NormedMaps, Specs, mirror
 from ckncuda.errors import InvalidData
 from ckncuda.layer.layer import Layer
-from ckncuda.layer.spec import LayerSpec
 from ckncuda.types import Array, Index, Shape
 
 SUMS = 8  # parts of a sum over patches
@@ -53,16 +52,9 @@ def _say_why_not_compiled(reason: str) -> None:
 
 
 class NumpyBackend(HostBlocks):
-    """Float32 on NumPy; see `ckncuda.backend.Backend`.
+    """Float32 on NumPy; see `ckncuda.backend.Backend` and, for threads and memory, `get_backend`.
 
-    Parameters
-    ----------
-    threads : int, optional
-        Default: as many as this process may run on.
-    memory : int, optional
-        Bytes for blocks of images and samples of patches.
-    compiled : bool, optional
-        Whether to take the inner loops that Numba compiles; by default where Numba is installed.
+    ``compiled`` says whether Numba compiles the inner loops; by default it does where it is installed.
     """
 
     name = "numpy"
@@ -77,7 +69,7 @@ class NumpyBackend(HostBlocks):
         self._threads = Threads(threads if threads is not None else available_threads())
         self.description = describe(self._threads.count, self._compiled)
         self._steps, self._nearest = (_module(self._compiled, name) for name in ("encode", "nearest"))
-        self._planned = functools.lru_cache(PLANS)(self._steps.Plan)
+        self._plan = functools.lru_cache(PLANS)(self._steps.Plan)  # of any layer of a specification
         self._packed: weakref.WeakKeyDictionary[Layer, Any] = weakref.WeakKeyDictionary()
 
     def encode(self, maps: Array, layers: Sequence[Layer]) -> NDArray[np.float32]:
@@ -85,13 +77,11 @@ class NumpyBackend(HostBlocks):
         maps = self.asarray(maps)
         plans = self._plans(layers, maps.shape[1:])
         weights = [self._weights(layer, plan) for layer, plan in zip(layers, plans, strict=True)]
-        if not any(plan.in_bands for plan in plans):
-            return self._encode_images(maps, plans, weights) if plans else maps
+        if plans and not any(plan.in_bands for plan in plans):
+            return self._encode_images(maps, plans, weights)
         for plan, own in zip(plans, weights, strict=True):
-            if plan.in_bands:
-                maps = self._encode_bands(maps, plan, own)
-            else:
-                maps = self._encode_images(maps, [plan], [own])
+            encode = self._encode_bands if plan.in_bands else self._encode_images
+            maps = encode(maps, [plan], [own])
         return maps
 
     def _encode_images(self, maps: Array, plans: list[LayerPlan], weights: list[Any]) -> NDArray[np.float32]:
@@ -106,21 +96,21 @@ class NumpyBackend(HostBlocks):
         self._threads.run(tile, ((start,) for start in range(0, len(maps), size)))
         return out
 
-    def _encode_bands(self, maps: Array, plan: LayerPlan, weights: Any) -> NDArray[np.float32]:
+    def _encode_bands(self, maps: Array, plans: list[LayerPlan], weights: list[Any]) -> NDArray[np.float32]:
+        (plan,), (own,) = plans, weights
         out = np.empty((len(maps), *plan.output_shape), np.float32)
 
         def tile(image: int, band: Band) -> None:
             one = slice(image, image + 1)
-            target = out[one, band.pooled]
-            self._steps.encode_band(maps[one], plan, weights, band, target, self._threads.buffer)
+            self._steps.encode_band(maps[one], plan, own, band, out[one, band.pooled], self._threads.buffer)
 
         self._threads.run(tile, itertools.product(range(len(maps)), plan.row_bands))
         return out
 
     def patch_norms(self, maps: Array, specs: Specs) -> tuple[NDArray[np.float64], ...]:
         """Compute the norms image by image."""
-        norms: tuple[NDArray[np.float64], ...]
-        norms = self._pairs(maps, specs).patch_norms(maps, specs, self._threads)
+        pairs = self._pairs(maps, specs)
+        norms: tuple[NDArray[np.float64], ...] = pairs.patch_norms(maps, specs, self._threads)
         return norms
 
     def gram_block(
@@ -133,10 +123,9 @@ class NumpyBackend(HostBlocks):
         symmetric: bool = False,
     ) -> Array:
         """Compare an image, or a few, with many others at a time."""
-        gram = np.empty((len(first), len(second)), first.maps.dtype)
         dark = tangent and any(images.have_dark_patches(specs[0]) for images in (first, second))
         pairs = _module(False, "pairs") if dark else self._pairs(first.maps, specs)
-        pairs.gram_block(first, second, specs, tangent, symmetric, gram, self._threads)
+        gram: Array = pairs.gram_block(first, second, specs, tangent, symmetric, self._threads)
         if symmetric:
             mirror(gram)
         return gram
@@ -176,17 +165,14 @@ class NumpyBackend(HostBlocks):
         """Sum in parts, as many for any number of threads, that are added in turn."""
         patches = np.ascontiguousarray(patches, dtype=np.float32)
         size = max(1, -(-len(patches) // SUMS))
-        starts = range(0, len(patches), size)
-        parts: list[Array] = [np.empty(0)] * len(starts)
+        parts: dict[int, Array] = {}
 
-        def part(number: int, start: int) -> None:
+        def part(start: int) -> None:
             rows = slice(start, start + size)
-            parts[number] = self._nearest.sums(patches[rows], nearest[rows], anchors)
+            parts[start] = self._nearest.sums(patches[rows], nearest[rows], anchors)
 
-        self._threads.run(part, enumerate(starts))
-        total = np.zeros((anchors, patches.shape[1]))
-        for one in parts:
-            total += one
+        self._threads.run(part, ((start,) for start in range(0, len(patches), size)))
+        total = sum((parts[start] for start in sorted(parts)), np.zeros((anchors, patches.shape[1])))
         return total.astype(np.float32)
 
     def images_per_block(self, layers: Sequence[Layer], shape: Shape) -> int:
@@ -207,7 +193,7 @@ class NumpyBackend(HostBlocks):
         return as_float(on_host(array))
 
     def _plans(self, layers: Sequence[Layer], shape: Shape) -> list[LayerPlan]:
-        plans = []
+        plans: list[LayerPlan] = []
         for layer in layers:
             if layer.anchors.shape[3] != shape[2]:
                 raise InvalidData(
@@ -216,11 +202,6 @@ class NumpyBackend(HostBlocks):
             plans.append(self._plan(layer.spec, shape))
             shape = plans[-1].output_shape
         return plans
-
-    def _plan(self, spec: LayerSpec, shape: Shape) -> LayerPlan:
-        """Return the plan of any layer of a specification, kept for the next one like it."""
-        plan: LayerPlan = self._planned(spec, shape)
-        return plan
 
     def _weights(self, layer: Layer, plan: LayerPlan) -> Any:
         """Return what a layer has learned, packed as its plans take it, kept as long as the layer."""

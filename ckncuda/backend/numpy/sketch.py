@@ -4,11 +4,9 @@ With an orthonormal basis of a few directions V, x = V Vᵀx + rest, so that by 
 
     ⟨x, z⟩ ≤ ⟨Vᵀx, Vᵀz⟩ + ‖rest of x‖ ‖rest of z‖.
 
-Where the vectors vary mostly in those directions, few centres can be the nearest by that bound, and
-only their products need be computed in full.  The result is that of all products.
+Where vectors vary mostly in those directions, few centres can be the nearest by that bound, and only their
+products need be computed in full: the result is that of all products.
 """
-
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,27 +19,18 @@ GAIN = 4  # so much fewer numbers must a sketch have than the vectors: it is not
 SLACK = 1e-5  # on squared norms and cosines: more than the rounding of float32
 
 
-@dataclass(frozen=True)
 class Sketch:
-    """Sketches of vectors of norm 1.
+    """Sketches of vectors of norm 1 by orthonormal directions V: heads Vᵀx [n, h], tails ‖rest of x‖ [n]."""
 
-    Attributes
-    ----------
-    directions : [d, h]
-        V, orthonormal.
-    heads : [n, h]
-        Vᵀx.
-    tails : [n]
-        ‖rest of x‖, not less.
-    """
-
-    directions: Array
-    heads: Array
-    tails: Array
+    def __init__(self, vectors: Array, directions: Array) -> None:
+        self._directions = directions
+        self.heads, self.tails = self.of(vectors)
 
     def of(self, vectors: Array) -> tuple[Array, Array]:
-        """Compute heads [m, h] and tails [m] of other vectors of norm 1."""
-        return _heads_and_tails(vectors, self.directions)
+        """Compute heads [m, h] and tails [m], not less than they are, of vectors of norm 1."""
+        heads: Array = vectors @ self._directions
+        tails: Array = np.sqrt(np.maximum(1 - np.einsum("ij,ij->i", heads, heads), 0) + SLACK)
+        return heads, tails.astype(vectors.dtype)
 
 
 def sketch(vectors: Array) -> Sketch | None:
@@ -66,10 +55,4 @@ def sketch(vectors: Array) -> Sketch | None:
     if h > most:
         return None
     directions = np.ascontiguousarray(directions[:, ::-1][:, :h], dtype=vectors.dtype)
-    return Sketch(directions, *_heads_and_tails(vectors, directions))
-
-
-def _heads_and_tails(vectors: Array, directions: Array) -> tuple[Array, Array]:
-    heads: Array = vectors @ directions
-    tails: Array = np.sqrt(np.maximum(1 - np.einsum("ij,ij->i", heads, heads), 0) + SLACK)
-    return heads, tails.astype(vectors.dtype)
+    return Sketch(vectors, directions)

@@ -25,8 +25,7 @@ def available_threads() -> int:
 class _SingleThreadedBlas:
     """Hold BLAS to one thread while any caller is inside.
 
-    The limit is one of the whole process, so that callers in several threads must share it: the
-    first sets it, the last takes it back.
+    The limit is the whole process's: of callers in several threads the first sets it, the last takes it back.
     """
 
     def __init__(self) -> None:
@@ -59,8 +58,7 @@ class Threads:
     def __init__(self, count: int) -> None:
         self.count = count
         self._local = threading.local()
-        self._pool: ThreadPoolExecutor | None = None
-        self._pool_process = 0
+        self._pools: dict[int, ThreadPoolExecutor] = {}  # by process: threads do not survive a fork
 
     def run(self, function: Callable[..., None], arguments: Iterable[tuple[Any, ...]]) -> None:
         """Call the function with each tuple of arguments, on all threads, BLAS held to one thread each."""
@@ -76,7 +74,9 @@ class Threads:
                     with contextlib.suppress(IndexError):  # another thread may have taken the last one
                         function(*todo.popleft())
 
-            futures = [self._executor().submit(work) for _ in range(self.count)]
+            if os.getpid() not in self._pools:
+                self._pools = {os.getpid(): ThreadPoolExecutor(self.count, thread_name_prefix="ckncuda")}
+            futures = [self._pools[os.getpid()].submit(work) for _ in range(self.count)]
             try:
                 for future in futures:
                     future.result()
@@ -85,19 +85,9 @@ class Threads:
                 concurrent.futures.wait(futures)
 
     def buffer(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """Return this thread's array of that name, of unknown content, kept from tile to tile.
-
-        Fresh pages cost more than the sums.
-        """
+        """Return this thread's array of that name, of any content: fresh pages cost more than the sums."""
         buffers: dict[str, NDArray[np.float32]] = self._local.__dict__.setdefault("buffers", {})
         size = math.prod(shape)
         if name not in buffers or buffers[name].size < size:
             buffers[name] = aligned(size)
         return buffers[name][:size].reshape(shape)
-
-    def _executor(self) -> ThreadPoolExecutor:
-        """Return the pool of this process: threads do not survive a fork."""
-        if self._pool is None or self._pool_process != os.getpid():
-            self._pool = ThreadPoolExecutor(self.count, thread_name_prefix="ckncuda")
-            self._pool_process = os.getpid()
-        return self._pool

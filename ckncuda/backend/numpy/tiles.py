@@ -20,7 +20,6 @@ class Buffer(Protocol):
 
     def __call__(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
         """Return the array, of unknown content."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -51,26 +50,17 @@ def bands(matrix: Array, size: int) -> list[Band]:
 
 
 class LayerPlan(abc.ABC):
-    """The tiles of inputs of one shape to layers of one specification, and the memory they take.
-
-    Nothing of it is learned: it serves all layers that are alike but for their anchor points.
-
-    Attributes
-    ----------
-    row_bands : list of Band
-        The pooled rows that one tile computes; one band where it takes whole images.
-    """
+    """Tiles of inputs of one shape to layers that are alike but for what they learned, and their memory."""
 
     def __init__(self, spec: LayerSpec, shape: Shape) -> None:
-        self.spec = spec
-        self.shape = shape
+        self.spec, self.shape = spec, shape
         self.map_shape = spec.map_shape(shape)
         self.output_shape = spec.output_shape(shape)
         rows, self.columns = spec.pooling_matrices(shape)
         band = self.output_shape[0]
         if self.bytes_per_row() * self.map_shape[0] > MAX_TILE_BYTES:
             band = max(1, MAX_TILE_BYTES // (self.bytes_per_row() * spec.subsampling))
-        self.row_bands = bands(rows, band)
+        self.row_bands = bands(rows, band)  # pooled rows of a tile; one band where it takes whole images
 
     @abc.abstractmethod
     def bytes_per_row(self) -> int:

@@ -1,11 +1,8 @@
 """Winograd's F(4x4, 3x3): the matrices, and the transform of the filters.
 
-It computes 4×4 positions of a 3×3 convolution from 6×6 positions of the input with 36 products for
-each pair of channel and filter, where the definition takes 144:
-
-    Y = Aᵀ [(G g Gᵀ) ∘ (Bᵀ d B)] A,
-
-summed over channels, which makes the middle 36 matrix products.
+It computes 4×4 positions of a 3×3 convolution from 6×6 positions of the input with 36 products for each pair
+of channel and filter, where the definition takes 144: Y = Aᵀ [(G g Gᵀ) ∘ (Bᵀ d B)] A, summed over channels,
+which makes the middle 36 matrix products.
 
 References
 ----------

@@ -9,23 +9,19 @@ from factories import make_layer, network_and_images
 from ckncuda import CKN, Exponential, load
 from ckncuda.errors import InvalidData
 
-TOLERANCE = 2e-5
 
-
-def test_bytes_are_scaled_on_the_device(device, rng, relative_error):
+def test_bytes_are_scaled_on_the_device(device, rng, check_encode):
     network, images = network_and_images(rng)
     images = np.clip(100 + 50 * images, 0, 255).astype(np.uint8)
-    expected = network.transform(images, backend="reference")
-    assert relative_error(network.transform(images, backend=device), expected) <= TOLERANCE
+    check_encode(device, images, network.layers, found=network.transform(images, backend=device))
 
 
-def test_images_on_the_device_stay_there(device, rng, relative_error):
+def test_images_on_the_device_stay_there(device, rng, check_encode):
     network, images = network_and_images(rng)
     on_device = device.asarray(images)
     features = network.transform(on_device, backend=device)
     assert type(features) is type(on_device)
-    expected = network.transform(images, backend="reference")
-    assert relative_error(device.to_host(features), expected) <= TOLERANCE
+    check_encode(device, images, network.layers, found=features)
 
 
 def test_images_on_the_device_are_checked_as_others_are(device, rng):
@@ -42,14 +38,13 @@ def test_images_on_the_device_are_checked_as_others_are(device, rng):
         network.transform(on_device, backend=device)
 
 
-def test_bytes_on_the_device_need_not_lie_in_order(device, rng, relative_error):
+def test_bytes_on_the_device_need_not_lie_in_order(device, rng, check_encode):
     network, _ = network_and_images(rng)
     images = rng.integers(0, 256, size=(5, 3, 12, 10), dtype=np.uint8)
     planar = device._on_device(images).transpose(0, 2, 3, 1)
-    expected = network.transform(images.transpose(0, 2, 3, 1), backend="reference")
     for maps in (planar, planar[::-1][::-1]):
         found = device.to_host(device.encode(maps, network.layers))
-        assert relative_error(found, expected) <= TOLERANCE
+        check_encode(device, images.transpose(0, 2, 3, 1), network.layers, found=found)
 
 
 def test_torch_tensors_are_taken_through_dlpack(device):
@@ -67,7 +62,7 @@ def test_torch_tensors_are_taken_through_dlpack(device):
 
 
 def test_a_network_learned_on_the_device_serves_on_the_cpu_and_the_reverse(
-    device, rng, relative_error, tmp_path
+    device, rng, check_encode, tmp_path
 ):
     images = rng.normal(size=(30, 12, 12, 3)).astype(np.float32)
     specs = [make_layer(3, rng).spec, make_layer(12, rng).spec]
@@ -75,7 +70,7 @@ def test_a_network_learned_on_the_device_serves_on_the_cpu_and_the_reverse(
         network = CKN(specs).fit(images, patches=2000, backend=learned_on)
         network.save(tmp_path / "net.ckn")
         found = load(tmp_path / "net.ckn").network.transform(images, backend=used_on)
-        assert relative_error(found, network.transform(images, backend="reference")) <= TOLERANCE
+        check_encode(device, images, network.layers, found=found)
 
 
 def test_both_backends_learn_the_same_anchors(device, rng):

@@ -9,15 +9,11 @@ import pytest
 from factories import make_layer, network_and_images
 
 from ckncuda import Exponential, Layer, LayerSpec, Linear
-from ckncuda.backend import get_backend
 from ckncuda.backend.cupy import encode, product
 from ckncuda.backend.cupy.encode_tiling import MAP_STRIDE, Tiling, tiling
 from ckncuda.layer.dot_product import DotProductKernel
 
 LIMIT = 227 << 10
-
-
-TOLERANCE = 2e-5
 
 
 @pytest.mark.parametrize("subsampling", [1, 2, 3, 5])
@@ -103,7 +99,7 @@ def test_array_operations_take_some_images_at_a_time(device, monkeypatch, rng, c
     check_encode(device, rng.normal(size=(7, 12, 13, 2)), [layer])
 
 
-def test_a_layer_prepared_on_one_stream_serves_on_another(device, rng, relative_error):
+def test_a_layer_prepared_on_one_stream_serves_on_another(device, rng, check_encode):
     import cupy
 
     network, images = network_and_images(rng)
@@ -115,7 +111,7 @@ def test_a_layer_prepared_on_one_stream_serves_on_another(device, rng, relative_
     with second:
         encoded = device.encode(maps, network.layers)
     second.synchronize()
-    assert relative_error(encoded.get(), network.transform(images, backend="reference")) <= TOLERANCE
+    check_encode(device, images, network.layers, found=encoded)
 
 
 def test_a_new_layer_of_a_known_geometry_is_not_planned_anew(device, rng):
@@ -160,14 +156,13 @@ def test_what_is_not_a_number_stays_so(device, scale, precision, rng):
 
 
 @pytest.mark.parametrize("channels", [3, 4])
-def test_a_view_that_is_not_aligned_is_taken(device, channels, rng, relative_error):
+def test_a_view_that_is_not_aligned_is_taken(device, channels, rng, check_encode):
     """Parts of another library's array may begin anywhere; copies of 16 bytes may not."""
     maps = rng.normal(size=(4, 7, 7, channels)).astype(np.float32)
     padded = device.asarray(np.concatenate([np.zeros(1, np.float32), maps.ravel()]))
     view = padded[1:].reshape(maps.shape)
     layer = make_layer(channels, rng)
-    expected = get_backend("reference").encode(maps, [layer])
-    assert relative_error(device.to_host(device.encode(view, [layer])), expected) <= TOLERANCE
+    check_encode(device, maps, [layer], found=device.encode(view, [layer]))
     patches = device.asarray(np.concatenate([np.zeros(1, np.float32), maps.ravel()]))[1:].reshape(-1, 28)
     nearest, _ = device.nearest_anchor(patches, patches[:5])
     on_host = maps.reshape(-1, 28)

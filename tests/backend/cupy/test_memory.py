@@ -9,18 +9,15 @@ from ckncuda import CKN
 from ckncuda.backend.cupy import CupyBackend
 from ckncuda.errors import OutOfMemory
 
-TOLERANCE = 2e-5
-
 
 @pytest.mark.parametrize("block", [1, 4, 5, 100])
-def test_blocks_are_copied_while_others_are_computed(device, monkeypatch, block, rng, relative_error):
+def test_blocks_are_copied_while_others_are_computed(device, monkeypatch, block, rng, check_encode):
     """Blocks of unequal size, more than there are slots: no memory may be used before it is free."""
     network, images = network_and_images(rng)
     monkeypatch.setattr(device, "images_per_block", lambda layers, shape: block)
-    expected = network.transform(images, backend="reference")
-    assert relative_error(network.transform(images, backend=device), expected) <= TOLERANCE
+    check_encode(device, images, network.layers, found=network.transform(images, backend=device))
     parts = [maps for _, maps in network.transform_blocks(images, backend=device)]
-    assert relative_error(np.concatenate(parts), expected) <= TOLERANCE
+    check_encode(device, images, network.layers, found=np.concatenate(parts))
 
 
 def test_an_interrupted_stream_leaves_nothing_under_way(device, monkeypatch, rng):
@@ -108,14 +105,11 @@ def test_out_of_memory_halves_the_block_and_goes_on(device, monkeypatch, rng, ch
     assert device.images_per_block(network.layers, (12, 10, 3)) <= 3
 
 
-def test_a_block_is_halved_where_it_is_encoded_or_where_it_is_walked(
-    device, monkeypatch, rng, relative_error
-):
+def test_a_block_is_halved_where_it_is_encoded_or_where_it_is_walked(device, monkeypatch, rng, check_encode):
     """Whichever meets the lack of memory first; what has been learned holds for the blocks that follow."""
     import cupy
 
     network, images = network_and_images(rng)
-    expected = network.transform(images, backend="reference")
 
     def limited(block):
         if len(block) > 5:
@@ -124,11 +118,11 @@ def test_a_block_is_halved_where_it_is_encoded_or_where_it_is_walked(
 
     parts = list(device.map_blocks(limited, [images[:12], images[12:]]))
     assert max(map(len, parts)) <= 5
-    assert relative_error(np.concatenate(parts), expected) <= TOLERANCE
+    check_encode(device, images, network.layers, found=np.concatenate(parts))
     out_of_memory_above(device, monkeypatch, 3)
     whole = list(device.map_blocks(lambda block: device.encode(block, network.layers), [images]))
     assert [len(part) for part in whole] == [23]
-    assert relative_error(whole[0], expected) <= TOLERANCE
+    check_encode(device, images, network.layers, found=whole[0])
     out_of_memory_above(device, monkeypatch, 0)
     with pytest.raises(OutOfMemory, match="one image of 12x10x3 does not fit .*: use smaller images, fewer"):
         list(device.map_blocks(lambda block: device.encode(block, network.layers), [images]))
@@ -144,12 +138,11 @@ def test_an_image_that_does_not_fit_is_said(device, monkeypatch, rng):
 @pytest.mark.parametrize("free", [300, 450, 700, 1500])
 @pytest.mark.parametrize("dtype", [np.float32, np.uint8])
 def test_a_device_that_is_nearly_full_takes_smaller_blocks(
-    device, monkeypatch, free, dtype, rng, relative_error
+    device, monkeypatch, free, dtype, rng, check_encode
 ):
     """Real allocations fail here, wherever they are made; in KiB, for 23 images of 3 KiB and maps of 48."""
     network = CKN.from_layers([make_layer(3, rng, filters=48, subsampling=1)])
     images = (255 * rng.random(size=(23, 16, 16, 3))).astype(dtype)
-    expected = network.transform(images, backend="reference")
     device.encode(device.asarray(images[:1]), network.layers)  # the anchors are there
     monkeypatch.setattr(device, "images_per_block", lambda layers, shape: 23)
     import cupy
@@ -157,8 +150,7 @@ def test_a_device_that_is_nearly_full_takes_smaller_blocks(
     cupy.get_default_memory_pool().free_all_blocks()
     taken = device_memory() - cupy.cuda.Device().mem_info[0]
     monkeypatch.setenv("CKNCUDA_CPU_DEVICE_MEMORY", str(taken + (free << 10)))
-    found = network.transform(images, backend=device)
-    assert relative_error(found, expected) <= TOLERANCE
+    check_encode(device, images, network.layers, found=network.transform(images, backend=device))
 
 
 def device_memory():

@@ -1,19 +1,17 @@
 """Dot-product kernels κ, compiled: one function each, in the table `FUNCTIONS`.
 
-A function finds the parameters of κ, `DotProductKernel.device_parameters`, in an array, and writes κ(t) in
-place of the numbers t of a row.  A new κ is its class, and a function here under the class's `device_name`.
+A function takes `DotProductKernel.device_parameters` and a row of numbers t, and writes κ(t) in their place.
+A new κ is its class, and a function here under the class's `device_name`.
 """
 
 # Numba's functions take what they are given.
 # mypy: disable-error-code="no-untyped-call,untyped-decorator,no-untyped-def,call-arg"
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba import float32, int32, njit, types
-from numba.extending import intrinsic
+from numba import float32, int32
 from numpy.typing import NDArray
 
 from ckncuda.backend.numpy.compiled.cache import compiled
@@ -21,26 +19,6 @@ from ckncuda.backend.numpy.compiled.llvm.product import PANEL
 from ckncuda.layer.dot_product import DotProductKernel
 
 _OVER_PI = float32(1 / np.pi)
-
-
-@intrinsic
-def _float_of_bits(context, bits):
-    """Return the float32 whose bits an int32 holds."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.bitcast(arguments[0], ir.FloatType())
-
-    return types.float32(types.int32), generate
-
-
-@intrinsic
-def _bits_of_float(context, number):
-    """Return the int32 that holds the bits of a float32."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.bitcast(arguments[0], ir.IntType(32))
-
-    return types.int32(types.float32), generate
 
 
 @compiled(inline=True)
@@ -61,7 +39,8 @@ def _exp2(x):
     p = p * r + float32(2.402264791e-01)
     p = p * r + float32(6.931472029e-01)
     p = p * r + float32(1.0)
-    return _float_of_bits(_bits_of_float(p) + (_bits_of_float(shifted) << int32(23)))
+    n = np.float32(shifted).view(np.int32) << int32(23)
+    return np.int32(np.float32(p).view(np.int32) + n).view(np.float32)
 
 
 @compiled(inline=True)
@@ -96,63 +75,37 @@ def arccos1(t):
     return np.sqrt(max(squared, float32(0.0))) * _OVER_PI + t * arccos0(t)
 
 
-@compiled(inline=True)
-def _exponential(parameters, row):
-    rate = parameters[0]
-    for q in range(len(row)):
-        row[q] = _exp2(rate * row[q] - rate)
+def _elementwise(function: Callable[..., Any]) -> Any:
+    """Return the function of a row whose κ is a function of t alone."""
 
-
-@compiled(inline=True)
-def _polynomial(parameters, row):
-    offset, over = parameters[1], float32(1.0) / (float32(1.0) + parameters[1])
-    for q in range(len(row)):
-        row[q] = (row[q] + offset) * over
-    _to_power(row, int(parameters[0]))
-
-
-@compiled
-def _to_power(row, exponent):
-    """Raise each number to a power of at least 1, by repeated squaring; to the usual ones as vectors."""
-    if exponent == 2:
+    @compiled(inline=True)
+    def of_row(parameters, row):
         for q in range(len(row)):
-            row[q] = row[q] * row[q]
-        return
-    if exponent == 3:
-        for q in range(len(row)):
-            row[q] = row[q] * row[q] * row[q]
-        return
-    for q in range(len(row)):
-        square, result, left = row[q], float32(1.0), exponent
-        while left > 0:
-            if left % 2 == 1:
-                result *= square
-            square *= square
-            left //= 2
-        row[q] = result
+            row[q] = function(row[q])
+
+    return of_row
 
 
 @compiled(inline=True)
-def _inverse_polynomial(parameters, row):
-    for q in range(len(row)):
-        row[q] = float32(1.0) / (float32(2.0) - row[q])
+def _inverse_polynomial(t):
+    return float32(1.0) / (float32(2.0) - t)
 
 
 @compiled(inline=True)
-def _arc_cosine_0(parameters, row):
-    for q in range(len(row)):
-        row[q] = arccos0(row[q])
-
-
-@compiled(inline=True)
-def _arc_cosine_1(parameters, row):
-    for q in range(len(row)):
-        row[q] = arccos1(row[q])
+def _tangent(t):
+    return t * arccos0(t) + arccos1(t)
 
 
 @compiled(inline=True)
 def _linear(parameters, row):
     pass
+
+
+@compiled(inline=True)
+def _exponential(parameters, row):
+    rate = parameters[0]
+    for q in range(len(row)):
+        row[q] = _exp2(rate * row[q] - rate)
 
 
 @compiled(inline=True)
@@ -164,36 +117,43 @@ def _series(parameters, row):
         row[q] = total
 
 
-@compiled(inline=True)
-def _tangent(parameters, row):
+@compiled
+def _polynomial(parameters, row):
+    """Raise by repeated squaring; to the usual powers as vectors."""
+    exponent, offset, over = int(parameters[0]), parameters[1], float32(1.0) / (float32(1.0) + parameters[1])
     for q in range(len(row)):
-        row[q] = row[q] * arccos0(row[q]) + arccos1(row[q])
+        row[q] = (row[q] + offset) * over
+    if exponent == 2:
+        for q in range(len(row)):
+            row[q] = row[q] * row[q]
+    elif exponent == 3:
+        for q in range(len(row)):
+            row[q] = row[q] * row[q] * row[q]
+    else:
+        for q in range(len(row)):
+            square, result, left = row[q], float32(1.0), exponent
+            while left > 0:
+                if left % 2 == 1:
+                    result *= square
+                square *= square
+                left //= 2
+            row[q] = result
 
 
 FUNCTIONS = {
     "Exponential": _exponential,
     "Polynomial": _polynomial,
-    "InversePolynomial": _inverse_polynomial,
-    "ArcCosine0": _arc_cosine_0,
-    "ArcCosine1": _arc_cosine_1,
+    "InversePolynomial": _elementwise(_inverse_polynomial),
+    "ArcCosine0": _elementwise(arccos0),
+    "ArcCosine1": _elementwise(arccos1),
     "Linear": _linear,
     "Series": _series,
-    "Tangent": _tangent,
+    "Tangent": _elementwise(_tangent),
 }
 """Functions of (parameters, row); the last one, t κ_0(t) + κ_1(t), is the tangent kernel's first layer."""
 
 NUMBERS = {name: number for number, name in enumerate(FUNCTIONS)}
-EXPONENTIAL, TANGENT = NUMBERS["Exponential"], NUMBERS["Tangent"]
-
-
-def is_compiled(kernel: DotProductKernel) -> bool:
-    """Tell whether there is a function of a κ."""
-    return kernel.device_name in FUNCTIONS
-
-
-def is_exponential(kernel: DotProductKernel) -> bool:
-    """Tell whether κ is the exponential, which strips of products go through without another pass."""
-    return kernel.device_name == "Exponential"
+EXPONENTIAL, TANGENT = np.int64(NUMBERS["Exponential"]), np.int64(NUMBERS["Tangent"])
 
 
 def number_of(kernel: DotProductKernel) -> int:
@@ -208,34 +168,36 @@ def parameters_of(kernel: DotProductKernel) -> NDArray[np.float32]:
 
 def slope_of(kernel: DotProductKernel) -> float:
     """Return what cosines are multiplied with beforehand: the exponential's rate, or 1."""
-    return kernel.device_parameters()[0] if is_exponential(kernel) else 1.0
+    return kernel.device_parameters()[0] if kernel.device_name == "Exponential" else 1.0
 
 
-def _either(number: int, function: Callable[..., None], otherwise: Callable[..., None]) -> Any:
-    """Return a function that calls one function for a number and another for all others."""
+def _one_of(functions: Sequence[Callable[..., None]], first: int = 0) -> Any:
+    """Return a function that calls the one of a number, of functions that are numbered from ``first`` on."""
+    if len(functions) == 1:
+        only = functions[0]
 
-    @njit(inline="always")
-    def either(kernel, parameters, row):
-        if kernel == number:
-            function(parameters, row)
-        else:
-            otherwise(kernel, parameters, row)
+        def chosen(number, parameters, row):
+            only(parameters, row)
+    else:
+        half = len(functions) // 2
+        middle = first + half
+        lower, upper = _one_of(functions[:half], first), _one_of(functions[half:], middle)
 
-    return either
+        def chosen(number, parameters, row):
+            if number < middle:
+                lower(number, parameters, row)
+            else:
+                upper(number, parameters, row)
+
+    return compiled(chosen, inline=True)
 
 
-@njit(inline="always")
-def _any_of_them(kernel, parameters, row):
-    pass
-
-
-for _name, _function in FUNCTIONS.items():
-    _any_of_them = _either(NUMBERS[_name], _function, _any_of_them)
+_any_of_them = _one_of(list(FUNCTIONS.values()))
 
 
 @compiled
 def apply(kernel, parameters, row):
-    """Put κ of each number, for the κ of a number in `NUMBERS`, in its place."""
+    """Put κ of each number, for a κ of `NUMBERS`, in its place."""
     _any_of_them(kernel, parameters, row)
 
 

@@ -1,24 +1,19 @@
 """The steps of a tile with Numba's inner loops: plans, packed weights, workspace."""
 
+import functools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ckncuda.backend.numpy import tiles
 from ckncuda.backend.numpy.compiled import encode_loops as loops
 from ckncuda.backend.numpy.compiled.cache import announce
-from ckncuda.backend.numpy.compiled.dot_product import is_exponential, slope_of
+from ckncuda.backend.numpy.compiled.dot_product import slope_of
 from ckncuda.backend.numpy.compiled.llvm.product import PANEL, packed
 from ckncuda.backend.numpy.compiled.llvm.winograd import COLOURS, ROW, colour_filters
-from ckncuda.backend.numpy.tiles import (
-    MAX_TILE_BYTES,
-    Band,
-    Buffer,
-    LayerPlan,
-    filter_columns,
-    transposed_projection,
-)
+from ckncuda.backend.numpy.tiles import Band, Buffer, bands
 from ckncuda.backend.numpy.winograd import SPAN, TILE, transformed_filters
 from ckncuda.layer.layer import Layer
 from ckncuda.layer.spec import LayerSpec
@@ -30,19 +25,17 @@ MANY_CHANNELS = 16  # with fewer, Winograd's products are too small to leave the
 IMAGES = 8  # of a tile
 
 
-class Plan(LayerPlan):
+class Plan(tiles.LayerPlan):
     """A plan for compiled loops: the algorithm of the products, pooling with the taps alone."""
 
     def __init__(self, spec: LayerSpec, shape: Shape) -> None:
         channels, square = shape[2], spec.patch_shape == (3, 3)
-        self.algorithm = loops.DIRECT
+        self.algorithm = loops.COLOUR if square and channels == COLOURS else loops.DIRECT
         if square and channels >= MANY_CHANNELS:
             self.algorithm = loops.MANY
-        elif square and channels == COLOURS:
-            self.algorithm = loops.COLOUR
         self.side = 1 if self.algorithm == loops.DIRECT else TILE
         super().__init__(spec, shape)
-        self.exponential = is_exponential(spec.kernel)
+        self.exponential = spec.kernel.device_name == "Exponential"
         self.geometry = loops.Geometry(
             *spec.patch_shape,
             algorithm=self.algorithm,
@@ -65,7 +58,7 @@ class Plan(LayerPlan):
     @property
     def images_per_tile(self) -> int:
         """Enough images to read the filters seldom, few enough for their maps to stay in the cache."""
-        return max(1, min(IMAGES, MAX_TILE_BYTES // (self.bytes_per_row() * self.map_shape[0])))
+        return max(1, min(IMAGES, tiles.MAX_TILE_BYTES // (self.bytes_per_row() * self.map_shape[0])))
 
     def padded_shape(self, images: int, band: Band) -> tuple[int, int, int, int]:
         """Return the shape of the input of one band, in whole tiles, with its margins."""
@@ -81,11 +74,11 @@ class Plan(LayerPlan):
 def weights_of(layer: Layer, plan: Plan) -> loops.Weights:
     """Pack what a layer has learned in panels, for all plans of its specification."""
     if plan.algorithm == loops.DIRECT:
-        filters = packed(filter_columns(layer)[None])
+        filters = packed(tiles.filter_columns(layer)[None])
     else:
         pack = packed if plan.algorithm == loops.MANY else colour_filters
         filters = pack(transformed_filters(layer.anchors))
-    return loops.Weights(filters, packed(transposed_projection(layer)))
+    return loops.Weights(filters, packed(tiles.transposed_projection(layer)))
 
 
 def encode_images(
@@ -94,16 +87,14 @@ def encode_images(
     """Encode whole images [b, h, w, c] through all layers, to out [b, h', w', filters]."""
     padded = _padded(maps, plans[0], plans[0].row_bands[0], buffer)
     for number, (plan, own) in enumerate(zip(plans, weights, strict=True), 1):
-        if number == len(plans):
-            _encode(padded, plan, own, plan.row_bands[0], out, (0, 0), buffer)
-        else:  # straight into the padded input of the next layer
-            following = plans[number]
-            band = following.row_bands[0]
+        target, place = out, (0, 0)
+        if number < len(plans):  # straight into the padded input of the next layer
+            following, band = plans[number], plans[number].row_bands[0]
             target = buffer(f"padded {number % 2}", following.padded_shape(len(maps), band))
             place = following.place(band)
             loops.clear_margins(target, *place, *following.shape[:2])
-            _encode(padded, plan, own, plan.row_bands[0], target, place, buffer)
-            padded = target
+        _encode(padded, plan, own, plan.row_bands[0], target, place, buffer)
+        padded = target
 
 
 def encode_band(maps: Map, plan: Plan, weights: loops.Weights, band: Band, out: Map, buffer: Buffer) -> None:
@@ -133,11 +124,10 @@ def _encode(
     if getattr(plan.thread, "key", None) != key:
         plan.thread.workspace, plan.thread.key = _workspace(padded, plan, band, buffer), key
     work = plan.thread.workspace
-    rows = plan.row_taps[band.pooled.start]
-    if plan.exponential:
-        loops.encode(rows, work, plan.geometry, weights, out, *place, None)
-    else:
-        loops.encode.py_func(rows, work, plan.geometry, weights, out, *place, _kernel(plan))
+    encode, kernel = loops.encode, None
+    if not plan.exponential:
+        encode, kernel = loops.encode.py_func, functools.partial(_apply_kernel, plan)
+    encode(plan.row_taps[band.pooled.start], work, plan.geometry, weights, out, *place, kernel)
 
 
 def _workspace(padded: Map, plan: Plan, band: Band, buffer: Buffer) -> loops.Workspace:
@@ -146,11 +136,8 @@ def _workspace(padded: Map, plan: Plan, band: Band, buffer: Buffer) -> loops.Wor
     rows, side, columns = band.length, plan.side, plan.output_shape[1]
     tiles_high, width = -(-rows // side), breadth - plan.spec.patch_shape[1] + 1
     tiles = b * tiles_high * (width // side) + 1
-    transformed = {
-        loops.DIRECT: (0, 0, 0),
-        loops.COLOUR: (1, SPAN**2, ROW),
-        loops.MANY: (SPAN**2, tiles, channels),
-    }[plan.algorithm]
+    many, colour = (SPAN**2, tiles, channels), (1, SPAN**2, ROW)
+    transformed = {loops.DIRECT: (0, 0, 0), loops.COLOUR: colour, loops.MANY: many}[plan.algorithm]
     pooled = (b, len(band.weights), columns, -(-plan.spec.filters // PANEL) * PANEL)
     return loops.Workspace(
         padded=padded,
@@ -167,25 +154,20 @@ def _workspace(padded: Map, plan: Plan, band: Band, buffer: Buffer) -> loops.Wor
     )
 
 
-def _kernel(plan: Plan) -> Callable[[Map, Map, Map], None]:
-    """Return what `encode_loops.encode` calls for each strip of products: any κ, by NumPy."""
-
-    def apply(strip: Map, scale: Map, factor: Map) -> None:
-        strip *= scale[..., None]
-        if plan.algorithm != loops.DIRECT:  # Winograd's rounding is that of the brightest patch nearby
-            np.clip(strip, -1, 1, out=strip)
-        plan.spec.kernel.value(strip, out=strip)
-        strip *= factor[..., None]
-
-    return apply
+def _apply_kernel(plan: Plan, strip: Map, scale: Map, factor: Map) -> None:
+    """Put any κ in place of a strip of products, by NumPy."""
+    strip *= scale[..., None]
+    if plan.algorithm != loops.DIRECT:  # Winograd's rounding is that of the brightest patch nearby
+        np.clip(strip, -1, 1, out=strip)
+    plan.spec.kernel.value(strip, out=strip)
+    strip *= factor[..., None]
 
 
 def taps_of(matrix: NDArray[np.float32]) -> loops.Taps:
     """Return the non-zero part of each row of a pooling matrix; a row of zeros has one tap, a zero."""
-    first = np.array([np.flatnonzero(row)[0] if row.any() else 0 for row in matrix])
-    last = np.array([np.flatnonzero(row)[-1] if row.any() else 0 for row in matrix])
-    count = last - first + 1
+    groups = bands(matrix, 1)
+    first, count = np.array([(band.source.start, band.length) for band in groups], np.int64).T.copy()
     weights = np.zeros((len(matrix), int(count.max())), np.float32)
-    for i, row in enumerate(matrix):
-        weights[i, : count[i]] = row[first[i] : last[i] + 1]
-    return loops.Taps(weights, first.astype(np.int64), count.astype(np.int64))
+    for row, band in zip(weights, groups, strict=True):
+        row[: band.length] = band.weights
+    return loops.Taps(weights, first, count)

@@ -1,8 +1,7 @@
-"""Inner loops of the NumPy backend, compiled by Numba where it is installed (the extra ``fast``).
+"""Inner loops of a network on one thread's tile, compiled by Numba.
 
-One panel of filters at a time goes from the products through κ to the pooled map, a few rows of the
-map at a time, so that nothing larger than a pooled map leaves the caches.  Every product is a loop over
-`llvm.product.product`.  The functions release the GIL and work on one thread's tile.
+One panel of filters at a time goes from the products through κ to the pooled map, a few rows of the map at a
+time, so that nothing larger than a pooled map leaves the caches.
 """
 
 # Numba's functions take what they are given.
@@ -16,17 +15,10 @@ from numpy.typing import NDArray
 
 from ckncuda.backend.numpy.compiled.cache import compiled
 from ckncuda.backend.numpy.compiled.dot_product import exponential
+from ckncuda.backend.numpy.compiled.llvm import winograd
 from ckncuda.backend.numpy.compiled.llvm.emitter import LANES
 from ckncuda.backend.numpy.compiled.llvm.product import PANEL, ROWS, product, weighted_sum
-from ckncuda.backend.numpy.compiled.llvm.winograd import (
-    AT_ONCE,
-    COLOURS,
-    ROW,
-    ROW_TILES,
-    colour_columns,
-    input_transform,
-    output_transform,
-)
+from ckncuda.backend.numpy.compiled.llvm.winograd import COLOURS, ROW, input_transform, output_transform
 
 Array = NDArray[np.float32]
 DIRECT, COLOUR, MANY = 0, 1, 2
@@ -80,9 +72,9 @@ class Workspace(NamedTuple):
 def encode(rows, work, layer, weights, out, above, left, kernel):
     """Encode a tile: from work.padded to out [b, height, width, filters], from its row and column on.
 
-    ``rows`` are the `Taps` of the band's rows.  What of the result lies above or below ``out`` is left
-    out.  With ``kernel`` None, κ is the exponential and everything is compiled.  Else this runs in
-    Python, with a kernel(strip, scale, factor) to call for each strip, which is then best the whole map.
+    ``rows`` are the `Taps` of the band's rows; what lies above or below ``out`` is left out. With ``kernel``
+    None, κ is the exponential and all is compiled; else this runs in Python, with a kernel(strip, scale,
+    factor).
     """
     b, n_rows = work.scale.shape[0], work.scale.shape[1]
     for i in range(b):
@@ -90,33 +82,16 @@ def encode(rows, work, layer, weights, out, above, left, kernel):
         if layer.algorithm == MANY:
             winograd_input(work.padded[i], i, work.transformed, work.rows)
     for panel in range(len(weights.filters)):
+        filters = weights.filters[panel]
         if layer.algorithm == MANY:
-            winograd_products(work.transformed, weights.filters[panel], work.products)
+            winograd_products(work.transformed, filters, work.products)
         for i in range(b):
             for y in range(0, n_rows, len(work.strip)):
                 n = min(len(work.strip), n_rows - y)
                 if layer.algorithm == MANY:
                     winograd_output(work.products, b, i, y, n, work.strip, work.rows)
-                elif layer.algorithm == COLOUR:
-                    colour_products(
-                        work.padded[i],
-                        weights.filters[panel],
-                        y,
-                        n,
-                        work.strip,
-                        work.rows,
-                        work.transformed[0],
-                    )
                 else:
-                    direct_products(
-                        work.padded[i],
-                        layer.patch_height,
-                        layer.patch_width,
-                        weights.filters[panel],
-                        y,
-                        n,
-                        work.strip,
-                    )
+                    patch_products(layer, work.padded[i], filters, y, n, work)
                 scale, factor = work.scale[i, y : y + n], work.factor[i, y : y + n]
                 if kernel is None:
                     exponential(work.strip, scale, factor, layer.slope)
@@ -224,13 +199,20 @@ def product_of_rows(a, a_stride, n, runs, run, run_stride, b, c, c_stride):
 
 
 @compiled
-def direct_products(padded, patch_height, patch_width, filters, first, n, strip):
-    """Multiply the patches of n rows of a padded map with a panel of filters [1, terms, PANEL]."""
+def patch_products(layer, padded, filters, first, n, work):
+    """Multiply the patches of n rows of a padded map with a panel of filters, to work.strip.
+
+    ``layer`` and ``work`` are those of a network or of exact kernels.
+    """
+    if layer.algorithm == COLOUR:
+        colour_products(padded, filters, first, n, work.strip, work.rows, work.transformed[0])
+        return
     _, width, c = padded.shape
     for y in range(n):
         product_of_rows(
-            padded[first + y].ctypes.data, c, strip.shape[1], patch_height, patch_width * c, width * c,
-            filters.ctypes.data, strip[y].ctypes.data, PANEL,
+            padded[first + y].ctypes.data, c, work.strip.shape[1],
+            layer.patch_height, layer.patch_width * c, width * c,
+            filters.ctypes.data, work.strip[y].ctypes.data, PANEL,
         )  # fmt: skip
 
 
@@ -248,8 +230,7 @@ def winograd_products(v, filters, m):
 def project(pooled, projection, out, above, left, projected):
     """Multiply pooled maps with packed projections, to part of out [b, h, w, filters].
 
-    ``pooled`` is [b, h', w', panels · PANEL]; ``projected``, of that shape, is workspace for filters that
-    do not fill their panels.
+    ``pooled`` is [b, h', w', panels · PANEL]; ``projected`` has room for as many, where filters are fewer.
     """
     b, height, width, p = pooled.shape
     if out.shape[3] < p:
@@ -277,10 +258,7 @@ def _positions_times(positions, n, p, projection, out):
 
 @compiled
 def winograd_input(padded, image, v, rows):
-    """Compute Bᵀ d B of the 6×6 tiles of a padded map [4·th+2, 4·tw+2, c]: v [36, tiles, c] of that image.
-
-    ``rows`` [6, width · c] is workspace.
-    """
+    """Compute Bᵀ d B of the 6×6 tiles of a padded map [4·th+2, 4·tw+2, c]: v [36, tiles, c] of that image."""
     height, width, c = padded.shape
     th, tw = (height - 2) // 4, (width - 2) // 4
     source, between, target = padded.ctypes.data, rows.ctypes.data, v.ctypes.data
@@ -302,10 +280,7 @@ def winograd_input(padded, image, v, rows):
 
 @compiled
 def winograd_output(m, images, image, first, n, strip, rows):
-    """Compute Aᵀ m A of an image's products: n rows of its map, whole tiles wide.
-
-    ``m`` is [36, tiles of all images, PANEL], ``rows`` [≥ 24 · LANES] is workspace.
-    """
+    """Compute Aᵀ m A of an image's products m [36, tiles of all, PANEL]: n rows of its map, whole tiles."""
     tw = strip.shape[1] // 4
     tiles, step = (m.shape[1] - 1) // images, m.shape[1] * PANEL
     source, between, target = m.ctypes.data, rows.ctypes.data, strip.ctypes.data
@@ -329,14 +304,13 @@ def winograd_output(m, images, image, first, n, strip, rows):
 def colour_products(padded, filters, first, n, strip, rows, v):
     """Take n rows of a padded colour image through Winograd's algorithm: strip [n, 4·tw, PANEL].
 
-    The transform takes all positions, of tiles or not, as one vector.  ``rows`` [6, ROW] and ``v``
-    [36, ROW] are workspace for one part of a row of tiles.
+    The transform takes all positions, of tiles or not, as one vector; v is [36, ROW].
     """
     size, tiles = padded.shape[1] * COLOURS, strip.shape[1] // 4
     image, between, target = padded.ctypes.data, rows.ctypes.data, v.ctypes.data
     for y in range(0, n, 4):
-        for t0 in range(0, tiles, ROW_TILES):
-            t1 = min(t0 + ROW_TILES, tiles)
+        for t0 in range(0, tiles, winograd.ROW_TILES):
+            t1 = min(t0 + winograd.ROW_TILES, tiles)
             start, length = 4 * t0 * COLOURS, (4 * (t1 - t0) + 2) * COLOURS
             for q in range(0, length, LANES):
                 q = min(q, length - LANES)
@@ -345,9 +319,9 @@ def colour_products(padded, filters, first, n, strip, rows, v):
                 for q in range(0, length - 5 * COLOURS, LANES):  # some beyond the end, where rows have room
                     input_transform(between + 4 * (i * ROW + q), COLOURS, target + 4 * (6 * i * ROW + q), ROW)
             for group in range(PANEL // LANES):
-                for t in range(0, t1 - t0, AT_ONCE):
-                    colour_columns(target + 4 * 4 * COLOURS * t, filters[group].ctypes.data, between)
-                    for i in range(min(AT_ONCE, t1 - t0 - t)):
+                for t in range(0, t1 - t0, winograd.AT_ONCE):
+                    winograd.colour_columns(target + 4 * 4 * COLOURS * t, filters[group].ctypes.data, between)
+                    for i in range(min(winograd.AT_ONCE, t1 - t0 - t)):
                         for dy in range(4):
                             x = (y + dy) * strip.shape[1] + 4 * (t0 + t + i)
                             output_transform(

@@ -28,22 +28,17 @@ class Anchors:
     def __init__(self, anchors: Vectors, sketch: Sketch | None) -> None:
         self.rows = np.ascontiguousarray(anchors)
         self.sketch = sketch
-        heads: Vectors = anchors
-        self.tails = NO_TAILS
-        if sketch is not None:
-            heads, tails = sketch.of(anchors)
-            self.tails = np.zeros(-(-len(tails) // PANEL) * PANEL, np.float32)
-            self.tails[: len(tails)] = tails
+        heads, tails = (anchors, NO_TAILS) if sketch is None else sketch.of(anchors)
+        self.tails = np.zeros(-(-len(tails) // PANEL) * PANEL, np.float32)
+        self.tails[: len(tails)] = tails
         self.panels = packed(np.asarray(heads.T, np.float32))
 
     def nearest(self, patches: Vectors, rows: slice, index: Index, cosine: Vectors, buffer: Buffer) -> None:
         """Write the numbers and the cosines of the nearest anchors of some rows of the patches."""
         announce(_nearest)
         bounds = buffer("bounds", (STEP, len(self.panels) * PANEL))
-        if self.sketch is None:
-            heads, tails = patches[rows], NO_TAILS
-        else:
-            heads, tails = self.sketch.heads[rows], self.sketch.tails[rows]
+        heads, tails = (patches, NO_TAILS) if self.sketch is None else (self.sketch.heads, self.sketch.tails)
+        heads, tails = heads[rows], tails[rows]
         _nearest(patches[rows], heads, tails, self.rows, self.panels, self.tails, bounds, index, cosine)
 
 

@@ -1,9 +1,8 @@
 """Inner loops of exact kernels, compiled by Numba: an image against many others, a pair at a time.
 
-In the first layer the patches of the one image, x, take the part of anchor points: the products of the
-other's, y's, patches with a panel of them go through κ to y's pooled map while they are in the cache, as
-when a network encodes y.  Then the panel, whole rows of x's positions, is pooled along these rows, and the
-rows are added to those of the pooled map of pairs.  A map of pairs of all positions is never there.
+In the first layer patches of the one image, x, are the anchor points with which a network encodes the other,
+y, panel by panel. A panel, whole rows of x's positions, is then pooled along these rows, and the rows are
+added to those of the pooled map of pairs: a map of pairs of all positions is never there.
 
 Maps of pairs of deeper layers are [positions of y, positions of x], both with their margins: all that a
 patch sum adds up for one position of y are runs of neighbouring numbers then.
@@ -20,14 +19,7 @@ from numpy.typing import NDArray
 
 from ckncuda.backend.numpy.compiled.cache import compiled
 from ckncuda.backend.numpy.compiled.dot_product import TANGENT, apply, apply_to_strip, arccos0, arccos1
-from ckncuda.backend.numpy.compiled.encode_loops import (
-    COLOUR,
-    Taps,
-    colour_products,
-    direct_products,
-    pool_columns,
-    pool_rows,
-)
+from ckncuda.backend.numpy.compiled.encode_loops import COLOUR, Taps, patch_products, pool_columns, pool_rows
 from ckncuda.backend.numpy.compiled.llvm.emitter import LANES
 from ckncuda.backend.numpy.compiled.llvm.product import NARROW_ROWS, PANEL, add_multiple, narrow_product
 from ckncuda.backend.numpy.compiled.llvm.winograd import COLOURS
@@ -57,15 +49,14 @@ class First(NamedTuple):
 
 
 class Deeper(NamedTuple):
-    """The L layers above the first, and the place of the last map in memory; see `SIZES`."""
+    """The L layers above the first, and the place of the last map in memory."""
 
-    sizes: Index  # [L + 1, len(SIZES)]
-    parameters: Array  # [L + 1, numbers]: of the kernels
-    floors: Array  # [L + 1, 2]: the norms' floor, and whether κ is multiplied with floored norms
+    layers: NDArray[np.void]  # [L + 1] of `LAYER`
+    parameters: Array  # [L + 1, numbers]: of the κ
     pooling: Array  # matrices of rows and of columns, layer after layer, flat
 
 
-SIZES = (
+_NUMBERS = (
     "rows",  # of the layer's input with its margins
     "breadth",  # columns of the same
     "above",  # margins before the first row
@@ -81,9 +72,9 @@ SIZES = (
     "of_x",  # where its numbers begin in the `Norms` of an image x: a row is `breadth` numbers
     "of_y",  # and of an image y, whose rows are as they are
     "kernel",
+    "floored",  # whether κ is multiplied with floored norms
 )
-(_ROWS, _BREADTH, _ABOVE, _LEFT, _STRIDE, _PATCH_HEIGHT, _PATCH_WIDTH, _HEIGHT, _WIDTH, _POOLED_HEIGHT,
- _POOLED_WIDTH, _POOLING, _OF_X, _OF_Y, _KERNEL) = range(len(SIZES))  # fmt: skip
+LAYER = np.dtype([*((name, np.int64) for name in _NUMBERS), ("norm_floor", np.float32)], align=True)
 
 
 class Norms(NamedTuple):
@@ -111,8 +102,8 @@ class Images(NamedTuple):
 class Work(NamedTuple):
     """The arrays of a thread."""
 
-    rows: Array  # see `colour_products`
-    transformed: Array
+    rows: Array  # see `encode_loops.colour_products`
+    transformed: Array  # [1, 36, ROW]
     strip: Array  # [rows at a time, whole tiles' width, PANEL]
     half: Array  # [rows, pooled columns, PANEL]
     panel: Array  # [pooled rows, pooled columns, PANEL]
@@ -126,40 +117,38 @@ class Work(NamedTuple):
 @compiled
 def gram_row(x, norms_of_x, ys, norms, first, deeper, work, start, out):
     """Compute kernels of an image x with the images y from ``start`` on, to out [n]."""
-    layers = len(deeper.sizes) - 1
+    layers = len(deeper.layers) - 1
+    last = deeper.layers[layers]
     for j in range(start, start + len(out)):
         _first_layer(x, ys, j, first, deeper, work)
         for layer in range(layers):
             _next_layer(layer, norms_of_x, norms.inverse[j], norms.factor[j], first.tangent, deeper, work)
         pairs = work.tangents[layers % 2] if first.tangent else work.pairs[layers % 2]
-        stride, total = deeper.sizes[layers, _STRIDE], 0.0
-        for u in range(deeper.sizes[layers, _ROWS] * deeper.sizes[layers, _BREADTH]):
-            total += pairs[u * stride + u]
+        total = 0.0
+        for u in range(last.rows * last.breadth):
+            total += pairs[u * last.stride + u]
         out[j - start] = total
 
 
 @compiled
 def own_norms(x, ys, j, first, deeper, work, of_x, of_y, out):
-    """Compute norms of the patches of x, which is y_j, above the first layer: out [numbers] in y's order.
-
-    ``of_x`` and ``of_y`` are `Norms` to fill.
-    """
+    """Compute norms of the patches of x, which is y_j, above the first layer: out, and `Norms` to fill."""
     _first_layer(x, ys, j, first, deeper, work)
-    for layer in range(len(deeper.sizes) - 1):
-        sizes = deeper.sizes[layer]
-        breadth, width = sizes[_BREADTH], sizes[_WIDTH]
-        for y in range(sizes[_HEIGHT]):
+    for layer in range(len(deeper.layers) - 1):
+        sizes = deeper.layers[layer]
+        breadth, width = sizes.breadth, sizes.width
+        for y in range(sizes.height):
             for x_ in range(width):
                 u = y * breadth + x_
                 _patch_sums(work.pairs[layer % 2], u, u, sizes, work.sums[0, :1])
                 norm = np.sqrt(max(work.sums[0, 0], float32(0.0)))
-                floored = max(norm, deeper.floors[layer, 0])
-                factor = floored if deeper.floors[layer, 1] else norm
-                v = sizes[_OF_Y] + y * width + x_
+                floored = max(norm, sizes.norm_floor)
+                factor = floored if sizes.floored else norm
+                v = sizes.of_y + y * width + x_
                 out[v] = norm
-                of_x.inverse[sizes[_OF_X] + u], of_x.factor[sizes[_OF_X] + u] = 1 / floored, factor
+                of_x.inverse[sizes.of_x + u], of_x.factor[sizes.of_x + u] = 1 / floored, factor
                 of_y.inverse[v], of_y.factor[v] = 1 / floored, factor
-        _next_layer(layer, of_x, of_y.inverse, of_y.factor, False, deeper, work)
+        _next_layer(layer, of_x, of_y.inverse, of_y.factor, first.tangent, deeper, work)
 
 
 @compiled
@@ -172,10 +161,9 @@ def fill_filters(padded, inverse, first, filters):
         for q in range(length):
             for dy in range(first.patch_height):
                 for dx in range(first.patch_width):
+                    pixel = padded[row + dy, column + q + dx]
                     for channel in range(c):
-                        patch[dy, dx, channel] = (
-                            padded[row + dy, column + q + dx, channel] * inverse[row, column + q]
-                        )
+                        patch[dy, dx, channel] = pixel[channel] * inverse[row, column + q]
             if first.algorithm == COLOUR:
                 _transform(patch, filters[panel, (lane + q) // LANES], (lane + q) % LANES)
             else:
@@ -200,11 +188,11 @@ def _transform(patch, filters, lane):
 @compiled
 def _first_layer(x, ys, j, first, deeper, work):
     """Compute the pooled map of pairs of x and y_j, with the margins of the next layer."""
-    sizes = deeper.sizes[0]
-    numbers = sizes[_ROWS] * sizes[_BREADTH] * sizes[_STRIDE]
+    sizes = deeper.layers[0]
+    numbers = sizes.rows * sizes.breadth * sizes.stride
     if first.tangent:
         _first_map(x, ys, j, TANGENT, first, sizes, work, work.tangents[0, :numbers])
-    if len(deeper.sizes) > 1 or not first.tangent:
+    if len(deeper.layers) > 1 or not first.tangent:
         _first_map(x, ys, j, first.kernel, first, sizes, work, work.pairs[0, :numbers])
 
 
@@ -216,12 +204,7 @@ def _first_map(x, ys, j, kernel, first, sizes, work, pairs):
     for panel in range(len(x.filters)):
         for y in range(0, n_rows, len(work.strip)):
             n = min(len(work.strip), n_rows - y)
-            if first.algorithm == COLOUR:
-                colour_products(ys.padded[j], x.filters[panel], y, n, work.strip, work.rows, work.transformed)
-            else:
-                direct_products(
-                    ys.padded[j], first.patch_height, first.patch_width, x.filters[panel], y, n, work.strip
-                )
+            patch_products(first, ys.padded[j], x.filters[panel], y, n, work)
             scale, factor = ys.scale[j, y : y + n], ys.factor[j, y : y + n]
             apply_to_strip(kernel, first.parameters, first.slope, work.strip, scale, factor)
             pool_columns(work.strip, n, first.columns, work.half[y : y + n])
@@ -236,8 +219,8 @@ def _add_run(first, run, pooling, sizes, work, pairs):
     """Pool a run of x's positions along its row, and add it to the rows of the pooled map of pairs."""
     _, lane, row, _, length = first.runs[run]
     height, width = work.panel.shape[0], work.panel.shape[1]
-    n, breadth, stride = height * width, sizes[_BREADTH], sizes[_STRIDE]
-    above, left = sizes[_ABOVE], sizes[_LEFT]
+    n, breadth, stride = height * width, sizes.breadth, sizes.stride
+    above, left = sizes.above, sizes.left
     for group in range(0, pooling.shape[1], LANES):
         for i in range(0, n, NARROW_ROWS):
             v = min(i, len(work.columns) - NARROW_ROWS)  # the last ones may be computed twice
@@ -264,19 +247,21 @@ def _add_run(first, run, pooling, sizes, work, pairs):
 @compiled
 def _next_layer(layer, norms_of_x, inverse_y, factor_y, tangent, deeper, work):
     """Compute the map of pairs of a layer's output, with the margins of the next, from that of its input."""
-    sizes = deeper.sizes[layer]
-    breadth, w = sizes[_BREADTH], sizes[_WIDTH]
-    rows, columns = _pooling_matrices(deeper, layer)
-    n = (sizes[_HEIGHT] - 1) * breadth + w  # numbers from the first position of x to its last
-    inverse = norms_of_x.inverse[sizes[_OF_X] : sizes[_OF_X] + n]
-    factor = norms_of_x.factor[sizes[_OF_X] : sizes[_OF_X] + n]
+    sizes = deeper.layers[layer]
+    breadth, w = sizes.breadth, sizes.width
+    middle = sizes.pooling + sizes.pooled_height * sizes.height
+    rows = deeper.pooling[sizes.pooling : middle].reshape(sizes.pooled_height, sizes.height)
+    columns = deeper.pooling[middle : middle + sizes.pooled_width * w].reshape(sizes.pooled_width, w)
+    n = (sizes.height - 1) * breadth + w  # numbers from the first position of x to its last
+    inverse = norms_of_x.inverse[sizes.of_x : sizes.of_x + n]
+    factor = norms_of_x.factor[sizes.of_x : sizes.of_x + n]
     pooled = work.pooled[:, : len(rows) * len(columns) * n]
     pooled[:] = 0
     row, kappa0, arriving = work.sums[0, :n], work.sums[1, :n], work.sums[2, :n]
-    for y in range(sizes[_HEIGHT]):
+    for y in range(sizes.height):
         for x in range(w):
             v = y * breadth + x
-            s, f = inverse_y[sizes[_OF_Y] + y * w + x], factor_y[sizes[_OF_Y] + y * w + x]
+            s, f = inverse_y[sizes.of_y + y * w + x], factor_y[sizes.of_y + y * w + x]
             _patch_sums(work.pairs[layer % 2], v, 0, sizes, row)
             for q in range(n):
                 row[q] *= s * inverse[q]
@@ -289,33 +274,22 @@ def _next_layer(layer, norms_of_x, inverse_y, factor_y, tangent, deeper, work):
                 _add_rows(arriving, rows[:, y], columns[:, x], float32(1.0), pooled[1])
                 _add_rows(row, rows[:, y], columns[:, x], float32(1.0), pooled[0])
             else:
-                apply(sizes[_KERNEL], deeper.parameters[layer], row)
+                apply(sizes.kernel, deeper.parameters[layer], row)
                 for q in range(n):
                     row[q] *= factor[q]
                 _add_rows(row, rows[:, y], columns[:, x], f, pooled[0])
-    following, target = deeper.sizes[layer + 1], (layer + 1) % 2
+    following, target = deeper.layers[layer + 1], (layer + 1) % 2
     _pool_x(pooled[0], rows, columns, breadth, following, work.sums[0], work.pairs[target])
     if tangent:
         _pool_x(pooled[1], rows, columns, breadth, following, work.sums[0], work.tangents[target])
 
 
 @compiled
-def _pooling_matrices(deeper, layer):
-    """Return the weights of a layer's pooling: [pooled rows, rows], [pooled columns, columns]."""
-    sizes = deeper.sizes[layer]
-    start, h, w = sizes[_POOLING], sizes[_HEIGHT], sizes[_WIDTH]
-    middle = start + sizes[_POOLED_HEIGHT] * h
-    end = middle + sizes[_POOLED_WIDTH] * w
-    rows = deeper.pooling[start:middle].reshape(sizes[_POOLED_HEIGHT], h)
-    return rows, deeper.pooling[middle:end].reshape(sizes[_POOLED_WIDTH], w)
-
-
-@compiled
 def _patch_sums(pairs, v, u, sizes, row):
     """Compute Σ_δ G(v+δ, u+q+δ) for all q of a row."""
-    breadth, stride = sizes[_BREADTH], sizes[_STRIDE]
-    for dy in range(sizes[_PATCH_HEIGHT]):
-        for dx in range(sizes[_PATCH_WIDTH]):
+    breadth, stride = sizes.breadth, sizes.stride
+    for dy in range(sizes.patch_height):
+        for dx in range(sizes.patch_width):
             shift = dy * breadth + dx
             source = pairs[(v + shift) * stride + u + shift :]
             if shift == 0:
@@ -345,8 +319,8 @@ def _pool_x(pooled, rows, columns, breadth, following, half, pairs):
     """Pool x's positions of rows that are pooled over y's, into a map with the margins of the next layer."""
     height, h, width, w = rows.shape[0], rows.shape[1], columns.shape[0], columns.shape[1]
     n = (h - 1) * breadth + w
-    above, left, stride = following[_ABOVE], following[_LEFT], following[_STRIDE]
-    pairs[: following[_ROWS] * following[_BREADTH] * stride] = 0
+    above, left, stride = following.above, following.left, following.stride
+    pairs[: following.rows * following.breadth * stride] = 0
     for v in range(height * width):
         source = pooled[v * n : (v + 1) * n]
         for y in range(h):
@@ -356,11 +330,11 @@ def _pool_x(pooled, rows, columns, breadth, following, half, pairs):
                     if columns[x, i] != 0:
                         total += columns[x, i] * source[y * breadth + i]
                 half[y * width + x] = total
-        at = ((v // width + above) * following[_BREADTH] + left + v % width) * stride
+        at = ((v // width + above) * following.breadth + left + v % width) * stride
         for y in range(height):
             for x in range(width):
                 total = float32(0.0)
                 for i in range(h):
                     if rows[y, i] != 0:
                         total += rows[y, i] * half[i * width + x]
-                pairs[at + (y + above) * following[_BREADTH] + left + x] = total
+                pairs[at + (y + above) * following.breadth + left + x] = total

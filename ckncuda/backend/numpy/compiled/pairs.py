@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,12 @@ from numpy.typing import NDArray
 
 from ckncuda.backend.numpy.compiled import encode_loops, pair_loops
 from ckncuda.backend.numpy.compiled.cache import announce
-from ckncuda.backend.numpy.compiled.dot_product import is_compiled, number_of, parameters_of, slope_of
+from ckncuda.backend.numpy.compiled.dot_product import NUMBERS, number_of, parameters_of, slope_of
 from ckncuda.backend.numpy.compiled.encode import taps_of
 from ckncuda.backend.numpy.compiled.llvm.emitter import LANES
 from ckncuda.backend.numpy.compiled.llvm.product import NARROW_ROWS, PANEL
 from ckncuda.backend.numpy.compiled.llvm.winograd import COLOURS, ROW
-from ckncuda.backend.numpy.compiled.pair_loops import SIZES, Deeper, First, Image, Images, Norms, Work
+from ckncuda.backend.numpy.compiled.pair_loops import LAYER, Deeper, First, Image, Images, Norms, Work
 from ckncuda.backend.numpy.threads import Threads
 from ckncuda.backend.numpy.tiles import Buffer, aligned
 from ckncuda.backend.numpy.winograd import SPAN, TILE
@@ -25,55 +26,44 @@ from ckncuda.types import Shape
 Array = NDArray[np.float32]
 
 MANY = 128  # images y that a thread takes for one image x, so that preparing x costs little
-NO_MARGINS = (0, 0), (0, 0)
 STRIP = 32 << 10  # bytes of products at a time: they stay in the first-level cache
 
 
 def refusal(specs: Specs) -> str | None:
     """Return the reason why such layers have no compiled loops, or None where they have."""
-    unknown = [spec.kernel.name for spec in specs if not is_compiled(spec.kernel)]
+    unknown = [spec.kernel.name for spec in specs if spec.kernel.device_name not in NUMBERS]
     return f"the kernel {unknown[0]} has no compiled function" if unknown else None
 
 
 def gram_block(
-    first: NormedMaps,
-    second: NormedMaps,
-    specs: Specs,
-    tangent: bool,
-    symmetric: bool,
-    out: Array,
-    threads: Threads,
-) -> None:
-    """Compute the kernels of all pairs, to out [n, n2]; of a symmetric matrix, one half of it."""
+    first: NormedMaps, second: NormedMaps, specs: Specs, tangent: bool, symmetric: bool, threads: Threads
+) -> Array:
+    """Compute the kernels of all pairs [n, n2]; of a symmetric matrix, the half above its diagonal."""
     plan = _planned(tuple(specs), first.maps.shape[1:], tangent)
     padded, ys = plan.images(first).padded, plan.images(second)
     norms_of_x, norms = plan.norms_of(first)[0], plan.norms_of(second)[1]
+    gram = np.empty((len(first), len(second)), np.float32)
 
     def row(i: int, start: int) -> None:
         x = plan.image(padded[i], first.norms[0][i], threads.buffer)
         of_x = Norms(norms_of_x.inverse[i], norms_of_x.factor[i])
         begin = max(start, i) if symmetric else start
-        part = out[i, begin : start + MANY]
+        part = gram[i, begin : start + MANY]
         work = plan.work(threads.buffer)
         pair_loops.gram_row(x, of_x, ys, norms, plan.first, plan.deeper, work, begin, part)
 
     pieces = itertools.product(range(len(first)), range(0, len(second), MANY))
     threads.run(row, ((i, start) for i, start in pieces if not symmetric or start + MANY > i))
+    return gram
 
 
 def patch_norms(maps: Array, specs: Specs, threads: Threads) -> tuple[NDArray[np.float64], ...]:
     """Compute the norms [n, h_l, w_l] of patches at each layer, from the pairs of each image with itself."""
     plan = _planned(tuple(specs), maps.shape[1:], False)
-    shapes, shape = [], maps.shape[1:]
-    for spec in specs:
-        shapes.append(spec.map_shape(shape)[:2])
-        shape = spec.output_shape(shape)
-    norms = tuple(np.empty((len(maps), *shape)) for shape in shapes)
-    norms[0][...] = _first_norms(maps, specs[0])
-    images = NormedMaps(maps, norms)
-    ys = plan.images(images)
+    norms = [_first_norms(maps, specs[0])]
+    ys = plan.images(NormedMaps(maps, (norms[0],)))
     of_x, of_y = plan.empty_norms(len(maps))
-    deeper = np.empty((len(maps), of_y.inverse.shape[1]), np.float32)
+    deeper = np.empty_like(of_y.inverse)
 
     def image(i: int) -> None:
         x = plan.image(ys.padded[i], norms[0][i], threads.buffer)
@@ -82,10 +72,10 @@ def patch_norms(maps: Array, specs: Specs, threads: Threads) -> tuple[NDArray[np
 
     if len(specs) > 1:
         threads.run(image, ((i,) for i in range(len(maps))))
-    ends = np.cumsum([0, *(h * w for h, w in shapes[1:])])
-    for number, one in enumerate(norms[1:]):
-        one[...] = deeper[:, ends[number] : ends[number + 1]].reshape(one.shape)
-    return norms
+    for layer, following in itertools.pairwise(plan.deeper.layers):
+        own = deeper[:, layer["of_y"] : following["of_y"]].astype(np.float64)
+        norms.append(own.reshape(-1, layer["height"], layer["width"]))
+    return tuple(norms)
 
 
 def _first_norms(maps: Array, spec: PairSpec) -> NDArray[np.float64]:
@@ -130,21 +120,19 @@ class PairPlan:
     def norms_of(self, images: NormedMaps) -> tuple[Norms, Norms]:
         """Lay norms above the first layer out as of images x, and as of images y."""
         x, y = self.empty_norms(len(images))
-        for sizes, spec, norms in zip(self.deeper.sizes, self.specs[1:], images.norms[1:], strict=False):
-            named = dict(zip(SIZES, sizes, strict=True))
-            height, width, breadth = named["height"], named["width"], named["breadth"]
-            for part, values in zip(range(2), _factors(norms, spec), strict=True):
-                in_rows = x[part][:, named["of_x"] : named["of_x"] + height * breadth]
+        for layer, spec, norms in zip(self.deeper.layers, self.specs[1:], images.norms[1:], strict=False):
+            height, width, breadth = layer["height"], layer["width"], layer["breadth"]
+            for of_x, of_y, values in zip(x, y, _factors(norms, spec), strict=True):
+                in_rows = of_x[:, layer["of_x"] : layer["of_x"] + height * breadth]
                 in_rows.reshape(-1, height, breadth)[:, :, :width] = values
-                y[part][:, named["of_y"] : named["of_y"] + height * width] = values.reshape(len(images), -1)
+                of_y[:, layer["of_y"] : layer["of_y"] + height * width] = values.reshape(len(images), -1)
         return x, y
 
     def empty_norms(self, n: int) -> tuple[Norms, Norms]:
         """Return room for the norms of n images: as of images x, and as of images y."""
-        last = self.deeper.sizes[-1]
-        of_x, of_y = int(last[SIZES.index("of_x")]), int(last[SIZES.index("of_y")])
-        x = Norms(np.zeros((n, of_x), np.float32), np.zeros((n, of_x), np.float32))
-        return x, Norms(np.zeros((n, of_y), np.float32), np.zeros((n, of_y), np.float32))
+        last = self.deeper.layers[-1]
+        x, y = (Norms(*np.zeros((2, n, last[name]), np.float32)) for name in ("of_x", "of_y"))
+        return x, y
 
     def image(self, padded: Array, norms: NDArray[np.float64], buffer: Buffer) -> Image:
         """Prepare an image x, in a thread's buffers, from its padded map and norms [h, w] of its patches."""
@@ -169,9 +157,8 @@ class PairPlan:
             -(-size // self.side) * self.side + side - 1
             for size, side in zip(self.map_shape, self.specs[0].patch_shape, strict=True)
         )
-        padded = aligned(len(images) * height * breadth * self.shape[2]).reshape(
-            len(images), height, breadth, self.shape[2]
-        )
+        shape = len(images), height, breadth, self.shape[2]
+        padded = aligned(math.prod(shape)).reshape(shape)
         encode_loops.pad(np.require(images.maps, np.float32, ["C", "W"]), above, left, padded)
         inverse *= np.float32(self.first.slope)
         return Images(padded, inverse, factor)
@@ -183,26 +170,22 @@ class PairPlan:
         pooled_h, pooled_w, _ = self.specs[0].output_shape(self.shape)
         breadth = -(-w // self.side) * self.side
         rows = max(self.side, min(h, STRIP // (4 * breadth * PANEL)) // self.side * self.side)
-        sizes = {name: self.deeper.sizes[:, i].tolist() for i, name in enumerate(SIZES)}
-        pairs = max(
-            r * b * s for r, b, s in zip(sizes["rows"], sizes["breadth"], sizes["stride"], strict=True)
-        )
-        runs = [h * b for h, b in zip(sizes["height"], sizes["breadth"], strict=True)]
-        pooled = max(
-            a * b * run for a, b, run in zip(sizes["pooled_height"], sizes["pooled_width"], runs, strict=True)
-        )
+        layers = self.deeper.layers
+        pairs = int((layers["rows"] * layers["breadth"] * layers["stride"]).max())
+        runs = layers["height"] * layers["breadth"]
+        pooled = int((layers["pooled_height"] * layers["pooled_width"] * runs).max())
         # NARROW_ROWS are computed at a time, so that there are as many.
         panel = buffer("pair panel", (max(pooled_h * pooled_w, NARROW_ROWS), PANEL))
         return Work(
             rows=buffer("pair rows", (SPAN, max((breadth + 2) * self.shape[2], ROW))),
-            transformed=buffer("pair transformed", (SPAN**2, ROW)),
+            transformed=buffer("pair transformed", (1, SPAN**2, ROW)),
             strip=buffer("pair strip", (rows, breadth, PANEL)),
             half=buffer("pair half", (h, pooled_w, PANEL)),
             panel=panel[: pooled_h * pooled_w].reshape(pooled_h, pooled_w, PANEL),
             columns=buffer("pair columns", (max(pooled_h * pooled_w, NARROW_ROWS), LANES)),
             pairs=buffer("pairs", (2, pairs)),
             tangents=buffer("pair tangents", (2, pairs if self.first.tangent else 0)),
-            sums=buffer("pair sums", (3, max(*runs, LANES))),
+            sums=buffer("pair sums", (3, max(int(runs.max()), LANES))),
             pooled=buffer("pair pooled", (2, pooled)),
         )
 
@@ -212,18 +195,13 @@ _planned = functools.lru_cache(maxsize=32)(PairPlan)  # by the values of its arg
 
 def _runs(height: int, width: int) -> NDArray[np.int64]:
     """Fill panels with positions, row by row: panel, first lane, row, first column, length of each run."""
-    if width <= PANEL:
-        rows = PANEL // width
-        return np.array([(y // rows, y % rows * width, y, 0, width) for y in range(height)], np.int64)
-    pieces = -(-width // PANEL)
-    return np.array(
-        [
-            (y * pieces + piece, 0, y, piece * PANEL, min(PANEL, width - piece * PANEL))
-            for y in range(height)
-            for piece in range(pieces)
-        ],
-        np.int64,
-    )
+    rows, pieces = max(1, PANEL // width), -(-width // PANEL)
+    runs = [
+        (y // rows * pieces + piece, y % rows * width, y, piece * PANEL, min(PANEL, width - piece * PANEL))
+        for y in range(height)
+        for piece in range(pieces)
+    ]
+    return np.array(runs, np.int64)
 
 
 def _factors(norms: NDArray[np.float64], spec: PairSpec) -> tuple[Array, Array]:
@@ -235,46 +213,33 @@ def _factors(norms: NDArray[np.float64], spec: PairSpec) -> tuple[Array, Array]:
 
 def _deeper(specs: Specs, shape: Shape) -> Deeper:
     """Describe the layers above the first, for images of this shape."""
-    sizes: list[dict[str, int]] = []
-    parameters: list[Array] = []
-    floors: list[tuple[float, float]] = []
-    matrices: list[NDArray[Any]] = []
-    start = dict.fromkeys(("pooling", "of_x", "of_y"), 0)
+    layers = np.zeros(len(specs), LAYER)
+    kernels = [parameters_of(spec.kernel) for spec in specs[1:]]
+    parameters = np.zeros((len(specs), max(map(len, kernels), default=1)), np.float32)
+    matrices: list[Array] = []
     shape = specs[0].output_shape(shape)
-    for spec in specs[1:]:
-        height, width, _ = spec.map_shape(shape)
-        pooled_height, pooled_width, _ = spec.output_shape(shape)
-        patch_height, patch_width = spec.patch_shape
-        one = {
-            **_map(shape, spec.margins),
-            **start,
-            **dict(patch_height=patch_height, patch_width=patch_width, height=height, width=width),
-            **dict(kernel=number_of(spec.kernel), pooled_height=pooled_height, pooled_width=pooled_width),
-        }
-        sizes.append(one)
-        parameters.append(parameters_of(spec.kernel))
-        floors.append((spec.norm_floor, float(spec.scale == "floored_norm")))
-        matrices += [matrix.ravel() for matrix in spec.pooling_matrices(shape)]
-        start["pooling"] += pooled_height * height + pooled_width * width
-        start["of_x"] += height * one["breadth"]
-        start["of_y"] += height * width
+    for number, spec in enumerate(specs[1:]):
+        layer, following = layers[number], layers[number + 1]
+        rows, columns = spec.pooling_matrices(shape)
+        _place_map(layer, shape, spec.margins)
+        layer["patch_height"], layer["patch_width"] = spec.patch_shape
+        layer["pooled_height"], layer["height"] = rows.shape
+        layer["pooled_width"], layer["width"] = columns.shape
+        layer["kernel"], parameters[number, : len(kernels[number])] = number_of(spec.kernel), kernels[number]
+        layer["norm_floor"], layer["floored"] = spec.norm_floor, spec.scale == "floored_norm"
+        matrices += [rows.astype(np.float32).ravel(), columns.astype(np.float32).ravel()]
+        following["pooling"] = layer["pooling"] + rows.size + columns.size
+        following["of_x"] = layer["of_x"] + layer["height"] * layer["breadth"]
+        following["of_y"] = layer["of_y"] + layer["height"] * layer["width"]
         shape = spec.output_shape(shape)
-    sizes.append(dict.fromkeys(SIZES, 0) | _map(shape, NO_MARGINS) | start)
-    length = max((len(numbers) for numbers in parameters), default=1)
-    parameters.append(np.zeros(0, np.float32))
-    padded = [np.pad(numbers, (0, length - len(numbers))) for numbers in parameters]
-    return Deeper(
-        sizes=np.array([[one[name] for name in SIZES] for one in sizes], np.int64),
-        parameters=np.array(padded, np.float32),
-        floors=np.array([*floors, (0, 0)], np.float32),
-        pooling=np.concatenate([*matrices, np.zeros(1)]).astype(np.float32),
-    )
+    _place_map(layers[-1], shape, ((0, 0), (0, 0)))
+    return Deeper(layers, parameters, np.concatenate([*matrices, np.zeros(1, np.float32)]))
 
 
-def _map(shape: Shape, margins: tuple[tuple[int, int], tuple[int, int]]) -> dict[str, int]:
+def _place_map(layer: Any, shape: Shape, margins: tuple[tuple[int, int], tuple[int, int]]) -> None:
     """Lay out a map of pairs of positions of inputs of this shape, with their margins."""
     (above, below), (left, right) = margins
     rows, breadth = shape[0] + above + below, shape[1] + left + right
+    layer["rows"], layer["breadth"], layer["above"], layer["left"] = rows, breadth, above, left
     # A vector that is written to the last columns may reach beyond.
-    stride = -(-(rows * breadth) // LANES) * LANES + LANES
-    return {"rows": rows, "breadth": breadth, "above": above, "left": left, "stride": stride}
+    layer["stride"] = -(-(rows * breadth) // LANES) * LANES + LANES

@@ -7,14 +7,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
-from ckncuda.backend.numpy.tiles import (
-    Band,
-    Buffer,
-    LayerPlan,
-    bands,
-    filter_columns,
-    transposed_projection,
-)
+from ckncuda.backend.numpy.tiles import Band, Buffer, LayerPlan, bands, filter_columns, transposed_projection
 from ckncuda.backend.numpy.winograd import INPUT, OUTPUT, SPAN, TILE, transformed_filters
 from ckncuda.layer.dot_product import Exponential
 from ckncuda.layer.layer import Layer
@@ -32,13 +25,7 @@ TILE_BYTES = 5 << 20
 
 
 class Plan(LayerPlan):
-    """A plan for matrix products: their algorithm, pooling in groups of positions.
-
-    Attributes
-    ----------
-    winograd : bool
-        Whether the products go through Winograd's algorithm; then the filters are transformed.
-    """
+    """A plan for matrix products, Winograd's or of patches, with pooling in groups of positions."""
 
     def __init__(self, spec: LayerSpec, shape: Shape) -> None:
         self.winograd = spec.patch_shape == (3, 3) and shape[2] >= WINOGRAD_CHANNELS
@@ -75,7 +62,10 @@ class Weights(NamedTuple):
 
 def weights_of(layer: Layer, plan: Plan) -> Weights:
     """Lay out what a layer has learned, for all plans of its specification."""
-    filters = transformed_filters(layer.anchors) if plan.winograd else _with_ones(layer)
+    if plan.winograd:
+        filters = transformed_filters(layer.anchors)
+    else:
+        filters = np.concatenate([filter_columns(layer), np.ones((1, layer.spec.filters), np.float32)])
     return Weights(filters, transposed_projection(layer))
 
 
@@ -138,10 +128,7 @@ def unpooled(maps: Map, plan: Plan, weights: Weights, band: Band, buffer: Buffer
         np.matmul(patches, weights.filters[: patches.shape[1]], out=y.reshape(-1, p))
         if exponential:
             return np.exp(y, out=y)
-    if exponential:
-        np.exp(y, out=y)
-    else:
-        spec.kernel.value(y, out=y)
+    y = np.exp(y, out=y) if exponential else spec.kernel.value(y, out=y)
     y *= factor[..., None]
     return y
 
@@ -161,16 +148,8 @@ def pooled(y: Map, plan: Plan, band: Band, buffer: Buffer) -> Map:
     return out.reshape(b, height, columns, p)
 
 
-def _with_ones(layer: Layer) -> Map:
-    """Return the filters as columns, and below them a row of ones."""
-    return np.concatenate([filter_columns(layer), np.ones((1, layer.spec.filters), np.float32)])
-
-
 def _pad(maps: Map, spec: LayerSpec, rows: slice, height: int, width: int, buffer: Buffer) -> Map:
-    """Return what rows of the map need of the input [b, h, w, c], with its margins of zeros.
-
-    It is float32 [b, height, width, c], at least rows + patch − 1 high; what is beyond the input is zero.
-    """
+    """Return what rows of the map need of the input [b, h, w, c], zero beyond it: [b, height, width, c]."""
     (above, _), (left, _) = spec.margins
     first = rows.start - above  # row of the input at which the result begins
     padded = buffer("padded", (len(maps), height, width, maps.shape[3]))
@@ -184,7 +163,7 @@ def _pad(maps: Map, spec: LayerSpec, rows: slice, height: int, width: int, buffe
 def _patches(padded: Map, patch: tuple[int, int], scale: Map, further: bool, buffer: Buffer) -> Map:
     """Return patches of padded maps times a scale [b, rows, width]: a matrix [b · rows · width, terms].
 
-    If asked for, there is one ``further`` column, of unknown content.
+    If asked for, there is a ``further`` column, of unknown content.
     """
     b, rows, width = scale.shape
     channels = padded.shape[3]
@@ -199,9 +178,8 @@ def _patches(padded: Map, patch: tuple[int, int], scale: Map, further: bool, buf
             np.multiply(planes[:, :, dy : dy + rows, dx : dx + width], scale, out=part)
         return columns.reshape(size + further, -1).T
     matrix = buffer("patches", (b, rows, width, size + further))
-    runs = as_strided(  # [b, padded rows, width, run]: overlapping runs, one a position
-        padded, (b, padded.shape[1], width, run), padded.strides, writeable=False
-    )
+    # Overlapping runs, one a position.
+    runs = as_strided(padded, (b, padded.shape[1], width, run), padded.strides, writeable=False)
     for dy in range(height):
         matrix[..., dy * run : (dy + 1) * run] = runs[:, dy : dy + rows]
     flat = matrix.reshape(-1, size + further)
@@ -215,11 +193,8 @@ def _winograd_products(padded: Map, filters: Map, buffer: Buffer) -> Map:
     th, tw, p = (height - 2) // TILE, (width - 2) // TILE, filters.shape[2]
     tiles = b * th * tw
     sb, sy, sx, sc = padded.strides
-    view = as_strided(  # [6, 6, b, th, tw, c]: overlapping tiles
-        padded, (SPAN, SPAN, b, th, tw, c), (sy, sx, sb, TILE * sy, TILE * sx, sc), writeable=False
-    )
-    d = buffer("tiles", (SPAN, SPAN, b, th, tw, c))
-    d[...] = view
+    d = buffer("tiles", (SPAN, SPAN, b, th, tw, c))  # they overlap
+    d[...] = as_strided(padded, d.shape, (sy, sx, sb, TILE * sy, TILE * sx, sc), writeable=False)
     v = buffer("transformed", (SPAN**2, tiles * c))
     np.matmul(INPUT, d.reshape(SPAN**2, -1), out=v)
     m = buffer("products", (SPAN**2, tiles, p))

@@ -1,8 +1,7 @@
 """Emits arithmetic on whole vectors, for loops whose sums must stay in registers.
 
-No loop in Python's syntax promises to be compiled to that, so that the few innermost ones are written
-in LLVM's intermediate language, which Numba takes as the body of an intrinsic function.  Sums are taken
-in the order written, whatever the length of the processor's vectors: results do not depend on it.
+No loop in Python's syntax promises to be compiled to that: the few innermost ones are intrinsic functions of
+Numba.  Sums are taken in the order written, whatever the length of the processor's vectors.
 """
 
 # llvmlite has no types.

@@ -16,9 +16,8 @@ _INTEGER = ir.IntType(32)
 def _reduced(builder, operation, vector):
     """Reduce a vector to one number by LLVM's operation of that name."""
     element = vector.type.element
-    name = (
-        f"llvm.vector.reduce.{operation}.v{vector.type.count}{'f32' if element == ir.FloatType() else 'i32'}"
-    )
+    kind = "f32" if element == ir.FloatType() else "i32"
+    name = f"llvm.vector.reduce.{operation}.v{vector.type.count}{kind}"
     function = builder.module.globals.get(name) or ir.Function(
         builder.module, ir.FunctionType(element, [vector.type]), name
     )
@@ -65,10 +64,9 @@ def raise_bounds(context, row, tail, tails, panels, greatest):
         tail = emit.spread(tail)
 
         def one_panel(i, _):
-            raised = emit.multiply_add(
-                tail, emit.load(emit.at(tails, i, PANEL)), emit.load(emit.at(row, i, PANEL))
-            )
-            emit.store(raised, emit.at(row, i, PANEL))
+            place = emit.at(row, i, PANEL)
+            raised = emit.multiply_add(tail, emit.load(emit.at(tails, i, PANEL)), emit.load(place))
+            emit.store(raised, place)
             builder.store(_reduced(builder, "fmax", raised), emit.at(greatest, i))
             return []
 

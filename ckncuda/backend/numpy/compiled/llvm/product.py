@@ -1,10 +1,8 @@
 """The one product that everything compiled ends in: a small one, whose sums stay in registers.
 
-`product` multiplies `ROWS` rows with a panel of `PANEL` columns, at the rate of the processor's
-multiply-adds.  What it reads decides what it is: patches of an image, without copying them first (each
-is a few runs of neighbouring numbers), tiles of Winograd's algorithm, or pooled maps.  A library's
-matrix product would pack both operands anew at each call, which for operands of this size costs a good
-part of the product itself; here the filters are packed once.
+`product` multiplies `ROWS` rows, of patches as they lie in an image, Winograd's tiles or pooled maps, with a
+panel of `PANEL` columns.  A library's matrix product would pack both operands anew at each call, which for
+operands of this size costs a good part of the product itself; here the filters are packed once.
 """
 
 # Intrinsics are not typed.
@@ -25,12 +23,7 @@ PANEL = (4 if LANES == 16 else 2) * LANES  # so that ROWS of sums fill half the 
 
 
 def packed(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Cut a matrix [..., k, p] into panels of columns, the last one filled with zeros.
-
-    Returns
-    -------
-    float32 [panels, ..., k, PANEL]
-    """
+    """Cut a matrix [..., k, p] into panels [panels, ..., k, PANEL] of columns, filled up with zeros."""
     *stack, k, p = matrix.shape
     panels = -(-p // PANEL)
     filled = np.zeros((*stack, k, panels * PANEL), np.float32)

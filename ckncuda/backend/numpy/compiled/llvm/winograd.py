@@ -76,10 +76,8 @@ def colour_columns(context, v, u, s):
                         products[t][i] = emit.multiply_add(number, filters, products[t][i])
             for t in range(AT_ONCE):
                 for i, row in enumerate(AT):
-                    emit.store(
-                        emit.combination(row, products[t]),
-                        emit.at(s, ((TILE * t + i) * SPAN + j) * LANES),
-                    )
+                    place = emit.at(s, ((TILE * t + i) * SPAN + j) * LANES)
+                    emit.store(emit.combination(row, products[t]), place)
         return context.get_dummy_value()
 
     return types.void(ADDRESS, ADDRESS, ADDRESS), generate
