@@ -25,11 +25,7 @@ class BackendStatus:
 
 
 def get_backend(
-    name: str = "auto",
-    *,
-    threads: int | None = None,
-    memory: int | None = None,
-    precision: str = "float32",
+    name: str = "auto", *, threads: int | None = None, memory: int | None = None, precision: str = "float32"
 ) -> Backend:
     """Select a backend.
 

@@ -53,13 +53,10 @@ class Backend(Protocol):
     """The operations that every backend has, on arrays of its own and of its type (`dtype`)."""
 
     name: str
-    description: str
-    """Library, type and threads, for people."""
-    options: dict[str, Any]
-    """The arguments it was made with: ``get_backend(**options)`` makes the same one, here or elsewhere."""
+    description: str  # library, type and threads, for people
+    options: dict[str, Any]  # ``get_backend(**options)`` makes the same one, here or elsewhere
     dtype: Any
-    memory_budget: int
-    """Bytes that one call may use for its blocks of images."""
+    memory_budget: int  # bytes that one call may use for its blocks of images
 
     def encode(self, maps: Array, layers: Sequence[Layer]) -> Array:
         """Patch, norm, κ, pool and project, layer after layer: maps [n, h, w, c] to [n, h', w', filters]."""

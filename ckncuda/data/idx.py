@@ -34,7 +34,17 @@ IMAGES_NAME = re.compile(r"images[.-]idx\d", re.IGNORECASE)
 
 
 class IdxSource(StreamSource):
-    """Images in an IDX file, or in a folder with files named like MNIST's, and the labels beside it."""
+    """Images in an IDX file, or in a folder with files named like MNIST's, and the labels beside it.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "t10k-images-idx3-ubyte"
+    >>> _ = path.write_bytes(np.array([2051, 2, 4, 4], ">i4").tobytes() + bytes(32))
+    >>> with IdxSource(path) as source:
+    ...     print(source.description)
+    IDX file t10k-images-idx3-ubyte, 2 images of 4x4x1
+    """
 
     def __init__(self, path: StrPath, split: str | None = None) -> None:
         path = Path(path)

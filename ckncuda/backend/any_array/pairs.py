@@ -39,7 +39,6 @@ class _Step:
     shape: Shape
     rows: Array  # pooling
     columns: Array
-    last: bool
 
     def pooled(self, pairs: Array, scratch: _Scratch) -> Array:
         """Return A G Aᵀ of pairs that may be flattened: [h', w', h2', w2']."""
@@ -79,11 +78,11 @@ class _Step:
 def steps_of(specs: Specs, shape: Shape, like: Array) -> list[_Step]:
     """Lay the layers out for images of this shape, with pooling of the type of ``like`` and where it is."""
     steps = []
-    for number, spec in enumerate(specs, 1):
+    for spec in specs:
         rows, columns = (
             np.asarray(weights.astype(like.dtype), like=like) for weights in spec.pooling_matrices(shape)
         )
-        steps.append(_Step(spec, shape, rows, columns, number == len(specs)))
+        steps.append(_Step(spec, shape, rows, columns))
         shape = spec.output_shape(shape)
     return steps
 
@@ -138,7 +137,7 @@ def _pair(
             pairs = np.exp(cosines, out=cosines)
         else:
             pairs = step.values(cosines, factor, factor2)
-        if not (tangent and step.last):
+        if not (tangent and number == len(steps) - 1):
             pairs = step.pooled(pairs, scratch)
     return np.einsum("uvuv->", pairs if tangents is None else tangents)
 

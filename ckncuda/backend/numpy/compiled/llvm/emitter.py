@@ -7,12 +7,14 @@ Numba.  Sums are taken in the order written, whatever the length of the processo
 # llvmlite has no types.
 # mypy: disable-error-code="no-untyped-call,no-untyped-def"
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import llvmlite.binding
 from llvmlite import ir
 from numba import types
+from numba.extending import intrinsic
 
 ADDRESS, COUNT = types.uintp, types.intp  # of arguments; strides and lengths are counted in numbers
 FLOAT, INDEX = ir.FloatType(), ir.IntType(64)
@@ -112,3 +114,26 @@ class Emitter:
         self.builder.cbranch(self.builder.icmp_signed("<", following, count), head, after)
         self.builder.position_at_end(after)
         return results
+
+
+def emits(*kinds: Any, width: int = LANES, result: Any = types.void) -> Callable[[Callable[..., Any]], Any]:
+    """Make an intrinsic function of arguments of these kinds from one that an `Emitter` comes first to.
+
+    Addresses arrive as pointers, everything else as it is.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        def typed(context, *arguments):
+            def generate(context, builder, signature, arguments):
+                emit = Emitter(builder, width)
+                here = (emit.pointer(a) if k == ADDRESS else a for k, a in zip(kinds, arguments, strict=True))
+                value = function(emit, *here)
+                return context.get_dummy_value() if value is None else value
+
+            return result(*kinds), generate
+
+        typed.__name__ = function.__name__
+        typed.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
+        return intrinsic(typed)
+
+    return decorate

@@ -5,9 +5,8 @@
 
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
 
-from ckncuda.backend.numpy.compiled.llvm.emitter import ADDRESS, COUNT, INDEX, LANES, Emitter
+from ckncuda.backend.numpy.compiled.llvm.emitter import ADDRESS, COUNT, INDEX, LANES, emits
 from ckncuda.backend.numpy.compiled.llvm.product import PANEL
 
 _INTEGER = ir.IntType(32)
@@ -25,52 +24,38 @@ def _reduced(builder, operation, vector):
     return builder.call(function, [vector], fastmath=("nnan",) if operation == "fmax" else ())
 
 
-@intrinsic
-def first_maximum(context, row, vectors):
+@emits(ADDRESS, COUNT, result=COUNT)
+def first_maximum(emit, row, vectors):
     """Find the greatest of ``vectors`` · LANES numbers at an address: its place, the first of equal ones."""
+    builder, whole = emit.builder, ir.VectorType(_INTEGER, LANES)
 
-    def generate(context, builder, signature, arguments):
-        emit = Emitter(builder, LANES)
-        row, vectors = emit.pointer(arguments[0]), arguments[1]
-        whole = ir.VectorType(_INTEGER, LANES)
+    def one_vector(i, best):
+        values, turns = best
+        here = emit.load(emit.at(row, i, LANES))
+        turn = emit.spread(builder.trunc(i, _INTEGER))
+        greater = builder.fcmp_ordered(">", here, values)
+        return builder.select(greater, here, values), builder.select(greater, turn, turns)
 
-        def one_vector(i, best):
-            values, turns = best
-            here = emit.load(emit.at(row, i, LANES))
-            turn = emit.spread(builder.trunc(i, _INTEGER))
-            greater = builder.fcmp_ordered(">", here, values)
-            return builder.select(greater, here, values), builder.select(greater, turn, turns)
-
-        lowest = emit.constant(float("-inf"))
-        values, turns = emit.loop(vectors, [lowest, ir.Constant(whole, [0] * LANES)], one_vector)
-        lanes = ir.Constant(whole, list(range(LANES)))
-        places = builder.add(builder.mul(turns, ir.Constant(whole, [LANES] * LANES)), lanes)
-        greatest = emit.spread(_reduced(builder, "fmax", values))
-        nowhere = ir.Constant(whole, [2**31 - 1] * LANES)
-        places = builder.select(builder.fcmp_ordered("==", values, greatest), places, nowhere)
-        return builder.zext(_reduced(builder, "smin", places), INDEX)
-
-    return types.intp(ADDRESS, COUNT), generate
+    lowest = emit.constant(float("-inf"))
+    values, turns = emit.loop(vectors, [lowest, ir.Constant(whole, [0] * LANES)], one_vector)
+    lanes = ir.Constant(whole, list(range(LANES)))
+    places = builder.add(builder.mul(turns, ir.Constant(whole, [LANES] * LANES)), lanes)
+    greatest = emit.spread(_reduced(builder, "fmax", values))
+    nowhere = ir.Constant(whole, [2**31 - 1] * LANES)
+    places = builder.select(builder.fcmp_ordered("==", values, greatest), places, nowhere)
+    return builder.zext(_reduced(builder, "smin", places), INDEX)
 
 
-@intrinsic
-def raise_bounds(context, row, tail, tails, panels, greatest):
+@emits(ADDRESS, types.float32, ADDRESS, COUNT, ADDRESS, width=PANEL)
+def raise_bounds(emit, row, tail, tails, panels, greatest):
     """Add a tail times each of the tails to a row of products; write the greatest of each panel."""
+    tail = emit.spread(tail)
 
-    def generate(context, builder, signature, arguments):
-        emit = Emitter(builder, PANEL)
-        row, tail, tails, panels, greatest = arguments
-        row, tails, greatest = (emit.pointer(address) for address in (row, tails, greatest))
-        tail = emit.spread(tail)
+    def one_panel(i, _):
+        place = emit.at(row, i, PANEL)
+        raised = emit.multiply_add(tail, emit.load(emit.at(tails, i, PANEL)), emit.load(place))
+        emit.store(raised, place)
+        emit.builder.store(_reduced(emit.builder, "fmax", raised), emit.at(greatest, i))
+        return []
 
-        def one_panel(i, _):
-            place = emit.at(row, i, PANEL)
-            raised = emit.multiply_add(tail, emit.load(emit.at(tails, i, PANEL)), emit.load(place))
-            emit.store(raised, place)
-            builder.store(_reduced(builder, "fmax", raised), emit.at(greatest, i))
-            return []
-
-        emit.loop(panels, [], one_panel)
-        return context.get_dummy_value()
-
-    return types.void(ADDRESS, types.float32, ADDRESS, COUNT, ADDRESS), generate
+    emit.loop(panels, [], one_panel)

@@ -9,12 +9,10 @@ operands of this size costs a good part of the product itself; here the filters 
 # mypy: disable-error-code="no-untyped-call,untyped-decorator,no-untyped-def"
 
 import numpy as np
-from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from ckncuda.backend.numpy.compiled.llvm.emitter import ADDRESS, COUNT, INDEX, LANES, Emitter
+from ckncuda.backend.numpy.compiled.llvm.emitter import ADDRESS, COUNT, INDEX, LANES, emits
 from ckncuda.backend.numpy.tiles import aligned_copy
 
 ROWS = 4
@@ -31,11 +29,9 @@ def packed(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
     return aligned_copy(np.moveaxis(filled.reshape(*stack, k, panels, PANEL), -2, 0))
 
 
-def _emit(builder: ir.IRBuilder, n: int, a_rows, b, b_stride, c, c_stride, width=PANEL):
-    """Emit the product of n rows with so many columns."""
+def _product(emit, n, a_rows, b, b_stride, c, c_stride):
+    """Emit the product of n rows with a vector of columns."""
     a, a_stride, runs, run, run_stride = a_rows
-    emit = Emitter(builder, width)
-    a, b, c = emit.pointer(a), emit.pointer(b), emit.pointer(c)
     rows = [emit.at(a, a_stride, i) for i in range(n)]
 
     def one_run(r, sums):
@@ -55,57 +51,29 @@ def _emit(builder: ir.IRBuilder, n: int, a_rows, b, b_stride, c, c_stride, width
         emit.store(total, emit.at(c, c_stride, i))
 
 
-@intrinsic
-def product(context, a, a_stride, runs, run, run_stride, b, c, c_stride):
+@emits(ADDRESS, *[COUNT] * 4, ADDRESS, ADDRESS, COUNT, width=PANEL)
+def product(emit, a, a_stride, runs, run, run_stride, b, c, c_stride):
     """Compute C [ROWS, PANEL] = A B, at addresses a, b, c; strides and lengths ≥ 1 in numbers.
 
     Row i of A is the ``runs`` runs of ``run`` numbers at a + i · a_stride + r · run_stride; B is a
     panel [runs · run, PANEL]; row i of C is at c + i · c_stride.
     """
-
-    def generate(context, builder, signature, arguments):
-        *rows, b, c, c_stride = arguments
-        _emit(builder, ROWS, rows, b, INDEX(PANEL), c, c_stride)
-        return context.get_dummy_value()
-
-    return types.void(ADDRESS, *[COUNT] * 4, ADDRESS, ADDRESS, COUNT), generate
+    _product(emit, ROWS, (a, a_stride, runs, run, run_stride), b, INDEX(PANEL), c, c_stride)
 
 
-@intrinsic
-def narrow_product(context, a, a_stride, run, b, b_stride, c, c_stride):
+@emits(ADDRESS, COUNT, COUNT, ADDRESS, COUNT, ADDRESS, COUNT)
+def narrow_product(emit, a, a_stride, run, b, b_stride, c, c_stride):
     """Compute C [NARROW_ROWS, LANES] = A B, with rows of A of ``run`` ≥ 1 numbers, ``a_stride`` apart."""
-
-    def generate(context, builder, signature, arguments):
-        a, a_stride, run, b, b_stride, c, c_stride = arguments
-        rows = (a, a_stride, INDEX(1), run, INDEX(0))
-        _emit(builder, NARROW_ROWS, rows, b, b_stride, c, c_stride, LANES)
-        return context.get_dummy_value()
-
-    return types.void(ADDRESS, *[COUNT] * 2, ADDRESS, COUNT, ADDRESS, COUNT), generate
+    _product(emit, NARROW_ROWS, (a, a_stride, INDEX(1), run, INDEX(0)), b, b_stride, c, c_stride)
 
 
-@intrinsic
-def weighted_sum(context, weights, count, b, b_stride, c):
+@emits(ADDRESS, COUNT, ADDRESS, COUNT, ADDRESS, width=PANEL)
+def weighted_sum(emit, weights, count, b, b_stride, c):
     """Compute C [PANEL] = Σ_j weights[j] · B[j], with row j < count of B at b + j · b_stride; count ≥ 1."""
-
-    def generate(context, builder, signature, arguments):
-        weights, count, b, b_stride, c = arguments
-        none = INDEX(0)
-        _emit(builder, 1, (weights, none, INDEX(1), count, none), b, b_stride, c, none)
-        return context.get_dummy_value()
-
-    return types.void(ADDRESS, COUNT, ADDRESS, COUNT, ADDRESS), generate
+    _product(emit, 1, (weights, INDEX(0), INDEX(1), count, INDEX(0)), b, b_stride, c, INDEX(0))
 
 
-@intrinsic
-def add_multiple(context, weight, b, c):
+@emits(types.float32, ADDRESS, ADDRESS)
+def add_multiple(emit, weight, b, c):
     """Compute C [LANES] += weight · B [LANES]."""
-
-    def generate(context, builder, signature, arguments):
-        weight, b, c = arguments
-        emit = Emitter(builder, LANES)
-        b, c = emit.pointer(b), emit.pointer(c)
-        emit.store(emit.multiply_add(emit.spread(weight), emit.load(b), emit.load(c)), c)
-        return context.get_dummy_value()
-
-    return types.void(types.float32, ADDRESS, ADDRESS), generate
+    emit.store(emit.multiply_add(emit.spread(weight), emit.load(b), emit.load(c)), c)

@@ -7,39 +7,30 @@ The matrices are those of `winograd`; zeros in them cost nothing.
 # mypy: disable-error-code="no-untyped-call,untyped-decorator,no-untyped-def"
 
 import numpy as np
-from numba import types
-from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from ckncuda.backend.numpy.compiled.llvm.emitter import ADDRESS, COUNT, LANES, Emitter
+from ckncuda.backend.numpy.compiled.llvm.emitter import ADDRESS, COUNT, LANES, emits
 from ckncuda.backend.numpy.compiled.llvm.product import PANEL, packed
 from ckncuda.backend.numpy.tiles import aligned_copy
 from ckncuda.backend.numpy.winograd import AT, BT, SPAN, TILE
 
 
-@intrinsic
-def input_transform(context, a, a_stride, b, b_stride):
+@emits(ADDRESS, COUNT, ADDRESS, COUNT)
+def input_transform(emit, a, a_stride, b, b_stride):
     """Compute B [6, LANES] = Bᵀ A [6, LANES], whose rows are at a + i · a_stride and b + i · b_stride."""
-    return types.void(ADDRESS, COUNT, ADDRESS, COUNT), _transform(BT)
+    _transform(emit, BT, a, a_stride, b, b_stride)
 
 
-@intrinsic
-def output_transform(context, a, a_stride, b, b_stride):
+@emits(ADDRESS, COUNT, ADDRESS, COUNT)
+def output_transform(emit, a, a_stride, b, b_stride):
     """Compute B [4, LANES] = Aᵀ A [6, LANES], whose rows are at a + i · a_stride and b + i · b_stride."""
-    return types.void(ADDRESS, COUNT, ADDRESS, COUNT), _transform(AT)
+    _transform(emit, AT, a, a_stride, b, b_stride)
 
 
-def _transform(matrix):
-    def generate(context, builder, signature, arguments):
-        emit = Emitter(builder, LANES)
-        a, a_stride, b, b_stride = arguments
-        a, b = emit.pointer(a), emit.pointer(b)
-        values = [emit.load(emit.at(a, a_stride, i)) for i in range(matrix.shape[1])]
-        for i, row in enumerate(matrix):
-            emit.store(emit.combination(row, values), emit.at(b, b_stride, i))
-        return context.get_dummy_value()
-
-    return generate
+def _transform(emit, matrix, a, a_stride, b, b_stride):
+    values = [emit.load(emit.at(a, a_stride, i)) for i in range(matrix.shape[1])]
+    for i, row in enumerate(matrix):
+        emit.store(emit.combination(row, values), emit.at(b, b_stride, i))
 
 
 COLOURS = 3
@@ -55,29 +46,22 @@ def colour_filters(transformed: NDArray[np.float32]) -> NDArray[np.float32]:
     return aligned_copy(in_turn).reshape(len(panels), PANEL // LANES, -1, LANES)
 
 
-@intrinsic
-def colour_columns(context, v, u, s):
+@emits(ADDRESS, ADDRESS, ADDRESS)
+def colour_columns(emit, v, u, s):
     """Compute S [AT_ONCE, 4, 6, LANES] = Aᵀ (Σ_c v_c u_c) of tiles of three channels, in registers.
 
     Number (i, j) of the first tile is at v + (6 i + j) · ROW, its three channels next to each other, those
     of the next one TILE · 3 numbers further on; u are `colour_filters`.
     """
-
-    def generate(context, builder, signature, arguments):
-        emit = Emitter(builder, LANES)
-        v, u, s = (emit.pointer(address) for address in arguments)
-        for j in range(SPAN):
-            products = [[emit.constant(0.0)] * SPAN for _ in range(AT_ONCE)]
-            for i in range(SPAN):
-                for c in range(COLOURS):
-                    filters = emit.load(emit.at(u, ((SPAN * j + i) * COLOURS + c) * LANES))
-                    for t in range(AT_ONCE):
-                        number = emit.broadcast(emit.at(v, (SPAN * i + j) * ROW + TILE * COLOURS * t + c))
-                        products[t][i] = emit.multiply_add(number, filters, products[t][i])
-            for t in range(AT_ONCE):
-                for i, row in enumerate(AT):
-                    place = emit.at(s, ((TILE * t + i) * SPAN + j) * LANES)
-                    emit.store(emit.combination(row, products[t]), place)
-        return context.get_dummy_value()
-
-    return types.void(ADDRESS, ADDRESS, ADDRESS), generate
+    for j in range(SPAN):
+        products = [[emit.constant(0.0)] * SPAN for _ in range(AT_ONCE)]
+        for i in range(SPAN):
+            for c in range(COLOURS):
+                filters = emit.load(emit.at(u, ((SPAN * j + i) * COLOURS + c) * LANES))
+                for t in range(AT_ONCE):
+                    number = emit.broadcast(emit.at(v, (SPAN * i + j) * ROW + TILE * COLOURS * t + c))
+                    products[t][i] = emit.multiply_add(number, filters, products[t][i])
+        for t in range(AT_ONCE):
+            for i, row in enumerate(AT):
+                place = emit.at(s, ((TILE * t + i) * SPAN + j) * LANES)
+                emit.store(emit.combination(row, products[t]), place)
