@@ -10,21 +10,8 @@ import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from ckncuda import (
-    CKN,
-    ArcCosine,
-    EncoderSpec,
-    Exponential,
-    GramRidge,
-    InversePolynomial,
-    Layer,
-    LayerSpec,
-    Linear,
-    Model,
-    Polynomial,
-    Ridge,
-    Series,
-)
+from ckncuda import CKN, EncoderSpec, GramRidge, Layer, LayerSpec, Model, Ridge
+from ckncuda.layer.dot_product import ArcCosine, Exponential, InversePolynomial, Linear, Polynomial, Series
 
 TWO_LAYERS = [
     LayerSpec(filters=12, patch=3, subsampling=2, kernel=Exponential(sigma=0.6)),
@@ -86,14 +73,8 @@ def stripes(
 
 def model_of(images: Any, labels: Any, preprocessing: Any, backend: Any, classifier: Any = None) -> Model:
     """Return a model with one encoder of two small layers, fitted there; with Ridge if no other is given."""
-    return Model.fit(
-        images,
-        labels,
-        [EncoderSpec(TWO_LAYERS, preprocessing)],
-        classifier=Ridge(1e-3) if classifier is None else classifier,
-        patches=300,
-        backend=backend,
-    )
+    options = {"classifier": classifier or Ridge(1e-3), "patches": 300, "backend": backend}
+    return Model.fit(images, labels, [EncoderSpec(TWO_LAYERS, preprocessing)], **options)
 
 
 def rings(images: int = 120, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -157,25 +138,14 @@ def left_out_by_refits(gram: Any, targets: Any, regularization: float) -> NDArra
 
 
 SMOOTH_KERNELS = [
-    Exponential(sigma=0.6),
-    Polynomial(2),
-    Polynomial(3, offset=1.0),
-    InversePolynomial(),
-    ArcCosine(1),
-    Linear(),
-    Series([0.2, 0.3, 0.5]),
+    *(Exponential(sigma=0.6), Polynomial(2), Polynomial(3, offset=1.0), InversePolynomial()),
+    *(ArcCosine(1), Linear(), Series([0.2, 0.3, 0.5])),
 ]
 """κ of every kind but arccos of degree 0, whose slope at 1 is infinite."""
 
 SOME_KERNELS = [
-    Exponential(sigma=1.0),
-    Exponential(sigma=0.35),
-    ArcCosine(0),
-    ArcCosine(1),
-    Linear(),
-    Polynomial(3, offset=0.5),
-    InversePolynomial(),
-    Series([0.1, 0.5, 0.0, 0.4]),
+    *(Exponential(sigma=1.0), Exponential(sigma=0.35), ArcCosine(0), ArcCosine(1), Linear()),
+    *(Polynomial(3, offset=0.5), InversePolynomial(), Series([0.1, 0.5, 0.0, 0.4])),
 ]
 """κ of every kind."""
 

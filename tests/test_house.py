@@ -197,12 +197,7 @@ def guessed_subjects(sources):
 
 # A rule, a source that keeps it but for one line, and what the violation says.
 PLANTED = [
-    (
-        upward,
-        "ckncuda/layer/x.py",
-        "def f():\n    from ckncuda.model.model import Model\n",
-        "x.py:2: imports",
-    ),
+    (upward, "ckncuda/layer/x.py", "def f():\n    from ckncuda.model import Model\n", "x.py:2: imports"),
     (circles, "ckncuda/layer/x.py", "if TYPE_CHECKING:\n    from ckncuda.layer.y import z\n", "circle"),
     (packages_elsewhere, "ckncuda/backend/numpy/x.py", "import numba\n", "x.py:1: imports numba"),
     (packages_elsewhere, "ckncuda/model/x.py", "from click import echo\n", "x.py:1: imports click"),

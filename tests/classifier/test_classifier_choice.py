@@ -10,36 +10,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ckncuda import ArcCosine, Exponential, GramRidge, KernelRidge, Linear, Polynomial
-from ckncuda.classifier.choice import (
-    DECADES,
-    LAMBDAS,
-    REFINEMENT,
-    SIGMAS,
-    THIRDS,
-    WEIGHTS,
-    Options,
-    best_regularization,
-    climb,
-    climb_from,
-    halvings,
-    search_regularization,
-)
+from ckncuda.classifier import choice
+from ckncuda.classifier.choice import DECADES, LAMBDAS, REFINEMENT, SIGMAS, THIRDS, WEIGHTS
 from ckncuda.classifier.gram_matrices import GramMatrices
 from ckncuda.classifier.systems import GramSystem, KernelSystem
 from ckncuda.classifier.training_data import FeatureScaling, TrainingData
 
-# ---- λ alone ---------------------------------------------------------------------------------------------
-
 
 def test_the_search_stops_when_the_accuracy_has_clearly_fallen():
     accuracy = {1.0: 0.5, 0.1: 0.8, 0.01: 0.79, 0.001: 0.7}
-    search = search_regularization(lambda tried: accuracy.get(tried, 0.8), 100, None)
+    search = choice.search_regularization(lambda tried: accuracy.get(tried, 0.8), 100, None)
     assert [tried for tried, _ in search] == [1.0, 0.1, 0.01, 0.001, 0.46, 0.22, 0.046, 0.022]
-    assert best_regularization(search) == 0.46  # of equal accuracies, the largest λ
+    assert choice.best_regularization(search) == 0.46  # of equal accuracies, the largest λ
 
 
 def test_the_search_tries_every_decade_while_accuracy_holds():
-    search = search_regularization(lambda tried: 0.5, 100, None)
+    search = choice.search_regularization(lambda tried: 0.5, 100, None)
     assert [tried for tried, _ in search[: len(DECADES)]] == list(DECADES)
     assert len(search) == len(DECADES) + len(REFINEMENT)
 
@@ -48,8 +34,8 @@ def test_the_search_tries_every_decade_while_accuracy_holds():
 @pytest.mark.parametrize("peak", [1.0, 0.022, 1e-5, 1e-8])
 def test_the_climb_finds_the_top_of_a_hill_from_anywhere(start, peak):
     accuracy = {tried: -abs(THIRDS.index(tried) - THIRDS.index(peak)) for tried in THIRDS}
-    search = climb_from(start, accuracy.__getitem__, None)
-    assert best_regularization(search) == peak
+    search = choice.climb_from(start, accuracy.__getitem__, None)
+    assert choice.best_regularization(search) == peak
     first = min(range(len(THIRDS)), key=lambda place: abs(np.log(THIRDS[place] / start)))
     assert len(search) == len(dict(search)) <= abs(THIRDS.index(peak) - first) + 3
     assert dict(search) == {tried: accuracy[tried] for tried, _ in search}
@@ -58,17 +44,14 @@ def test_the_climb_finds_the_top_of_a_hill_from_anywhere(start, peak):
 def test_the_climb_crosses_a_level_stretch_but_no_plain():
     start = THIRDS.index(1e-3)
     heights = {tried: 0.5 for tried in THIRDS} | {THIRDS[start + 2]: 0.6}
-    assert best_regularization(climb_from(1e-3, heights.__getitem__, None)) == THIRDS[start + 2]
-    assert len(climb_from(1e-3, lambda tried: 0.5, None)) == 7
+    assert choice.best_regularization(choice.climb_from(1e-3, heights.__getitem__, None)) == THIRDS[start + 2]
+    assert len(choice.climb_from(1e-3, lambda tried: 0.5, None)) == 7
 
 
 def test_thirds_of_a_decade_are_those_of_the_refinement():
     assert set(DECADES) <= set(THIRDS)
     assert {float(f"{1e-3 * factor:.1e}") for factor in REFINEMENT} <= set(THIRDS)
     assert list(THIRDS) == sorted(THIRDS, reverse=True)
-
-
-# ---- The way of a search on a lattice ---------------------------------------------------------------------
 
 
 @given(data=st.data())
@@ -83,7 +66,7 @@ def test_a_climb_ends_where_no_neighbour_is_better_and_asks_once(data):
         asked.append(place)
         return float(heights[place])
 
-    best = climb(start, accuracy_at, sizes)
+    best = choice.climb(start, accuracy_at, sizes)
     assert len(asked) == len(set(asked))
     assert best == start or heights[best] > heights[start]
     for axis, size in enumerate(sizes):
@@ -94,12 +77,12 @@ def test_a_climb_ends_where_no_neighbour_is_better_and_asks_once(data):
 
 @given(peak=st.tuples(*[st.integers(0, 9)] * 2), start=st.tuples(*[st.integers(0, 9)] * 2))
 def test_a_climb_finds_the_top_of_a_hill(peak, start):
-    assert climb(start, lambda place: -math.dist(place, peak), (10, 10)) == peak
+    assert choice.climb(start, lambda place: -math.dist(place, peak), (10, 10)) == peak
 
 
 @given(images=st.integers(1, 200_000), few=st.integers(1, 2000))
 def test_halvings_end_with_all_and_begin_with_few(images, few):
-    counts = halvings(images, few)
+    counts = choice.halvings(images, few)
     assert counts[-1] == images
     assert all(first == second // 2 for first, second in itertools.pairwise(counts))
     assert counts[0] < 2 * few or (few == 1 and counts[0] == 1)
@@ -107,12 +90,9 @@ def test_halvings_end_with_all_and_begin_with_few(images, few):
 
 
 def test_halvings_by_hand():
-    assert halvings(5000, 1000) == [1250, 2500, 5000]
-    assert halvings(1999, 1000) == [1999]
-    assert halvings(2000, 1000) == [1000, 2000]
-
-
-# ---- What is chosen ---------------------------------------------------------------------------------------
+    assert choice.halvings(5000, 1000) == [1250, 2500, 5000]
+    assert choice.halvings(1999, 1000) == [1999]
+    assert choice.halvings(2000, 1000) == [1000, 2000]
 
 
 @pytest.fixture
@@ -126,7 +106,7 @@ def kernel_system(seed, encoders):
     features, labels = overlapping_classes(90, 12, seed=seed)
     data = TrainingData.of(features, labels, [12] if encoders == 1 else [5, 7])
     system = KernelSystem(data, FeatureScaling.of(features, data.widths), None)
-    return system, Options("auto", encoders, "auto", "auto")
+    return system, choice.Options("auto", encoders, "auto", "auto")
 
 
 def gram_system(seed, kernels):
@@ -134,7 +114,7 @@ def gram_system(seed, kernels):
     x, labels = overlapping_points(90, seed)
     grams = [gauss(x, x), polynomial(x, x)][:kernels]
     system = GramSystem(GramMatrices(grams, np.arange(90), np.arange(3), labels))
-    return system, Options("auto", kernels, "auto")
+    return system, choice.Options("auto", kernels, "auto")
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -143,11 +123,11 @@ def gram_system(seed, kernels):
 def test_what_is_chosen_is_at_least_as_good_as_its_neighbours(few, kind, count, seed):
     system, options = kind(seed, count)
     calls = []
-    choice, judged = options.search(system.accuracy_among, 90, lambda *call: calls.append(call))
+    chosen, judged = options.search(system.accuracy_among, 90, lambda *call: calls.append(call))
     assert judged == 45
     assert calls[0] == ("choosing kernel and λ", 1, 40)
-    place = next(p for p in itertools.product(*map(range, options.sizes)) if options.at(p) == choice)
-    best = system.accuracy_among(choice, 90, 45)
+    place = next(p for p in itertools.product(*map(range, options.sizes)) if options.at(p) == chosen)
+    best = system.accuracy_among(chosen, 90, 45)
     assert best > 1 / 3
     for axis, size in enumerate(options.sizes):
         for step in (-1, 1):
@@ -200,9 +180,6 @@ def test_weights_choose_what_tells_more():
     assert first.kernel_weights_[0] > 0.5 < third.kernel_weights_[0]
     assert second.kernel_weights_[1] > 0.5 < fourth.kernel_weights_[1]
     assert all("weights" in fitted.validation_ for fitted in (first, second, third, fourth))
-
-
-# ---- What is said ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -66,8 +66,7 @@ def test_permuting_labels_permutes_classes(kind, permutation):
     names = np.array([4, 17, 1000])
     _, first = tight_scores(kind, FEATURES, LABELS)
     fitted, second = tight_scores(kind, FEATURES, names[np.array(permutation)[LABELS]])
-    assert fitted.classes_.tolist() == [4, 17, 1000]
-    assert fitted.classes_.dtype == np.int64
+    assert (fitted.classes_.tolist(), fitted.classes_.dtype) == ([4, 17, 1000], np.int64)
     np.testing.assert_allclose(second[:, permutation], first, atol=2e-3)
     predicted = fitted.predict(seen(kind, FEATURES, FEATURES))
     assert predicted.tolist() == names[second.argmax(axis=1)].tolist()
@@ -96,8 +95,7 @@ def test_learns_separable_classes_with_its_defaults(kind):
 )
 def test_same_data_and_seed_give_the_same_bytes(kind, width, options):
     first, second = (fit(kind, *overlapping_classes(60, width), **options) for _ in range(2))
-    assert learned(first) == learned(second)
-    assert first.to_dict() == second.to_dict()
+    assert (learned(first), first.to_dict()) == (learned(second), second.to_dict())
     assert getattr(first, "search_", None) == getattr(second, "search_", None)
 
 
@@ -164,8 +162,7 @@ def test_a_rebuilt_classifier_predicts_the_same(kind):
     again = classifier_from_arrays(json.loads(json.dumps(fitted.to_dict())), fitted.arrays())
     assert type(again) is (LinearClassifier if isinstance(fitted, LinearClassifier) else KernelClassifier)
     assert not isinstance(again, TrainableClassifier)
-    assert again.to_dict() == fitted.to_dict()
-    assert learned(again) == learned(fitted)
+    assert (again.to_dict(), learned(again)) == (fitted.to_dict(), learned(fitted))
     assert (again.n_features, again.n_parameters) == (fitted.n_features, fitted.n_parameters)
     values = seen(kind, FEATURES, FEATURES)
     assert again.scores(values).tobytes() == fitted.scores(values).tobytes()

@@ -35,8 +35,7 @@ def test_scores_are_those_of_the_dual_solution(regularization, weights):
     # Dual coefficients of a small λ are large, of both signs: they are stored in single precision.
     tolerance = 1e-6 * max(1, np.abs(alpha).max())
     np.testing.assert_allclose(fitted.scores(values), expected, atol=tolerance)
-    assert fitted.n_features == 40 * len(weights)
-    assert fitted.kernel_weights_ == pytest.approx(shares)
+    assert (fitted.n_features, fitted.kernel_weights_) == (40 * len(weights), pytest.approx(shares))
 
 
 def test_with_inner_products_it_is_kernel_ridge_on_the_features():
@@ -84,9 +83,6 @@ def test_images_that_are_there_many_times_do_not_end_the_search(monkeypatch):
     x, labels = np.repeat(x, 6, axis=0), np.repeat(labels, 6)
     fitted = GramRidge().fit(gauss(x, x).astype(np.float32), labels)
     assert fitted.validation_accuracy_ == 1
-
-
-# ---- What is refused ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from ckncuda.classifier.training_data import FeatureScaling
 from ckncuda.classifier.validation import held_out_split
 
 KINDS, LOSSES = [Softmax, SquaredHinge], [cross_entropy, squared_hinge]
+FEATURES, LABELS = overlapping_classes(120, 20)
 
 
 def scaled(features):
@@ -63,25 +64,23 @@ def test_cross_entropy_does_not_overflow():
 @pytest.mark.parametrize("regularization", [1e-1, 1e-3])
 @pytest.mark.parametrize("optimizer", ["lbfgs", "sgd"])
 def test_softmax_is_scikit_learns_minimiser(tight, optimizer, regularization):
-    features, labels = overlapping_classes(120, 20)
-    ours = Softmax(regularization, optimizer, validation=0).fit(features, labels)
-    theirs = LogisticRegression(C=1 / (len(labels) * regularization), tol=1e-10, max_iter=10000)
-    theirs.fit(scaled(features).astype(np.float64), labels)
-    expected = theirs.decision_function(scaled(features))
+    ours = Softmax(regularization, optimizer, validation=0).fit(FEATURES, LABELS)
+    theirs = LogisticRegression(C=1 / (len(LABELS) * regularization), tol=1e-10, max_iter=10000)
+    theirs.fit(scaled(FEATURES).astype(np.float64), LABELS)
+    expected = theirs.decision_function(scaled(FEATURES))
     tolerance = 5e-3 * np.abs(expected).max()
-    scores, expected = (each - each.mean(axis=1, keepdims=True) for each in (ours.scores(features), expected))
+    scores, expected = (each - each.mean(axis=1, keepdims=True) for each in (ours.scores(FEATURES), expected))
     np.testing.assert_allclose(scores, expected, atol=tolerance)
 
 
 def test_squared_hinge_is_the_minimiser_scikit_learn_finds_without_intercept_penalty(tight):
-    features, labels = overlapping_classes(120, 20)
-    ours = SquaredHinge(1e-2, validation=0).fit(features, labels)
-    rows = scaled(features).astype(np.float64)
+    ours = SquaredHinge(1e-2, validation=0).fit(FEATURES, LABELS)
+    rows = scaled(FEATURES).astype(np.float64)
     # LinearSVC penalises its intercept: a large intercept_scaling makes that penalty vanish.
-    theirs = LinearSVC(C=1 / (2 * len(labels) * 1e-2), intercept_scaling=1e3, tol=1e-10, max_iter=100000)
+    theirs = LinearSVC(C=1 / (2 * len(LABELS) * 1e-2), intercept_scaling=1e3, tol=1e-10, max_iter=100000)
     theirs.dual = False
-    expected = theirs.fit(rows, labels).decision_function(rows)
-    np.testing.assert_allclose(ours.scores(features), expected, atol=5e-3 * np.abs(expected).max())
+    expected = theirs.fit(rows, LABELS).decision_function(rows)
+    np.testing.assert_allclose(ours.scores(FEATURES), expected, atol=5e-3 * np.abs(expected).max())
 
 
 def test_squared_hinge_is_the_minimiser_of_a_plain_formula(tight):
@@ -119,10 +118,9 @@ def test_held_out_accuracy_is_that_of_a_fit_on_the_others(make):
 
 @pytest.mark.parametrize("make", KINDS)
 def test_final_fit_is_on_all_images(tight, make):
-    features, labels = overlapping_classes(120, 20)
-    validated = make(1e-2, validation=0.3).fit(features, labels)
-    plain = make(1e-2, validation=0).fit(features, labels)
-    np.testing.assert_allclose(validated.scores(features), plain.scores(features), atol=2e-2)
+    validated = make(1e-2, validation=0.3).fit(FEATURES, LABELS)
+    plain = make(1e-2, validation=0).fit(FEATURES, LABELS)
+    np.testing.assert_allclose(validated.scores(FEATURES), plain.scores(FEATURES), atol=2e-2)
     assert plain.validation_accuracy_ is None
     assert plain.search_ == []
     assert plain.validation_ == "not measured: no image was held out; λ = 0.01 was given"
@@ -145,6 +143,5 @@ def test_the_default_tolerance_is_kept(make, regularization, request):
 
 @pytest.mark.parametrize("make", KINDS)
 def test_too_few_iterations_warn(make):
-    features, labels = overlapping_classes(120, 20)
     with pytest.warns(RuntimeWarning, match="stopped after max_iterations = 2 before it converged"):
-        make(1e-4, max_iterations=2).fit(features, labels)
+        make(1e-4, max_iterations=2).fit(FEATURES, LABELS)

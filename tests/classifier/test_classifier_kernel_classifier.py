@@ -63,9 +63,6 @@ def test_scores_of_what_is_not_finite_are_not_finite(kernel, value):
     np.testing.assert_allclose(np.delete(scores, 7, 0), np.delete(fitted.scores(FEATURES), 7, 0), atol=1e-5)
 
 
-# ---- What is stored ----------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("weights", [[1, 2], np.array([1, 2]), np.array([1, 2], np.float32), "auto"])
 @pytest.mark.parametrize("kernel", SOME_KERNELS, ids=str)
 def test_any_kernel_and_weights_are_rebuilt(kernel, weights):
@@ -118,9 +115,6 @@ def test_arrays_that_make_no_classifier_are_refused(changes, words):
         (options if name in options else arrays)[name] = value
     with pytest.raises((InvalidData, InvalidSpec), match=words):
         KernelClassifier.from_arrays(options, arrays)
-
-
-# ---- Gram matrices of κ ------------------------------------------------------------------------------------
 
 
 VALID = {

@@ -21,8 +21,7 @@ def test_what_is_learned_solves_the_system(monkeypatch, block_bytes):
     monkeypatch.setattr("ckncuda.classifier.training_data.BLOCK_BYTES", block_bytes)
     fitted = KernelRidge(ArcCosine(1), 1e-2, [1.0, 3.0]).fit(FEATURES, LABELS, widths=(5, 7))
     assert (fitted.kernels_, fitted.kernel_weights_) == ((ArcCosine(1),) * 2, (0.25, 0.75))
-    assert fitted.widths_ == (5, 7)
-    assert fitted.points_.dtype == np.float16
+    assert (fitted.widths_, fitted.points_.dtype) == ((5, 7), np.float16)
     x = scaled_by_the_book(FEATURES, (5, 7))
     np.testing.assert_allclose(fitted.points_, x, rtol=2.0**-11, atol=1e-7)
     gram = kernel_matrix(fitted.points_, fitted.points_, (5, 7), [ArcCosine(1)] * 2, [0.25, 0.75])
@@ -32,22 +31,19 @@ def test_what_is_learned_solves_the_system(monkeypatch, block_bytes):
 
 def test_scores_of_the_training_images_are_what_was_fitted():
     """(K + 11ᵀ) α = Y − nλα, but for the rounding of the training images that are kept."""
-    features, labels = overlapping_classes(40, 12)
-    fitted = KernelRidge(Exponential(sigma=1.0), 1e-2).fit(features, labels)
-    expected = signed_targets(labels, 3) - 40 * 1e-2 * fitted.dual_
-    np.testing.assert_allclose(fitted.scores(features), expected, atol=5e-3)
+    fitted = KernelRidge(Exponential(sigma=1.0), 1e-2).fit(FEATURES, LABELS)
+    expected = signed_targets(LABELS, 3) - 40 * 1e-2 * fitted.dual_
+    np.testing.assert_allclose(fitted.scores(FEATURES), expected, atol=5e-3)
     # Of images that are rounded as the kept ones are, nothing is left of it.
     kept = fitted.points_.astype(np.float64) * fitted.scaling_.norm + fitted.scaling_.mean
-    features = kept.astype(np.float32)
-    np.testing.assert_allclose(fitted.scores(features), expected, atol=1e-4)
+    np.testing.assert_allclose(fitted.scores(kept.astype(np.float32)), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("regularization", [1.0, 1e-2, 1e-4])
 def test_a_linear_kernel_is_ridge_with_an_intercept_that_is_penalized_too(regularization):
     """Centred features leave the intercept alone: it is Ȳ/(1 + λ) instead of Ȳ."""
-    features, labels = overlapping_classes(40, 12)
-    keep = np.sort(np.argsort(labels, kind="stable")[:33])  # classes of unequal size: unequal intercepts
-    features, labels = features[keep], labels[keep]
+    keep = np.sort(np.argsort(LABELS, kind="stable")[:33])  # classes of unequal size: unequal intercepts
+    features, labels = FEATURES[keep], LABELS[keep]
     mean = signed_targets(labels, 3).mean(axis=0)
     assert np.ptp(mean) > 0.1
     expected = Ridge(regularization).fit(features, labels).scores(features) - mean
@@ -127,13 +123,10 @@ def test_images_that_are_there_many_times_do_not_end_the_search(monkeypatch):
 @settings(max_examples=15)
 @given(shift=st.floats(-50, 50), factor=st.floats(1e-3, 1e3))
 def test_scores_do_not_depend_on_the_place_and_scale_of_each_encoders_features(shift, factor):
-    features, labels = overlapping_classes(40, 12)
-    moved = features.copy()
-    moved[:, 5:] = (features[:, 5:].astype(np.float64) + shift) * factor
-    first, second = (
-        KernelRidge(Exponential(sigma=1.0), 1e-2, [1, 1]).fit(x, labels, widths=(5, 7)).scores(x)
-        for x in (features, moved)
-    )
+    moved = FEATURES.copy()
+    moved[:, 5:] = (FEATURES[:, 5:].astype(np.float64) + shift) * factor
+    ridge = KernelRidge(Exponential(sigma=1.0), 1e-2, [1, 1])
+    first, second = (ridge.fit(x, LABELS, widths=(5, 7)).scores(x) for x in (FEATURES, moved))
     np.testing.assert_allclose(second, first, atol=1e-2)
 
 
@@ -175,5 +168,5 @@ def test_too_many_images_and_too_many_weights_are_refused_before_any_work():
         KernelRidge().check_options(images=46_001)
     with pytest.raises(InvalidSpec, match="3 weights were given for 2 encoders"):
         KernelRidge(weights=[1, 2, 3]).check_options(encoders=2)
-    huge = KernelRidge(weights=[1e308, 1e308]).fit(*overlapping_classes(40, 12), widths=(5, 7))
+    huge = KernelRidge(weights=[1e308, 1e308]).fit(FEATURES, LABELS, widths=(5, 7))
     assert huge.kernel_weights_ == (0.5, 0.5)

@@ -83,8 +83,7 @@ def test_images_can_be_held_out():
 
 def test_each_encoder_has_a_kernel_and_a_weight():
     fitted = NystromRidge(Linear(), 1e-2, weights=[1, 3], landmarks=50).fit(FEATURES, LABELS, widths=(5, 7))
-    assert fitted.kernel_weights_ == (0.25, 0.75)
-    assert fitted.widths_ == (5, 7)
+    assert (fitted.kernel_weights_, fitted.widths_) == ((0.25, 0.75), (5, 7))
     chosen = NystromRidge(landmarks=50).fit(FEATURES, LABELS, widths=(5, 7))
     assert len(chosen.kernels_) == 2
     assert math.isclose(sum(chosen.kernel_weights_), 1)
@@ -116,8 +115,7 @@ def test_labels_of_held_out_images_choose_nothing(monkeypatch):
     first, second = (
         NystromRidge(landmarks=40, validation=0.4).fit(features, y, widths=(5, 7)) for y in (labels, swapped)
     )
-    assert first.kernels_ == second.kernels_
-    assert first.kernel_weights_ == second.kernel_weights_
+    assert (first.kernels_, first.kernel_weights_) == (second.kernels_, second.kernel_weights_)
     assert first.regularization_ == second.regularization_
 
 

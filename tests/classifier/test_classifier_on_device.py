@@ -19,8 +19,7 @@ from ckncuda.errors import InvalidData, InvalidSpec
 
 def check_equal(found, expected, features, tolerance=1e-5):
     """Two fitted classifiers, equal but for rounding; what was learned is on the host."""
-    assert found.to_dict() == expected.to_dict()
-    assert found.regularization_ == expected.regularization_
+    assert (found.to_dict(), found.regularization_) == (expected.to_dict(), expected.regularization_)
     assert found.validation_accuracy_ == expected.validation_accuracy_
     assert found.validation_ == expected.validation_
     assert getattr(found, "search_", None) == getattr(expected, "search_", None)

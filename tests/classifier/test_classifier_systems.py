@@ -29,9 +29,6 @@ def system_of(kind, features, labels, widths=None):
     return kind(data, FeatureScaling.of(data.features, data.widths), None)
 
 
-# ---- Features --------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("images", "width"), SHAPES)
 @pytest.mark.parametrize("regularization", [1.0, 1e-3, 1e-6])
 @pytest.mark.parametrize("kind", [FeatureSystem, PrimalSystem])
@@ -90,8 +87,6 @@ def test_leave_one_out_of_part_of_the_images_is_that_of_a_kernel_with_a_constant
     expected = left_out_by_refits(rows @ rows.T, system.targets[-13:], 1e-2)
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
-
-# ---- Kernels of features, and given Gram matrices ----------------------------------------------------------
 
 CASES = [
     *(((12,), Choice(0.0, (1.0,), (kernel,))) for kernel in SOME_KERNELS),

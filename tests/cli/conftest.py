@@ -24,16 +24,8 @@ LAYER = "filters=4,patch=3,subsampling=2,kernel=exp,sigma=0.6"
 TINY = ("--layer", LAYER, "--patches", "500", "--preprocess", "none", "--image-shape", "12x12x3")
 CKN = (sys.executable, "-m", "ckncuda.cli")
 NEWS = (
-    "Fitting on ",
-    "Searching on ",
-    "Extracting features of ",
-    "Predicting ",
-    "Evaluating ",
-    "Measuring with ",
-    "Comparing ",
-    "Kernel: ",
-    "No labels: ",
-    "Preprocessing: ",
+    *("Fitting on ", "Searching on ", "Extracting features of ", "Predicting ", "Evaluating "),
+    *("Measuring with ", "Comparing ", "Kernel: ", "No labels: ", "Preprocessing: "),
     "Compiling the inner loops with Numba: ",
 )
 
@@ -108,7 +100,6 @@ def run_ckn(*arguments, process=False, cwd=None, env=None, **options):
 
 @pytest.fixture(scope="session")
 def tiny():
-    """Options of `ckn fit` for the tiny network."""
     return TINY
 
 
@@ -159,16 +150,9 @@ def start(tmp_path):
     started = []
 
     def start(*arguments):
-        process = subprocess.Popen(
-            [*CKN, *map(str, arguments)],
-            cwd=tmp_path,
-            env=environment(TMPDIR=str(tmp_path)),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            preexec_fn=_attentive,
-            start_new_session=True,
-        )
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        own = {"cwd": tmp_path, "env": environment(TMPDIR=str(tmp_path)), "start_new_session": True}
+        process = subprocess.Popen([*CKN, *map(str, arguments)], **pipes, **own, preexec_fn=_attentive)
         started.append(process)
         return process
 
@@ -246,9 +230,8 @@ def data(tmp_path_factory):
     images[:, ::2] += labels[:, None, None, None] * 0.5
     images[:, 1::2] -= 0.5
     images = images.round(4).astype(np.float32)
-    found = SimpleNamespace(
-        images=images, labels=labels, csv=folder / "Xtr.csv", labels_csv=folder / "Ytr.csv"
-    )
+    found = SimpleNamespace(images=images, labels=labels)
+    found.csv, found.labels_csv = folder / "Xtr.csv", folder / "Ytr.csv"
     found.npy, found.npz, found.bytes_npy = (folder / name for name in ("x.npy", "xy.npz", "bytes.npy"))
     write_challenge_csv(found.csv, images)
     rows = "".join(f"{i},{label}\n" for i, label in enumerate(labels, 1))

@@ -67,8 +67,7 @@ def test_bench_for_people(works, network):
 def test_bench_of_a_model_for_any_size_needs_images(works, refused, data, of_any_size):
     refused("bench", of_any_size, words=["any size", "give IMAGES"])
     result = works("bench", of_any_size, data.bytes_npy, *QUICK, "--json").told
-    assert result["image_shape"] == [12, 12, 3]
-    assert result["stages"][-1]["stage"] == "all"
+    assert (result["image_shape"], result["stages"][-1]["stage"]) == ([12, 12, 3], "all")
 
 
 def test_bench_refuses_images_that_the_model_does_not_take(refused, data, model, tmp_path):

@@ -19,8 +19,7 @@ def test_distance_of_networks_that_are_fitted(works, data, tmp_path):
     assert few["centred"] > many["centred"]
     assert (tmp_path / "d.png").read_bytes().startswith(b"\x89PNG")
     table = works("distance", data.npy, *arguments).stdout.splitlines()
-    assert table[0] == "relative Frobenius distance to the exact kernel of 12 images"
-    assert len(table) == 4
+    assert (table[0], len(table)) == ("relative Frobenius distance to the exact kernel of 12 images", 4)
 
 
 def test_distance_of_a_model(works, data, model):

@@ -47,12 +47,8 @@ def test_fit_that_is_interrupted_leaves_nothing(interrupted, tmp_path, rng, name
     np.save(tmp_path / "x.npy", rng.integers(0, 256, (600, 32, 32, 3), np.uint8))
     (tmp_path / "m.ckn").write_bytes(b"what stood here before")
     layer = "filters=512,patch=7,subsampling=2,kernel=exp,sigma=0.6"  # takes several seconds
-    interrupted(
-        *("fit", "x.npy", "-o", "m.ckn", "--layer", layer, "--preprocess", "none"),
-        announced="Fitting on",
-        signal_=getattr(signal, name),
-        ready=lambda: time.sleep(0.5),
-    )
+    fit = ("fit", "x.npy", "-o", "m.ckn", "--layer", layer, "--preprocess", "none")
+    interrupted(*fit, announced="Fitting on", signal_=signal.Signals[name], ready=lambda: time.sleep(0.5))
 
 
 @pytest.mark.parametrize(("name", "output"), [("SIGINT", "f.npy"), ("SIGINT", "f.npz"), ("SIGTERM", "f.npy")])
@@ -68,9 +64,5 @@ def test_extract_that_is_interrupted_leaves_nothing(interrupted, slow_model, tmp
             assert time.monotonic() < deadline
             time.sleep(0.02)
 
-    interrupted(
-        *("extract", slow_model, "x.npy", "-o", output),
-        announced="Extracting",
-        signal_=getattr(signal, name),
-        ready=partial_file,
-    )
+    extract = ("extract", slow_model, "x.npy", "-o", output)
+    interrupted(*extract, announced="Extracting", signal_=signal.Signals[name], ready=partial_file)

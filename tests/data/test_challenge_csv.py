@@ -84,8 +84,7 @@ def test_index_column(tmp_path, header, start):
     rows = [[start + i, 9, 8, 7, 6 + i] for i in range(4)]
     path = write(tmp_path / "X.csv", rows, after="", header=header)
     source = ChallengeCsv(path, (2, 2, 1))
-    assert source.shape == (4, 2, 2, 1)
-    assert source.read(1, 2).ravel().tolist() == [9, 8, 7, 7]
+    assert (source.shape, source.read(1, 2).ravel().tolist()) == ((4, 2, 2, 1), [9, 8, 7, 7])
 
 
 @pytest.mark.parametrize(

@@ -35,8 +35,7 @@ def test_file_with_labels_beside(tmp_path, images_gz, labels_gz, dash):
     path = write(tmp_path, f"train-images{dash}idx3-ubyte", IMAGES, images_gz)
     write(tmp_path, f"train-labels{dash}idx1-ubyte", LABELS, labels_gz)
     with open_images(path) as source:
-        assert source.shape == (30, 7, 5, 1)
-        assert source.labels.tolist() == LABELS.tolist()
+        assert (source.shape, source.labels.tolist()) == ((30, 7, 5, 1), LABELS.tolist())
         np.testing.assert_array_equal(np.concatenate(list(source.blocks(7)))[..., 0], IMAGES)
         np.testing.assert_array_equal(source.read(2, 4)[..., 0], IMAGES[2:4])
 

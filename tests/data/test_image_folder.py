@@ -39,8 +39,7 @@ def test_a_sub_folder_a_class(tmp_path):
     for name in ("README.txt", ".DS_Store", "bee/.hidden.png"):
         (tmp_path / name).write_text("passed over")
     source = open_images(tmp_path)
-    assert source.class_names == classes
-    assert source.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert (source.class_names, source.labels.tolist()) == (classes, [0, 0, 1, 1, 2, 2])
     np.testing.assert_array_equal(source.read(1, 5), expected[1:5])
 
 

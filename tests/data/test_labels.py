@@ -29,8 +29,7 @@ def test_ids_in_any_order(tmp_path_factory, data, labels, first):
     path = tmp_path_factory.mktemp("labels") / "Y.csv"
     path.write_text("Id,Prediction\n" + "".join(f"{i + first},{labels[i]}\n" for i in order))
     read = read_labels(path, len(labels))
-    assert read.dtype == np.int64
-    assert read.tolist() == labels
+    assert (read.dtype, read.tolist()) == (np.int64, labels)
 
 
 @pytest.mark.parametrize(
@@ -95,8 +94,7 @@ def test_other_formats(tmp_path, name):
     else:
         path.write_bytes(gzip.compress(idx) if name.endswith(".gz") else idx)
     read = read_labels(path, 3)
-    assert read.dtype == np.int64
-    assert read.tolist() == [7, 0, 3]
+    assert (read.dtype, read.tolist()) == (np.int64, [7, 0, 3])
     with pytest.raises(InvalidData, match="3 labels; expected 4"):
         read_labels(path, 4)
 

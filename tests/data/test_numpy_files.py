@@ -70,8 +70,7 @@ def test_splits(tmp_path):
     with pytest.raises(InvalidData, match=r"both train and test.*--split train or --split test"):
         open_images(path)
     with open_images(path, split="train") as source:
-        assert source.shape[0] == 15
-        assert source.labels.tolist() == list(range(15))
+        assert (source.shape[0], source.labels.tolist()) == (15, list(range(15)))
     with open_images(path, split="test") as source:
         np.testing.assert_array_equal(source.read(0, 5), BYTES[15:])
         assert source.labels[0] == 90

@@ -8,12 +8,6 @@ from ckncuda.data.open import FORMATS
 from ckncuda.errors import InvalidData
 
 
-@pytest.fixture
-def npy(tmp_path):
-    np.save(tmp_path / "x.npy", np.zeros((4, 6, 5, 3), np.uint8))
-    return tmp_path / "x.npy"
-
-
 @pytest.mark.parametrize("format", [None, *FORMATS])
 def test_missing(tmp_path, format):
     with pytest.raises(InvalidData, match=r"no such file or folder: .*nowhere"):
@@ -29,7 +23,9 @@ def test_missing(tmp_path, format):
         *(({"format": other}, r"x\.npy") for other in ("csv", "npz", "cifar", "idx", "folder")),
     ],
 )
-def test_options_that_do_not_fit_the_file(npy, options, message):
+def test_options_that_do_not_fit_the_file(tmp_path, options, message):
+    npy = tmp_path / "x.npy"
+    np.save(npy, np.zeros((4, 6, 5, 3), np.uint8))
     assert len(open_images(str(npy), image_shape=(6, 5, 3))) == 4
     with pytest.raises(InvalidData, match=message):
         open_images(npy, **options)

@@ -147,9 +147,6 @@ def test_held_out_images(stripes):
     assert fitted.report["validation_accuracy"] >= 0.8
 
 
-# ---- Landmarks -------------------------------------------------------------------------------------------
-
-
 def test_with_all_images_as_landmarks_it_is_the_whole_solution(stripes):
     images, _ = stripes
     whole, landmarks = fit(stripes, regularization=1e-2), fit(stripes, regularization=1e-2, landmarks=40)
@@ -178,9 +175,6 @@ def test_landmarks_follow_from_the_seed(stripes):
     assert np.array_equal(first, same)
     assert not np.array_equal(first, other)
     assert len(fit(stripes, landmarks=1000).encoders[0].points) == 40
-
-
-# ---- Gram matrices that are there already ----------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -270,9 +264,6 @@ def test_kernels_that_are_too_large_are_named(stripes, stored, landmarks):
         assert "image 24 " in str(refusal.value)
         with pytest.raises(InvalidData, match=match):
             fit((images[18:30], stripes[1][18:30]), grams=[stored[18:30, 18:30]], images=12, seed=1)
-
-
-# ---- What is refused, before the long work ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -63,11 +63,7 @@ def test_every_preprocessing_is_stored(digits, tmp_path):
 def test_a_stored_projection_is_not_computed_again(model, tmp_path, monkeypatch):
     """That would take long for thousands of filters, every time a model is read."""
     model.save(tmp_path / "m")
-
-    def eigh(matrix):
-        raise AssertionError("an eigendecomposition while reading")
-
-    monkeypatch.setattr(np.linalg, "eigh", eigh)
+    monkeypatch.setattr(np.linalg, "eigh", None)
     load(tmp_path / "m")
 
 
@@ -118,5 +114,4 @@ def test_networks_of_any_kernel_are_stored(tmp_path, rng, kernel):
     network = CKN.from_layers([make_layer(3, rng, filters=4, patch=1, subsampling=1, kernel=kernel)])
     network.save(tmp_path / "n")
     again = load(tmp_path / "n").network
-    assert again.specs == network.specs
-    assert again.layers[0].anchors.dtype == np.float64
+    assert (again.specs, again.layers[0].anchors.dtype) == (network.specs, np.float64)

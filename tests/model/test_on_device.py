@@ -9,22 +9,11 @@ import numpy as np
 import pytest
 from factories import TWO_LAYERS, model_of, stripes
 
-from ckncuda import (
-    ArcCosine,
-    EncoderSpec,
-    Exponential,
-    KernelRidge,
-    Linear,
-    Model,
-    Ridge,
-    Softmax,
-    SquaredHinge,
-    Symmetries,
-    load,
-)
+from ckncuda import EncoderSpec, KernelRidge, Model, Ridge, Softmax, SquaredHinge, Symmetries, load
 from ckncuda.backend import get_backend
 from ckncuda.errors import InvalidData
 from ckncuda.images.preprocess import ZCA, LocalWhitening, Standardize
+from ckncuda.layer.dot_product import ArcCosine, Exponential, Linear
 
 PREPROCESSINGS = [[], [Standardize()], [LocalWhitening()], [Standardize(), ZCA(epsilon=0.5)]]
 

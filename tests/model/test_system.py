@@ -6,7 +6,7 @@ import re
 import hypothesis
 import pytest
 from factories import make_spec
-from hypothesis import strategies
+from hypothesis import strategies as st
 
 import ckncuda
 from ckncuda import ArcCosine, EncoderSpec, ExactKernel, Exponential, Polynomial, Symmetries, System
@@ -76,87 +76,84 @@ EXACT_FILES = {
 }
 
 
-BAD_EXACT_FILES = {
-    "alone and as encoder": (
+BAD_EXACT_FILES = [
+    (
         "[[encoders]]\n[[layers]]\n",
         "{}: layers and encoders both describe kernels; put all of it into [[encoders]]",
     ),
-    "unknown of an encoder": (
+    (
         "[[encoders]]\nflap = true\n",
         "{}: an exact kernel has no flap; it has flip, layers, preprocessing, symmetries, tangent",
     ),
-    "shift": (
+    (
         "[symmetries]\nshift = 1\n" + LAYER,
         "{}: shift is 1; exact kernels are averaged over mirror images alone: leave shift out",
     ),
-    "quantile": (
+    (
         "[[layers]]\npatch = 3\nsubsampling = 2\nquantile = 0.1\n",
         "layer 1: an exact kernel learns nothing from images: give sigma, not quantile",
     ),
-    "no layers": ("flip = true\n", "{} describes no layer: it needs [[layers]] with patch and subsampling"),
-    "unknown": (
+    ("flip = true\n", "{} describes no layer: it needs [[layers]] with patch and subsampling"),
+    (
         "flap = true\n",
         "{}: there is no flap in the description of an exact kernel; there is classifier, encoders, exact, "
         "flip, layers, preprocessing, symmetries, tangent",
     ),
-    "unknown of exact": (
-        "[exact]\nflap = true\n",
-        "{}: exact must be a table of tangent and flip; it is {{'flap': True}}",
-    ),
-    "twice": (
+    ("[exact]\nflap = true\n", "{}: exact must be a table of tangent and flip; it is {{'flap': True}}"),
+    (
         "flip = true\n[exact]\nflip = false\n",
         "{}: flip stands at the top and in [exact]; leave one of them out",
     ),
-    "no boolean": ('flip = "yes"\n' + LAYER, "flip is 'yes'; expected true or false"),
-    "encoders": ("encoders = 'two'\n", "{}: encoders must be tables: [[encoders]]"),
-    "symmetries": ("symmetries = 3\n" + LAYER, "{}: symmetries must be a table of flip and shift; it is 3"),
-    "decorrelation": (
+    ('flip = "yes"\n' + LAYER, "flip is 'yes'; expected true or false"),
+    ("encoders = 'two'\n", "{}: encoders must be tables: [[encoders]]"),
+    ("symmetries = 3\n" + LAYER, "{}: symmetries must be a table of flip and shift; it is 3"),
+    (
         LAYER + "decorrelation = 0.25\n",
         "layer 1: decorrelation is 0.25; an exact kernel has no filters to decorrelate: leave it out",
     ),
-}
+]
 
-BAD_FILES = {
-    "no TOML": ("layers =", "{} is not TOML: "),
-    "no layers": ("", "{} describes no layer: it needs [[layers]] with filters, patch, subsampling"),
-    "table": (
+BAD_FILES = [
+    ("layers =", "{} is not TOML: "),
+    ("", "{} describes no layer: it needs [[layers]] with filters, patch, subsampling"),
+    (
         LAYER + "[optimizer]\nlr=1",
         "{}: there is no table optimizer; there are encoders, layers, preprocessing, symmetries, classifier",
     ),
-    "option": (LAYER + "stride=1", "a layer with the kernel exp has no option 'stride'; it has filters, "),
-    "kernel": (
+    (LAYER + "stride=1", "a layer with the kernel exp has no option 'stride'; it has filters, "),
+    (
         "[[layers]]\nfilters=4\npatch=3\nsubsampling=2\nkernel=['exp']",
         "there is no kernel ['exp']; the kernels are exp, ",
     ),
-    "preprocessing": (LAYER + "[[preprocessing]]\nname='pca'", "there is no preprocessing 'pca'"),
-    "classifier": (
+    (LAYER + "[[preprocessing]]\nname='pca'", "there is no preprocessing 'pca'"),
+    (
         LAYER + "[classifier]\nname='forest'",
         "{}: there is no classifier 'forest'; there is ridge, kernel-ridge, nystrom-ridge, softmax, "
         "squared-hinge, none",
     ),
-    "classifier of a list": (LAYER + "[[classifier]]\nname='ridge'", "{}: classifier must be a table"),
-    "classifier of another kind": (LAYER + "[classifier]\nname=['ridge']", "{}: there is no classifier ['ri"),
-    "classifier option": (
+    (LAYER + "[[classifier]]\nname='ridge'", "{}: classifier must be a table"),
+    (LAYER + "[classifier]\nname=['ridge']", "{}: there is no classifier ['ri"),
+    (
         LAYER + "[classifier]\nname='ridge'\nC=1",
         "the classifier ridge has no option C; it has regularization, validation, seed",
     ),
-    "encoders and layers": (
+    (
         "encoders=[]\n" + LAYER,
         "{}: layers and encoders both describe encoders; put all of it into [[encoders]]",
     ),
-    "encoders": ("encoders='two'", "{}: encoders must be tables: [[encoders]]"),
-    "layers": ("layers=[1]", "{}: layers must be tables: [[layers]]"),
-    "unknown of an encoder": (
+    ("encoders='two'", "{}: encoders must be tables: [[encoders]]"),
+    ("layers=[1]", "{}: layers must be tables: [[layers]]"),
+    (
         "[[encoders]]\nclassifier='ridge'",
         "{}: an encoder has no classifier; it has layers, preprocessing and symmetries",
     ),
-    "encoder without layers": ("[[encoders]]\nsymmetries={flip=true}", "{} describes no layer: "),
-    "symmetries": ("symmetries=3\n" + LAYER, "{}: symmetries must be a table of flip and shift; it is 3"),
-    "flip": ("symmetries={flip=1}\n" + LAYER, "flip is 1; expected true or false"),
-    "regularization": (LAYER + "[classifier]\nregularization=[1]", "regularization is [1]; "),
-    "validation": (LAYER + "[classifier]\nname='softmax'\nvalidation='a'", "validation is 'a'; "),
-    "seed": (LAYER + "[classifier]\nname='softmax'\nseed='a'", "seed is 'a'"),
-}
+    ("[[encoders]]\nsymmetries={flip=true}", "{} describes no layer: "),
+    ("symmetries=3\n" + LAYER, "{}: symmetries must be a table of flip and shift; it is 3"),
+    ("symmetries={flip=1}\n" + LAYER, "flip is 1; expected true or false"),
+    (LAYER + "[classifier]\nregularization=[1]", "regularization is [1]; "),
+    (LAYER + "[classifier]\nname='softmax'\nvalidation='a'", "validation is 'a'; "),
+    (LAYER + "[classifier]\nname='softmax'\nseed='a'", "seed is 'a'"),
+]
 
 
 @pytest.mark.parametrize("name", EXACT_FILES)
@@ -177,17 +174,15 @@ def test_a_file_without_a_word_on_exact_kernels_is_of_networks(toml):
         System.from_toml(toml("flip=true\n" + LAYER), "nystrom")
 
 
-@pytest.mark.parametrize("name", BAD_EXACT_FILES)
-def test_files_that_describe_no_exact_kernel(toml, name):
-    text, message = BAD_EXACT_FILES[name]
+@pytest.mark.parametrize(("text", "message"), BAD_EXACT_FILES)
+def test_files_that_describe_no_exact_kernel(toml, text, message):
     path = toml(text)
     with pytest.raises(InvalidSpec, match=f"^{re.escape(message.format(path))}$"):
         System.from_toml(path, "exact")
 
 
-@pytest.mark.parametrize("name", BAD_FILES)
-def test_files_that_describe_no_system(toml, name):
-    text, message = BAD_FILES[name]
+@pytest.mark.parametrize(("text", "message"), BAD_FILES)
+def test_files_that_describe_no_system(toml, text, message):
     path = toml(text)
     with pytest.raises(InvalidSpec, match=f"^{re.escape(message.format(path))}"):
         System.from_toml(path).check((12, 12, 3))
@@ -250,52 +245,49 @@ def test_one_line():
     )
 
 
-kernels = strategies.one_of(
-    strategies.floats(0.1, 2).map(lambda sigma: Exponential(sigma=sigma)),
-    strategies.integers(1, 3).map(lambda degree: Polynomial(degree=degree)),
-    strategies.just(ArcCosine(1)),
+kernels = st.one_of(
+    st.floats(0.1, 2).map(lambda sigma: Exponential(sigma=sigma)),
+    st.integers(1, 3).map(lambda degree: Polynomial(degree=degree)),
+    st.just(ArcCosine(1)),
 )
-layers = strategies.builds(
+layers = st.builds(
     make_spec,
-    filters=strategies.sampled_from([1, 1, 8]),
-    patch=strategies.one_of(strategies.integers(1, 3), strategies.tuples(*[strategies.integers(1, 3)] * 2)),
-    subsampling=strategies.integers(1, 2),
+    filters=st.sampled_from([1, 1, 8]),
+    patch=st.one_of(st.integers(1, 3), st.tuples(*[st.integers(1, 3)] * 2)),
+    subsampling=st.integers(1, 2),
     kernel=kernels,
-    alignment=strategies.sampled_from(["corner", "centered"]),
-    epsilon=strategies.sampled_from([1e-3, 1e-2]),
+    alignment=st.sampled_from(["corner", "centered"]),
+    epsilon=st.sampled_from([1e-3, 1e-2]),
 )
-preprocessing = strategies.one_of(
-    strategies.none(),
-    strategies.lists(strategies.sampled_from([Standardize(), LocalWhitening(5)]), max_size=2),
+preprocessing = st.one_of(
+    st.none(), st.lists(st.sampled_from([Standardize(), LocalWhitening(5)]), max_size=2)
 )
-networks = strategies.builds(
+networks = st.builds(
     EncoderSpec,
-    strategies.lists(layers, min_size=1, max_size=3),
+    st.lists(layers, min_size=1, max_size=3),
     preprocessing,
-    strategies.builds(Symmetries, flip=strategies.booleans(), shift=strategies.integers(0, 2)),
+    st.builds(Symmetries, flip=st.booleans(), shift=st.integers(0, 2)),
 )
-exact_kernels = strategies.builds(
+exact_kernels = st.builds(
     ExactEncoderSpec,
-    strategies.builds(
-        ExactKernel, strategies.lists(layers, min_size=1, max_size=3), flip=strategies.booleans()
-    ),
+    st.builds(ExactKernel, st.lists(layers, min_size=1, max_size=3), flip=st.booleans()),
     preprocessing,
-    strategies.sampled_from([None, 50]),
+    st.sampled_from([None, 50]),
 )
-classifiers = strategies.sampled_from(
+classifiers = st.sampled_from(
     [("ridge", {}), ("kernel-ridge", {"kernel": "poly", "degree": 2, "offset": 1.0}), ("none", {})]
 )
-systems = strategies.one_of(
-    strategies.builds(
+systems = st.one_of(
+    st.builds(
         lambda encoders, classifier, patches: System(encoders, *classifier, patches),
-        strategies.lists(networks, min_size=1, max_size=3),
+        st.lists(networks, min_size=1, max_size=3),
         classifiers,
-        strategies.integers(1, 10**6),
+        st.integers(1, 10**6),
     ),
-    strategies.builds(
+    st.builds(
         lambda encoders, options: System(encoders, "", options),
-        strategies.lists(exact_kernels, min_size=1, max_size=3),
-        strategies.sampled_from([{}, {"regularization": 0.1}]),
+        st.lists(exact_kernels, min_size=1, max_size=3),
+        st.sampled_from([{}, {"regularization": 0.1}]),
     ),
 )
 
