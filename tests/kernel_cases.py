@@ -110,11 +110,10 @@ def main():
     with gpu.a_gpu():
         import cupy
 
+        asked, options = instantiations(), ("--std=c++17",)
         modules = {
-            operation: cupy.RawModule(
-                code=source(operation), options=("--std=c++17",), name_expressions=tuple(names)
-            )
-            for operation, names in instantiations().items()
+            name: cupy.RawModule(code=source(name), options=options, name_expressions=tuple(expressions))
+            for name, expressions in asked.items()
         }
         with mock.patch.object(device, "compiled", lambda op, name: modules[op].get_function(name)):
             run_everything()

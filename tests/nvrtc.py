@@ -100,9 +100,8 @@ def _bytes(nvrtc: ctypes.CDLL, what: str, program: ctypes.c_void_p) -> bytes:
 
 def _resources(log: str, kernel: str) -> Resources:
     """Read ptxas's lines on one kernel."""
-    match = re.search(
-        rf"Compiling entry function '{re.escape(kernel)}'.*?(?=Compiling entry|\Z)", log, re.DOTALL
-    )
+    entry = rf"Compiling entry function '{re.escape(kernel)}'.*?(?=Compiling entry|\Z)"
+    match = re.search(entry, log, re.DOTALL)
     if match is None:
         raise RuntimeError(f"the log does not speak of {kernel}:\n{log}")
     part = match[0]

@@ -39,11 +39,8 @@ def test_exponential_of_what_is_far_below_is_tiny():
     assert 0 <= exponential(np.array([-1e6, -np.inf], np.float32)).max() < 1e-37
 
 
-PARAMETERS = {
-    "exp": {"sigma": 0.6},
-    "poly": {"degree": 5, "offset": 0.5},
-    "series": {"coefficients": (0.4, 0.6)},
-}
+SERIES = {"coefficients": (0.4, 0.6)}
+PARAMETERS = {"exp": {"sigma": 0.6}, "poly": {"degree": 5, "offset": 0.5}, "series": SERIES}
 
 
 @pytest.mark.parametrize("name", KERNELS)

@@ -152,11 +152,8 @@ def _definitions(options: Sequence[str]) -> list[str]:
 
 def _compile(command: Sequence[str], text: str, built: Path) -> None:
     """Make the object, then the library: coverage's notes have the object's name, which stays."""
-    source, target, temporary = (
-        built.parent / "module.cpp",
-        built.parent / "module.o",
-        built.with_suffix(".part"),
-    )
+    source, target = built.parent / "module.cpp", built.parent / "module.o"
+    temporary = built.with_suffix(".part")
     source.write_text(text)
     # What sanitizers link against is named by the same flags, so the two steps share them.
     for step in (["-c", str(source), "-o", str(target)], [str(target), "-o", str(temporary)]):

@@ -25,26 +25,29 @@ def why_unavailable() -> str | None:
 def environment() -> dict[str, str]:
     """The variables of this process and those with which a child finds CuPy's stand-in and a driver."""
     driver = str(compiler.stub_driver().parent)
-    added = {"PYTHONPATH": str(HERE), "LD_LIBRARY_PATH": driver}
-    joined = {
-        name: os.pathsep.join([value, os.environ[name]] if os.environ.get(name) else [value])
-        for name, value in added.items()
-    }
-    return {**os.environ, **joined}
+    joined = dict(os.environ)
+    for name, value in {"PYTHONPATH": str(HERE), "LD_LIBRARY_PATH": driver}.items():
+        joined[name] = os.pathsep.join(filter(None, [value, os.environ.get(name)]))
+    return joined
 
 
-def install() -> None:
-    """Let this process import the stand-in as ``cupy``, and find a driver.
+def install() -> ctypes.CDLL:
+    """Let this process import the stand-in as ``cupy``, and find a driver, which is returned.
 
     The stub is loaded under its own name; whoever asks for ``libcuda.so.1`` after that gets it.
     """
-    _install()
+    if "cupy" in sys.modules and Path(str(sys.modules["cupy"].__file__)).parents[1] != HERE:
+        raise RuntimeError("another CuPy is imported already")
+    if str(HERE) not in sys.path:
+        sys.path.insert(0, str(HERE))
+    importlib.invalidate_caches()
+    return ctypes.CDLL(str(compiler.stub_driver()), mode=ctypes.RTLD_GLOBAL)
 
 
 @contextlib.contextmanager
 def installed() -> Iterator[None]:
     """The same for a while: after it, this process has no CuPy and no driver again."""
-    driver = _install()
+    driver = install()
     try:
         yield
     finally:
@@ -52,12 +55,3 @@ def installed() -> Iterator[None]:
         sys.path.remove(str(HERE))
         for name in [name for name in sys.modules if name.partition(".")[0] in ("cupy", "cupyx")]:
             del sys.modules[name]
-
-
-def _install() -> ctypes.CDLL:
-    if "cupy" in sys.modules and Path(str(sys.modules["cupy"].__file__)).parents[1] != HERE:
-        raise RuntimeError("another CuPy is imported already")
-    if str(HERE) not in sys.path:
-        sys.path.insert(0, str(HERE))
-    importlib.invalidate_caches()
-    return ctypes.CDLL(str(compiler.stub_driver()), mode=ctypes.RTLD_GLOBAL)

@@ -60,11 +60,8 @@ def _summary(counts: dict[int, int]) -> Lines:
 def _is_kernels(name: str) -> bool:
     """Not the harness, not the system's headers, not the table at the end of a module."""
     inside = Path(name).is_absolute() and Path(name).is_relative_to(compiler.HERE)
-    return (
-        not inside
-        and not name.startswith("/usr")
-        and Path(name).name not in ("kernels_asked_for", "module.cpp")
-    )
+    generated = Path(name).name in ("kernels_asked_for", "module.cpp")
+    return not inside and not generated and not name.startswith("/usr")
 
 
 def _gcov(data: Path) -> "dict[str, list[dict[str, object]]]":

@@ -52,7 +52,7 @@ def record(
     stem = f"{os.getpid():08d}-{next(_number):06d}"
     for i, (start, stop) in enumerate(pieces):
         path = folder / f"{stem}-{i}.bin"
-        _write(path, _read_memory(start, stop))
+        _write(path, ctypes.string_at(start, stop - start))
         buffers.append(f"buffer {stop - start} {path.absolute()}")
     for argument in arguments:
         if argument is None:
@@ -77,10 +77,6 @@ def _pieces(arrays: Iterable[NDArray[Any]]) -> list[tuple[int, int]]:
         else:
             pieces.append((start, stop))
     return pieces
-
-
-def _read_memory(start: int, stop: int) -> bytes:
-    return ctypes.string_at(start, stop - start)
 
 
 def _write(path: Path, contents: bytes) -> None:

@@ -76,48 +76,29 @@ def replay(folder: Path, sanitizer: Sanitizer, *, timeout: float = 600) -> Repla
         names.setdefault(key, set()).update(module["names"])
     code, reports = 0, []
     for key, of_source in launches.items():
-        done = _replay_source(
-            *key, names=sorted(names[key]), launches=of_source, sanitizer=sanitizer, timeout=timeout
-        )
+        source, *options = key
+        ordered = sorted(names[key])
+        program = compiler.build(source, ordered, options, extra=[*_ALWAYS, *_FLAGS[sanitizer]])
+        with tempfile.TemporaryDirectory() as temporary:
+            script = Path(temporary) / "script"
+            script.write_text("".join(_script(launch, ordered) for launch in of_source))
+            done = _run([str(program), str(script)], sanitizer, timeout)
         code = code or done.returncode
         reports.append(done.stdout + done.stderr)
     return Replay(code, "".join(reports), sum(map(len, launches.values())))
 
 
-def _replay_source(
-    source: str,
-    *options: str,
-    names: list[str],
-    launches: list[dict[str, Any]],
-    sanitizer: Sanitizer,
-    timeout: float,
-) -> "subprocess.CompletedProcess[str]":
-    program = compiler.build(source, names, options, extra=[*_ALWAYS, *_FLAGS[sanitizer]])
-    with tempfile.TemporaryDirectory() as temporary:
-        script = Path(temporary) / "script"
-        script.write_text("".join(_script(launch, names) for launch in launches))
-        return _run([str(program), str(script)], sanitizer, timeout)
-
-
 def _script(launch: dict[str, Any], names: list[str]) -> str:
     grid, block, shared = launch["sizes"]
-    numbers = [
-        names.index(launch["kernel"]),
-        *grid,
-        *block,
-        shared,
-        len(launch["buffers"]),
-        len(launch["arguments"]),
-    ]
-    return "\n".join(["launch " + " ".join(map(str, numbers)), *launch["buffers"], *launch["arguments"], ""])
+    buffers, arguments = launch["buffers"], launch["arguments"]
+    numbers = [names.index(launch["kernel"]), *grid, *block, shared, len(buffers), len(arguments)]
+    return "\n".join(["launch " + " ".join(map(str, numbers)), *buffers, *arguments, ""])
 
 
 def _run(command: list[str], sanitizer: Sanitizer, timeout: float) -> "subprocess.CompletedProcess[str]":
     prefix = without_randomisation() if sanitizer == "thread" else []
-    environment = {**os.environ, **_OPTIONS}
-    return subprocess.run(
-        [*prefix, *command], capture_output=True, text=True, env=environment, timeout=timeout
-    )
+    command, environment = [*prefix, *command], {**os.environ, **_OPTIONS}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=timeout)
 
 
 @functools.cache
@@ -144,6 +125,5 @@ def why_unavailable(sanitizer: Sanitizer) -> str | None:
         if done.returncode:
             return f"the compiler has no {sanitizer} sanitizer: {done.stderr.strip()[:200]}"
         done = _run([str(built)], sanitizer, 60)
-        return (
-            f"the {sanitizer} sanitizer does not run here: {done.stderr[:200]}" if done.returncode else None
-        )
+        said = f"the {sanitizer} sanitizer does not run here: {done.stderr[:200]}"
+        return said if done.returncode else None

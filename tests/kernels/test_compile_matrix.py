@@ -51,10 +51,8 @@ def pair_kernels(architecture, operation):
     names = [f"pair_products<Fma, {instance}>" for instance in instances]
     if architecture != "sm_75":
         names += [f"pair_products<F16x3<2>, {instance}>" for instance in instances]
-        for steps in (0, 1):
-            names += [
-                f"pair_products<F16x3<{steps}>, {instance}>" for instance in (instances[0], instances[-4])
-            ]
+        few = instances[0], instances[-4]
+        names += [f"pair_products<F16x3<{n}>, {instance}>" for n in (0, 1) for instance in few]
     return names
 
 
@@ -92,9 +90,8 @@ def test_kernels_compile_within_the_budget(compiler, architecture, operation, pr
     for name, resources in found.items():
         assert 0 < resources.registers <= BUDGET["registers"][operation], f"{name}: {resources}"
         assert resources.spilled_bytes <= BUDGET["spilled_bytes"][operation], f"{name}: {resources}"
-        assert resources.stack_bytes <= BUDGET["spilled_bytes"][operation], (
-            f"{name}: {resources}"
-        )  # no arrays
+        # No arrays on the stack.
+        assert resources.stack_bytes <= BUDGET["spilled_bytes"][operation], f"{name}: {resources}"
         assert resources.static_shared_bytes <= 1024, f"{name}: {resources}"  # the system's own
     assert BUDGET["registers"][operation] * THREADS * BUDGET["blocks"][operation] <= REGISTERS
 
@@ -152,9 +149,8 @@ PAIRS = {
 def test_shared_memory_of_measured_exact_kernels_is_within_the_budget(architecture, network):
     assert BUDGET["pair_shared_bytes"].keys() == PAIRS.keys()
     kernel, subsamplings, tangent = PAIRS[network]
-    specs = [
-        LayerSpec(filters=1, patch=3, subsampling=s, kernel=kernel, alignment="valid") for s in subsamplings
-    ]
+    options = {"filters": 1, "patch": 3, "kernel": kernel, "alignment": "valid"}
+    specs = [LayerSpec(subsampling=subsampling, **options) for subsampling in subsamplings]
     laid_out = cuda_pair_tiling.tilings(specs, (32, 32, 3), tangent, SHARED_LIMITS[architecture])
     budget = BUDGET["pair_shared_bytes"][network]
     assert len(laid_out) == len(budget)

@@ -8,17 +8,13 @@ from cuda_on_cpu import ORDERS
 from numpy.typing import NDArray
 
 
-def arrival_order(cp: Any, toys: Any) -> NDArray[np.int32]:
-    seen = cp.zeros(4 * 96, np.int32)
-    toys.get_function("arrivals")((4,), (96,), (cp.zeros(1, np.int32), seen))
-    return seen.get()  # type: ignore[no-any-return]
-
-
 def test_threads_and_blocks_run_in_the_order_chosen(cp, toys, monkeypatch):
     orders = {}
     for name in ("", *ORDERS, "shuffled:1"):
         monkeypatch.setenv("CKNCUDA_CPU_ORDER", name)
-        arrived = arrival_order(cp, toys)
+        seen = cp.zeros(4 * 96, np.int32)
+        toys.get_function("arrivals")((4,), (96,), (cp.zeros(1, np.int32), seen))
+        arrived = seen.get()
         assert name not in orders or (orders[name] == arrived).all()
         orders[name] = arrived
     everybody = np.arange(4 * 96)
@@ -36,10 +32,8 @@ def test_shuffles(cp, toys, order, name):
     y = cp.empty(160, dtype)
     toys.get_function(f"shuffles<{name}>")((1,), (32,), (cp.asarray(x), y))
     i = np.arange(32)
-    sources = (
-        *(i ^ 5, (3 * i + 1) % 32, np.where(i + 3 < 32, i + 3, i)),
-        *(np.where(i % 8 >= 2, i - 2, i), i // 8 * 8 + 3),
-    )
+    down, up = np.where(i + 3 < 32, i + 3, i), np.where(i % 8 >= 2, i - 2, i)
+    sources = i ^ 5, (3 * i + 1) % 32, down, up, i // 8 * 8 + 3
     np.testing.assert_array_equal(y.get(), np.concatenate([x[source] for source in sources]))
 
 
@@ -85,10 +79,7 @@ def test_shared_memory_of_every_block_begins_as_nan(cp, toys):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        (
-            0,
-            r"deadlock.*0-6 wait at __syncthreads.*toy.cu.*7-31 wait at __shfl_sync.*32-63 have ended",
-        ),
+        (0, r"deadlock.*0-6 wait at __syncthreads.*toy.cu.*7-31 wait at __shfl_sync.*32-63 have ended"),
         (1, r"two barriers"),
         (2, r"divergence: lanes 0x"),
         (3, r"mma_tf32.*all 32 lanes|threads 0-8, 10-31 wait at mma_tf32|threads 0-8 10-31 wait at mma_tf32"),
@@ -143,12 +134,11 @@ def test_copies_without_a_wait_are_nan(cp, toys, order):
 @pytest.mark.parametrize(
     ("to", "source", "sixteen", "message"),
     [
-        *(
-            (1, 0, 1, "multiples of 16"),
-            (0, 2, 1, "multiples of 16"),
-            (16, 0, 0, "not in the block's 64 bytes"),
-        ),
-        *((-1, 0, 0, "not in the block"), (13, 0, 1, "not in the block")),
+        (1, 0, 1, "multiples of 16"),
+        (0, 2, 1, "multiples of 16"),
+        (16, 0, 0, "not in the block's 64 bytes"),
+        (-1, 0, 0, "not in the block"),
+        (13, 0, 1, "not in the block"),
     ],
 )
 def test_copies_to_where_they_cannot_go(cp, toys, to, source, sixteen, message):
@@ -162,9 +152,8 @@ def tf32(x: NDArray[np.float32]) -> NDArray[np.uint32]:
     """Rounded to 10 bits of mantissa, ties away from zero."""
     mantissa, exponent = np.frexp(x.astype(np.float64))
     scaled = np.abs(mantissa) * 2**11
-    return (
-        (np.copysign(np.floor(scaled + 0.5), x) * 2.0 ** (exponent - 11)).astype(np.float32).view(np.uint32)
-    )
+    rounded = np.copysign(np.floor(scaled + 0.5), x) * 2.0 ** (exponent - 11)
+    return rounded.astype(np.float32).view(np.uint32)
 
 
 def bf16(x: NDArray[np.float32]) -> NDArray[np.uint32]:
@@ -175,10 +164,7 @@ def bf16(x: NDArray[np.float32]) -> NDArray[np.uint32]:
 
 def test_roundings(cp, toys, rng):
     x = rng.normal(size=1000).astype(np.float32)
-    ties = np.array(
-        [1 + 2**-11, 1 + 3 * 2**-11, -1 - 2**-11, 1 + 2**-8, 1 + 3 * 2**-8, -1 - 2**-8], np.float32
-    )
-    x[: len(ties)] = ties
+    x[:6] = [1 + 2**-11, 1 + 3 * 2**-11, -1 - 2**-11, 1 + 2**-8, 1 + 3 * 2**-8, -1 - 2**-8]  # ties
     as_bf16 = cp.empty(1000, np.uint32)
     toys.get_function("rounded")((1,), (1000,), (cp.asarray(x), as_bf16))
     np.testing.assert_array_equal(as_bf16.get(), bf16(x) | bf16(x[::-1]) << 16)
@@ -201,11 +187,7 @@ def fragments_tf32(a, b):
 
 def fragments_bf16(a, b):
     """A [16, 16] and B [16, 8] as pairs of neighbours along k, the first in the lower half."""
-    g, t = np.arange(32) // 4, np.arange(32) % 4
-    pairs_a = a[:, 0::2] | a[:, 1::2] << 16  # [16, 8]
-    pairs_b = b[0::2] | b[1::2] << 16  # [8, 8]
-    held_a = np.stack([pairs_a[g, t], pairs_a[g + 8, t], pairs_a[g, t + 4], pairs_a[g + 8, t + 4]], axis=1)
-    return held_a, np.stack([pairs_b[t, g], pairs_b[t + 4, g]], axis=1)
+    return fragments_tf32(a[:, 0::2] | a[:, 1::2] << 16, b[0::2] | b[1::2] << 16)
 
 
 def held_sums(d):

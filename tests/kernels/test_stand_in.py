@@ -44,9 +44,8 @@ def test_offset_of_a_view_is_honoured(cp, toys):
 
 def test_parameters_of_every_kind(cp, toys):
     kernel = toys.get_function("many")
-    assert kernel.parameters == (
-        *("pc:v0", "p:u1", "pc:f4", "scalar:f8", "scalar:i8", "scalar:u4", "scalar:b1", "struct:8", "p:f4"),
-    )
+    expected = "pc:v0 p:u1 pc:f4 scalar:f8 scalar:i8 scalar:u4 scalar:b1 struct:8 p:f4"
+    assert " ".join(kernel.parameters) == expected
     pair = np.array([(0.5, 7)], dtype=[("a", "f4"), ("b", "i4")])[0]
     q, y = cp.asarray(np.array([0, 100, 0, 0], np.float32)), cp.zeros(1, np.float32)
     numbers = (np.float64(1), np.int64(2), np.uint32(3), np.bool_(True), pair)
@@ -57,8 +56,11 @@ def test_parameters_of_every_kind(cp, toys):
 @pytest.mark.parametrize(
     ("grid", "block", "error"),
     [
-        *(((1,), (1025,), "block"), ((1,), (32, 64), "1024 threads"), ((1, 65536), (1,), "grid")),
-        *(((0,), (1,), "grid"), ((1,), (1, 1, 65), "block")),
+        ((1,), (1025,), "block"),
+        ((1,), (32, 64), "1024 threads"),
+        ((1, 65536), (1,), "grid"),
+        ((0,), (1,), "grid"),
+        ((1,), (1, 1, 65), "block"),
     ],
 )
 def test_limits_of_grid_and_block(cp, toys, grid, block, error):
@@ -149,35 +151,19 @@ def test_switch_of_the_system_does_the_same(cp, toy_source, monkeypatch):
 
 def test_a_child_process_finds_cupy_and_a_driver():
     program = "import ctypes, cupy; ctypes.CDLL('libcuda.so.1'); print(cupy.cuda.runtime.getDeviceCount())"
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        env=environment.environment(),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout == "1\n"
+    command, variables = [sys.executable, "-c", program], environment.environment()
+    assert subprocess.run(command, env=variables, capture_output=True, text=True, check=True).stdout == "1\n"
 
 
 def test_host_and_device_do_not_mix(cp):
     x, host = cp.ones(3, np.float32), np.ones(3, np.float32)
     mixtures = [
-        *(
-            lambda: np.asarray(x),
-            lambda: x + host,
-            lambda: host + x,
-            lambda: np.add(x, host),
-            lambda: x @ host,
-        ),
-        *(lambda: cp.concatenate([x, host]), lambda: np.concatenate([x, host]), lambda: x[host > 0]),
-        *(
-            lambda: cp.dot(x, host),
-            lambda: x.__setitem__(slice(None), host),
-            lambda: cp.sum(host),
-            lambda: np.array([x]),
-        ),
-        *(lambda: x.__iadd__(host), lambda: host.__iadd__(x), lambda: host.__setitem__(slice(None), x)),
-    ]
+        lambda: np.asarray(x), lambda: x + host, lambda: host + x, lambda: np.add(x, host), lambda: x @ host,
+        lambda: cp.concatenate([x, host]), lambda: np.concatenate([x, host]), lambda: x[host > 0],
+        lambda: cp.dot(x, host), lambda: x.__setitem__(slice(None), host), lambda: cp.sum(host),
+        lambda: np.array([x]), lambda: x.__iadd__(host), lambda: host.__iadd__(x),
+        lambda: host.__setitem__(slice(None), x),
+    ]  # fmt: skip
     for mix in mixtures:
         with pytest.raises((TypeError, ValueError)):
             mix()
@@ -194,6 +180,7 @@ def test_numbers_of_the_host_do_mix(cp):
 def test_functions_are_numpys(cp, rng):
     host = rng.normal(size=(4, 5)).astype(np.float32)
     x = cp.asarray(host)
+    device_windows, windows = (m.lib.stride_tricks.sliding_window_view for m in (cp, np))
     pairs = [
         (x.sum(axis=0), host.sum(axis=0)),
         (cp.einsum("ij,kj->ik", x, x), np.einsum("ij,kj->ik", host, host)),
@@ -203,10 +190,7 @@ def test_functions_are_numpys(cp, rng):
         (cp.linalg.norm(x, axis=1), np.linalg.norm(host, axis=1)),
         (x.T @ x, host.T @ host),
         (x.astype(np.float64).mean(), host.astype(np.float64).mean()),
-        (
-            cp.lib.stride_tricks.sliding_window_view(x, (2, 2)),
-            np.lib.stride_tricks.sliding_window_view(host, (2, 2)),
-        ),
+        (device_windows(x, (2, 2)), windows(host, (2, 2))),
         (cp.add.reduce(x, axis=1), np.add.reduce(host, axis=1)),
         (np.exp(x), np.exp(host)),
     ]
@@ -258,9 +242,8 @@ def test_the_null_stream_waits_for_blocking_streams(cp, toys):
 
 
 def test_memory_of_the_device_is_limited(cp, monkeypatch):
-    monkeypatch.setenv(
-        "CKNCUDA_CPU_DEVICE_MEMORY", str(cp.get_default_memory_pool().used_bytes() + (1 << 20))
-    )
+    used = cp.get_default_memory_pool().used_bytes()
+    monkeypatch.setenv("CKNCUDA_CPU_DEVICE_MEMORY", str(used + (1 << 20)))
     free, _ = cp.cuda.runtime.memGetInfo()
     x = cp.zeros(200_000, np.float32)
     assert free - cp.cuda.runtime.memGetInfo()[0] == 800_000

@@ -283,8 +283,7 @@ def unit_vectors(n, d, directions, rng):
 )
 @pytest.mark.parametrize("clusters", [1, 50, 64, 130])
 def test_nearest_anchor(backend, n, d, directions, sketched, clusters, rng):
-    on_a_gpu = backend.name == "cupy"
-    if on_a_gpu and n > 2047:
+    if backend.name == "cupy" and n > 2047:
         pytest.skip("more of the same blocks")
     atol = tolerances.COSINE[backend.tested_as]
     patches, anchors = unit_vectors(n, d, directions, rng), unit_vectors(clusters, d, directions, rng)
@@ -320,18 +319,15 @@ def test_sum_by_anchor(backend, n, rng):
 def test_kmeans_does_not_depend_on_the_number_of_threads(name, rng):
     """Bytes, not tolerances."""
     patches = unit_vectors(6000, 256, 10, rng).astype(np.float32)
-    found = [
-        spherical_kmeans(patches, 70, make_backend(name, threads=threads), np.random.default_rng(0))
-        for threads in (1, 3)
-    ]
+    engines = (make_backend(name, threads=threads) for threads in (1, 3))
+    found = [spherical_kmeans(patches, 70, engine, np.random.default_rng(0)) for engine in engines]
     assert np.array_equal(*found)
 
 
 def test_blocks_fit_the_memory(backend, rng):
     layers = [make_layer(3, rng), make_layer(12, rng)]
-    small = make_backend(backend.tested_as, memory=64 << 20).images_per_block(layers, (512, 512, 3))
-    large = make_backend(backend.tested_as, memory=1 << 30).images_per_block(layers, (512, 512, 3))
-    assert 1 <= small < large
+    small, large = (make_backend(backend.tested_as, memory=memory) for memory in (64 << 20, 1 << 30))
+    shape = (512, 512, 3)
+    assert 1 <= small.images_per_block(layers, shape) < large.images_per_block(layers, shape)
     # Before the first layer there is the reading and the padding of the images themselves.
-    bare = make_backend(backend.tested_as, memory=64 << 20).images_per_block([], (512, 512, 3))
-    assert 1 <= bare <= (64 << 20) // (4 * 512 * 512 * 3)
+    assert 1 <= small.images_per_block([], shape) <= (64 << 20) // (4 * 512 * 512 * 3)

@@ -65,11 +65,8 @@ def check(kind, maps, maps2, specs, tangent=False, symmetric=False):
     assert gram.dtype == dtype
     expected = reference.gram_block(exact, exact2, specs, tangent=tangent)
     own, own2 = (
-        [
-            reference.gram_block(images[i : i + 1], images[i : i + 1], specs, tangent=tangent)[0, 0]
-            for i in range(len(images))
-        ]
-        for images in (exact, exact2)
+        [reference.gram_block(each, each, specs, tangent=tangent)[0, 0] for each in singles]
+        for singles in ([images[i : i + 1] for i in range(len(images))] for images in (exact, exact2))
     )
     assert (np.abs(gram - expected) <= tolerance * np.sqrt(np.multiply.outer(own, own2))).all()
     return gram

@@ -37,9 +37,8 @@ def tensor_cores():
 
 
 def layer(**options):
-    return LayerSpec(
-        **{"filters": 1, "patch": 3, "subsampling": 2, "kernel": Exponential(sigma=0.6)} | options
-    )
+    usual = {"filters": 1, "patch": 3, "subsampling": 2, "kernel": Exponential(sigma=0.6)}
+    return LayerSpec(**usual | options)
 
 
 def images(rng, n, height=8, width=7, channels=3):
@@ -73,12 +72,8 @@ def check(backend, specs, maps, *, tangent=False, tolerance=None, fused=True):
 @pytest.mark.parametrize("depth", [1, 2, 3])
 @pytest.mark.parametrize("kernel", SMOOTH_KERNELS, ids=repr)
 def test_every_kernel(device, kernel, depth, rng):
-    specs = [
-        layer(kernel=kernel),
-        layer(kernel=kernel, patch=2),
-        layer(kernel=kernel, patch=2, subsampling=1),
-    ][:depth]
-    check(device, specs, images(rng, 3))
+    options = [{}, {"patch": 2}, {"patch": 2, "subsampling": 1}][:depth]
+    check(device, [layer(kernel=kernel, **own) for own in options], images(rng, 3))
 
 
 def test_arccosine_of_degree_zero(device, rng):
@@ -106,10 +101,7 @@ def test_every_patch_padding_and_subsampling(tensor_cores, padding, patch, subsa
 @pytest.mark.parametrize("padding", ["zero", "valid"])
 @pytest.mark.parametrize(("first", "second"), [((1, 4), (1, 3)), ((3, 1), (2, 1)), ((2, 3), (3, 2))], ids=str)
 def test_patches_of_any_height_and_width(tensor_cores, first, second, padding, tangent, rng):
-    specs = [
-        layer(kernel=RELU, padding=padding, patch=first),
-        layer(kernel=RELU, padding=padding, patch=second),
-    ]
+    specs = [layer(kernel=RELU, padding=padding, patch=patch) for patch in (first, second)]
     check(tensor_cores, specs, images(rng, 2, 11, 12, 2), tangent=tangent)
 
 
@@ -248,6 +240,9 @@ def test_no_images_at_all(tensor_cores, rng):
     assert [n.shape for n in tensor_cores.patch_norms(none.maps, specs)] == [(0, 8, 7), (0, 4, 4)]
 
 
+TOO_WIDE = "layer 1: its map is 257 positions wide; the fused kernel takes up to 256"
+
+
 class Own(Polynomial):
     """A kernel of a user's own, of which CUDA knows nothing."""
 
@@ -260,12 +255,7 @@ class Own(Polynomial):
         ({"kernel": Own(2)}, (6, 6, 1), "float32", "layer 1: the kernel poly has no CUDA form"),
         ({"kernel": RELU}, (6, 6, 1), "float64", "the fused kernels compute in float32, not in float64"),
         ({}, (6, 6, 1), "float64", "the fused kernels compute in float32, not in float64"),
-        (
-            {"kernel": RELU},
-            (3, 257, 1),
-            "float32",
-            "layer 1: its map is 257 positions wide; the fused kernel takes up to 256",
-        ),
+        ({"kernel": RELU}, (3, 257, 1), "float32", TOO_WIDE),
     ],
 )
 def test_what_has_no_fused_form_takes_array_operations_and_says_so(

@@ -56,9 +56,8 @@ def test_torch_tensors_are_taken_through_dlpack(device):
     tensor = torch.from_numpy(images).cuda()
     features = network.transform(tensor, backend=device)
     assert features.is_cuda
-    np.testing.assert_allclose(
-        features.cpu().numpy(), network.transform(images, backend="numpy"), rtol=1e-3, atol=1e-4
-    )
+    expected = network.transform(images, backend="numpy")
+    np.testing.assert_allclose(features.cpu().numpy(), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_a_network_learned_on_the_device_serves_on_the_cpu_and_the_reverse(
@@ -76,11 +75,10 @@ def test_a_network_learned_on_the_device_serves_on_the_cpu_and_the_reverse(
 def test_both_backends_learn_the_same_anchors(device, rng):
     """The same patches are drawn; assignments differ only where two anchors are equally near."""
     images = rng.normal(size=(40, 12, 12, 3)).astype(np.float32)
-    networks = [
-        CKN([make_layer(3, rng).spec]).fit(images, patches=3000, backend=backend)
-        for backend in (device, "numpy")
-    ]
-    on_device, on_host = (network.layers[0].anchors for network in networks)
+    network = CKN([make_layer(3, rng).spec])
+    on_device, on_host = (
+        network.fit(images, patches=3000, backend=backend).layers[0].anchors for backend in (device, "numpy")
+    )
     assert isinstance(on_device, np.ndarray)
     assert np.abs(on_device - on_host).max() < 1e-3
 

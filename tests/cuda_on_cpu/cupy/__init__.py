@@ -21,7 +21,6 @@ from ._functions import (
     from_dlpack,
     full,
     full_like,
-    fuse,
     linalg,
     of_numpy,
     ones,
@@ -32,55 +31,16 @@ from ._functions import (
 from ._module import KernelFault, RawKernel, RawModule
 
 __version__ = "14.0.0"
-asanyarray = asarray
 
 __all__ = [
-    "KernelFault",
-    "RawKernel",
-    "RawModule",
-    "array",
-    "asanyarray",
-    "asarray",
-    "ascontiguousarray",
-    "asfortranarray",
-    "asnumpy",
-    "cuda",
-    "empty",
-    "empty_like",
-    "from_dlpack",
-    "full",
-    "full_like",
-    "fuse",
-    "get_array_module",
-    "get_default_memory_pool",
-    "get_default_pinned_memory_pool",
-    "is_available",
-    "linalg",
-    "ndarray",
-    "ones",
-    "ones_like",
-    "zeros",
-    "zeros_like",
-]
-
-
-def get_array_module(*args: Any) -> Any:
-    """This module, if an array of the device is among the arguments; else NumPy."""
-    import cupy
-
-    return cupy if any(isinstance(argument, ndarray) for argument in args) else _numpy
+    "KernelFault", "RawKernel", "RawModule", "array", "asarray", "ascontiguousarray", "asfortranarray",
+    "asnumpy", "cuda", "empty", "empty_like", "from_dlpack", "full", "full_like",
+    "get_default_memory_pool", "linalg", "ndarray", "ones", "ones_like", "zeros", "zeros_like",
+]  # fmt: skip
 
 
 def get_default_memory_pool() -> Any:
     return cuda.memory_pool
-
-
-def get_default_pinned_memory_pool() -> Any:
-    return cuda.pinned_memory_pool
-
-
-def is_available() -> bool:
-    return True
 
 
 def __getattr__(name: str) -> Any:

@@ -19,9 +19,9 @@ from ._streams import Stream, get_current_stream, lock
 
 # What NumPy's arrays have and CuPy's do not.
 _ABSENT = {
-    *("byteswap", "ctypes", "setflags", "getfield", "setfield", "tofile", "resize", "dump", "dumps"),
-    *("to_device", "tostring", "base"),
-}
+    "byteswap", "ctypes", "setflags", "getfield", "setfield", "tofile", "resize", "dump", "dumps",
+    "to_device", "tostring", "base",
+}  # fmt: skip
 _NUMBERS = "biufc"
 
 
@@ -93,21 +93,11 @@ class ndarray:  # noqa: N801 (CuPy's name)
     __slots__ = ("__weakref__", "_host")
     _host: NDArray[Any]
 
-    def __new__(
-        cls,
-        shape: Any,
-        dtype: Any = float,
-        memptr: _memory.MemoryPointer | None = None,
-        strides: Any = None,
-        order: str = "C",
-    ) -> "ndarray":
+    def __new__(cls, shape: Any, dtype: Any = float, *, order: str = "C") -> "ndarray":
         dtype = np.dtype(dtype)
         shape = tuple(map(operator.index, shape)) if np.iterable(shape) else (operator.index(shape),)
         size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        memory = _memory.allocate(size) if memptr is None else memptr.mem[memptr.offset :][:size]
-        if strides is not None:
-            return wrap(np.lib.stride_tricks.as_strided(memory.view(dtype), shape, strides))
-        return wrap(memory.view(dtype).reshape(shape, order="F" if order == "F" else "C"))
+        return wrap(_memory.allocate(size).view(dtype).reshape(shape, order="F" if order == "F" else "C"))
 
     # ---- what it is ----
 
@@ -124,16 +114,9 @@ class ndarray:  # noqa: N801 (CuPy's name)
     imag = property(lambda self: call(np.imag, self))
 
     @property
-    def base(self) -> "ndarray | None":
-        root = _memory.root_of(self._host)
-        return None if root is self._host or root.nbytes > self._host.nbytes == 0 else wrap(root)
-
-    @property
     def data(self) -> _memory.MemoryPointer:
         root = _memory.root_of(self._host)
-        flat = (
-            root.reshape(-1).view(np.uint8) if root.flags.c_contiguous else root.T.reshape(-1).view(np.uint8)
-        )
+        flat = (root if root.flags.c_contiguous else root.T).reshape(-1).view(np.uint8)
         return _memory.MemoryPointer(flat, self._host.ctypes.data - root.ctypes.data)
 
     @property
@@ -141,10 +124,6 @@ class ndarray:  # noqa: N801 (CuPy's name)
         from .cuda import Device
 
         return Device(0)
-
-    @property
-    def flat(self) -> Any:
-        return iter(call(np.ravel, self))
 
     # ---- from and to the host ----
 
@@ -215,9 +194,6 @@ class ndarray:  # noqa: N801 (CuPy's name)
     def __int__(self) -> int:
         return int(self.get())
 
-    def __complex__(self) -> complex:
-        return complex(self.get())
-
     def __index__(self) -> int:
         return operator.index(self.get())
 
@@ -268,9 +244,6 @@ class ndarray:  # noqa: N801 (CuPy's name)
     def fill(self, value: Any) -> None:
         call(np.ndarray.fill, self, value)
 
-    def reduced_view(self, dtype: Any = None) -> "ndarray":
-        return self
-
     def __getattr__(self, name: str) -> Any:
         method = None if name.startswith("_") or name in _ABSENT else getattr(np.ndarray, name, None)
         if not callable(method):
@@ -293,21 +266,8 @@ def _operator(function: Callable[..., Any], reflected: bool) -> Callable[..., An
     return apply
 
 
-for _name in (
-    "add",
-    "sub",
-    "mul",
-    "truediv",
-    "floordiv",
-    "mod",
-    "pow",
-    "matmul",
-    "and",
-    "or",
-    "xor",
-    "lshift",
-    "rshift",
-):
+_ARITHMETIC = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul")
+for _name in (*_ARITHMETIC, "and", "or", "xor", "lshift", "rshift"):
     _function = getattr(operator, f"__{_name}__")
     setattr(ndarray, f"__{_name}__", _operator(_function, False))
     setattr(ndarray, f"__r{_name}__", _operator(_function, True))

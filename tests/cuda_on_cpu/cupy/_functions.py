@@ -12,21 +12,9 @@ from ._streams import Stream, get_current_stream
 
 # What NumPy has and CuPy does not.
 ABSENT = {
-    *(
-        "memmap",
-        "nditer",
-        "errstate",
-        "seterr",
-        "geterr",
-        "ma",
-        "matrix",
-        "rec",
-        "char",
-        "ctypeslib",
-        "emath",
-    ),
-    *("frompyfunc", "fromregex", "einsum_path", "strings", "testing", "typing", "f2py", "test", "polynomial"),
-}
+    "memmap", "nditer", "errstate", "seterr", "geterr", "ma", "matrix", "rec", "char", "ctypeslib", "emath",
+    "frompyfunc", "fromregex", "einsum_path", "strings", "testing", "typing", "f2py", "test", "polynomial",
+}  # fmt: skip
 # Truths that CuPy leaves on the device.
 _TRUTHS = {"allclose", "array_equal", "array_equiv"}
 
@@ -103,7 +91,8 @@ def ones(shape: Any, dtype: Any = float, order: str = "C") -> ndarray:
 def empty_like(
     prototype: ndarray, dtype: Any = None, order: str = "K", subok: Any = None, shape: Any = None
 ) -> ndarray:
-    _must_be_device(prototype)
+    if not isinstance(prototype, ndarray):
+        raise TypeError(f"Unsupported type {type(prototype)}: an array of the device is wanted")
     order = "F" if order == "F" or (order in "KA" and prototype._host.flags.fnc) else "C"
     return empty(prototype.shape if shape is None else shape, dtype or prototype.dtype, order)
 
@@ -122,11 +111,6 @@ def ones_like(prototype: ndarray, dtype: Any = None, **options: Any) -> ndarray:
     return full_like(prototype, 1, dtype, **options)
 
 
-def _must_be_device(array: Any) -> None:
-    if not isinstance(array, ndarray):
-        raise TypeError(f"Unsupported type {type(array)}: an array of the device is wanted")
-
-
 def array(
     obj: Any,
     dtype: Any = None,
@@ -138,11 +122,8 @@ def array(
     blocking: bool = False,
 ) -> ndarray:
     """From an array of the host, of the device, or numbers."""
-    if isinstance(obj, np.ndarray):
-        return _from_host(obj, dtype, order, ndmin, blocking)
-    if isinstance(obj, np.generic | bool | int | float | complex):
-        return _from_host(np.asarray(obj), dtype, order, ndmin, blocking)
-    if isinstance(obj, list | tuple) and not _holds_device(obj):
+    numbers = isinstance(obj, np.ndarray | np.generic | bool | int | float | complex)
+    if numbers or (isinstance(obj, list | tuple) and not _holds_device(obj)):
         return _from_host(np.asarray(obj), dtype, order, ndmin, blocking)
     if copy is False:
         copy = None if isinstance(obj, ndarray) else True
@@ -214,11 +195,6 @@ class _OnHost:
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return 1, 0
-
-
-def fuse(*args: Any, **_: Any) -> Any:
-    """CuPy's decorator to make one kernel of several operations: nothing to be made here."""
-    return args[0] if args and callable(args[0]) else (lambda function: function)
 
 
 def cholesky(a: ndarray) -> ndarray:

@@ -29,7 +29,6 @@ class OutOfMemoryError(MemoryError):
 
 _allocations: dict[int, tuple[int, bool]] = {}  # bytes, and whether guards stand around them
 _used = 0
-pool_limit = 0
 
 
 def capacity() -> int:
@@ -77,9 +76,8 @@ def guards_hold(array: NDArray[Any]) -> bool:
 
 
 def _check(size: int) -> None:
-    limit = min(capacity(), pool_limit or capacity())
-    if _used + size > limit:
-        raise OutOfMemoryError(size, _used, limit)
+    if _used + size > capacity():
+        raise OutOfMemoryError(size, _used, capacity())
 
 
 def _count(root: NDArray[Any], size: int, guarded: bool) -> None:
@@ -104,45 +102,17 @@ class MemoryPointer:
     def ptr(self) -> int:
         return int(self.mem.ctypes.data) + self.offset
 
-    def __add__(self, offset: int) -> "MemoryPointer":
-        return MemoryPointer(self.mem, self.offset + offset)
-
-    def __int__(self) -> int:
-        return self.ptr
-
 
 class MemoryPool:
     """CuPy's pool, of which nothing is kept here."""
 
-    def malloc(self, size: int) -> MemoryPointer:
-        return MemoryPointer(allocate(size))
-
     def used_bytes(self) -> int:
-        return _used
-
-    def total_bytes(self) -> int:
         return _used
 
     def free_bytes(self) -> int:
         return 0
 
     def free_all_blocks(self, stream: Any = None) -> None: ...
-
-    def set_limit(self, size: int | None = None, fraction: float | None = None) -> None:
-        global pool_limit
-        pool_limit = int(fraction * capacity()) if fraction is not None else int(size or 0)
-
-    def get_limit(self) -> int:
-        return pool_limit
-
-
-class PinnedMemoryPool:
-    """CuPy's pool of pinned memory, of which nothing is kept here."""
-
-    def free_all_blocks(self) -> None: ...
-
-    def n_free_blocks(self) -> int:
-        return 0
 
 
 class PinnedMemoryPointer(bytearray):
@@ -151,9 +121,6 @@ class PinnedMemoryPointer(bytearray):
     @property
     def ptr(self) -> int:
         return int(np.frombuffer(self, np.uint8).ctypes.data)
-
-    def size(self) -> int:
-        return len(self)
 
 
 _pinned: "weakref.WeakValueDictionary[int, PinnedMemoryPointer]" = weakref.WeakValueDictionary()

@@ -35,26 +35,19 @@ class RawModule:
     def __init__(
         self,
         *,
-        code: str | None = None,
-        path: str | None = None,
+        code: str,
         options: Sequence[str] = (),
-        backend: str = "nvrtc",
-        translate_cucomplex: bool = False,
-        enable_cooperative_groups: bool = False,
-        name_expressions: Sequence[str] | None = None,
-        jitify: bool = False,
+        name_expressions: Sequence[str] = (),
     ) -> None:
-        if code is None:
-            raise TypeError("the stand-in for CuPy takes modules as source text only: code=...")
         if not isinstance(options, tuple):
             raise TypeError(f"options must be a tuple, not {type(options)}")
         self.code, self.options = code, options
-        self._names: list[str] = list(name_expressions or ())
+        self._names: list[str] = list(name_expressions)
         self._expressions = frozenset(self._names)
         self._functions: dict[str, RawKernel] = {}
         self._library: ctypes.CDLL | None = None
 
-    def compile(self, log_stream: Any = None) -> None:
+    def compile(self) -> None:
         """Compile now."""
         with lock:
             if self._library is None:
@@ -86,9 +79,8 @@ def load(code: str, names: Sequence[str], options: Sequence[str]) -> ctypes.CDLL
         raise CompileException(str(error)) from error
     library = ctypes.CDLL(str(path))
     library.ckn_signature.restype = ctypes.c_char_p
-    library.ckn_launch.argtypes = [
-        *(ctypes.c_uint, ctypes.POINTER(_Shape), ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t)
-    ]
+    launch = ctypes.c_uint, ctypes.POINTER(_Shape), ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t
+    library.ckn_launch.argtypes = launch
     harness("line_coverage").remember(library)
     return library
 
@@ -117,14 +109,6 @@ class RawKernel:
         signature: bytes = self._library.ckn_signature(self._number)
         self.parameters: tuple[str, ...] = tuple(signature.decode().split())
 
-    # ---- what CUDA says of a kernel, as far as anything can be said here ----
-
-    max_threads_per_block = 1024
-    num_regs = 32
-    shared_size_bytes = const_size_bytes = local_size_bytes = 0
-    binary_version = ptx_version = 90
-    preferred_shared_memory_carveout = -1
-
     @property
     def max_dynamic_shared_size_bytes(self) -> int:
         """How much shared memory a launch may ask for; more than 48 KiB must be allowed first."""
@@ -139,25 +123,6 @@ class RawKernel:
             )
         self._most_shared = int(size)
 
-    @property
-    def attributes(self) -> dict[str, int]:
-        names = (
-            "max_threads_per_block",
-            "num_regs",
-            "shared_size_bytes",
-            "const_size_bytes",
-            "local_size_bytes",
-        )
-        names += (
-            "binary_version",
-            "ptx_version",
-            "max_dynamic_shared_size_bytes",
-            "preferred_shared_memory_carveout",
-        )
-        return {name: getattr(self, name) for name in names}
-
-    # ---- launches ----
-
     def __call__(
         self,
         grid: tuple[int, ...],
@@ -166,27 +131,20 @@ class RawKernel:
         *,
         shared_mem: int = 0,
         stream: Stream | None = None,
-        enable_cooperative_groups: bool = False,
     ) -> None:
         """Put the launch on the stream, or the current one."""
         shape = self._shape(grid, block, shared_mem)
         if len(args) != len(self.parameters):
-            raise TypeError(
-                f"{self.name} takes {len(self.parameters)} arguments ({self._wanted()}), not {len(args)}"
-            )
+            wanted = f"{len(self.parameters)} arguments ({', '.join(self.parameters)})"
+            raise TypeError(f"{self.name} takes {wanted}, not {len(args)}")
         values = [self._argument(i, argument) for i, argument in enumerate(args)]
         where = f"{self.name}, grid {tuple(grid)}, block {tuple(block)}, {shared_mem} bytes of shared memory"
         (stream or get_current_stream()).submit(lambda: self._run(shape, values, where))
 
-    def _wanted(self) -> str:
-        return ", ".join(self.parameters)
-
     def _shape(self, grid: Any, block: Any, shared: int) -> _Shape:
         sizes = []
-        for name, given, most in (
-            ("grid", grid, (2**31 - 1, 65535, 65535)),
-            ("block", block, (1024, 1024, 64)),
-        ):
+        limits = ("grid", grid, (2**31 - 1, 65535, 65535)), ("block", block, (1024, 1024, 64))
+        for name, given, most in limits:
             if not isinstance(given, tuple) or not 1 <= len(given) <= 3:
                 raise TypeError(f"{name} must be a tuple of one to three numbers, not {given!r}")
             three = (*(int(n) for n in given), 1, 1)[:3]
@@ -244,37 +202,26 @@ class RawKernel:
         pointers = (ctypes.c_void_p * max(1, len(held)))(*(ctypes.addressof(buffer) for buffer in held))
         recording = harness("recording")
         if recording.wanted():
-            sizes = (tuple(shape.grid), tuple(shape.block), int(shape.shared))
-            recording.record(
-                self._module.code,
-                self._module.options,
-                self._names,
-                self.name,
-                sizes,
-                list(map(_recorded, values)),
-            )
+            module, sizes = self._module, (tuple(shape.grid), tuple(shape.block), int(shape.shared))
+            recorded = list(map(_recorded, values))
+            recording.record(module.code, module.options, self._names, self.name, sizes, recorded)
         error = ctypes.create_string_buffer(2048)
         failed = self._library.ckn_launch(self._number, ctypes.byref(shape), pointers, error, len(error))
         if failed:
             raise KernelFault(f"{error.value.decode(errors='replace')} (launch of {where})")
         for i, value in enumerate(values):
             if isinstance(value, ndarray) and not _memory.guards_hold(value._host):
-                raise KernelFault(
-                    f"somebody wrote outside of the array that is argument {i} (launch of {where})"
-                )
+                found = f"somebody wrote outside of the array that is argument {i}"
+                raise KernelFault(f"{found} (launch of {where})")
 
 
 def _bytes_of(value: Any) -> ctypes.Array[ctypes.c_char]:
     """The bytes of an argument, which for an array are its address."""
     if isinstance(value, bytes):
         return ctypes.create_string_buffer(value, len(value))
-    address = (
-        0
-        if value is None
-        else value.ptr
-        if isinstance(value, _memory.MemoryPointer)
-        else value._host.ctypes.data
-    )
+    if isinstance(value, ndarray):
+        value = value.data
+    address = 0 if value is None else value.ptr
     return ctypes.create_string_buffer(address.to_bytes(8, "little"), 8)
 
 

@@ -22,26 +22,15 @@ class Stream:
     """
 
     null: "Stream"
-    ptds: "Stream"
     _all: ClassVar["weakref.WeakSet[Stream]"] = weakref.WeakSet()
 
-    def __init__(
-        self, null: bool = False, non_blocking: bool = False, ptds: bool = False, priority: Any = None
-    ):
-        self.non_blocking = self.is_non_blocking = non_blocking
+    def __init__(self, null: bool = False, non_blocking: bool = False) -> None:
+        self.non_blocking = non_blocking
         self.is_null = null
         self._queue: collections.deque[Callable[[], None]] = collections.deque()
         self._submitted = self._done = 0
         with lock:
             Stream._all.add(self)
-
-    @property
-    def ptr(self) -> int:
-        return 0 if self.is_null else id(self)
-
-    @property
-    def done(self) -> bool:
-        return not self._queue
 
     def submit(self, work: Callable[[], None]) -> None:
         """Put work at the end of the queue."""
@@ -97,24 +86,16 @@ class Stream:
     def __exit__(self, *_: Any) -> None:
         _stack().pop().use()
 
-    def __eq__(self, other: object) -> bool:
-        return self is other
-
-    def __hash__(self) -> int:
-        return id(self)
-
 
 Stream.null = Stream(null=True)
-Stream.ptds = Stream.null
 
 
 class Event:
     """A place in a stream."""
 
-    def __init__(self, block: bool = False, disable_timing: bool = False, interprocess: bool = False) -> None:
+    def __init__(self) -> None:
         self.place: tuple[Stream | None, int] = None, 0
         self.time: float | None = None
-        self.timed = not disable_timing
 
     def record(self, stream: Stream | None = None) -> None:
         stream = stream or get_current_stream()
@@ -126,11 +107,6 @@ class Event:
         with lock:
             stream.submit(reached)
             self.place = stream, stream._submitted
-
-    @property
-    def done(self) -> bool:
-        stream, ticket = self.place
-        return stream is None or stream._done >= ticket
 
     def synchronize(self) -> None:
         stream, ticket = self.place

@@ -1,5 +1,5 @@
 """CuPy's `cupy.cuda.memory`."""
 
-from .._memory import MemoryPointer, MemoryPool, OutOfMemoryError
+from .._memory import OutOfMemoryError
 
-__all__ = ["MemoryPointer", "MemoryPool", "OutOfMemoryError"]
+__all__ = ["OutOfMemoryError"]

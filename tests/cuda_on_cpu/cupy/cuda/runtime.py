@@ -4,17 +4,13 @@ import os
 from typing import Any
 
 from .. import _memory
-from .._streams import synchronize_all
-
-is_hip = False
 
 
 class CUDARuntimeError(RuntimeError):
     """An error of CUDA's runtime, by its number."""
 
     def __init__(self, status: int) -> None:
-        names = {2: "cudaErrorMemoryAllocation", 35: "cudaErrorInsufficientDriver", 100: "cudaErrorNoDevice"}
-        names[101] = "cudaErrorInvalidDevice"
+        names = {100: "cudaErrorNoDevice", 101: "cudaErrorInvalidDevice"}
         self.status = status
         super().__init__(f"{names.get(status, 'cudaErrorUnknown')}: error {status}")
 
@@ -39,13 +35,9 @@ def getDevice() -> int:  # noqa: N802
     return 0
 
 
-def setDevice(device: int) -> None:  # noqa: N802
+def getDeviceProperties(device: int) -> dict[str, Any]:  # noqa: N802
     if device != 0:
         raise CUDARuntimeError(101)
-
-
-def getDeviceProperties(device: int) -> dict[str, Any]:  # noqa: N802
-    setDevice(device)
     major, minor = compute_capability()
     return {
         "name": b"CUDA on a CPU",
@@ -53,15 +45,7 @@ def getDeviceProperties(device: int) -> dict[str, Any]:  # noqa: N802
         "major": major,
         "minor": minor,
         "multiProcessorCount": 4,
-        "warpSize": 32,
-        "maxThreadsPerBlock": 1024,
-        "sharedMemPerBlock": 48 << 10,
-        "sharedMemPerBlockOptin": 227 << 10,
-        "sharedMemPerMultiprocessor": 228 << 10,
-        "regsPerBlock": 65536,
         "l2CacheSize": 50 << 20,
-        "clockRate": 1_980_000,
-        "memoryClockRate": 2_619_000,
     }
 
 
@@ -76,7 +60,3 @@ def runtimeGetVersion() -> int:  # noqa: N802
 
 def driverGetVersion() -> int:  # noqa: N802
     return 13000
-
-
-def deviceSynchronize() -> None:  # noqa: N802
-    synchronize_all()

@@ -10,14 +10,5 @@ def solve_triangular(
     a: ndarray, b: ndarray, trans: Any = 0, lower: bool = False, unit_diagonal: bool = False, **options: Any
 ) -> ndarray:
     options.pop("overwrite_b", None)
-    options.pop("check_finite", None)
-    result: ndarray = call(
-        scipy.linalg.solve_triangular,
-        a,
-        b,
-        trans=trans,
-        lower=lower,
-        unit_diagonal=unit_diagonal,
-        check_finite=False,
-    )
-    return result
+    options |= {"trans": trans, "lower": lower, "unit_diagonal": unit_diagonal, "check_finite": False}
+    return call(scipy.linalg.solve_triangular, a, b, **options)  # type: ignore[no-any-return]
