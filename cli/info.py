@@ -27,7 +27,7 @@ def info(model: str) -> options.Printed:
 
 
 def describe(model: Model) -> dict[str, Any]:
-    """Everything about a model but its arrays."""
+    """Return everything about a model but its arrays."""
     classifier = None
     if model.classifier is not None:
         classifier = model.classifier.to_dict() | {

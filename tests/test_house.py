@@ -17,8 +17,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = """
     types, errors, progress, version, kernels
     layer, files
-    data
-    backend
+    backend | data
     classifier | images
     network | exact
     model

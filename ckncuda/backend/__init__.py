@@ -9,10 +9,12 @@ from dataclasses import dataclass
 
 from ckncuda.backend.operations import Backend
 from ckncuda.errors import InvalidSpec
+from ckncuda.layer.spec import LayerSpec
+from ckncuda.types import Shape
 
 NAMES = ("numpy", "cupy", "reference")
 
-__all__ = ["NAMES", "Backend", "BackendStatus", "backend_statuses", "get_backend"]
+__all__ = ["NAMES", "Backend", "BackendStatus", "backend_statuses", "get_backend", "unfused_reason"]
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,13 @@ def backend_statuses() -> list[BackendStatus]:
         _cupy_status(),
         BackendStatus("reference", True, ReferenceBackend.description),
     ]
+
+
+def unfused_reason(spec: LayerSpec, shape: Shape) -> str | None:
+    """Return why a layer is not one fused kernel on a GPU, for inputs of a shape, or None; asks no GPU."""
+    from ckncuda.backend.cupy.encode import unfused_reason as reason
+
+    return reason(spec, shape)
 
 
 def _cupy_status() -> BackendStatus:

@@ -254,6 +254,8 @@ class ExactEncoder:
             The kernel or the points are malformed, or do not fit one another.
         """
         kernel, points = ExactKernel.from_dict(options["kernel"]), arrays["points"]
+        if not isinstance(options["points"], str):
+            raise ValueError("the name of the images to compare with is missing")
         if points.ndim != 4 or len(points) == 0 or points.dtype not in (np.uint8, np.float32):
             raise ValueError(f"the images to compare with are of shape {list(points.shape)}, {points.dtype}")
         if not np.isfinite(points).all():

@@ -119,7 +119,7 @@ def load(path: str | os.PathLike[str], build: Callable[[Contents], Built]) -> Bu
         if version <= 2:
             specification = _from_version_2(specification)
         return build(_put_together(specification, tensors))
-    except (CknError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (CknError, LookupError, TypeError, ValueError, AttributeError) as error:
         raise InvalidModelFile(
             f"{path} is damaged: its specification and its arrays do not fit ({error})"
         ) from error
@@ -168,17 +168,17 @@ def _is_truncated(path: Path) -> bool:
 
 
 def _take_apart(part: Part, prefix: str, tensors: Tensors) -> dict[str, Any]:
-    """Return a part's plain data; its arrays are added to the tensors, one that is there already is not.
+    """Return a part's plain data; its arrays are added to the tensors.
 
-    Where the plain data hold an array's own name, it is the name under which the file has the array.
+    An array whose name the plain data hold may be shared: there, they get the name of the tensor.
     """
     options = dict(part.to_dict())
     for name, array in part.arrays().items():
-        same = [known for known, other in tensors.items() if other is array]
-        stored = same[0] if same else prefix + name
-        tensors[stored] = array
+        stored = prefix + name
         if options.get(name) == name:
-            options[name] = stored
+            same = [known for known, other in tensors.items() if other is array]
+            stored = options[name] = same[0] if same else stored
+        tensors[stored] = array
     return options
 
 

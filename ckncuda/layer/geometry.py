@@ -102,4 +102,4 @@ def checked_patch(value: object) -> Patch:
             f"patch is {value!r}; it must be a whole number of at least 1"
             + (", or two of them, height and width" if isinstance(value, list | tuple) else "")
         )
-    return value  # type: ignore[return-value]  # is_whole has looked
+    return int(value)  # type: ignore[call-overload, no-any-return]  # is_whole has looked

@@ -1,6 +1,7 @@
 """A whole system before it has learned anything: `System`, and the forms in which it is written down."""
 
 import inspect
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
@@ -104,12 +105,14 @@ class System:
         return cls(chosen.encoders(n, shape), classifier, dict(chosen.classifier_options), chosen.patches)
 
     @classmethod
-    def from_toml(cls, path: str, method: Literal["nystrom", "exact"] | None = None) -> Self:
+    def from_toml(
+        cls, path: str | os.PathLike[str], method: Literal["nystrom", "exact"] | None = None
+    ) -> Self:
         """Read a system from a TOML file, such as ``ckn fit --config`` takes.
 
         Parameters
         ----------
-        path : str
+        path : path-like
         method : {"nystrom", "exact"}, optional
             Whether the layers are those of networks or of exact kernels.  By default of networks, unless the
             file has ``tangent``, ``flip`` or ``[exact]`` at its top.  For exact kernels the classifier of the
@@ -120,6 +123,7 @@ class System:
         InvalidSpec
             The file cannot be read, or something in it is unknown or out of range.
         """
+        path = os.fspath(path)
         content = configuration.read_toml(path)
         if method == "exact" or (method is None and configuration.is_exact(content)):
             return cls(configuration.exact_encoders(content, path))

@@ -81,6 +81,10 @@ class Training:
         if len({getattr(spec, "landmarks", None) for spec in self._specs}) > 1:
             raise InvalidSpec("the kernels have different landmarks: give each the same number of them")
         if grams is not None:
+            if not self.compares:
+                raise InvalidSpec(
+                    "Gram matrices are those of exact kernels; networks have features: give none"
+                )
             self._check_grams(grams)
 
     def _check_labels(self, labels: NDArray[np.int64] | None, needs: str) -> None:

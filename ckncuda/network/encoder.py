@@ -9,8 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ckncuda.backend import Backend
-from ckncuda.backend.cupy.encode import unfused_reason
+from ckncuda.backend import Backend, unfused_reason
 from ckncuda.errors import InvalidSpec
 from ckncuda.images.preprocess import (
     PreprocessingSpec,

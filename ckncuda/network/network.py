@@ -273,9 +273,18 @@ class CKN:
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "CKN":
         """Read the network of a model file; what is beside it is left aside."""
-        encoders = model_file.load(path, lambda contents: contents.encoders)
-        check_one_network([encoder.to_dict()["kind"] for encoder in encoders])
-        return cls.from_dict(encoders[0].to_dict(), encoders[0].arrays())
+
+        def build(contents: model_file.Contents) -> tuple[list[str], CKN | None]:
+            kinds = [encoder.to_dict()["kind"] for encoder in contents.encoders]
+            if unknown := set(kinds) - {"network", "exact"}:
+                raise ValueError(f"there is no encoder of the kind {unknown.pop()!r}")
+            first = contents.encoders[0]
+            return kinds, cls.from_dict(first.to_dict(), first.arrays()) if kinds == ["network"] else None
+
+        kinds, network = model_file.load(path, build)
+        check_one_network(kinds)
+        assert network is not None
+        return network
 
     def __repr__(self) -> str:
         return f"CKN([{', '.join(map(repr, self.specs))}])"

@@ -6,9 +6,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from factories import make_spec, rewrite_model
+from factories import make_images, make_spec, rewrite_model
 
-from ckncuda import EncoderSpec, Model, Ridge, Symmetries, load
+from ckncuda import (
+    CKN,
+    Encoder,
+    EncoderSpec,
+    ExactKernel,
+    Exponential,
+    KernelLayer,
+    Model,
+    Ridge,
+    Symmetries,
+    fit_exact,
+    load,
+)
 from ckncuda.errors import InvalidModelFile
 from ckncuda.images.preprocess import ZCA, Standardize
 
@@ -148,3 +160,41 @@ def test_specifications_and_arrays_that_do_not_fit(path, change):
     rewrite_model(path, change)
     with pytest.raises(InvalidModelFile, match="is damaged"):
         load(path)
+
+
+def test_what_parts_of_a_model_share_is_there_for_each_of_them(tmp_path, rng):
+    """Two exact kernels of the same preprocessing, one network twice, layers of the same arrays."""
+    images, labels = make_images(rng, 30, 6, 6, 1), np.arange(30) % 2
+    kernels = [ExactKernel([KernelLayer(2, s, Exponential(sigma=0.6))]) for s in (1, 2)]
+    exact = fit_exact(images, labels, [(kernel, [ZCA()]) for kernel in kernels], backend="numpy")
+    network = CKN([make_spec(filters=4)]).fit(images, patches=200, backend="numpy")
+    twice = Model((Encoder(network), Encoder(network, symmetries=Symmetries(flip=True))))
+    for model in (exact, twice):
+        model.save(tmp_path / "m.ckn")
+        again = load(tmp_path / "m.ckn")
+        np.testing.assert_array_equal(
+            again.features(images, backend="numpy"), model.features(images, backend="numpy")
+        )
+    seen = []
+    exact.save(tmp_path / "m.ckn")
+    rewrite_model(tmp_path / "m.ckn", lambda s, t: seen.extend(name for name in t if "points" in name))
+    assert seen == ["encoders.0.points"]  # images are held once
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda s, t: s["encoders"][0].pop("kind"),
+        lambda s, t: s["encoders"][0].update(kind="zebra"),
+        lambda s, t: s["encoders"][0].update(layers=None),
+        lambda s, t: s.update(encoders=None),
+        lambda s, t: t.pop("encoders.0.layers.0.projection"),
+    ],
+)
+def test_a_damaged_network_is_refused_with_its_file(tmp_path, rng, change):
+    path = tmp_path / "network.ckn"
+    CKN([make_spec(filters=4)]).fit(make_images(rng, 30, 6, 6, 1), patches=200, backend="numpy").save(path)
+    rewrite_model(path, change)
+    for read in (CKN.load, load):
+        with pytest.raises(InvalidModelFile, match=r"network\.ckn is damaged"):
+            read(path)

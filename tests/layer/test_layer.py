@@ -129,3 +129,9 @@ def test_embedding_reproduces_the_kernel_between_anchors(p, seed):
 def test_bad_anchors(anchors, message):
     with pytest.raises(InvalidSpec, match=message):
         Layer.from_anchors(spec(), anchors)
+
+
+def test_sizes_may_be_numpys_integers():
+    spec = LayerSpec(np.int64(4), np.int64(3), np.int32(2), Exponential(sigma=0.6))
+    assert spec.patch_shape == (3, 3)
+    assert spec == LayerSpec(4, 3, 2, Exponential(sigma=0.6))

@@ -25,7 +25,7 @@ from ckncuda.types import Array, Index, Shape
 
 SUMS = 8  # parts of a sum over patches
 SHARES = 16  # at least, of images that are fewer than so many tiles
-PLANS = 256  # kept: of a few networks on images of a few shapes
+PLANS = 32  # kept, of a few networks: each holds the last workspace of each thread
 DEFAULT_MEMORY = 2 << 30  # fixed, whatever is free: it bounds samples, and so what is learned
 MAX_BLOCK = 512  # images: enough to keep every thread busy, few enough for memory to be used again
 
