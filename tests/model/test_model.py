@@ -117,6 +117,7 @@ def test_networks_of_any_kernel_are_stored(tmp_path, rng, kernel):
     assert (again.specs, again.layers[0].anchors.dtype) == (network.specs, np.float64)
 
 
-def test_gram_matrices_are_those_of_exact_kernels(images, labels):
+def test_gram_matrices_are_those_of_exact_kernels(digits):
+    images, labels = digits
     with pytest.raises(InvalidSpec, match="networks have features: give none"):
         Model.fit(images, labels, [EncoderSpec(SPECS)], classifier=Ridge(), grams=[np.eye(len(images))])
