@@ -49,7 +49,8 @@ class Journal:
 
     def trials(self) -> "list[optuna.trial.FrozenTrial]":
         """Return all trials."""
-        return self.study.get_trials(deepcopy=False)
+        trials: list[Any] = self.study.get_trials(deepcopy=False)
+        return trials
 
     def end_running(self, state: "optuna.trial.TrialState") -> None:
         """End the trials that still run, in a state."""
