@@ -49,7 +49,7 @@ class Journal:
 
     def trials(self) -> "list[optuna.trial.FrozenTrial]":
         """Return all trials."""
-        trials: list[Any] = self.study.get_trials(deepcopy=False)
+        trials: list[optuna.trial.FrozenTrial] = self.study.get_trials(deepcopy=False)
         return trials
 
     def end_running(self, state: "optuna.trial.TrialState") -> None:
