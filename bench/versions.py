@@ -1,6 +1,6 @@
 """Seconds of two versions of ckncuda side by side: what a change to the code costs or gains.
 
-    python bench/versions.py OTHER_PYTHON IMAGES [--labels LABELS] [--rounds 9]
+    python bench/versions.py OTHER_PYTHON IMAGES [--labels LABELS] [--rounds 9] [--other-is NAME]
 
 OTHER_PYTHON is an interpreter in whose environment another version is installed; this one is beside it.
 IMAGES are any that `ckn fit` takes.  Each contender of each job is a process of its own; they take turns, so
@@ -127,6 +127,7 @@ def main():
     parser.add_argument("images")
     parser.add_argument("--labels")
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--other-is", default="another version", help="what the table says of OTHER_PYTHON's")
     parser.add_argument(
         "-o", "--output", type=Path, default=Path(__file__).parent / "results" / "versions.md"
     )
@@ -137,7 +138,7 @@ def main():
         "",
         f"Made by `python bench/versions.py`, medians of {arguments.rounds} turns (whole commands: "
         f"{max(3, arguments.rounds // 3)}), on",
-        f"{machine()}.",
+        f"{machine()}. The other: {arguments.other_is}.",
         "",
         f"| job | {OTHER}, s | {OURS}, s | ratio |",
         "|---|---|---|---|",
