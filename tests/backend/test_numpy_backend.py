@@ -11,6 +11,7 @@ from factories import make_images, make_layer
 from ckncuda import CKN
 from ckncuda.backend import get_backend
 from ckncuda.backend.numpy import NumpyBackend
+from ckncuda.backend.numpy.threads import _SINGLE_THREADED_BLAS
 
 
 @pytest.fixture
@@ -19,10 +20,21 @@ def network(rng):
 
 
 def blas_threads():
-    return sorted(library["num_threads"] for library in threadpoolctl.threadpool_info())
+    return [lib["num_threads"] for lib in threadpoolctl.threadpool_info() if lib["user_api"] == "blas"]
 
 
-def test_blas_has_its_threads_again_after_concurrent_calls(network, rng):
+@pytest.fixture
+def two_threads(monkeypatch):
+    """BLAS with two threads, whatever the settings of the tests: with one, nothing could be lost."""
+    import scipy.linalg  # noqa: F401  (brings a BLAS of its own, which must be there from the beginning)
+
+    monkeypatch.setattr(_SINGLE_THREADED_BLAS, "_libraries", None)  # looked up again
+    with threadpoolctl.threadpool_limits(2, user_api="blas"):
+        assert set(blas_threads()) == {2}
+        yield
+
+
+def test_blas_has_its_threads_again_after_concurrent_calls(network, rng, two_threads):
     images = make_images(rng, 4, 12, 12, 3)
     before = blas_threads()
     backend = get_backend("numpy", threads=1)
@@ -31,6 +43,14 @@ def test_blas_has_its_threads_again_after_concurrent_calls(network, rng):
         found = list(pool.map(lambda _: network.transform(images, backend=backend), range(300)))
     assert all(np.array_equal(features, expected) for features in found)
     assert blas_threads() == before
+
+
+def test_each_tile_has_one_thread_of_blas(network, rng, two_threads, monkeypatch):
+    backend, seen = get_backend("numpy", threads=1), []
+    buffer = backend._threads.buffer
+    monkeypatch.setattr(backend._threads, "buffer", lambda *a: (seen.extend(blas_threads()), buffer(*a))[1])
+    network.transform(make_images(rng, 4, 12, 12, 3), backend=backend)
+    assert set(seen) == {1}
 
 
 def test_an_error_in_a_tile_is_raised_and_the_backend_goes_on(network, rng, monkeypatch):

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import threadpoolctl
 
 from ckncuda.backend.arrays import as_float
 from ckncuda.data import ArraySource
@@ -11,6 +12,8 @@ from ckncuda.images.preprocess import (
     preprocessor_from_dict,
     suggested_preprocessing,
 )
+from ckncuda.images.preprocessed import PreprocessedImages
+from ckncuda.images.sources import ArrayImages
 
 
 @pytest.fixture
@@ -147,3 +150,25 @@ def test_auto_whitens_raw_images_only(smooth, rng):
 def test_bad_options(options, message):
     with pytest.raises(InvalidSpec, match=message):
         preprocessor_from_dict(options)
+
+
+def test_preprocessing_on_the_host_has_one_thread_of_blas(smooth):
+    """A sum of several threads may round differently each time, and these bits outlive a process."""
+    seen = []
+
+    class Noted(Standardize):
+        def fit(self, images, progress=None):
+            seen.extend(blas_threads())
+            return self
+
+        def apply(self, images):
+            seen.extend(blas_threads())
+            return super().apply(images)
+
+    def blas_threads():
+        return [lib["num_threads"] for lib in threadpoolctl.threadpool_info() if lib["user_api"] == "blas"]
+
+    with threadpoolctl.threadpool_limits(2, user_api="blas"):
+        assert 2 in blas_threads()
+        PreprocessedImages.learn(ArrayImages(smooth), [Noted()]).read(0, 3)
+    assert set(seen) == {1}
