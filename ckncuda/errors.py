@@ -5,6 +5,10 @@ message alone and exits with status 2; a program catches `CknError`.
 """
 
 import importlib
+import re
+
+# Characters that a terminal obeys rather than shows, those that turn the direction of writing included.
+_OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
 
 
 class CknError(Exception):
@@ -52,3 +56,14 @@ def require(*modules: str, purpose: str, extra: str) -> None:
     except ImportError as error:
         packages = "them" if " and " in purpose else "it"
         raise NotInstalled(f"{purpose}; install {packages} with: pip install 'ckncuda[{extra}]'") from error
+
+
+def printable(text: object) -> str:
+    r"""Return a text of others, such as the name of a file, so that a terminal shows it and obeys none of it.
+
+    Examples
+    --------
+    >>> print(printable("cat\x1b[31m, naïve"))
+    cat\x1b[31m, naïve
+    """
+    return _OBEYED.sub(lambda found: repr(found[0])[1:-1], str(text))
