@@ -5,16 +5,30 @@ Nothing outside this room knows where an array lives.
 """
 
 import os
+import weakref
 from dataclasses import dataclass
 
 from ckncuda.backend.operations import Backend
+from ckncuda.backend.process_lock import ProcessLock
 from ckncuda.errors import InvalidSpec
 from ckncuda.layer.spec import LayerSpec
 from ckncuda.types import Shape
 
 NAMES = ("numpy", "cupy", "reference")
 
-__all__ = ["NAMES", "Backend", "BackendStatus", "backend_statuses", "get_backend", "unfused_reason"]
+__all__ = [
+    "NAMES",
+    "Backend",
+    "BackendStatus",
+    "KeptBackends",
+    "backend_statuses",
+    "get_backend",
+    "shared_backend",
+    "unfused_reason",
+]
+
+_SHARED: weakref.WeakValueDictionary[str, Backend] = weakref.WeakValueDictionary()
+_SHARING = ProcessLock()
 
 
 @dataclass(frozen=True)
@@ -56,15 +70,11 @@ def get_backend(
     >>> get_backend("numpy", threads=1).name
     'numpy'
     """
-    origin = ""
-    if name == "auto" and "CKNCUDA_BACKEND" in os.environ:
-        name, origin = os.environ["CKNCUDA_BACKEND"], " (from the environment variable CKNCUDA_BACKEND)"
+    name, origin = _named(name)
     if threads is not None and threads < 1:
         raise InvalidSpec(f"threads is {threads}; it must be at least 1")
     if memory is not None and memory < 64 << 20:
         raise InvalidSpec(f"memory is {memory} bytes; it must be at least 64 MiB")
-    if name == "auto":
-        name = "cupy" if _cupy_status().works else "numpy"
     if name not in NAMES:
         raise InvalidSpec(f"there is no backend {name!r}{origin}; the backends are auto, {', '.join(NAMES)}")
     # Imported on demand: nobody pays for a backend that is not used.
@@ -85,6 +95,56 @@ def get_backend(
     return ReferenceBackend(memory)
 
 
+def shared_backend(backend: Backend | str) -> Backend:
+    """Return a backend as it is, or the one of a name that all share as long as one of them keeps it.
+
+    Plans, packed weights and threads are a backend's: whoever encodes one image after another keeps it.
+    One of a GPU is made anew, for the device and the stream that are current.
+
+    Examples
+    --------
+    >>> kept = shared_backend("numpy")
+    >>> kept is shared_backend("numpy")
+    True
+    """
+    if not isinstance(backend, str):
+        return backend
+    name, _ = _named(backend)
+    if name not in ("numpy", "reference"):
+        return get_backend(backend)
+    with _SHARING:
+        shared = _SHARED.get(name)
+        if shared is None:
+            shared = _SHARED[name] = get_backend(name)
+        return shared
+
+
+class KeptBackends:
+    """The backends that somebody, such as a model, computed with, kept for the next time.
+
+    Copies and pickles of the keeper begin with none.
+
+    Examples
+    --------
+    >>> kept = KeptBackends()
+    >>> kept.of("numpy") is kept.of("numpy")
+    True
+    """
+
+    def __init__(self) -> None:
+        self._by_name: dict[str, Backend] = {}
+
+    def of(self, backend: Backend | str) -> Backend:
+        """Return a backend as it is, or the `shared_backend` of a name, and keep that one."""
+        found = shared_backend(backend)
+        if isinstance(backend, str) and found.name != "cupy":
+            self._by_name[found.name] = found
+        return found
+
+    def __reduce__(self) -> tuple[type["KeptBackends"], tuple[()]]:
+        return KeptBackends, ()
+
+
 def backend_statuses() -> list[BackendStatus]:
     """Return what each backend can do on this machine."""
     from ckncuda.backend.numpy import available_threads, describe, has_numba
@@ -102,6 +162,16 @@ def unfused_reason(spec: LayerSpec, shape: Shape) -> str | None:
     from ckncuda.backend.cupy.encode import unfused_reason as reason
 
     return reason(spec, shape)
+
+
+def _named(name: str) -> tuple[str, str]:
+    """Return the name of a backend in place of ``auto``, and, in words, where it is from."""
+    origin = ""
+    if name == "auto" and "CKNCUDA_BACKEND" in os.environ:
+        name, origin = os.environ["CKNCUDA_BACKEND"], " (from the environment variable CKNCUDA_BACKEND)"
+    if name == "auto":
+        name = "cupy" if _cupy_status().works else "numpy"
+    return name, origin
 
 
 def _cupy_status() -> BackendStatus:

@@ -77,7 +77,10 @@ class Backend(Protocol):
         """
 
     def anchor_search(self, patches: Array) -> AnchorSearch:
-        """Return `nearest_anchor` of these patches for any anchors; what spares products is prepared once."""
+        """Return `nearest_anchor` of these patches for any anchors, about as many each time.
+
+        What spares products is prepared once.
+        """
 
     def sum_by_anchor(self, patches: Array, nearest: Index, anchors: int) -> Array:
         """Sum the patches [n, d] whose nearest anchor is each of so many: [anchors, d]."""

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ckncuda.backend.arrays import wait
+from ckncuda.backend.process_lock import ProcessLock
 from ckncuda.classifier.classifier import Classifier
 from ckncuda.classifier.training_data import (
     FeatureScaling,
@@ -23,6 +24,8 @@ from ckncuda.types import Array
 
 LARGE = 1000.0
 """Dual coefficients from which on products are in float64: kernels of norm 1 err by 1e-7 in float32."""
+
+_PREPARING = ProcessLock()
 
 
 class KernelClassifier(Classifier):
@@ -164,14 +167,20 @@ class KernelClassifier(Classifier):
 
     def _points_like(self, features: Array) -> tuple[Array, list[Array]]:
         """Return the points and their norms, part by part, where the features are; kept for next time."""
-        if not hasattr(self, "_prepared") or type(self._prepared[0]) is not type(features):
-            large = np.abs(self.dual_).max() > LARGE
-            points: Array = np.asarray(self.points_, like=features)
-            points = points.astype(np.float64) if large else points.astype(np.float32)
-            norms = part_norms(points, self.widths_)
-            wait(norms[-1])  # the next block may be computed on another stream
-            self._prepared = points, norms
-        return self._prepared
+        with _PREPARING:  # one thread, while others wait for what it makes
+            prepared: tuple[Array, list[Array]] | None = self.__dict__.get("_prepared")
+            if prepared is None or type(prepared[0]) is not type(features):
+                large = np.abs(self.dual_).max() > LARGE
+                points: Array = np.asarray(self.points_, like=features)
+                points = points.astype(np.float64) if large else points.astype(np.float32)
+                norms = part_norms(points, self.widths_)
+                wait(norms[-1])  # the next block may be computed on another stream
+                self._prepared = prepared = points, norms
+        return prepared
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what copies and pickles hold: all but what is made of it for scores."""
+        return {name: value for name, value in self.__dict__.items() if name != "_prepared"}
 
 
 def part_norms(points: Array, widths: Sequence[int]) -> list[Array]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ckncuda.backend import Backend
 from ckncuda.backend.operations import NormedMaps
+from ckncuda.backend.process_lock import ProcessLock
 from ckncuda.errors import InvalidData, InvalidSpec
 from ckncuda.exact.gram import gram
 from ckncuda.exact.job import check_images
@@ -29,6 +30,8 @@ from ckncuda.types import Array, Index, Shape
 AT_ONCE = 16  # images at a time: there may be seconds of work in each
 SAMPLE = 6  # images whose kernels are computed again where a Gram matrix is given
 AGREEMENT = 1e-3  # of the geometric mean of both images' kernels with themselves: that of TF32
+
+_NORMING = ProcessLock()
 
 
 @dataclass(frozen=True)
@@ -163,10 +166,15 @@ class ExactEncoder:
         """Return the points and their norms, as this backend takes them; kept for the next images."""
         dtype = np.dtype(backend.dtype)
         key = backend.name, str(dtype)
-        if key not in self._normed:
-            maps = read_maps(ArrayImages(self.points), slice(0, len(self.points)), dtype)
-            self._normed[key] = self.kernel.normed(maps, backend)
+        with _NORMING:  # one thread, while others wait for what it makes
+            if key not in self._normed:
+                maps = read_maps(ArrayImages(self.points), slice(0, len(self.points)), dtype)
+                self._normed[key] = self.kernel.normed(maps, backend)
         return self._normed[key]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what copies and pickles hold: all but what is made of it for kernels."""
+        return self.__dict__ | {"_normed": {}}
 
     def gram(self, images: Images, chosen: Index | None, backend: Backend, report: Report) -> Array:
         """Compute the kernels [n, m] of the training images with the points, all of them or those chosen.

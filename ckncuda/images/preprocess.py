@@ -25,6 +25,7 @@ BLOCK = 256  # images at a time
 BLOCK_BYTES = 64 << 20  # of patches at a time
 LOOKED_AT = 1000  # images, to see whether they are raw
 ROUNDING = 1e-6  # a deviation below this part of the values is float32's, not the image's
+HUGE, TINY = 1e15, 1e-12  # values beyond which sums of squares leave float32
 ZCA_AT_ONCE = 4096  # numbers of an image up to which ZCA is a matter of seconds
 MILD = 2.0  # ε of a ZCA that does not over-fit with hardly more images than numbers in each
 RAW_CORRELATION = 0.5  # of neighbouring pixels: photographs have about 0.9, the challenge's images 0.36
@@ -104,7 +105,9 @@ class LocalWhitening(Preprocessor):
         rows, columns = h - k + 1, w - k + 1
         for dy, dx in np.ndindex(k, k):
             count[dy : dy + rows, dx : dx + columns] += 1
-        size = max(1, BLOCK_BYTES // (4 * 4 * h * w * c * k * k))  # patches, centred, copied and whitened
+        numbers = c * k * k
+        # Patches, centred, copied and whitened; four matrices in double precision, whatever the image's size.
+        size = max(1, BLOCK_BYTES // (4 * 4 * h * w * numbers + 4 * 8 * numbers**2))
         for i in range(0, n, size):
             whitened = self._whiten(images[i : i + size]).reshape(-1, rows, columns, k, k, c)
             for dy, dx in np.ndindex(k, k):
@@ -123,7 +126,7 @@ class LocalWhitening(Preprocessor):
         del exact
         eigenvalues, vectors = np.linalg.eigh(covariance)
         # Centring takes away one direction a channel: what is left there is rounding, not signal.
-        largest = np.maximum(eigenvalues[:, -1:], np.finfo(np.float32).tiny)
+        largest = np.maximum(eigenvalues[:, -1:], np.finfo(np.float64).tiny)
         # An image that is constant but for rounding has no structure to whiten at all.
         scale = np.square(images, dtype=np.float64).mean(axis=(1, 2, 3))[:, None]
         signal = (eigenvalues > 1e-6 * largest) & (largest > ROUNDING**2 * scale)
@@ -316,10 +319,19 @@ def _neighbour_correlation(images: NDArray[np.float32]) -> float:
 
 def _standardized(values: NDArray[np.float32], axes: int | tuple[int, ...]) -> NDArray[np.float32]:
     """Bring values to zero mean and unit variance along some axes; constant ones become zero."""
+    largest = np.abs(values).max(axis=axes, keepdims=True)
+    extreme = (largest > HUGE) | ((largest > 0) & (largest < TINY))
+    if bool(
+        extreme.any()
+    ):  # the squares of such values overflow, or vanish: bring them near 1, without rounding
+        known = extreme & np.isfinite(largest)
+        exponent = np.clip(-np.floor(np.log2(np.where(known, largest, 1))), -126, 126)
+        values = values * np.exp2(exponent).astype(np.float32)
+        largest = np.abs(values).max(axis=axes, keepdims=True)
     centred: NDArray[np.float32] = values - values.mean(axis=axes, keepdims=True)
     deviation = centred.std(axis=axes, keepdims=True)
     # Rounding leaves constant values a deviation of about 1e-7 of them.
-    constant = deviation <= ROUNDING * np.abs(values).max(axis=axes, keepdims=True)
+    constant = deviation <= ROUNDING * largest
     centred /= np.where(constant, 1, deviation)
     centred *= ~constant
     return centred

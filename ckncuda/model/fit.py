@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ckncuda.backend import Backend, get_backend
+from ckncuda.backend import Backend, shared_backend
 from ckncuda.classifier import GramRidge
 from ckncuda.exact.encoder import ExactEncoderSpec
 from ckncuda.exact.job import GramJob, seconds_a_pair
@@ -52,7 +52,7 @@ def fit(
     (60,)
     """
     report = Report.of(progress)
-    engine = get_backend(backend) if isinstance(backend, str) else backend
+    engine = shared_backend(backend)
     labels = getattr(images, "labels", None) if labels is None else labels
     classifier = _classifier(system, seed, labels is not None, report)
     training = Training(images, system.encoders, seed, engine, report)

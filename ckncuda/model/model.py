@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ckncuda.backend import Backend, get_backend
+from ckncuda.backend import Backend, KeptBackends
 from ckncuda.classifier import Classifier, GramRidge, TrainableClassifier, classifier_from_arrays
 from ckncuda.errors import InvalidData, InvalidSpec
 from ckncuda.files import model_file
@@ -16,7 +16,7 @@ from ckncuda.images.sources import Images, ImagesOrArray, as_images, class_names
 from ckncuda.model.encoders import ImageEncoder, ImageEncoderSpec, encoder_from_dict
 from ckncuda.model.training import Training
 from ckncuda.network.encoder import Encoder
-from ckncuda.network.network import CKN, PATCHES, check_one_network
+from ckncuda.network.network import CKN, PATCHES, check_features, check_one_network
 from ckncuda.progress import Progress, Report
 from ckncuda.types import Array, Shape
 
@@ -60,6 +60,7 @@ class Model:
     image_type: str | None = None
     class_names: tuple[str, ...] | None = None
     report: dict[str, Any] = field(default_factory=dict)
+    _backends: KeptBackends = field(default_factory=KeptBackends, init=False, repr=False, compare=False)
 
     @classmethod
     def of_network(cls, network: CKN) -> "Model":
@@ -142,7 +143,7 @@ class Model:
         """Compute features [n, d] of images: the flattened maps (row, column, filter) of each encoder."""
         images = as_images(images)
         self.check_images(images)
-        backend = get_backend(backend) if isinstance(backend, str) else backend
+        backend = self._backends.of(backend)
         out = np.empty((images.shape[0], self.features_of(images.shape[1:])), backend.dtype)
         for _ in self._blocks(images, backend, progress, out):
             pass
@@ -171,7 +172,7 @@ class Model:
         """
         images = as_images(images)
         self.check_images(images)
-        backend = get_backend(backend) if isinstance(backend, str) else backend
+        backend = self._backends.of(backend)
         report, start = Report.of(progress), 0
 
         def features(block: NDArray[Any]) -> NDArray[Any]:
@@ -182,6 +183,7 @@ class Model:
         size = self.images_per_block(images.shape[1:], backend)
         read = report.each("reading", images.blocks(size))
         for block in report.each("features", backend.map_blocks(features, read, out)):
+            check_features(block, start, images)
             done = start + len(block)
             yield start, block
             del block  # while the next one is made, this one need not be there
@@ -215,12 +217,6 @@ class Model:
 
         out = np.empty((images.shape[0], len(classifier.classes_)), np.float32)
         for start, block in self._blocks(images, backend, report, then=scores):
-            if not np.isfinite(block).all():
-                image = start + int(np.flatnonzero(~np.isfinite(block).all(axis=1))[0])
-                raise InvalidData(
-                    f"features of image {image} (counting from 0) hold NaN or infinity: "
-                    "look for a broken image or an overflow in the layers"
-                )
             out[start : start + len(block)] = block
         return out
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ckncuda.backend import Backend, get_backend
+from ckncuda.backend import Backend, shared_backend
 from ckncuda.classifier import GramRidge, TrainableClassifier
 from ckncuda.classifier.training_data import check_classes
 from ckncuda.errors import InvalidData, InvalidSpec
@@ -48,7 +48,7 @@ class Training:
         report: Report,
     ) -> None:
         self.images = as_images(images)
-        self.backend = get_backend(backend) if isinstance(backend, str) else backend
+        self.backend = shared_backend(backend)
         self.compares = any(spec.compares for spec in specs)
         self._specs, self._seed, self._report = specs, seed, report
 

@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ckncuda.backend import Backend, get_backend
+from ckncuda.backend import Backend, KeptBackends
 from ckncuda.errors import InvalidData, InvalidSpec
 from ckncuda.files import model_file
 from ckncuda.images.sources import DeviceImages, Images, ImagesOrArray, as_images
@@ -58,6 +58,7 @@ class CKN:
         if not specs:
             raise InvalidSpec("a network needs at least one layer")
         self.specs = specs
+        self._backends = KeptBackends()
 
     @classmethod
     def from_anchors(cls, specs: Sequence[LayerSpec], anchors: Sequence[Array]) -> "CKN":
@@ -136,7 +137,7 @@ class CKN:
         """
         images = as_images(images)
         check_specs(self.specs, images.shape[1:])
-        backend = get_backend(backend) if isinstance(backend, str) else backend
+        backend = self._backends.of(backend)
         layers: list[Layer] = []
         for number, spec in enumerate(self.specs, 1):
             rng = np.random.default_rng([seed, number])
@@ -175,7 +176,7 @@ class CKN:
             without holding all of it in memory.  Of images on a GPU, an array there, of the same library.
         """
         images, report = as_images(images), Report.of(progress)
-        backend = get_backend(backend) if isinstance(backend, str) else backend
+        backend = self._backends.of(backend)
         shape = (images.shape[0], *self.output_shape(images.shape[1:]))
         if isinstance(images, DeviceImages):
             return self._transform_on_device(images, shape, backend, report)
@@ -205,7 +206,7 @@ class CKN:
     ) -> Iterator[tuple[int, Array]]:
         """Yield feature maps of block after block: (number of the first image, maps [b, h', w', filters])."""
         images = as_images(images)
-        backend = get_backend(backend) if isinstance(backend, str) else backend
+        backend = self._backends.of(backend)
         self.output_shape(images.shape[1:])
         yield from self._encode_blocks(images, backend)
 
@@ -217,6 +218,7 @@ class CKN:
 
         size, start = backend.images_per_block(self.layers, images.shape[1:]), 0
         for block in backend.map_blocks(encode, images.blocks(size), out):
+            check_features(block, start, images)
             yield start, block
             start += len(block)
             del block  # while the next one is made, this one need not be there
@@ -288,6 +290,25 @@ class CKN:
 
     def __repr__(self) -> str:
         return f"CKN([{', '.join(map(repr, self.specs))}])"
+
+
+def check_features(block: Array, start: int, images: Images) -> None:
+    """Raise `InvalidData` if what was computed of images, from this number on, is not finite.
+
+    Results on a GPU are not looked at here: whoever takes them does, once all are there.
+    """
+    if not isinstance(block, np.ndarray) or np.isfinite(block).all():
+        return
+    rows = block.reshape(len(block), -1)
+    number = start + int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
+    image = np.abs(np.asarray(images.read(number, number + 1)[0], np.float64))
+    place = np.unravel_index(int(np.argmax(image)), image.shape)
+    row, column, channel = map(int, place)
+    raise InvalidData(
+        f"features of image {number} (counting from 0) hold NaN or infinity: its largest value is "
+        f"{image[place]:g}, at row {row}, column {column}, channel {channel}; layers take squares of patches, "
+        "which float32 holds up to 3e38: look for a broken image, or scale the images down"
+    )
 
 
 def check_one_network(kinds: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ckncuda.backend import Backend, get_backend
+from ckncuda.backend import Backend, shared_backend
 from ckncuda.errors import InvalidData, InvalidSpec
 from ckncuda.exact.gram import gram
 from ckncuda.exact.kernel import ExactKernel
@@ -83,7 +83,7 @@ def nystrom_distances(
         raise InvalidSpec("a tangent kernel is not approximated by anchor points: leave tangent out")
     if kernel.flip:
         raise InvalidSpec("distances are measured without mirror images: leave flip out")
-    engine = get_backend(backend) if isinstance(backend, str) else backend
+    engine = shared_backend(backend)
     images = as_images(images)
     if exact is None:
         exact = gram(images, kernel, backend=engine, progress=progress)
@@ -112,7 +112,7 @@ def network_distance(
     The arguments are those of `nystrom_distances`.  No layer may decorrelate its outputs, as no exact kernel
     does.
     """
-    engine = get_backend(backend) if isinstance(backend, str) else backend
+    engine = shared_backend(backend)
     kernel = ExactKernel([layer.spec for layer in network.layers])
     if exact is None:
         exact = gram(images, kernel, backend=engine, progress=progress)

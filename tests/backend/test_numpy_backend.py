@@ -11,7 +11,7 @@ from factories import make_images, make_layer
 from ckncuda import CKN
 from ckncuda.backend import get_backend
 from ckncuda.backend.numpy import NumpyBackend
-from ckncuda.backend.numpy.threads import _SINGLE_THREADED_BLAS
+from ckncuda.backend.numpy.threads import _SINGLE_THREADED_BLAS, ThreadBuffer
 
 
 @pytest.fixture
@@ -47,8 +47,8 @@ def test_blas_has_its_threads_again_after_concurrent_calls(network, rng, two_thr
 
 def test_each_tile_has_one_thread_of_blas(network, rng, two_threads, monkeypatch):
     backend, seen = get_backend("numpy", threads=1), []
-    buffer = backend._threads.buffer
-    monkeypatch.setattr(backend._threads, "buffer", lambda *a: (seen.extend(blas_threads()), buffer(*a))[1])
+    array = ThreadBuffer.__call__
+    monkeypatch.setattr(ThreadBuffer, "__call__", lambda *a: (seen.extend(blas_threads()), array(*a))[1])
     network.transform(make_images(rng, 4, 12, 12, 3), backend=backend)
     assert set(seen) == {1}
 
@@ -62,7 +62,7 @@ def test_an_error_in_a_tile_is_raised_and_the_backend_goes_on(network, rng, monk
         raise RuntimeError("a tile failed")
 
     with monkeypatch.context() as patch:
-        patch.setattr(backend._threads, "buffer", broken)
+        patch.setattr(ThreadBuffer, "__call__", broken)
         with pytest.raises(RuntimeError, match="a tile failed"):
             network.transform(images, backend=backend)
     assert np.array_equal(network.transform(images, backend=backend), expected)

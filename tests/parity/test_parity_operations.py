@@ -15,6 +15,7 @@ from ckncuda import ArcCosine
 from ckncuda.backend import get_backend
 from ckncuda.backend import numpy as numpy_backend
 from ckncuda.backend.numpy import tiles
+from ckncuda.backend.numpy import backend as numpy_backend
 from ckncuda.backend.numpy.sketch import sketch
 from ckncuda.errors import InvalidData, InvalidSpec
 from ckncuda.layer import conventions
@@ -270,6 +271,12 @@ def test_a_stack_of_layers_is_layer_after_layer(backend, rng):
         assert bool((backend.encode(maps, layers) == expected).all())
 
 
+@pytest.fixture
+def always_sketched(monkeypatch):
+    """Patches are sketched however few there are."""
+    monkeypatch.setattr(numpy_backend, "pays", lambda *of: True)
+
+
 def unit_vectors(n, d, directions, rng):
     """Vectors that vary mostly in so many directions."""
     vectors = rng.normal(size=(n, directions)) @ rng.normal(size=(directions, d))
@@ -282,7 +289,7 @@ def unit_vectors(n, d, directions, rng):
     ("d", "directions", "sketched"), [(27, 27, False), (200, 200, False), (256, 10, True)]
 )
 @pytest.mark.parametrize("clusters", [1, 50, 64, 130])
-def test_nearest_anchor(backend, n, d, directions, sketched, clusters, rng):
+def test_nearest_anchor(backend, n, d, directions, sketched, clusters, rng, always_sketched):
     if backend.name == "cupy" and n > 2047:
         pytest.skip("more of the same blocks")
     atol = tolerances.COSINE[backend.tested_as]
@@ -299,7 +306,7 @@ def test_nearest_anchor(backend, n, d, directions, sketched, clusters, rng):
         assert np.mean(index == expected) > 0.99 or clusters > n or atol > 1e-5
 
 
-def test_nearest_anchor_is_the_first_of_equal_ones(backend, rng):
+def test_nearest_anchor_is_the_first_of_equal_ones(backend, rng, always_sketched):
     patches = backend.asarray(unit_vectors(100, 256, 10, rng))
     anchors = backend.asarray(np.concatenate([backend.to_host(patches)[:70]] * 2))
     for found in (backend.nearest_anchor(patches, anchors), backend.anchor_search(patches)(anchors)):
@@ -316,7 +323,7 @@ def test_sum_by_anchor(backend, n, rng):
 
 
 @pytest.mark.parametrize("name", CPU)
-def test_kmeans_does_not_depend_on_the_number_of_threads(name, rng):
+def test_kmeans_does_not_depend_on_the_number_of_threads(name, rng, always_sketched):
     """Bytes, not tolerances."""
     patches = unit_vectors(6000, 256, 10, rng).astype(np.float32)
     engines = (make_backend(name, threads=threads) for threads in (1, 3))

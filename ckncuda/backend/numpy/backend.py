@@ -15,19 +15,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckncuda.backend.arrays import as_float, on_host
-from ckncuda.backend.numpy.sketch import Sketch, sketch
+from ckncuda.backend.numpy.sketch import Sketch, pays, sketch
 from ckncuda.backend.numpy.threads import Threads, available_threads
 from ckncuda.backend.numpy.tiles import Band, LayerPlan
 from ckncuda.backend.operations import AnchorSearch, HostBlocks, NormedMaps, Specs, mirror
+from ckncuda.backend.process_lock import ProcessLock
 from ckncuda.errors import InvalidData
 from ckncuda.layer.layer import Layer
 from ckncuda.types import Array, Index, Shape
 
 SUMS = 8  # parts of a sum over patches
 SHARES = 16  # at least, of images that are fewer than so many tiles
-PLANS = 32  # kept, of a few networks: each holds the last workspace of each thread
+PLANS = 32  # kept, of a few networks: small beside a thread's workspace, of which there is one for all
 DEFAULT_MEMORY = 2 << 30  # fixed, whatever is free: it bounds samples, and so what is learned
 MAX_BLOCK = 512  # images: enough to keep every thread busy, few enough for memory to be used again
+
+_PACKING = ProcessLock()
 
 
 def has_numba() -> bool:
@@ -145,9 +148,17 @@ class NumpyBackend(HostBlocks):
         return self._nearest_of(np.ascontiguousarray(patches, dtype=np.float32), None, anchors)
 
     def anchor_search(self, patches: Array) -> AnchorSearch:
-        """Sketch the patches where they vary in few directions, which spares most products."""
+        """Sketch the patches where they vary in few directions and are many, which spares most products."""
         patches = np.ascontiguousarray(patches, dtype=np.float32)
-        return functools.partial(self._nearest_of, patches, sketch(patches))
+        known: list[Sketch | None] = []
+
+        def search(anchors: Array) -> tuple[Index, Array]:
+            if not known:  # now that it is known how many anchors there are
+                worth = pays(*patches.shape, len(anchors), self.memory_budget)
+                known.append(sketch(patches) if worth else None)
+            return self._nearest_of(patches, known[0], anchors)
+
+        return search
 
     def _nearest_of(self, patches: Array, known: Sketch | None, anchors: Array) -> tuple[Index, Array]:
         prepared = self._nearest.Anchors(np.asarray(anchors, dtype=np.float32), known)
@@ -205,6 +216,10 @@ class NumpyBackend(HostBlocks):
 
     def _weights(self, layer: Layer, plan: LayerPlan) -> Any:
         """Return what a layer has learned, packed as its plans take it, kept as long as the layer."""
-        if layer not in self._packed:
-            self._packed[layer] = self._steps.weights_of(layer, plan)
-        return self._packed[layer]
+        packed = self._packed.get(layer)
+        if packed is None:
+            with _PACKING:  # one thread packs, the others wait
+                packed = self._packed.get(layer)
+                if packed is None:
+                    packed = self._packed[layer] = self._steps.weights_of(layer, plan)
+        return packed

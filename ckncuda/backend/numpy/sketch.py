@@ -17,6 +17,9 @@ MULTIPLE = 32  # of numbers of directions, as products of matrices like them
 LEFT_OUT = 0.06  # of the squared norm, on average: then the bounds leave a handful of centres
 GAIN = 4  # so much fewer numbers must a sketch have than the vectors: it is not for free
 SLACK = 1e-5  # on squared norms and cosines: more than the rounding of float32
+EIGENVECTORS = 16  # d³ so many times is their time in multiplications of a product; measured for d ≤ 2,304
+ITERATIONS = 10  # of k-means, which ends after a few to 20
+WORTH = 4  # so many times must what is spared exceed what is paid: directions may turn out too many
 
 
 class Sketch:
@@ -31,6 +34,23 @@ class Sketch:
         heads: Array = vectors @ self._directions
         tails: Array = np.sqrt(np.maximum(1 - np.einsum("ij,ij->i", heads, heads), 0) + SLACK)
         return heads, tails.astype(vectors.dtype)
+
+
+def pays(n: int, d: int, centres: int, memory: int) -> bool:
+    """Return whether a sketch of n vectors is likely to spare more than it costs, and fits some memory.
+
+    In multiplications, it costs 16 d³ for eigenvectors, d² for each vector of the sample and d h ≤ d²/4 for
+    each of all; it spares at most d − h for each pair of a vector and a centre, in each of some ten iterations
+    of k-means.  Of the memory, half may go for three matrices d² in double precision, and for the heads.
+
+    Examples
+    --------
+    >>> pays(100_000, 576, 1024, 2 << 30), pays(1920, 4608, 16, 2 << 30)
+    (True, False)
+    """
+    spared = ITERATIONS * n * centres * (d - d // GAIN)
+    paid = EIGENVECTORS * d**3 + min(n, SAMPLE) * d**2 + n * d * (d // GAIN)
+    return WORTH * paid <= spared and 3 * 8 * d**2 + 4 * n * (d // GAIN) <= memory // 2
 
 
 def sketch(vectors: Array) -> Sketch | None:

@@ -6,15 +6,18 @@ import contextlib
 import math
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import threadpoolctl
 from numpy.typing import NDArray
 
 from ckncuda.backend.numpy.tiles import aligned
+
+Views = TypeVar("Views")
+VIEWS = 64  # kept of a thread's arrays: more than a network has layers and bands of its images
 
 
 def available_threads() -> int:
@@ -33,6 +36,15 @@ class _SingleThreadedBlas:
         self._inside = 0
         self._limit: Any = None
         self._libraries: Any = None
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._begin_in_child)
+
+    def _begin_in_child(self) -> None:
+        """Forget the threads that were inside: a forked child has none of them."""
+        self._lock = threading.Lock()
+        if self._inside:
+            self._inside = 0
+            self._limit.restore_original_limits()
 
     def __enter__(self) -> None:
         with self._lock:
@@ -84,10 +96,39 @@ class Threads:
                 todo.clear()
                 concurrent.futures.wait(futures)
 
-    def buffer(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """Return this thread's array of that name, of any content: fresh pages cost more than the sums."""
-        buffers: dict[str, NDArray[np.float32]] = self._local.__dict__.setdefault("buffers", {})
+    @property
+    def buffer(self) -> "ThreadBuffer":
+        """Workspace of the thread that asks for it."""
+        own: ThreadBuffer | None = getattr(self._local, "buffer", None)
+        if own is None:
+            own = self._local.buffer = ThreadBuffer()
+        return own
+
+
+class ThreadBuffer:
+    """Arrays of one thread, by name, kept from tile to tile: fresh pages cost more than the sums.
+
+    Of each name there is one, as large as was ever asked for.
+    """
+
+    def __init__(self) -> None:
+        self._arrays: dict[str, NDArray[np.float32]] = {}
+        self._views: dict[Hashable, Any] = {}
+
+    def __call__(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """Return the array of that name, of any content."""
         size = math.prod(shape)
-        if name not in buffers or buffers[name].size < size:
-            buffers[name] = aligned(size)
-        return buffers[name][:size].reshape(shape)
+        if name not in self._arrays or self._arrays[name].size < size:
+            self._views.clear()  # of the array that is given up, of which they would keep the memory
+            self._arrays[name] = aligned(size)
+        return self._arrays[name][:size].reshape(shape)
+
+    def kept(self, key: Hashable, make: Callable[[], Views]) -> Views:
+        """Return what was made of these arrays for a key the last time, or make it."""
+        if key not in self._views:
+            made = make()  # which may give arrays up
+            if len(self._views) >= VIEWS:
+                self._views.clear()
+            self._views[key] = made
+        found: Views = self._views[key]
+        return found

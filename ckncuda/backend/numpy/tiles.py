@@ -1,8 +1,9 @@
 """The tiles into which the NumPy backend cuts a layer's work."""
 
 import abc
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,8 @@ from numpy.typing import NDArray
 from ckncuda.layer.layer import Layer
 from ckncuda.layer.spec import LayerSpec
 from ckncuda.types import Array, Shape
+
+Views = TypeVar("Views")
 
 CACHE_LINE = 64  # bytes
 MAX_TILE_BYTES = 16 << 20  # above, an image is cut: that computes margins twice, so only where it pays
@@ -20,6 +23,9 @@ class Buffer(Protocol):
 
     def __call__(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
         """Return the array, of unknown content."""
+
+    def kept(self, key: Hashable, make: Callable[[], Views]) -> Views:
+        """Return what is made of such arrays, kept under a key as long as none of them grows."""
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ckncuda.backend import Backend, get_backend
+from ckncuda.backend import Backend, shared_backend
 from ckncuda.backend.arrays import on_host
 from ckncuda.classifier.training_data import check_classes
 from ckncuda.classifier.validation import held_out_split
@@ -187,7 +187,7 @@ class _Search:
         tell: Callable[[str], None] | None,
     ) -> None:
         self.folder, self.images, self.labels, self.options = folder, images, labels, options
-        self.backend = get_backend(backend) if isinstance(backend, str) else backend
+        self.backend = shared_backend(backend)
         self.progress, self.tell = progress, tell or (lambda line: None)
         self.kept, self.held_out = parts  # numbers of images
         self.rungs = _rungs(self.kept, labels, options.seed)

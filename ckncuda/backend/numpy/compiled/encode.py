@@ -1,7 +1,6 @@
 """The steps of a tile with Numba's inner loops: plans, packed weights, workspace."""
 
 import functools
-import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -44,7 +43,6 @@ class Plan(tiles.LayerPlan):
             norm_floor=float(spec.norm_floor),
             floored_factor=spec.scale == "floored_norm",
         )
-        self.thread = threading.local()  # the last workspace of each thread
         self.row_taps = {band.pooled.start: taps_of(band.weights) for band in self.row_bands}
 
     def bytes_per_row(self) -> int:
@@ -120,10 +118,8 @@ def _encode(
     buffer: Buffer,
 ) -> None:
     # A tile is like the last one: what it takes to look up its arrays is as much as some of the steps.
-    key = (padded.ctypes.data, padded.shape, band.pooled.start)
-    if getattr(plan.thread, "key", None) != key:
-        plan.thread.workspace, plan.thread.key = _workspace(padded, plan, band, buffer), key
-    work = plan.thread.workspace
+    key = plan, padded.ctypes.data, padded.shape, band.pooled.start
+    work = buffer.kept(key, lambda: _workspace(padded, plan, band, buffer))
     encode, kernel = loops.encode, None
     if not plan.exponential:
         encode, kernel = loops.encode.py_func, functools.partial(_apply_kernel, plan)
