@@ -109,6 +109,9 @@ class Backend(Protocol):
     def images_per_block(self, layers: Sequence[Layer], shape: Shape) -> int:
         """Count the images of this shape that go through these layers, or none, within `memory_budget`."""
 
+    def bytes_at_once(self, specs: Sequence[LayerSpec], shape: Shape, memory: int) -> int:
+        """Count the host's bytes of a block of images of this shape in layers, if it may take so many."""
+
     def empty(self, shape: tuple[int, ...]) -> Array:
         """Return an array for results: where the backend computes if there is room to go on, else NumPy's."""
 
@@ -145,6 +148,10 @@ class HostBlocks(Backend):
             yield result
             del result
 
+    def bytes_at_once(self, specs: Sequence[LayerSpec], shape: Shape, memory: int) -> int:
+        """Return all that it may take."""
+        return memory
+
     def empty(self, shape: tuple[int, ...]) -> NDArray[Any]:
         """Return an array in the host's memory."""
         return np.empty(shape, self.dtype)
@@ -155,6 +162,22 @@ class HostBlocks(Backend):
     def to_host(self, array: NDArray[Any]) -> NDArray[Any]:
         """Return the array, which is on the host."""
         return array
+
+
+def promised_memory(backend: Backend) -> int | None:
+    """Return the bytes that all of a fit or a prediction shall keep to, where they were given; else None.
+
+    Then a sample of patches takes half of them, and images that are held, these once preprocessed and blocks
+    on their way an eighth each.  By default blocks alone are bounded.  A GPU's memory is its own.
+    """
+    given: int | None = backend.options.get("memory")
+    return given if backend.name == "numpy" else None
+
+
+def block_memory(backend: Backend) -> int | None:
+    """Return the eighth of the `promised_memory`, where there is one."""
+    promised = promised_memory(backend)
+    return None if promised is None else promised // 8
 
 
 def mirror(gram: NDArray[Any]) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ckncuda.backend.arrays import to_host
-from ckncuda.classifier.training_data import TrainingData, check_features
+from ckncuda.classifier.training_data import BLOCK_BYTES, TrainingData, check_features
 from ckncuda.errors import InvalidData, InvalidSpec
 from ckncuda.progress import Progress
 from ckncuda.types import Array
@@ -35,6 +35,10 @@ class Classifier(ABC):
     @abstractmethod
     def n_parameters(self) -> int:
         """Count of the numbers that it has learned."""
+
+    def bytes_held(self) -> int:
+        """Count the bytes of what it has learned, and of what it makes of it for scores."""
+        return 2 * sum(int(array.nbytes) for array in self.arrays().values()) + BLOCK_BYTES
 
     @abstractmethod
     def unchecked_scores(self, features: Array) -> npt.NDArray[np.float32]:
@@ -173,6 +177,13 @@ class TrainableClassifier(ValidatedClassifier):
         self.check_options(len(data.targets), len(data.widths))
         self._fit(data, progress)
         return self
+
+    @abstractmethod
+    def bytes_to_fit(self, n: int, d: int, encoders: int) -> int:
+        """Count the bytes held at most, beside features [n, d] of so many encoders, while it learns.
+
+        Square matrices are counted in double precision where a small λ may ask for it.
+        """
 
     @abstractmethod
     def _fit(self, data: TrainingData, progress: Progress | None) -> None:

@@ -18,8 +18,9 @@ from ckncuda.classifier.classifier import check_regularization
 from ckncuda.classifier.gram_matrices import GramMatrices, check_grams
 from ckncuda.classifier.landmarks import GramLandmarks, check_points, fit_ridge, weighted_sum
 from ckncuda.classifier.linear import LinearClassifier
-from ckncuda.classifier.systems import GramSystem, check_count
-from ckncuda.classifier.training_data import check_classes
+from ckncuda.classifier.ridge import Ridge
+from ckncuda.classifier.systems import MANY, GramSystem, check_count
+from ckncuda.classifier.training_data import block_bytes, check_classes
 from ckncuda.classifier.validation import LeaveOneOut, held_out_split
 from ckncuda.errors import InvalidData
 from ckncuda.progress import Progress
@@ -93,6 +94,13 @@ class GramRidge(LinearClassifier, LeaveOneOut[GramMatrices]):
         check_weights(self.weights, encoders, "kernels")
         super().check_options()
         check_count(images, "landmarks")
+
+    def bytes_to_fit(self, n: int, d: int, encoders: int) -> int:
+        """Count what is held beside Gram matrices, or comparisons with landmarks, [n, d / encoders] each."""
+        m = d // encoders
+        if m < n:
+            return (encoders + 3) * 8 * m**2 + 4 * n * m + Ridge().bytes_to_fit(n, m, 1) + block_bytes(n, d)
+        return ((4 if n >= MANY else 8) * encoders + 2 * 8) * n**2 + block_bytes(n, n)
 
     def fit(
         self,

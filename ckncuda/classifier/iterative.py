@@ -15,7 +15,7 @@ from ckncuda.classifier.lbfgs import minimize_lbfgs
 from ckncuda.classifier.linear import LinearClassifier
 from ckncuda.classifier.losses import Loss, cross_entropy, squared_hinge
 from ckncuda.classifier.sgd import minimize_sgd
-from ckncuda.classifier.training_data import FeatureScaling, TrainingData
+from ckncuda.classifier.training_data import FeatureScaling, TrainingData, block_bytes
 from ckncuda.classifier.validation import held_out_sentence, held_out_split
 from ckncuda.errors import InvalidSpec
 from ckncuda.progress import Progress
@@ -95,6 +95,10 @@ class IterativeClassifier(LinearClassifier, TrainableClassifier):
         self.validation_accuracy_ = dict(search).get(best)
         said = Options(self.regularization).said(Choice(best), "on them")
         self.validation_ = held_out_sentence(len(held_out), images, said)
+
+    def bytes_to_fit(self, n: int, d: int, encoders: int) -> int:
+        """Count a scaled copy of the features, and three square matrices of the size min(n, d)."""
+        return 4 * n * d + 3 * 8 * min(n, d) ** 2 + block_bytes(n, d)
 
     def _prepare(self, features: npt.NDArray[np.float32], progress: Progress | None) -> spaces.Features:
         """Return the scaled features with what serves every λ, in the smaller of the two spaces."""

@@ -11,6 +11,7 @@ from ckncuda.backend.arrays import wait
 from ckncuda.backend.process_lock import ProcessLock
 from ckncuda.classifier.classifier import Classifier
 from ckncuda.classifier.training_data import (
+    BLOCK_BYTES,
     FeatureScaling,
     blocks,
     check_increasing,
@@ -164,6 +165,11 @@ class KernelClassifier(Classifier):
                 kernel = weighted_kernel(*compared, block, points, norms)
                 scores[rows] = kernel @ dual + intercept
         return scores
+
+    def bytes_held(self) -> int:
+        """Count its points, once more in single precision or in double, and blocks that compare with them."""
+        large = np.abs(self.dual_).max() > LARGE
+        return (2 + (8 if large else 4)) * self.points_.size + 2 * BLOCK_BYTES
 
     def _points_like(self, features: Array) -> tuple[Array, list[Array]]:
         """Return the points and their norms, part by part, where the features are; kept for next time."""

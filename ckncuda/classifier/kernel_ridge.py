@@ -8,8 +8,8 @@ from ckncuda.backend.arrays import to_host
 from ckncuda.classifier.choice import Choice, Judgement, Options, check_weights
 from ckncuda.classifier.classifier import TrainableClassifier, check_regularization
 from ckncuda.classifier.kernel_classifier import KernelClassifier
-from ckncuda.classifier.systems import KernelSystem, check_count
-from ckncuda.classifier.training_data import FeatureScaling, TrainingData
+from ckncuda.classifier.systems import MANY, KernelSystem, check_count
+from ckncuda.classifier.training_data import FeatureScaling, TrainingData, block_bytes
 from ckncuda.classifier.validation import LeaveOneOut
 from ckncuda.errors import InvalidSpec
 from ckncuda.layer.dot_product import DotProductKernel, Exponential
@@ -84,6 +84,12 @@ class KernelRidge(KernelClassifier, LeaveOneOut[TrainingData], TrainableClassifi
         check_weights(self.weights, encoders, "encoders")
         super().check_options()
         check_count(images, "nystrom-ridge (NystromRidge)")
+
+    def bytes_to_fit(self, n: int, d: int, encoders: int) -> int:
+        """Count points twice in half precision, a matrix an encoder, and two more in double precision."""
+        again = 4 * n * d if self.validation else 0
+        grams = (4 if n >= MANY else 8) * encoders + 2 * 8
+        return 2 * 2 * n * d + grams * n**2 + block_bytes(n, d) + again
 
     def _options(self, data: TrainingData) -> Options:
         return Options(self.regularization, len(data.widths), self.weights, self.kernel)

@@ -17,7 +17,7 @@ from ckncuda.classifier.gram_matrices import GramStatistics, chosen_entries, fin
 from ckncuda.classifier.kernel_classifier import KernelClassifier, part_norms, weighted_kernel
 from ckncuda.classifier.kernel_ridge import KernelRidge
 from ckncuda.classifier.ridge import Ridge
-from ckncuda.classifier.training_data import FeatureScaling, TrainingData, blocks
+from ckncuda.classifier.training_data import FeatureScaling, TrainingData, block_bytes, blocks
 from ckncuda.classifier.validation import held_out_split
 from ckncuda.errors import InvalidData, InvalidSpec
 from ckncuda.layer.dot_product import DotProductKernel
@@ -94,6 +94,15 @@ class NystromRidge(KernelClassifier, TrainableClassifier):
         super().check_options()
         if not isinstance(self.landmarks, int) or self.landmarks < 2:
             raise InvalidSpec(f"landmarks is {self.landmarks!r}; expected a whole number of at least 2")
+
+    def bytes_to_fit(self, n: int, d: int, encoders: int) -> int:
+        """Count landmarks in three precisions, their Gram matrix, new features and the ridge on these."""
+        m = min(self.landmarks, n)
+        few = min(n, CHOOSE_AMONG)
+        chooses = 4 * few * d + self._chooser().bytes_to_fit(few, d, encoders)
+        ridge = Ridge(self.regularization, self.validation).bytes_to_fit(n, m, 1)
+        learns = (2 + 4 + 8) * m * d + 2 * 8 * m**2 + 4 * n * m + block_bytes(n, max(d, m)) + ridge
+        return max(chooses, learns)
 
     def _chooser(self) -> KernelRidge:
         return KernelRidge(self.kernel, "auto", self.weights, seed=self.seed)

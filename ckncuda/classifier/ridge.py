@@ -13,7 +13,7 @@ from ckncuda.classifier.choice import (
 from ckncuda.classifier.classifier import TrainableClassifier
 from ckncuda.classifier.linear import LinearClassifier
 from ckncuda.classifier.systems import FeatureSystem, PrimalSystem
-from ckncuda.classifier.training_data import FeatureScaling, TrainingData
+from ckncuda.classifier.training_data import FeatureScaling, TrainingData, block_bytes
 from ckncuda.classifier.validation import LeaveOneOut
 from ckncuda.progress import Progress
 
@@ -75,6 +75,11 @@ class Ridge(LinearClassifier, LeaveOneOut[TrainingData], TrainableClassifier):
 
     def __init__(self, regularization: float | str = "auto", validation: float = 0.0, seed: int = 0) -> None:
         super().__init__(regularization, validation, seed)
+
+    def bytes_to_fit(self, n: int, d: int, encoders: int) -> int:
+        """Count square matrices of the size min(n, d): products, a factor, and part of one that is judged."""
+        again = 4 * n * d if self.validation else 0
+        return 3 * 8 * min(n, d) ** 2 + block_bytes(n, d) + again
 
     def _options(self, data: TrainingData) -> Options:
         return Options(self.regularization)

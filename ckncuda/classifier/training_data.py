@@ -30,6 +30,11 @@ def blocks(length: int, width: int, stage: str = "", progress: Progress | None =
             progress(stage, stop, length)
 
 
+def block_bytes(length: int, width: int) -> int:
+    """Count the bytes of one block of features [length, width] in double precision, and of its copies."""
+    return 5 * min(8 * length * width, max(BLOCK_BYTES, 8 * width)) // 2
+
+
 @dataclass(frozen=True)
 class TrainingData:
     """Features and labels that fit together.

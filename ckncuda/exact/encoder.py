@@ -1,5 +1,6 @@
 """Encoders that are exact kernels: images compared with those that a model was fitted on."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -59,6 +60,28 @@ class ExactEncoderSpec(PreprocessingSpec):
             raise InvalidData("exact kernels are computed from images in the host's memory: copy them there")
         if self.landmarks is not None and (not isinstance(self.landmarks, int) or self.landmarks < 2):
             raise InvalidSpec(f"landmarks is {self.landmarks!r}; expected a whole number of at least 2")
+
+    def bytes_to_fit(
+        self, n: int, shape: Shape, patches: int, backend: Backend, memory: int
+    ) -> dict[str, int]:
+        """Count what is held, beside the images, to prepare n of them, by what it is for."""
+        return {f"{step.name} of images": step.bytes_to_fit(shape) for step in self.preprocessing or ()}
+
+    def bytes_learned(self, n: int, shape: Shape) -> int:
+        """Count the images that are compared with, twice, and their patches' norms."""
+        norms, size = 0, shape
+        for layer in self.kernel.layers:
+            norms += 8 * math.prod(layer.map_shape(size)[:2])
+            size = layer.output_shape(size)
+        return self.width(n, shape) * (2 * 4 * math.prod(shape) + norms)
+
+    def bytes_at_once(self, n: int, shape: Shape, backend: Backend, memory: int) -> int:
+        """Count two tiles of images, padded, and their kernels."""
+        return 4 * TILE * (2 * 3 * math.prod(shape) + TILE)
+
+    def width(self, n: int, shape: Shape) -> int:
+        """Count the features of an image, of n that are learned from."""
+        return n if self.landmarks is None else min(self.landmarks, n)
 
     def fit(
         self,
@@ -228,6 +251,17 @@ class ExactEncoder:
     def images_per_block(self, shape: Shape, backend: Backend, beside: int) -> int:
         """Return how many images to compare at a time; what stays in memory beside them is small."""
         return min(AT_ONCE, max(1, backend.images_per_block([], shape) // (1 + beside)))
+
+    def bytes_held(self) -> int:
+        """Count the bytes of its images, once more in single precision, and of their patches' norms."""
+        spec = ExactEncoderSpec(self.kernel, self.preprocessing)
+        return spec.bytes_learned(len(self.points), self.points.shape[1:]) + sum(
+            int(array.nbytes) for array in preprocessing_arrays(self.preprocessing).values()
+        )
+
+    def bytes_at_once(self, shape: Shape, backend: Backend, memory: int) -> int:
+        """Count two tiles of images, padded, and their kernels."""
+        return ExactEncoderSpec(self.kernel).bytes_at_once(0, shape, backend, memory)
 
     @property
     def n_parameters(self) -> int:

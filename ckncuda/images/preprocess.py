@@ -19,10 +19,12 @@ from ckncuda.errors import InvalidSpec
 from ckncuda.files.model_file import group
 from ckncuda.images.sources import Images
 from ckncuda.progress import Progress, Report
+from ckncuda.types import Shape
 
 ZCA_MAX_SIZE = 12_288  # numbers an image, as 64x64x3: the matrix is 0.6 GiB, its eigenvectors minutes
 BLOCK = 256  # images at a time
 BLOCK_BYTES = 64 << 20  # of patches at a time
+HOST_BLOCK_BYTES = 16 << 20  # on a CPU, for which it is no slower
 LOOKED_AT = 1000  # images, to see whether they are raw
 ROUNDING = 1e-6  # a deviation below this part of the values is float32's, not the image's
 HUGE, TINY = 1e15, 1e-12  # values beyond which sums of squares leave float32
@@ -39,6 +41,10 @@ class Preprocessor(abc.ABC):
     def fit(self, images: Images, progress: Progress | None = None) -> "Preprocessor":
         """Learn from training images what `apply` needs; most learn nothing and return themselves."""
         return self
+
+    def bytes_to_fit(self, shape: Shape) -> int:
+        """Count the bytes of the host that `fit` and `apply` take beside images (height, width, channels)."""
+        return BLOCK * 4 * 3 * math.prod(shape)
 
     @abc.abstractmethod
     def apply(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -94,6 +100,11 @@ class LocalWhitening(Preprocessor):
         if not isinstance(self.power, int | float) or not 0 < self.power <= 0.5:
             raise InvalidSpec(f"local_whitening: power is {self.power}; it must lie in (0, 0.5]")
 
+    def bytes_to_fit(self, shape: Shape) -> int:
+        """Count the bytes of patches of a few images, or of one."""
+        numbers = shape[2] * self.patch**2
+        return max(HOST_BLOCK_BYTES, 4 * 4 * shape[0] * shape[1] * numbers + 4 * 8 * numbers**2) * 3 // 2
+
     def apply(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Preprocess images [n, h, w, c] into a new array of that shape."""
         n, h, w, c = images.shape
@@ -107,7 +118,8 @@ class LocalWhitening(Preprocessor):
             count[dy : dy + rows, dx : dx + columns] += 1
         numbers = c * k * k
         # Patches, centred, copied and whitened; four matrices in double precision, whatever the image's size.
-        size = max(1, BLOCK_BYTES // (4 * 4 * h * w * numbers + 4 * 8 * numbers**2))
+        limit = HOST_BLOCK_BYTES if isinstance(images, np.ndarray) else BLOCK_BYTES
+        size = max(1, limit // (4 * 4 * h * w * numbers + 4 * 8 * numbers**2))
         for i in range(0, n, size):
             whitened = self._whiten(images[i : i + size]).reshape(-1, rows, columns, k, k, c)
             for dy, dx in np.ndindex(k, k):
@@ -207,6 +219,11 @@ class ZCA(Preprocessor):
             block -= mean
             out[i : i + BLOCK] = (block @ whitening).reshape(-1, *images.shape[1:])
         return out
+
+    def bytes_to_fit(self, shape: Shape) -> int:
+        """Count the bytes of six square matrices in double precision, and of a block of images."""
+        size = math.prod(shape)
+        return 6 * 8 * size**2 + BLOCK * 4 * 5 * size
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return what was learned, by name."""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ckncuda.backend import Backend
 from ckncuda.backend.arrays import as_float
+from ckncuda.backend.operations import block_memory
 from ckncuda.images.preprocess import Preprocessor
 from ckncuda.images.sources import ArrayImages, Images, size_of
 from ckncuda.progress import Progress, Report
@@ -95,7 +96,7 @@ class PreprocessedImages(Images):
         backend = self._backend
         longer = PreprocessedImages(self._images, (*self._left, step), backend, self._report)
         longer.preprocessing = (*self.preprocessing, step)
-        if backend is None or size_of(self) > backend.memory_budget // 4:
+        if backend is None or size_of(self) > (block_memory(backend) or backend.memory_budget // 4):
             return longer
         kept = np.empty(self.shape, self.dtype)
         for start in range(0, len(kept), AT_ONCE):

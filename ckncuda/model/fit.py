@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckncuda.backend import Backend, shared_backend
+from ckncuda.backend.operations import block_memory
 from ckncuda.classifier import GramRidge
 from ckncuda.exact.encoder import ExactEncoderSpec
 from ckncuda.exact.job import GramJob, seconds_a_pair
@@ -59,7 +60,7 @@ def fit(
     training.check(labels, classifier, grams)  # before images are read
     source = training.images
     is_array = isinstance(source, ArrayImages | DeviceImages)
-    if not is_array and sources.size_of(source) <= engine.memory_budget // 2:
+    if not is_array and sources.size_of(source) <= (block_memory(engine) or engine.memory_budget // 2):
         source = ArrayImages(sources.in_memory(source, report))  # each layer reads them all
     with report.stage("preprocessing"):
         specs = tuple(spec.resolved(source, report) for spec in system.encoders)

@@ -14,6 +14,7 @@ from ckncuda.errors import InvalidData, InvalidSpec
 from ckncuda.files import model_file
 from ckncuda.images.sources import Images, ImagesOrArray, as_images, class_names, type_name
 from ckncuda.model.encoders import ImageEncoder, ImageEncoderSpec, encoder_from_dict
+from ckncuda.model.memory import check_prediction
 from ckncuda.model.training import Training
 from ckncuda.network.encoder import Encoder
 from ckncuda.network.network import CKN, PATCHES, check_features, check_one_network
@@ -108,11 +109,13 @@ class Model:
             An encoder does not fit the images, or an option is out of its range.
         InvalidData
             Labels are missing or too few, images are malformed, or a Gram matrix is not theirs.
+        OutOfMemory
+            It would take more than the memory that was given to the backend.
         """
         report = Report.of(progress)
         training = Training(images, specs, seed, backend, report)
         training.check(labels, classifier, grams)  # what can be found wrong is found before the long work
-        encoders = training.encoders(patches)
+        encoders = training.encoders(patches, None if labels is None else classifier)
         shape, kind = training.images.shape, type_name(training.images)
         model = cls(encoders, None, shape[1:], kind, class_names(images))
         model.report = {"n_images": shape[0], "n_features": model.n_features, "seed": seed}
@@ -173,6 +176,7 @@ class Model:
         images = as_images(images)
         self.check_images(images)
         backend = self._backends.of(backend)
+        check_prediction(self.encoders, self.classifier, images.shape[1:], backend)
         report, start = Report.of(progress), 0
 
         def features(block: NDArray[Any]) -> NDArray[Any]:

@@ -14,6 +14,7 @@ from ckncuda.errors import InvalidData, InvalidSpec
 from ckncuda.exact.encoder import ExactEncoder, ExactEncoderSpec, drawn_landmarks
 from ckncuda.images.sources import ImagesOrArray, as_images
 from ckncuda.model.encoders import ImageEncoder, ImageEncoderSpec
+from ckncuda.model.memory import check_fit
 from ckncuda.progress import Report
 from ckncuda.types import Array, Index
 
@@ -119,10 +120,17 @@ class Training:
         """Return the numbers of the landmarks; None: all images are compared with."""
         return drawn_landmarks(self._landmarks, self.images.shape[0], self._seed)
 
-    def encoders(self, patches: int) -> tuple[ImageEncoder, ...]:
-        """Learn the encoders, one after the other, without labels."""
+    def encoders(self, patches: int, learner: Learner | None) -> tuple[ImageEncoder, ...]:
+        """Learn the encoders, one after the other, without labels; a learner will follow, or none.
+
+        Raises
+        ------
+        OutOfMemory
+            Encoders and learner would take more than the memory that was given to the backend.
+        """
         with self._report.stage("preprocessing"):
             specs = [spec.resolved(self.images, self._report) for spec in self._specs]
+        check_fit(specs, learner, self.images, patches, self.backend, self._report)
         how: dict[str, Any] = {"patches": patches, "seed": self._seed}
         encoders: list[ImageEncoder] = []
         for number, spec in enumerate(specs):

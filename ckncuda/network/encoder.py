@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ckncuda.backend import Backend, unfused_reason
 from ckncuda.errors import InvalidSpec
 from ckncuda.images.preprocess import (
+    ZCA,
     PreprocessingSpec,
     Preprocessor,
     preprocessing_arrays,
@@ -70,6 +71,55 @@ class EncoderSpec(PreprocessingSpec):
         """Raise `InvalidSpec` unless images fit."""
         self.output_shape(images.shape[1:])
 
+    def bytes_to_fit(
+        self, n: int, shape: Shape, patches: int, backend: Backend, memory: int
+    ) -> dict[str, int]:
+        """Count what is held, beside the images, to learn from n of them, by what it is for."""
+        steps = self.preprocessing or ()
+        stages = {f"{step.name} of images": step.bytes_to_fit(shape) for step in steps}
+        learned = sum(4 * math.prod(shape) ** 2 for step in steps if step.name == ZCA.name)
+        applied = max((step.bytes_to_fit(shape) for step in steps if step.name != ZCA.name), default=0)
+        item, below = 4, list(self.layers)
+        for number, layer in enumerate(self.layers):
+            below = list(self.layers[:number])
+            height, width, _ = layer.map_shape(shape if not below else check_specs(below, shape)[-1])
+            channels = shape[2] if not below else below[-1].filters
+            terms = layer.terms(channels)
+            m = min(patches, memory // 2 // (item * terms), n * height * width)
+            block = backend.bytes_at_once(below, shape, memory // 8)
+            clusters = 2 * item * layer.filters * (terms + 64)
+            # Patches, 24 bytes each beside them for k-means, sketches of a quarter of their size at most.
+            sample = m * (item * terms + 24) + min(m * item * terms // 4, memory // 8) + clusters
+            stages[f"a sample of {m:,} patches for layer {number + 1}"] = learned + applied + sample + block
+            learned += layer_bytes(layer, channels)
+            square = 7 * 8 * layer.filters**2 + 8 * layer.filters * terms
+            through = backend.bytes_at_once([*below, layer], shape, memory // 8) if layer.decorrelation else 0
+            stages[f"the projection of layer {number + 1}"] = learned + square + through
+        return stages
+
+    def bytes_learned(self, n: int, shape: Shape) -> int:
+        """Count what an encoder holds: preprocessing, layers, and these as backends take them."""
+        steps = self.preprocessing or ()
+        learned = sum(4 * math.prod(shape) ** 2 for step in steps if step.name == ZCA.name)
+        for layer, channels in zip(
+            self.layers, [shape[2], *(layer.filters for layer in self.layers)], strict=False
+        ):
+            learned += layer_bytes(layer, channels)
+        return learned
+
+    def bytes_at_once(self, n: int, shape: Shape, backend: Backend, memory: int) -> int:
+        """Count what a block of images takes that may take so many, or of one."""
+        steps = max(
+            (step.bytes_to_fit(shape) for step in self.preprocessing or () if step.name != ZCA.name),
+            default=0,
+        )
+        averaged = 2 if len(self.symmetries) > 1 else 1
+        return steps + averaged * backend.bytes_at_once(self.layers, shape, memory // averaged)
+
+    def width(self, n: int, shape: Shape) -> int:
+        """Count the features of an image, of n that are learned from."""
+        return math.prod(self.output_shape(shape))
+
     def fit(
         self,
         images: Images,
@@ -102,6 +152,16 @@ class EncoderSpec(PreprocessingSpec):
             network = CKN(self.layers)
             network.fit(prepared, patches=patches, seed=seed, backend=backend, progress=report)
         return Encoder(network, prepared.preprocessing, self.symmetries)
+
+
+def layer_bytes(spec: LayerSpec, channels: int) -> int:
+    """Count the bytes of anchors and projection of a layer, and of both as backends take them.
+
+    Winograd's transform of a filter of 3×3 is four times as large as the filter.
+    """
+    anchors = 4 * spec.filters * spec.terms(channels)
+    square = spec.filters**2
+    return anchors + 8 * square + 4 * square + (4 if spec.patch_shape == (3, 3) else 1) * anchors
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,6 +219,17 @@ class Encoder:
         """Return how many images to encode at a time, beside the features of so many other encoders."""
         averaged = len(self.symmetries) > 1  # there are those of another variant, too
         return max(1, backend.images_per_block(self.network.layers, shape) // (1 + beside + averaged))
+
+    def bytes_held(self) -> int:
+        """Count the bytes of what it has learned, and of that as backends take it."""
+        return sum(int(array.nbytes) for array in preprocessing_arrays(self.preprocessing).values()) + sum(
+            layer_bytes(layer.spec, layer.anchors.shape[3]) for layer in self.network.layers
+        )
+
+    def bytes_at_once(self, shape: Shape, backend: Backend, memory: int) -> int:
+        """Count what a block of images takes that may take so many bytes, or of one."""
+        spec = EncoderSpec(self.network.specs, self.preprocessing, self.symmetries)
+        return spec.bytes_at_once(0, shape, backend, memory)
 
     @property
     def n_parameters(self) -> int:

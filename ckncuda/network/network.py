@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckncuda.backend import Backend, KeptBackends
+from ckncuda.backend.arrays import to_host
 from ckncuda.errors import InvalidData, InvalidSpec
 from ckncuda.files import model_file
 from ckncuda.images.sources import DeviceImages, Images, ImagesOrArray, as_images
@@ -21,6 +22,7 @@ from ckncuda.progress import Progress, Report
 from ckncuda.types import Array, Shape
 
 PATCHES = 300_000  # sampled for each layer
+PART_BYTES = 8 << 20  # of patches that are copied at a time
 OUTPUTS_PER_FILTER = 20  # at which the covariance of a layer's outputs is measured
 
 
@@ -147,6 +149,7 @@ class CKN:
             kernel = spec.kernel.resolved(sample, rng)
             centres = spherical_kmeans(sample, spec.filters, backend, rng, max_iterations, report)
             anchors = backend.to_host(centres).reshape(spec.filters, *spec.patch_shape, channels)
+            del sample, centres  # while the projection is made, they need not be there
             learned = dataclasses.replace(spec, kernel=kernel, decorrelation=0.0)
             layer = Layer.from_anchors(learned, anchors)
             if spec.decorrelation:
@@ -301,13 +304,13 @@ def check_features(block: Array, start: int, images: Images) -> None:
         return
     rows = block.reshape(len(block), -1)
     number = start + int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
-    image = np.abs(np.asarray(images.read(number, number + 1)[0], np.float64))
+    image = np.abs(to_host(images.read(number, number + 1))[0].astype(np.float64))
     place = np.unravel_index(int(np.argmax(image)), image.shape)
     row, column, channel = map(int, place)
     raise InvalidData(
         f"features of image {number} (counting from 0) hold NaN or infinity: its largest value is "
-        f"{image[place]:g}, at row {row}, column {column}, channel {channel}; layers take squares of patches, "
-        "which float32 holds up to 3e38: look for a broken image, or scale the images down"
+        f"{image[place]:g}, at row {row}, column {column}, channel {channel}; layers square patches, "
+        "which float32 holds up to 3e38: look for a broken image, or scale images down"
     )
 
 
@@ -359,10 +362,14 @@ def _sample(
     done = 0
     for block in images.blocks(backend.images_per_block(layers, images.shape[1:])):
         maps = backend.encode(backend.asarray(block), layers)
-        start, done = done, done + len(maps)
-        first, last = np.searchsorted(image, [start, done])
-        y, x = np.divmod(position[first:last], width)
-        sample[first:last] = patches_at(maps, spec, image[first:last] - start, y, x)
+        # A few images' patches at a time: those of a block may be as many as all.
+        step = max(1, PART_BYTES // (4 * size * max(1, m // n)))
+        for begin in range(0, len(maps), step):
+            part = maps[begin : begin + step]
+            first, last = np.searchsorted(image, [done, done + len(part)])
+            y, x = np.divmod(position[first:last], width)
+            sample[first:last] = patches_at(part, spec, image[first:last] - done, y, x)
+            done += len(part)
         report("sampling", done, n)
     return sample
 

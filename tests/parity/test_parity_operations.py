@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from ckncuda import ArcCosine
 from ckncuda.backend import get_backend
 from ckncuda.backend import numpy as numpy_backend
+from ckncuda.backend.numpy import backend as operations_on_numpy
 from ckncuda.backend.numpy import tiles
-from ckncuda.backend.numpy import backend as numpy_backend
 from ckncuda.backend.numpy.sketch import sketch
 from ckncuda.errors import InvalidData, InvalidSpec
 from ckncuda.layer import conventions
@@ -274,7 +274,7 @@ def test_a_stack_of_layers_is_layer_after_layer(backend, rng):
 @pytest.fixture
 def always_sketched(monkeypatch):
     """Patches are sketched however few there are."""
-    monkeypatch.setattr(numpy_backend, "pays", lambda *of: True)
+    monkeypatch.setattr(operations_on_numpy, "pays", lambda *of: True)
 
 
 def unit_vectors(n, d, directions, rng):

@@ -167,6 +167,10 @@ class CupyBackend:
         block: int = min(self.memory_budget, self._free_bytes() // 2) // 2 // per_image
         return max(1, min(MAX_BLOCK, block, self._most_images or MAX_BLOCK))
 
+    def bytes_at_once(self, specs: Specs, shape: Shape, memory: int) -> int:
+        """Return all that it may take: two blocks of images and of results are pinned."""
+        return memory
+
     def empty(self, shape: tuple[int, ...]) -> Array:
         """Make an array on the device, unless it would take more than half of what is free there."""
         on_device = 2 * 4 * int(np.prod(shape)) <= self._free_bytes()

@@ -18,10 +18,11 @@ from ckncuda.backend.arrays import as_float, on_host
 from ckncuda.backend.numpy.sketch import Sketch, pays, sketch
 from ckncuda.backend.numpy.threads import Threads, available_threads
 from ckncuda.backend.numpy.tiles import Band, LayerPlan
-from ckncuda.backend.operations import AnchorSearch, HostBlocks, NormedMaps, Specs, mirror
+from ckncuda.backend.operations import AnchorSearch, HostBlocks, NormedMaps, Specs, block_memory, mirror
 from ckncuda.backend.process_lock import ProcessLock
 from ckncuda.errors import InvalidData
 from ckncuda.layer.layer import Layer
+from ckncuda.layer.spec import LayerSpec
 from ckncuda.types import Array, Index, Shape
 
 SUMS = 8  # parts of a sum over patches
@@ -154,7 +155,8 @@ class NumpyBackend(HostBlocks):
 
         def search(anchors: Array) -> tuple[Index, Array]:
             if not known:  # now that it is known how many anchors there are
-                worth = pays(*patches.shape, len(anchors), self.memory_budget)
+                n, d = patches.shape
+                worth = pays(n, d, len(anchors), block_memory(self) or self.memory_budget // 2)
                 known.append(sketch(patches) if worth else None)
             return self._nearest_of(patches, known[0], anchors)
 
@@ -188,7 +190,19 @@ class NumpyBackend(HostBlocks):
 
     def images_per_block(self, layers: Sequence[Layer], shape: Shape) -> int:
         """Count the images that the memory holds beside the tiles' workspace."""
-        plans = self._plans(layers, shape)
+        self._plans(layers, shape)  # raises where channels do not fit
+        workspace, per_image = self._bytes([layer.spec for layer in layers], shape)
+        memory = block_memory(self) or self.memory_budget
+        return max(1, min(MAX_BLOCK, (memory - workspace) // per_image))
+
+    def bytes_at_once(self, specs: Sequence[LayerSpec], shape: Shape, memory: int) -> int:
+        """Count the bytes of a block of images on its way through layers, where so many may be taken."""
+        workspace, per_image = self._bytes(specs, shape)
+        return workspace + per_image * max(1, min(MAX_BLOCK, (memory - workspace) // per_image))
+
+    def _bytes(self, specs: Sequence[LayerSpec], shape: Shape) -> tuple[int, int]:
+        """Count the bytes of all threads' tiles, and of each image of a block beside them."""
+        plans = self._plans_of(specs, shape)
         # What is read, as float32, and what is padded, even where no layer is there yet.
         per_image = 3 * 4 * math.prod(shape)
         workspace = self._threads.count * sum(plan.tile_bytes() for plan in plans)
@@ -197,20 +211,26 @@ class NumpyBackend(HostBlocks):
                 per_image = max(per_image, 4 * (math.prod(plan.shape) + 3 * math.prod(plan.output_shape)))
         elif plans:
             per_image += 2 * 4 * math.prod(plans[-1].output_shape)
-        return max(1, min(MAX_BLOCK, (self.memory_budget - workspace) // per_image))
+        return workspace, per_image
 
     def asarray(self, array: NDArray[Any]) -> NDArray[np.float32]:
         """Return the array as float32, bytes 0…255 as 0…1."""
         return as_float(on_host(array))
 
     def _plans(self, layers: Sequence[Layer], shape: Shape) -> list[LayerPlan]:
-        plans: list[LayerPlan] = []
+        channels = shape[2]
         for layer in layers:
-            if layer.anchors.shape[3] != shape[2]:
+            if layer.anchors.shape[3] != channels:
                 raise InvalidData(
-                    f"maps have {shape[2]} channels; the layer was learned on {layer.anchors.shape[3]}"
+                    f"maps have {channels} channels; the layer was learned on {layer.anchors.shape[3]}"
                 )
-            plans.append(self._plan(layer.spec, shape))
+            channels = layer.spec.filters
+        return self._plans_of([layer.spec for layer in layers], shape)
+
+    def _plans_of(self, specs: Sequence[LayerSpec], shape: Shape) -> list[LayerPlan]:
+        plans: list[LayerPlan] = []
+        for spec in specs:
+            plans.append(self._plan(spec, shape))
             shape = plans[-1].output_shape
         return plans
 

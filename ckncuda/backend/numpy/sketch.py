@@ -40,8 +40,8 @@ def pays(n: int, d: int, centres: int, memory: int) -> bool:
     """Return whether a sketch of n vectors is likely to spare more than it costs, and fits some memory.
 
     In multiplications, it costs 16 d³ for eigenvectors, d² for each vector of the sample and d h ≤ d²/4 for
-    each of all; it spares at most d − h for each pair of a vector and a centre, in each of some ten iterations
-    of k-means.  Of the memory, half may go for three matrices d² in double precision, and for the heads.
+    each of all; it spares at most d − h for each pair of a vector and a centre, in each of about ten rounds
+    of k-means.  Of memory it takes four matrices d² in double precision, and the heads.
 
     Examples
     --------
@@ -50,7 +50,7 @@ def pays(n: int, d: int, centres: int, memory: int) -> bool:
     """
     spared = ITERATIONS * n * centres * (d - d // GAIN)
     paid = EIGENVECTORS * d**3 + min(n, SAMPLE) * d**2 + n * d * (d // GAIN)
-    return WORTH * paid <= spared and 3 * 8 * d**2 + 4 * n * (d // GAIN) <= memory // 2
+    return WORTH * paid <= spared and 4 * 8 * d**2 + 4 * n * (d // GAIN) <= memory
 
 
 def sketch(vectors: Array) -> Sketch | None:
