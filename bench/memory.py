@@ -88,7 +88,9 @@ def jobs():
 
 def main():
     """Measure all, and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--images", type=int, default=1500)
     parser.add_argument("--only", help="jobs whose name holds this; prints, and writes no table")
     options = parser.parse_args()
@@ -118,9 +120,9 @@ def main():
     if not options.only:
         OUTPUT.write_text(
             "# Peak memory beside --memory\n\n"
-            f"Made by `python bench/memory.py`, {options.images:,} images of 32x32x3 (300 for the preset, the\n"
-            "Gram matrix and the search).  The base is the peak of the smallest such job.  Refused: the command\n"
-            "said before its work how much it needs.\n\n"
+            f"Made by `python bench/memory.py`, {options.images:,} images of 32x32x3 (300 for the preset,\n"
+            "the Gram matrix and the search).  The base is the peak of the smallest such job.  Refused: the\n"
+            "command said before its work how much it needs.\n\n"
             "| command | --memory, MiB | base, MiB | peak above the base, MiB |\n|---|---|---|---|\n"
             + "\n".join(rows)
             + "\n",

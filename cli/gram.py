@@ -103,6 +103,7 @@ def gram(
         job = GramJob(encoder.kernel, first, second, **tiles)  # refuses what does not fit, before any work
         with report.stage("preprocessing"):
             steps = encoder.resolved(first, report).preprocessing or ()
+            job.check_memory(steps, engine)
             fitted = fit_preprocessing(first, steps, report)
         job = replace(job, preprocessing=fitted)
         with report.stage("reading"):

@@ -10,6 +10,7 @@ import click
 from numpy.typing import NDArray
 
 from ckncuda.backend import Backend
+from ckncuda.backend.operations import block_memory
 from ckncuda.data import ImageSource
 from ckncuda.errors import InvalidData
 from ckncuda.images.sources import in_memory, size_of
@@ -92,7 +93,7 @@ def search(
         targets = options.needed_targets(images, labels, source)
         try:
             found = search_systems(
-                _all_images(source, engine.memory_budget // 2, progress),
+                _all_images(source, block_memory(engine) or engine.memory_budget // 2, progress),
                 targets,
                 folder,
                 SearchOptions(**limits),
@@ -124,8 +125,8 @@ def _all_images(source: ImageSource, limit: int, progress: ProgressBars) -> NDAr
     size = size_of(source)
     if size > limit:
         raise InvalidData(
-            f"the search holds all images in memory, here {size / 2**30:.1f} GiB, more than half of "
-            f"--memory: give --memory {2 * size // 2**30 + 1}GiB or fewer images"
+            f"the search holds all images in memory, here {size / 2**20:,.0f} MiB, more than an eighth of "
+            f"--memory: give --memory {8 * size // 2**20 + 1}MiB or fewer images"
         )
     return in_memory(source, progress)
 

@@ -3,15 +3,17 @@
 import functools
 import hashlib
 import json
+import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ckncuda.backend import Backend
-from ckncuda.errors import InvalidData, InvalidSpec
+from ckncuda.backend.operations import promised_memory
+from ckncuda.errors import InvalidData, InvalidSpec, OutOfMemory
 from ckncuda.exact.kernel import ExactKernel
 from ckncuda.exact.tiles import TILE, Tile, Tiling, read_maps
 from ckncuda.images.preprocess import Preprocessor
@@ -73,6 +75,24 @@ class GramJob:
         """The tiles of the matrix."""
         n2 = None if self.images2 is None else self.images2.shape[0]
         return Tiling(self.images.shape[0], n2, self.tile)
+
+    def check_memory(self, steps: Sequence[Preprocessor], backend: Backend) -> None:
+        """Raise `OutOfMemory` if preprocessing, fitted or not, and a tile take more than was given."""
+        promised = promised_memory(backend)
+        shape, tile = self.images.shape[1:], min(self.tile, max(self.tiling.shape))
+        fits = max((step.bytes_to_fit(shape) for step in steps), default=0)
+        # Images of either side as they are read, preprocessed and padded, the norms of patches, and kernels.
+        item = self.dtype.itemsize
+        numbers = 4 * item * math.prod(shape) + 8 * math.prod(shape[:2]) * len(self.kernel.layers)
+        tiles = 2 * tile * numbers * (2 if self.kernel.flip else 1) + 3 * item * tile**2
+        if promised is None or fits + tiles <= promised:
+            return
+        enough = -(-(fits + tiles) // (64 << 20)) * 64
+        smaller = f", a smaller --tile than {self.tile}" if tiles > fits else ""
+        raise OutOfMemory(
+            f"--memory is {promised >> 20} MiB; preprocessing takes {fits >> 20} MiB, a tile of {tile} images "
+            f"on either side {tiles >> 20} MiB: give --memory {enough}MiB{smaller} or smaller images"
+        )
 
     def read(self, tile: Tile) -> tuple[Array, Array | None]:
         """Read the images of a tile's rows and of its columns, preprocessed; None: the same images."""

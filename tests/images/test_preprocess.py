@@ -172,3 +172,24 @@ def test_preprocessing_on_the_host_has_one_thread_of_blas(smooth):
         assert 2 in blas_threads()
         PreprocessedImages.learn(ArrayImages(smooth), [Noted()]).read(0, 3)
     assert set(seen) == {1}
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e-14, 1e17, 1e19, 1e30])
+@pytest.mark.parametrize("step", [Standardize(), LocalWhitening(), ZCA(0.1)])
+def test_huge_and_tiny_images_are_not_taken_for_constant_ones(smooth, scale, step):
+    """Squares of such values overflow float32, or vanish."""
+    scale = np.float32(2.0 ** round(np.log2(scale)))  # exact, so that results are the same but for a factor
+    if isinstance(step, ZCA):
+        step = step.fit(ArrayImages(smooth))
+    out, expected = step.apply(smooth * scale), step.apply(smooth)
+    if isinstance(step, LocalWhitening):  # of power 1/4: the square root of the scale is left
+        expected = expected.astype(np.float64) * np.sqrt(float(scale))
+    assert np.isfinite(out).all()
+    assert np.abs(out).max() > 0
+    np.testing.assert_allclose(out / np.abs(expected).max(), expected / np.abs(expected).max(), atol=1e-4)
+
+
+def test_constant_images_are_constant_at_any_scale():
+    for value in (1e-30, 1e-14, 1e17, 1e30):
+        images = np.full((2, 6, 6, 3), value, np.float32)
+        assert not Standardize().apply(images).any()

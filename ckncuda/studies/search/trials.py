@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from ckncuda.backend import Backend, shared_backend
 from ckncuda.backend.arrays import on_host
+from ckncuda.backend.operations import promised_memory
 from ckncuda.classifier.training_data import check_classes
 from ckncuda.classifier.validation import held_out_split
 from ckncuda.errors import CknError, InvalidData, InvalidSpec, require
@@ -172,6 +173,12 @@ def check_installed() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
+def _for_features(backend: Backend) -> int | None:
+    """Return the half of a memory that was given, for features and classifier; None: none was given."""
+    promised = promised_memory(backend)
+    return None if promised is None else promised // 2
+
+
 class _Search:
     """A search under way: the trials in its folder, and what each is fitted on."""
 
@@ -191,7 +198,9 @@ class _Search:
         self.progress, self.tell = progress, tell or (lambda line: None)
         self.kept, self.held_out = parts  # numbers of images
         self.rungs = _rungs(self.kept, labels, options.seed)
-        self.space = SearchSpace(images.shape[1:], len(images), len(self.rungs[0]))
+        self.space = SearchSpace(
+            images.shape[1:], len(images), len(self.rungs[0]), _for_features(self.backend)
+        )
         self.journal = Journal(folder / "journal.log")
         self._fitted: tuple[int, Model] | None = None  # the best trial of this run, and its model
         self._enqueue_presets()
