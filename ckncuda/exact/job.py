@@ -90,8 +90,8 @@ class GramJob:
         enough = -(-(fits + tiles) // (64 << 20)) * 64
         smaller = f", a smaller --tile than {self.tile}" if tiles > fits else ""
         raise OutOfMemory(
-            f"--memory is {promised >> 20} MiB; preprocessing takes {fits >> 20} MiB, a tile of {tile} images "
-            f"on either side {tiles >> 20} MiB: give --memory {enough}MiB{smaller} or smaller images"
+            f"--memory is {promised >> 20} MiB; preprocessing takes {fits >> 20} MiB, tiles of {tile} "
+            f"images on either side {tiles >> 20} MiB: give --memory {enough}MiB{smaller} or smaller images"
         )
 
     def read(self, tile: Tile) -> tuple[Array, Array | None]:

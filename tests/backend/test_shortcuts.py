@@ -61,7 +61,7 @@ def test_kmeans_with_and_without_a_sketch_ends_alike(compiled, rng, monkeypatch)
 def test_filters_are_transformed_in_little_more_memory_than_they_take(rng):
     anchors = rng.normal(size=(600, 3, 3, 64)).astype(np.float32)
     seconds, peak = cost(lambda: transformed_filters(anchors))
-    assert peak < 1.5 * 4 * 36 * 64 * 600
+    assert peak < 2 * 4 * 36 * 64 * 600
     assert seconds < 1
     expected = np.einsum("iy,jx,pyxc->ijcp", G, G, anchors.astype(np.float64)).reshape(36, 64, -1)
     np.testing.assert_allclose(transformed_filters(anchors), expected, rtol=1e-4, atol=1e-5)

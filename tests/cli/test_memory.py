@@ -1,5 +1,6 @@
 """Extraction takes as much memory for many images as for few."""
 
+import re
 import sys
 
 import numpy as np
@@ -15,6 +16,9 @@ sys.exit(os.waitstatus_to_exitcode(status))
 
 
 SMALL = (sys.executable, "-I", "-S", "-c", PARENT)
+
+
+LAYER = "filters=16,patch=3,subsampling=2,kernel=exp,sigma=0.6"
 
 
 def test_memory_of_extract_does_not_grow_with_the_images(works, tmp_path, rng):
@@ -39,3 +43,45 @@ def test_fit_of_large_images_keeps_to_its_memory(works, tmp_path, rng):
     options = ("--layer", layer, "--memory", "64MiB", "--patches", "2000")
     done = works("fit", "photos.npy", "-o", "m.ckn", *options, through=SMALL)
     assert int(done.stdout.splitlines()[-1]) < 450e6
+
+
+def peak(done):
+    """The most memory of a command that was run `through` SMALL, in MiB."""
+    return int(done.stdout.splitlines()[-1]) / 2**20
+
+
+LARGE = "filters=64,patch=3,subsampling=4,kernel=exp,sigma=0.6"
+
+
+def test_a_given_memory_holds_for_the_whole_command(works, refused, tmp_path, rng):
+    """Above the peak of a tiny job: what must be held is counted before, and refused with what suffices."""
+    labels = np.arange(600) % 3
+    images = (rng.normal(size=(600, 32, 32, 3)) * 40 + 128 + 9 * labels[:, None, None, None]).clip(0, 255)
+    images = images.astype(np.uint8)
+    np.savez(tmp_path / "many.npz", images=images, labels=labels)
+    np.savez(tmp_path / "few.npz", images=images[:30], labels=labels[:30])
+    tiny = ("--layer", LAYER, "--preprocess", "none", "--patches", "500")
+    base = peak(works("fit", "few.npz", "-o", "few.ckn", *tiny, through=SMALL))
+    fit = ("fit", "many.npz", "-o", "many.ckn", "--layer", LARGE, "--patches", "4000")
+    said = refused(*fit, "--memory", "64MiB")
+    enough = re.search(r"--memory is 64 MiB; the classifier.*give --memory (\d+)MiB", said)
+    assert enough
+    assert not (tmp_path / "many.ckn").exists()
+    memory = int(enough[1])
+    assert peak(works(*fit, "--memory", f"{memory}MiB", through=SMALL)) - base < memory
+    for command, output in (("predict", "p.csv"), ("extract", "f.npy")):
+        done = works(command, "many.ckn", "many.npz", "-o", output, "--memory", "96MiB", through=SMALL)
+        assert peak(done) - base < 96
+
+
+def test_a_preset_is_refused_before_the_work_where_its_memory_does_not_suffice(refused, tmp_path, rng):
+    np.savez(tmp_path / "x.npz", images=rng.normal(size=(200, 32, 32, 3)), labels=np.arange(200) % 2)
+    said = refused("fit", "x.npz", "-o", "m.ckn", "--preset", "best", "--memory", "64MiB")
+    assert re.search(r"--memory is 64 MiB; .* would take .*: give --memory \d+MiB, fewer filters", said)
+
+
+def test_gram_is_refused_before_images_are_whitened(refused, tmp_path, rng):
+    np.savez(tmp_path / "x.npz", images=rng.normal(size=(8, 40, 40, 3)).astype(np.float32))
+    said = refused("gram", "x.npz", "-o", "K.npy", "--preprocess", "zca", "--memory", "64MiB")
+    assert re.search(r"preprocessing takes \d+ MiB.*give --memory \d+MiB", said)
+    assert list(tmp_path.iterdir()) == [tmp_path / "x.npz"]
