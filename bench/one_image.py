@@ -81,7 +81,7 @@ def main():
         "# One image at a time\n\n"
         f"Made by `python bench/one_image.py`, medians of {rounds} turns: milliseconds of CPU for one\n"
         "image of 32x32x3 by `model.predict(image)` (`model.features` where there is no classifier), with a\n"
-        "backend that the caller keeps, and with one that is made for each call, as every call did before.\n\n"
+        "backend that the caller keeps, and with one that is made for each call, as all did before.\n\n"
         "| model | as documented | backend kept | ratio | backend made anew |\n|---|---|---|---|---|\n"
         + "\n".join(rows)
         + "\n",

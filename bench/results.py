@@ -149,7 +149,7 @@ second with 256 and 1,024 filters, and ours 73 s, at 490 (bench/results/extract.
         [
             cifar_row(
                 f"{first} and {last} filters, {what}",
-                f"{options} --memory 1GiB --patches 100000 "
+                f"{options} --memory 8GiB --patches 100000 "
                 f"--layer filters={first},patch=3,subsampling=2,sigma=0.6 "
                 f"--layer filters={last},patch=3,subsampling=6,sigma=0.6,decorrelation=0.25",
                 "cifar-18000",

@@ -104,7 +104,8 @@ def backend(command: Command) -> Command:
         "--memory",
         type=memory_size,
         metavar="SIZE",
-        help="Memory for blocks of images, such as 2GiB. [default: 2GiB]",
+        help="Memory, such as 2GiB, that the work keeps to above that of the program itself, about 180 MiB; "
+        "what needs more is refused before it. [default: 2GiB for blocks of images, no bound on the rest]",
     )
     @click.option("--threads", type=POSITIVE, help="CPU threads. [default: all]")
     @functools.wraps(command)

@@ -53,8 +53,9 @@ def get_backend(
     threads : int, optional
         CPU threads to use; by default as many as this process may run on.
     memory : int, optional
-        Bytes that a computation may use for its blocks of images, and half of it for a sample of
-        patches; by default 2 GiB.
+        Bytes that all of a fit or a prediction on a CPU keeps to, above the process with its imports: half
+        for a sample of patches, an eighth for blocks of images; what needs more is refused before the work.
+        By default 2 GiB for blocks and half of it for a sample, and no bound on what else must be held.
     precision : {"float32", "tf32", "bfloat16"}
         Of the products of patches and anchors on a GPU; a CPU computes in float32.
 

@@ -63,7 +63,7 @@ def test_a_given_memory_holds_for_the_whole_command(works, refused, tmp_path, rn
     tiny = ("--layer", LAYER, "--preprocess", "none", "--patches", "500")
     base = peak(works("fit", "few.npz", "-o", "few.ckn", *tiny, through=SMALL))
     fit = ("fit", "many.npz", "-o", "many.ckn", "--layer", LARGE, "--patches", "4000")
-    said = refused(*fit, "--memory", "64MiB")
+    said = refused(*fit, "--memory", "64MiB", words=("--memory is 64 MiB",))
     enough = re.search(r"--memory is 64 MiB; the classifier.*give --memory (\d+)MiB", said)
     assert enough
     assert not (tmp_path / "many.ckn").exists()
@@ -76,12 +76,12 @@ def test_a_given_memory_holds_for_the_whole_command(works, refused, tmp_path, rn
 
 def test_a_preset_is_refused_before_the_work_where_its_memory_does_not_suffice(refused, tmp_path, rng):
     np.savez(tmp_path / "x.npz", images=rng.normal(size=(200, 32, 32, 3)), labels=np.arange(200) % 2)
-    said = refused("fit", "x.npz", "-o", "m.ckn", "--preset", "best", "--memory", "64MiB")
+    said = refused("fit", "x.npz", "-o", "m.ckn", "--preset", "best", "--memory", "64MiB", words=())
     assert re.search(r"--memory is 64 MiB; .* would take .*: give --memory \d+MiB, fewer filters", said)
 
 
 def test_gram_is_refused_before_images_are_whitened(refused, tmp_path, rng):
     np.savez(tmp_path / "x.npz", images=rng.normal(size=(8, 40, 40, 3)).astype(np.float32))
-    said = refused("gram", "x.npz", "-o", "K.npy", "--preprocess", "zca", "--memory", "64MiB")
+    said = refused("gram", "x.npz", "-o", "K.npy", "--preprocess", "zca", "--memory", "64MiB", words=())
     assert re.search(r"preprocessing takes \d+ MiB.*give --memory \d+MiB", said)
     assert list(tmp_path.iterdir()) == [tmp_path / "x.npz"]
