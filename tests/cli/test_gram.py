@@ -143,7 +143,8 @@ def test_it_says_that_another_matrix_is_replaced(works, data, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("missing", "options", "extra"), [("zarr", (), "exact"), ("distributed", ("--workers", 2), "distributed")]
+    ("missing", "options", "extra"),
+    [("zarr", (), "exact"), ("distributed", ("--scheduler", "tls://a:1"), "distributed")],
 )
 def test_without_an_extra(refused, data, monkeypatch, missing, options, extra):
     monkeypatch.setitem(sys.modules, missing, None)  # which fails to be imported
