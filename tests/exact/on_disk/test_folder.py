@@ -17,7 +17,7 @@ from ckncuda.exact.on_disk.writing import GramStore
 def test_what_a_killed_process_left_is_removed(tmp_path, matrix):
     path = tmp_path / "K.npy"
     write(path, matrix, tiles=3)
-    half_written = tmp_path / "K.npy.part/c/0/0.f00.partial", tmp_path / ".K.npy.abc.part"
+    half_written = tmp_path / "K.npy.part/c/0/0.f00.partial", tmp_path / ".K.npy.0123456789abcdef.part"
     for file in half_written:
         file.write_bytes(b"half")
     write(path, matrix, tiles=1)
