@@ -27,7 +27,8 @@ from ckncuda.progress import Report
 from ckncuda.types import Array, Index, Shape
 
 AT_ONCE = 16  # images at a time: there may be seconds of work in each
-SAMPLE = 6  # images whose kernels are computed again where a Gram matrix is given
+SAMPLE = 6  # images whose kernels with one another are computed again where a Gram matrix is given
+PAIRED = 2000  # images of which each is compared with another, too, where nothing tells whose matrix it is
 AGREEMENT = 1e-3  # of the geometric mean of both images' kernels with themselves: that of TF32
 
 
@@ -188,13 +189,25 @@ class ExactEncoder:
         return matrix
 
     def check_gram(self, matrix: NDArray[Any], number: int, seed: int, backend: Backend) -> None:
-        """Raise `InvalidData` unless a few entries of a Gram matrix [m, m] are the kernel's of the points.
+        """Raise `InvalidData` unless a Gram matrix [m, m] is the kernel's of the points, where that is seen.
 
-        The seed chooses the entries; the message names the matrix by its number.
+        If the matrix says of which images, preprocessing and kernel it is, those are compared elsewhere, and
+        a few entries here.  If it does not, as a file .npy, every image takes part, up to `PAIRED` of them:
+        its kernels with itself and with one other.  The seed chooses the pairs; the message names the matrix
+        by its number.
         """
-        some = np.sort(np.random.default_rng(seed).permutation(len(self.points))[:SAMPLE])
-        few = ExactEncoder(self.kernel, self.points[some])
-        expected = few.kernels(few.normed_points(backend), backend)
+        order = np.random.default_rng(seed).permutation(len(self.points))
+        self._check_entries(matrix, number, order[:SAMPLE], backend)
+        if getattr(matrix, "identity", None) is None:
+            paired = order[:PAIRED]
+            for start in range(0, len(paired), 2):
+                self._check_entries(matrix, number, np.take(paired, [start, start + 1], mode="wrap"), backend)
+
+    def _check_entries(self, matrix: NDArray[Any], number: int, chosen: Index, backend: Backend) -> None:
+        """Raise `InvalidData` unless the kernels of some images with one another are those of a matrix."""
+        some = np.unique(chosen)
+        maps = read_maps(ArrayImages(self.points[some]), slice(0, len(some)), np.dtype(backend.dtype))
+        expected = self.kernel.block(maps, None, backend)
         found = np.array([np.asarray(matrix[int(i) : int(i) + 1], np.float64)[0, some] for i in some])
         check_finite(expected, some.tolist(), some.tolist())
         scale = np.sqrt(np.outer(expected.diagonal(), expected.diagonal()))

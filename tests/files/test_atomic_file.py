@@ -168,7 +168,7 @@ def test_one_that_looks_for_left_over_files_is_quicker_than_the_lock(tmp_path, m
 
 @pytest.mark.parametrize("mask", [0o022, 0o027, 0o077])
 def test_files_of_other_threads_keep_their_modes(tmp_path, monkeypatch, mask):
-    """The umask is the whole process's: while it is changed, be it to read it, another thread makes a file."""
+    """The umask is the whole process's: while one changes it, another makes a file."""
     modes, change = [], os.umask
 
     def theirs():

@@ -4,6 +4,7 @@ The checksum in a tile's file is of its content alone: two files that change pla
 beside them, ``checksums``, says which checksum stands in which place, a line a tile as it is finished.
 """
 
+import itertools
 import os
 import stat
 from pathlib import Path
@@ -49,7 +50,7 @@ class Chunks:
         return checksum is not None and (self._known is None or self._known.get(place) == checksum)
 
     def _checksum(self, place: Place) -> str | None:
-        path, size = self.path(place), self._description.chunk_bytes
+        path, size = self.path(place), self._description.chunk_bytes + _TAIL
         try:
             found = os.lstat(path)
             if not stat.S_ISREG(found.st_mode) or found.st_size != size:
@@ -92,7 +93,10 @@ class Chunks:
         """Return the file of checksums as it is when the matrix is finished; None: it has none."""
         if self._known is None:
             return None
-        return b"".join(_line(place, checksum) for place, checksum in sorted(self._known.items()))
+        shape, size = self._description.shape, self._description.chunk_shape
+        rows, columns = (-(-images // side) for images, side in zip(shape, size, strict=True))
+        places = itertools.product(range(rows), range(columns))
+        return b"".join(_line(place, self._known[place]) for place in places if place in self._known)
 
 
 def _line(place: Place, checksum: str) -> bytes:

@@ -26,7 +26,7 @@ _TYPES = {"float32": 4, "float64": 8}
 
 @dataclass(frozen=True)
 class Description:
-    """What a folder says that it is.
+    """The matrix that a folder says that it holds.
 
     Attributes
     ----------
@@ -55,8 +55,8 @@ class Description:
 
     @property
     def chunk_bytes(self) -> int:
-        """Bytes of the file of a tile: its numbers, and their checksum."""
-        return math.prod(self.chunk_shape) * _TYPES[self.identity["dtype"]] + 4
+        """Bytes of the numbers of a tile, which a checksum follows; the last tiles are as large."""
+        return math.prod(self.chunk_shape) * _TYPES[self.identity["dtype"]]
 
     def to_bytes(self) -> bytes:
         """Return the file."""

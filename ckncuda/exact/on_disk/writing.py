@@ -37,6 +37,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from ckncuda.errors import InvalidData, require
+from ckncuda.exact.job import SAID
 from ckncuda.exact.on_disk import folder
 from ckncuda.exact.on_disk.chunks import CHECKSUMS, CHUNKS, Chunks
 from ckncuda.exact.on_disk.description import DESCRIPTION, Description
@@ -49,15 +50,6 @@ from ckncuda.types import Array
 from ckncuda.version import __version__
 
 FORMAT = 1
-_SAID = {  # what identifies a matrix, as people call it
-    "images": "IMAGES",
-    "images2": "IMAGES2",
-    "backend": "the backend",
-    "kernel": "the kernel",
-    "preprocessing": "the preprocessing",
-    "shape": "the numbers of images",
-    "ckncuda": "the version of ckncuda",
-}
 _TOO_LONG = ("images", "images2", "kernel", "preprocessing")  # to be shown
 
 
@@ -185,7 +177,7 @@ class GramStore:
     def _differences(self, found: Mapping[str, Any]) -> str:
         """Name what tells another matrix from this one."""
         return "; ".join(
-            _SAID.get(name, name) + ("" if name in _TOO_LONG else f": {found.get(name)} there, {here} here")
+            SAID.get(name, name) + ("" if name in _TOO_LONG else f": {found.get(name)} there, {here} here")
             for name, here in self._identity.items()
             if found.get(name) != here
         )
