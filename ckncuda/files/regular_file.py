@@ -79,8 +79,8 @@ def read_within(path: StrPath, limit: int, *, follow: bool = True) -> bytes:
     """
     with open_regular(path, follow=follow) as file:
         size = os.fstat(file.fileno()).st_size  # as much memory is taken as is asked for
-        content = file.read(min(size, limit) + 1)
-    if len(content) > limit or size > limit:
+        content = b"" if size > limit else file.read(size + 1)
+    if size > limit or len(content) > limit:  # it may have grown
         raise InvalidData(f"{os.fspath(path)} is larger than the {limit:,} bytes that such a file may have")
     return content
 

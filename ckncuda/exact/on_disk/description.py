@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ckncuda.errors import InvalidData
+from ckncuda.files import strict_json
 from ckncuda.files.regular_file import read_within
 
 DESCRIPTION = "zarr.json"
@@ -90,12 +91,12 @@ def read_description(folder: Path) -> Description:
     """
     content = read_within(folder / DESCRIPTION, LONGEST, follow=False)
     try:
-        found = json.loads(content, object_pairs_hook=_without_duplicates)
+        found = strict_json.loads(content)
         attributes = found["attributes"]
         description = Description(attributes[ATTRIBUTE], CHECKSUM in attributes)
         _check(description.identity)
         expected = description.to_bytes()
-    except (ValueError, LookupError, TypeError, RecursionError, OverflowError) as error:
+    except (ValueError, LookupError, TypeError) as error:
         raise _damaged(folder) from error
     # The first ckncuda left it to Zarr how the file is laid out.
     as_written = content == expected if description.checked else _same(found, json.loads(expected))
@@ -115,13 +116,6 @@ def _check(identity: Any) -> None:
     counted = all(type(count) is int and 0 < count < MOST_IMAGES for count in counts)
     if not isinstance(identity, dict) or len(counts) != 3 or not counted or dtype not in _TYPES:
         raise ValueError
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError
-    return found
 
 
 def _same(one: Any, other: Any) -> bool:
