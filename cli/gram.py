@@ -12,7 +12,7 @@ from ckncuda.backend import Backend
 from ckncuda.backend.numpy import available_threads
 from ckncuda.exact import cluster as distributed
 from ckncuda.exact.encoder import ExactEncoderSpec
-from ckncuda.exact.job import GramJob, seconds_a_pair
+from ckncuda.exact.job import GramJob, check_memory, seconds_a_pair
 from ckncuda.exact.on_disk.folder import check_gram_path, part_of
 from ckncuda.exact.on_disk.writing import GramStore, check_installed
 from ckncuda.exact.tiles import TILE, Tile
@@ -101,7 +101,7 @@ def gram(
             how2 = how._replace(split=split2 or how.split)
             second = stack.enter_context(options.opened(images2, how2, "Comparing with")) if images2 else None
         encoder = _one_kernel(system, first.shape[1:], report)
-        job = GramJob(encoder.kernel, first, second, **tiles)  # refuses what does not fit, before any work
+        job = _checked(GramJob(encoder.kernel, first, second, **tiles), engine)
         with report.stage("preprocessing"):
             steps = encoder.resolved(first, report).preprocessing or ()
             fitted = fit_preprocessing(first, steps, report)
@@ -151,6 +151,12 @@ def _check(output: str, inputs: list[str | None], workers: int | None, scheduler
         distributed.check_installed()
     options.check_no_input(output, inputs)
     check_gram_path(output)
+
+
+def _checked(job: GramJob, engine: Backend) -> GramJob:
+    """Return the job, which refused what does not fit, unless the memory does not suffice for it."""
+    check_memory(job, engine)
+    return job
 
 
 def _one_kernel(system: SystemOptions, shape: Shape, report: Report) -> ExactEncoderSpec:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ckncuda.backend import Backend
-from ckncuda.errors import InvalidData, InvalidSpec
+from ckncuda.errors import InvalidData, InvalidSpec, OutOfMemory
 from ckncuda.exact.kernel import ExactKernel
 from ckncuda.exact.tiles import TILE, Tile, Tiling, read_maps
 from ckncuda.images.preprocess import Preprocessor
@@ -165,6 +165,22 @@ def check_images(first: Images, second: Images, kernel: ExactKernel) -> None:
     if 0 in (first.shape[0], second.shape[0]):
         raise InvalidData("there are no images")
     kernel.check_shape(first.shape[1:])
+
+
+def check_memory(job: GramJob, backend: Backend) -> None:
+    """Compare the first image with itself, before any other work; raise `OutOfMemory` if that fails."""
+    maps = read_maps(job.images, slice(0, 1), job.dtype)
+    try:
+        with np.errstate(all="ignore"):  # it has not been preprocessed; how it compares is not looked at
+            job.kernel.block(maps, None, backend)
+    except MemoryError as error:
+        if isinstance(error, OutOfMemory):  # a GPU says it in words of its own
+            raise
+        shape = "x".join(map(str, maps.shape[1:]))
+        raise OutOfMemory(
+            f"the memory does not suffice to compare two images of {shape} ({str(error).rstrip('.')}): every "
+            "place of one is compared with every place of the other; give smaller images"
+        ) from error
 
 
 def seconds_a_pair(job: GramJob, tile: Tile, backend: Backend) -> float:

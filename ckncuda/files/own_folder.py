@@ -145,14 +145,14 @@ def _check_owner(path: StrPath, found: os.stat_result) -> None:
     if open_to_all and not mode & stat.S_IWOTH:
         raise InvalidData(
             f"everybody may write into {shown}, and have anything written through it: "
-            "chmod -R o-w it, if you trust what is in it, or give another output"
+            f"chmod -R o-w {shown}, if you trust what is in it, or give another output"
         )
 
 
 def _made_beside(path: StrPath) -> tuple[int, int]:
     """Return the owner and the mode that a file has which we make, for us alone, where this one stands."""
     try:
-        with tempfile.NamedTemporaryFile(dir=Path(path).absolute().parent) as file:
+        with tempfile.TemporaryFile(dir=Path(path).absolute().parent) as file:
             made = os.fstat(file.fileno())
     except OSError:  # we may not write there
         return -1, 0

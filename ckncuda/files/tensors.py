@@ -74,9 +74,9 @@ def read_container(file: BinaryIO, path: Path) -> Container:
     head = file.read(9)
     length = int.from_bytes(head[:8], "little")
     if len(head) < 9 or head[8:] != b"{":
-        raise InvalidModelFile(f"{path} is not a model file, or is damaged (it has no header)")
+        raise _no_model(path, "it has no header")
     if length > LONGEST:
-        raise InvalidModelFile(f"{path} is not a model file, or is damaged (a header of {length:,} bytes)")
+        raise _no_model(path, f"a header of {length:,} bytes")
     if size < 8 + length:
         raise _truncated(path)
     text = b"{" + file.read(length - 1)
@@ -89,8 +89,7 @@ def read_container(file: BinaryIO, path: Path) -> Container:
             raise ValueError("its metadata are no texts")
         end = _check_contiguous(tensors, 8 + length)
     except ValueError as error:
-        reason = printable(error)[:200]
-        raise InvalidModelFile(f"{path} is not a model file, or is damaged ({reason})") from error
+        raise _no_model(path, printable(error)[:200]) from error
     if size < end:
         raise _truncated(path)
     if size > end:
@@ -146,6 +145,13 @@ def _check_holes(found: os.stat_result, path: Path) -> None:
         raise InvalidModelFile(
             f"{path} is damaged: of {found.st_size:,} bytes, {blocks * 512:,} were written; copy it again"
         )
+
+
+def _no_model(path: Path, reason: str) -> InvalidModelFile:
+    return InvalidModelFile(
+        f"{path} is not a model file, or is damaged ({reason}): give a file that ckn fit wrote, or "
+        "copy it again"
+    )
 
 
 def _truncated(path: Path) -> InvalidModelFile:

@@ -99,6 +99,16 @@ def test_what_it_refuses(refused, data, tmp_path, arguments, words):
     refused("gram", *arguments, words=words)
 
 
+def test_memory_is_found_too_small_before_the_long_work(refused, data, tmp_path, monkeypatch):
+    def block(self, *arguments):
+        raise MemoryError("Unable to allocate 9 TiB for an array")
+
+    monkeypatch.setattr(ExactKernel, "block", block)
+    monkeypatch.setattr("ckncuda.cli.gram.fit_preprocessing", None)
+    words = ["does not suffice to compare two images of 12x12x3 (Unable to allocate 9 TiB", "smaller images"]
+    refused("gram", data.npy, "-o", "K.zarr", words=words)
+
+
 def test_a_folder_of_somebody_else_is_not_replaced(refused, data, tmp_path):
     (tmp_path / "K.zarr").mkdir()
     (tmp_path / "K.zarr" / "cat.jpg").touch()
