@@ -219,7 +219,8 @@ def expected_pixels(value: Any) -> str:
             " as float32 or uint8"
         )
     if np.isfinite(value):
-        return f"expected finite numbers up to {LARGEST:g}: scale the images, as by images / numpy.abs(images).max()"
+        advice = "scale the images, as by images / numpy.abs(images).max()"
+        return f"expected finite numbers up to {LARGEST:g}: {advice}"
     return "expected finite numbers: remove or repair this image"
 
 
