@@ -6,12 +6,15 @@ without a word (SIGBUS).
 
 import os
 import stat
+import threading
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ckncuda.errors import InvalidData, printable
+
+_seeking = threading.Lock()  # on Windows, where reading at a place means to go there first
 
 StrPath = str | os.PathLike[str]
 
@@ -88,7 +91,7 @@ def read_within(path: StrPath, limit: int, *, follow: bool = True) -> bytes:
 def read_into(file: BinaryIO, array: NDArray[Any], offset: int) -> None:
     """Fill an array, C-contiguous, with the bytes of a file that begin at an offset.
 
-    Several threads may do so at a time, but on Windows.
+    Several threads may do so at a time.
 
     Raises
     ------
@@ -112,8 +115,9 @@ def read_into(file: BinaryIO, array: NDArray[Any], offset: int) -> None:
         if hasattr(os, "preadv"):
             got = os.preadv(file.fileno(), [view[done:]], offset + done)
         else:
-            file.seek(offset + done)
-            got = file.readinto(view[done:])  # type: ignore[attr-defined]  # a buffered reader
+            with _seeking:
+                file.seek(offset + done)
+                got = file.readinto(view[done:])  # type: ignore[attr-defined]  # a buffered reader
         if not got:
             raise InvalidData(
                 f"{printable(file.name)} has become shorter while it was read: is it being written or "

@@ -1,28 +1,19 @@
 """Gram matrices that are on a disk already, read where they are, and never mapped into memory."""
 
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
-from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from ckncuda.errors import InvalidData, printable, require
+from ckncuda.data.npy_header import read_npy_header
+from ckncuda.errors import InvalidData, require
 from ckncuda.exact.on_disk.chunks import Chunks
 from ckncuda.exact.on_disk.description import Description, read_description
 from ckncuda.exact.on_disk.folder import part_of
 from ckncuda.files.regular_file import open_regular, read_into
-
-# As NumPy and `ckn gram` write the header of a matrix of floating-point numbers.
-_HEADER = re.compile(
-    rb"\{'descr': '(?P<dtype>[<>]f[248])', 'fortran_order': (?P<order>True|False), "
-    rb"'shape': \((?P<n>\d{1,12}), (?P<m>\d{1,12})\), \}\s*"
-)
-_LENGTHS = {1: 2, 2: 4}  # bytes of the header's length, by version of the format
-_LONGEST = 10_000  # bytes of a header
 
 
 def open_gram(path: str | os.PathLike[str]) -> NDArray[Any]:
@@ -86,20 +77,20 @@ class NpyRows:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._file = open_regular(path)
-        header, self._begin = _header(self._file, path)
-        found = _HEADER.fullmatch(header)
-        if found is None:
-            shown = printable(header.decode("latin1").strip())[:200]
-            raise InvalidData(f"{path} holds no matrix of floating-point numbers, but {shown}")
-        self.dtype: np.dtype[Any] = np.dtype(found["dtype"].decode())
-        self.shape: tuple[int, ...] = int(found["n"]), int(found["m"])
-        self._by_columns = found["order"] == b"True"
-        size = os.fstat(self._file.fileno()).st_size
-        expected = self._begin + self.shape[0] * self.shape[1] * self.dtype.itemsize
-        if size != expected:
-            what = "truncated" if size < expected else "damaged, or more than one array was saved into it"
+        header = read_npy_header(self._file, str(path))
+        if len(header.shape) != 2 or header.dtype.kind != "f":
             raise InvalidData(
-                f"{path} is {what}: its header announces {expected:,} bytes, it has {size:,}: copy or "
+                f"{path} holds no matrix of floating-point numbers, but {header.dtype} of shape "
+                f"{list(header.shape)}"
+            )
+        self.shape: tuple[int, ...] = header.shape
+        self.dtype: np.dtype[Any] = header.dtype
+        self._begin, self._by_columns = header.begin, header.order == "F"
+        size = os.fstat(self._file.fileno()).st_size
+        if size != header.end:
+            what = "truncated" if size < header.end else "damaged, or more than one array was saved into it"
+            raise InvalidData(
+                f"{path} is {what}: its header announces {header.end:,} bytes, it has {size:,}: copy or "
                 "compute it again"
             )
 
@@ -119,17 +110,6 @@ class NpyRows:
 
     def _read(self, array: NDArray[Any], number: int) -> None:
         read_into(self._file, array, self._begin + number * self.dtype.itemsize)
-
-
-def _header(file: BinaryIO, path: str | os.PathLike[str]) -> tuple[bytes, int]:
-    """Return the header of an array, which nothing evaluates, and where the numbers begin."""
-    begin = file.read(8)
-    digits = _LENGTHS.get(begin[6], 0) if len(begin) == 8 and begin[:6] == npy.MAGIC_PREFIX else 0
-    length = int.from_bytes(file.read(digits), "little")
-    header = file.read(length) if digits and length <= _LONGEST else b""
-    if not header or len(header) < length:
-        raise InvalidData(f"{path} cannot be read as a matrix: it is no .npy file; compute it again")
-    return header, 8 + digits + length
 
 
 class ZarrRows:
