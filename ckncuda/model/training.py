@@ -201,7 +201,7 @@ def _check_identity(identity: Mapping[str, Any] | None, number: int, expected: M
     differing = [SAID[name] for name, value in expected.items() if identity.get(name) != value]
     if differing:
         raise InvalidData(
-            f"Gram matrix {number} is not that of these images and this kernel: it was computed with "
-            f"other {' and '.join(differing)}; give the images, layers and preprocessing that it is of, "
+            f"Gram matrix {number} is not that of these images and this kernel: it differs in "
+            f"{' and '.join(differing)}; give the images, layers and preprocessing that it is of, "
             "or compute it again by ckn gram"
         )

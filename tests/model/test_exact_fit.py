@@ -264,7 +264,7 @@ def test_a_matrix_that_says_that_it_is_of_something_else(stripes, tmp_path, opti
     made = {name: change(images) for name, change in options.items() if name in ("images", "images2")}
     how = {name: value for name, value in options.items() if name not in made}
     path = written(**{"images": images, "path": tmp_path / "K.zarr"} | made | how)
-    with pytest.raises(InvalidData, match=f"matrix 1 is not that .* computed with other {words}; give"):
+    with pytest.raises(InvalidData, match=f"matrix 1 is not that .* differs in {words}; give"):
         fit(stripes, [(EXP, [ZCA(0.2)] if "preprocessing" in options else ())], grams=[open_gram(path)])
 
 
