@@ -16,6 +16,7 @@ from ckncuda.errors import InvalidData, printable
 
 StrPath = str | os.PathLike[str]
 
+DEEPEST = 50  # folders in folders
 _SYSTEM = 0  # the user root, whom everybody has to trust
 
 
@@ -63,12 +64,23 @@ def check_own_folder(folder: StrPath) -> None:
 
 
 def entries_within(folder: StrPath) -> "Iterator[os.DirEntry[str]]":
-    """Yield all that is in a folder and, after each folder in it, what is there; no link is followed."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            yield entry
-            if entry.is_dir(follow_symlinks=False):
-                yield from entries_within(entry.path)
+    """Yield all that is in a folder, and in the folders in it; no link is followed.
+
+    Raises `InvalidData` where they are nested deeper than any of ours are.
+    """
+    folders = [(os.fspath(folder), 0)]
+    while folders:
+        place, depth = folders.pop()
+        if depth > DEEPEST:
+            raise InvalidData(
+                f"{printable(os.fspath(folder))} holds folders in folders, {depth} deep, which are not ours: "
+                "remove them, if you know who made them"
+            )
+        with os.scandir(place) as entries:
+            for entry in entries:
+                yield entry
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append((entry.path, depth + 1))
 
 
 def check_own_file(path: StrPath) -> None:

@@ -131,9 +131,9 @@ def test_images_that_are_too_large(ckn, data, tmp_path):
     images[4] *= np.float32(1e20)
     np.savez(tmp_path / "huge.npz", images=images, labels=data.labels)
     done = ckn("fit", "huge.npz", "-o", "m.ckn", *EXACT, cwd=tmp_path)
-    too_large = "the kernel of image 5 and image 5 is inf: it is too large for float32"
+    words = ["huge.npz: 1.81", "in image 5", "expected finite numbers up to 1e+16: scale the images"]
     assert done.rc == 2
-    assert done.stderr.splitlines()[-1] == f"Error: {too_large}; scale or preprocess the images"
+    assert all(word in done.stderr.splitlines()[-1] for word in words)
 
 
 @pytest.mark.parametrize(

@@ -94,12 +94,12 @@ def check_ours(folder: Path, path: Path) -> None:
             f"cannot write {path}: something stands there that is no Gram matrix of ckn gram, or one whose "
             f"{DESCRIPTION} is damaged; give another name, or delete it"
         )
-    if foreign := _foreign(folder):
+    check_own_folder(folder)
+    if foreign := _foreign(folder) or _foreign_among_tiles(folder):
         raise InvalidData(
             f"cannot write {path}: it holds {printable(foreign)}, which is not of ckn gram and would be "
             "lost; move that elsewhere, or give another name"
         )
-    check_own_folder(folder)
     _check_removable(folder, path)
 
 
@@ -146,6 +146,19 @@ def _foreign(folder: Path) -> str | None:
     return min(names - ours - half_written, default=None)
 
 
+def _foreign_among_tiles(folder: Path) -> str | None:
+    """Return what stands among the tiles and is none, nor the beginning of one: it would go with them."""
+    if not (folder / CHUNKS).is_dir():
+        return None
+    for entry in entries_within(folder / CHUNKS):
+        depth = len(Path(entry.path).relative_to(folder / CHUNKS).parts)
+        begun = depth == 2 and fnmatch.fnmatch(entry.name, HALF_WRITTEN)
+        is_folder = entry.is_dir(follow_symlinks=False)
+        if not (entry.name.isdecimal() or begun) or is_folder != (depth == 1) or depth > 2:
+            return str(Path(entry.path).relative_to(folder))
+    return None
+
+
 def damaged(part: Path) -> InvalidData:
     """Return the error to raise of a folder that cannot be told to be ours."""
     return InvalidData(f"{part} is damaged or no folder of ckn gram: {ADVICE}")
@@ -188,11 +201,13 @@ def remove_replaced(folder: Path) -> None:
     """Remove a matrix that was replaced, now or before a kill; raise `InvalidData` if it is none."""
     if not os.path.lexists(folder):
         return
-    if folder.is_symlink() or not folder.is_dir() or not is_ours(folder):
+    is_folder = folder.is_dir() and not folder.is_symlink()
+    if is_folder:
+        check_own_folder(folder)
+    if not is_folder or not is_ours(folder) or _foreign_among_tiles(folder):
         raise InvalidData(
             f"{folder} is in the way and not of ckn gram: move it elsewhere and give the same command again"
         )
-    check_own_folder(folder)
     remove(folder)
 
 
