@@ -147,13 +147,19 @@ def opened(
 ) -> Iterator[ImageSource]:
     """Open IMAGES; say on standard error what was found.
 
-    CSV rows have the shape of a model, and the split is this one, where the options give no other.
+    CSV rows have the shape of a model, pictures its channels, and the split is this one, where the options
+    give no other.
     """
     image_shape = how.image_shape
     if image_shape is None and shape is not None and os.path.isfile(path):
         image_shape = shape if (how.format or find_format(path)) == "csv" else None
-    with open_images(path, format=how.format, image_shape=image_shape, split=how.split or split) as source:
+    channels = None if shape is None else shape[2]
+    with open_images(
+        path, format=how.format, image_shape=image_shape, split=how.split or split, channels=channels
+    ) as source:
         click.echo(f"{purpose} {source.description}", err=True)
+        for note in source.notes:
+            click.echo(f"Note: {note}", err=True)
         yield source
 
 
@@ -168,6 +174,14 @@ def reading(
         loaded = load(model)
         with opened(path, how, purpose, loaded.image_shape) as source:
             yield loaded, source, report
+
+
+def names_of(model: Model) -> tuple[str, ...] | None:
+    """Return the names of a model's classes, if it has one for each."""
+    names = model.class_names
+    if names is None or model.classifier is None or int(model.classifier.classes_.max()) >= len(names):
+        return None
+    return names
 
 
 def read_targets(labels: str | None, source: ImageSource) -> NDArray[np.int64] | None:
