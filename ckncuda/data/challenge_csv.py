@@ -243,7 +243,9 @@ class _Scan:
         expected = " or ".join(f"{values} ({format_shape(s)})" for values, s in self.shapes.items())
         names = [name.lower() for name in self.header or ()]
         hint = "for images of another size give their height, width and channels with --image-shape"
-        if row.startswith(b"#"):
+        if not row.strip(b', "'):
+            hint = f"line {number} holds empty cells alone: remove it"
+        elif row.startswith(b"#"):
             hint = f"line {number} is a comment, which is not read: remove it"
         elif values == 2 or (LABEL_NAMES.union(FILE_NAMES).intersection(names) and values < 10):
             hint = (
@@ -285,6 +287,8 @@ def _columns(table: _Table, shapes: dict[int, Shape], path: StrPath) -> range:
             " (labels belong in a file of their own, or under the header label); the first, with"
             f" cut -d, -f2- {path}"
         )
+    if names is not None and len(names) != width and names[0].startswith("#"):
+        raise InvalidData(f"{path}: line 1 is a comment, which is not read: remove it")
     if names is not None and len(names) not in (width, len(columns)):
         raise InvalidData(
             f"{path}: the header has {len(names)} names, but the lines have {width} values;"

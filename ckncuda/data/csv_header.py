@@ -1,5 +1,6 @@
 """The first line of a CSV file: how its values are separated, and whether it is a header or an image."""
 
+import csv
 import os
 
 from ckncuda.errors import InvalidData
@@ -60,15 +61,26 @@ def header_of(row: bytes) -> list[str] | None:
     >>> header_of(b"label,pixel0,pixel1"), header_of(b"NA,NA,NA")
     (['label', 'pixel0', 'pixel1'], None)
     """
-    cells = [unquoted(cell) for cell in row.removesuffix(b",").split(b",")]
+    cells = _cells(row.removesuffix(b","))
     named = cells[1:] if cells[0] == b"" and len(cells) > 1 else cells
-    if any(is_number(cell) or cell.lower() in MISSING for cell in named):
+    if any(is_number(cell.replace(b",", b".")) or cell.lower() in MISSING for cell in named):
         counted = cells if is_number(cells[0]) else cells[1:]
         if len(counted) < FEWEST_COUNTED or counted != [b"%d" % i for i in range(len(counted))]:
             return None
         if cells[0].lower() in MISSING - {b""}:
             return None
     return [cell.decode("utf-8", "replace") for cell in cells]
+
+
+def _cells(row: bytes) -> list[bytes]:
+    """Return the cells of a line, which may be in quotes and hold commas then."""
+    if b'"' not in row:
+        return [cell.strip() for cell in row.split(b",")]
+    try:
+        cells = next(csv.reader([row.decode("latin1")], skipinitialspace=True))
+    except csv.Error:  # a cell longer than any name
+        return [unquoted(cell) for cell in row.split(b",")]
+    return [cell.strip().encode("latin1") for cell in cells]
 
 
 def check_separators(line: bytes, path: str | os.PathLike[str]) -> None:

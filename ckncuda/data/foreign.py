@@ -5,7 +5,7 @@ import re
 import zlib
 
 BEGIN = 4096  # bytes of a file that tell
-_UNPACK = "unpack it, and give the folder or the file that comes out"
+_THEN = ", and give the folder or the file that comes out"
 
 # How the file begins, and the rest of a sentence that begins with its name.
 _KINDS: tuple[tuple[bytes, str], ...] = (
@@ -30,12 +30,11 @@ _KINDS: tuple[tuple[bytes, str], ...] = (
     (b"BZh", "is compressed: decompress it first, with bunzip2"),
     (b"\xfd7zXZ\0", "is compressed: decompress it first, with unxz"),
     (b"\x28\xb5\x2f\xfd", "is compressed: decompress it first, with unzstd"),
-    (b"7z\xbc\xaf\x27\x1c", f"is a 7z archive: {_UNPACK}"),
-    (b"Rar!", f"is a RAR archive: {_UNPACK}"),
+    (b"7z\xbc\xaf\x27\x1c", f"is a 7z archive: unpack it{_THEN}"),
+    (b"Rar!", f"is a RAR archive: unpack it{_THEN}"),
     (b"\xff\x0a", "is a JPEG XL picture: convert it to PNG or JPEG"),
     (b"\0\0\0\x0cJXL ", "is a JPEG XL picture: convert it to PNG or JPEG"),
 )
-_BRANDS = {b"avif": "AVIF", b"avis": "AVIF"}  # all other brands of pictures in that container are HEIC
 
 
 def kind_of(begin: bytes) -> str | None:
@@ -54,9 +53,10 @@ def kind_of(begin: bytes) -> str | None:
     if begin.startswith(b"PK\3\4"):
         return _kind_of_zip(begin)
     if begin[257:262] == b"ustar":
-        return f"is a tar archive: {_UNPACK}, with tar xf"
+        return f"is a tar archive: unpack it with tar xf{_THEN}"
     if begin[4:8] == b"ftyp" and begin[8:10] in (b"he", b"mi", b"ms", b"av"):
-        return f"is a {_BRANDS.get(begin[8:12], 'HEIC')} picture: convert it to PNG or JPEG"
+        kind = "an AVIF" if begin[8:12] in (b"avif", b"avis") else "a HEIC"
+        return f"is {kind} picture: convert it to PNG or JPEG"
     if begin[8:10] == b'{"' and int.from_bytes(begin[:8], "little") < 1 << 32:
         if b'"ckncuda"' in begin:
             return "is a model of ckncuda: it is given before the images, as in ckn predict MODEL IMAGES"
@@ -75,7 +75,7 @@ def _kind_of_gzipped(begin: bytes) -> str:
     with contextlib.suppress(zlib.error):
         content = packed.decompress(begin, 512)
     if content[257:262] == b"ustar":
-        return f"is a tar archive, compressed: {_UNPACK}, with tar xf"
+        return f"is a tar archive, compressed: unpack it with tar xf{_THEN}"
     return "is compressed: decompress it first, with gunzip (only IDX files and labels are read gzipped)"
 
 
@@ -88,4 +88,4 @@ def _kind_of_zip(begin: bytes) -> str | None:
         return "is an Office document (.xlsx, .docx): save the sheet as CSV"
     if name.endswith((b"/data.pkl", b"/version", b".format_version")):
         return "is a file of PyTorch: save the array with numpy.save, and give the .npy file"
-    return f"is a zip archive: {_UNPACK}, with unzip"
+    return f"is a zip archive: unpack it with unzip{_THEN}"

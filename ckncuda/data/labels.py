@@ -169,6 +169,11 @@ def _not_an_integer(name: str, cell: str, number: int, where: str) -> InvalidDat
             f"{given}; expected numbers: number the classes, in Python with numpy.unique(names,"
             " return_inverse=True)[1], or give a folder of images with a sub-folder a class"
         )
+    if name == "id" and re.search(r"[^\W\d_]", cell):
+        return InvalidData(
+            f"{given}; expected the number of an image, from 1: files of a folder count in natural order,"
+            " 2.png before 10.png"
+        )
     return InvalidData(f"{given}; {EXPECTED}")
 
 

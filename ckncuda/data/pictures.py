@@ -7,7 +7,6 @@ announces is checked before anything is decoded.
 
 import contextlib
 import os
-import struct
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
 
 from ckncuda.data.foreign import kind_of
+from ckncuda.data.picture_chunks import MOST_BESIDE, check_chunks, png_chunks
 from ckncuda.data.source import format_shape
 from ckncuda.errors import CknError, InvalidData, printable
 from ckncuda.files.regular_file import open_regular
@@ -47,7 +47,6 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 MOST_PAGES = 100  # that are counted one by one
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 class Header(NamedTuple):
@@ -123,6 +122,9 @@ def _opened(file: Path) -> Iterator[tuple[BinaryIO, Image.Image]]:
                     f"{printable(file)} has {length:,} bytes; expected a picture of at most {MOST_BYTES:,}:"
                     " make it smaller"
                 )
+            if not length:
+                raise InvalidData(f"{printable(file)} is empty: copy or download it again, or remove it")
+            check_chunks(stream, length, file)
             with Image.open(stream, formats=FORMATS) as image:
                 size = _stored_size(image)
                 if size[0] * size[1] > MOST_PIXELS:
@@ -205,13 +207,10 @@ def _late_exif(stream: BinaryIO) -> bytes:
     """Return the chunk of EXIF that stands behind the pixels of a PNG, where Pillow does not see it yet."""
     before = stream.tell()
     try:
-        place, end = len(PNG_SIGNATURE), os.fstat(stream.fileno()).st_size
-        while place + 8 <= end:
-            stream.seek(place)
-            length, name = struct.unpack(">I4s", stream.read(8))
+        for name, length, place in png_chunks(stream):
             if name == b"eXIf":
-                return stream.read(length)
-            place += 12 + length
+                stream.seek(place)
+                return stream.read(min(length, MOST_BESIDE))
         return b""
     finally:
         stream.seek(before)
