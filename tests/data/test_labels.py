@@ -77,7 +77,7 @@ def test_dialects(csv, text):
         (
             "1,0\n2,cat\n",
             2,
-            ["line 3", "label 'cat' is not an integer", "number the classes", "numpy.unique"],
+            ["line 3", "label 'cat' is not an integer", "number the classes"],
         ),
         ("1,0\n2,\n", 2, ["line 3", "has 1 values"]),
         ("1,0\n2,1.5\n", 2, ["line 3", "label '1.5' is not an integer"]),
@@ -137,7 +137,7 @@ UNITS = [b"\0", b"1", b"1,2\n", b"1\n", b'"']
     "pack", [bytes, gzip.compress, bz2.compress, lambda text: lzma.compress(text, preset=0)]
 )
 def test_bombs_are_refused_before_they_go_off(tmp_path, unit, pack):
-    (tmp_path / "Y.csv").write_bytes(pack(unit * ((8 << 20) // len(unit))))
+    (tmp_path / "Y.csv").write_bytes(pack(unit * ((2 << 20) // len(unit))))
     tracemalloc.start()
     start = time.perf_counter()
     with pytest.raises(InvalidData, match="labels of 100 images take fewer"):
