@@ -163,7 +163,7 @@ def test_grey_pictures_for_a_model_of_coloured_ones_and_the_reverse(
     make("colour", ("cat", "dog", "fish"))
     make("grey", ("cat", "dog", "fish"), mode="L")
     works("fit", "colour", "-o", "m.ckn", *without_shape)
-    assert works("evaluate", "m.ckn", "grey", "--json").told["accuracy"] > 0.9
+    assert works("evaluate", "m.ckn", "grey", "--json").told["accuracy"] > 0.8
     works("fit", "grey", "-o", "g.ckn", *without_shape)
     refused("evaluate", "g.ckn", "colour", words=["0.png is in colour", "expected grey pictures", "convert"])
 
