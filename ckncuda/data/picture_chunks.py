@@ -42,7 +42,7 @@ def png_chunks(stream: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
     --------
     >>> import io
     >>> list(png_chunks(io.BytesIO(PNG_SIGNATURE + b"\0\0\0\2tEXtno1234" + b"\0\0\0\0IEND1234")))
-    [(b'tEXt', 2, 16), (b'IEND', 0, 28)]
+    [(b'tEXt', 2, 16), (b'IEND', 0, 30)]
     """
     place, end = len(PNG_SIGNATURE), stream.seek(0, os.SEEK_END)
     while place + 8 <= end:
