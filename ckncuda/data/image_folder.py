@@ -78,7 +78,7 @@ class ImageFolder(ImageSource):
         self._mode = "L" if grey and channels != 3 else "RGB"
         shape = (len(found.files), height, width, 1 if self._mode == "L" else 3)
         kind = "picture" if root.is_file() else "image folder"
-        super().__init__(kind, path, shape, np.dtype(np.uint8), labels, found.classes)
+        super().__init__(kind, folder, shape, np.dtype(np.uint8), labels, found.classes)
         above = root.parent if root.is_file() else folder
         self.files = tuple(file.relative_to(above).as_posix() for file in found.files)
         self.notes = _notes([str(file.relative_to(above)) for file in found.others], paged)

@@ -1,6 +1,6 @@
-"""What stands beside the pixels in a PNG or GIF file: comments, profiles, EXIF.
+"""Data beside the pixels in a PNG or GIF file: comments, profiles, EXIF.
 
-Pillow gathers such data before anybody can ask how large they are, and a GIF's comment piece by piece in a
+Pillow gathers them before anybody can ask how large they are, and a GIF's comment piece by piece in a
 time that grows with the square of its length: they are measured first.
 """
 

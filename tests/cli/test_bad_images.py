@@ -142,6 +142,17 @@ def test_a_header_is_said(works, data, tiny, tmp_path):
     assert (tmp_path / "q.ckn").read_bytes() == (tmp_path / "m.ckn").read_bytes()
 
 
-def test_images_where_a_model_belongs(refused, data, model):
-    refused("predict", data.npy, data.npy, "-o", "s.csv", words=["x.npy is not a model file"])
+def test_images_where_a_model_belongs(refused, data, model, tmp_path):
+    words = ["is no model, but images", "give the model first"]
+    refused("predict", data.npy, model, "-o", "s.csv", words=["x.npy", "(npy)", *words])
+    refused("extract", data.csv, model, "-o", "f.npy", words=["Xtr.csv", "(csv)", *words])
+    refused("evaluate", data.npz, model, words=["xy.npz", "(npz)", *words])
+    (tmp_path / "m.ckn").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    refused(
+        "predict", "m.ckn", data.npy, "-o", "s.csv", words=["m.ckn is a pointer of Git LFS", "git lfs pull"]
+    )
+    (tmp_path / "m.ckn").write_bytes(b"<!DOCTYPE html>")
+    refused("predict", "m.ckn", data.npy, "-o", "s.csv", words=["m.ckn is a web page"])
+    (tmp_path / "m.ckn").write_bytes(model.read_bytes()[:-9])
+    refused("predict", "m.ckn", data.npy, "-o", "s.csv", words=["m.ckn is truncated"])
     refused("predict", model, model, "-o", "s.csv", words=["model.ckn is a model of ckncuda"])
