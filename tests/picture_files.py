@@ -34,18 +34,31 @@ def deep_png(colour_type, channels):
     return png(9, 6, colour_type, 16, bytes(6 * (1 + 9 * 2 * channels)))
 
 
-def deep_tiff():
-    """A TIFF of 9x6 RGB pixels with 16 bits a channel."""
-    entries = [(256, 3, 9), (257, 3, 6), (258, 3, None), (259, 3, 1), (262, 3, 2), (273, 4, None)]
-    entries += [(277, 3, 3), (278, 3, 6), (279, 4, 324)]
-    bits = 8 + 2 + 12 * len(entries) + 4
-    places = {258: bits, 273: bits + 6}
-    fields = (
-        struct.pack("<HHII", tag, kind, 3 if tag == 258 else 1, places.get(tag, value))
-        for tag, kind, value in entries
-    )
-    directory = struct.pack("<H", len(entries)) + b"".join(fields) + bytes(4)
-    return b"II*\0" + struct.pack("<I", 8) + directory + struct.pack("<HHH", 16, 16, 16) + bytes(324)
+def deep_tiff(bits=16, kind=1, channels=3, strips=1):
+    """A TIFF of 9x6 pixels of so many bits, of a kind (2: with sign), with a table of strips."""
+    pixels = 9 * 6 * channels * bits // 8
+    tags = {
+        256: (3, [9]),
+        257: (3, [6]),
+        258: (3, [bits] * channels),
+        259: (3, [1]),
+        262: (3, [2 if channels > 1 else 1]),
+    }
+    tags |= {273: (4, [0] * strips), 277: (3, [channels]), 278: (3, [6]), 279: (4, [pixels])}
+    tags |= {339: (3, [kind] * channels)} | ({338: (3, [0] * (channels - 3))} if channels > 3 else {})
+    place = 8 + 2 + 12 * len(tags) + 4
+    fields, tables = [], b""
+    for tag, (form, values) in sorted(tags.items()):
+        value = struct.pack(f"<{len(values)}{'xxxHI'[form]}", *values)
+        if len(value) > 4:
+            tables += value
+            value = struct.pack("<I", place + len(tables) - len(value))
+        fields.append(struct.pack("<HHI", tag, form, len(values)) + value.ljust(4, b"\0"))
+    content = b"II*\0\10\0\0\0" + struct.pack("<H", len(tags)) + b"".join(fields) + bytes(4) + tables
+    if strips == 1:  # the pixels follow
+        strip = struct.pack("<HHI", 273, 4, 1)
+        content = content.replace(strip + bytes(4), strip + struct.pack("<I", len(content)))
+    return content + bytes(pixels)
 
 
 def gif_with_comment(length):

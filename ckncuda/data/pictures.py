@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
 
 from ckncuda.data.foreign import kind_of
-from ckncuda.data.picture_chunks import MOST_BESIDE, check_chunks, png_chunks
+from ckncuda.data.picture_chunks import MOST_BESIDE, MOST_DIRECTORIES, check_chunks, png_chunks
 from ckncuda.data.source import format_shape
 from ckncuda.errors import CknError, InvalidData, printable
 from ckncuda.files.regular_file import open_regular
@@ -37,6 +37,7 @@ MOST_PIXELS = 1 << 26  # of a picture, 8192x8192: Pillow holds four bytes of eac
 MOST_BYTES = 64 << 20  # of a file: Pillow holds a chunk of it, such as a comment, whole
 GREY_MODES = {"1", "L", "LA", "La"}
 ORIENTATION = 0x0112  # EXIF's number for how a camera was held
+WIDTH, HEIGHT, BITS, CHANNELS, SAMPLE_FORMAT = 256, 257, 258, 277, 339  # TIFF's numbers
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -46,7 +47,6 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-MOST_PAGES = 100  # that are counted one by one
 
 
 class Header(NamedTuple):
@@ -79,9 +79,9 @@ def read_header(file: Path) -> Header:
         with _opened(file) as (stream, image):
             if _is_deep(image):
                 raise InvalidData(
-                    f"{printable(file)} has more than 8 bits a channel, which reading would lose; expected"
-                    " 8: convert the pictures to 8 bits, or save them as a float32 array [n, height,"
-                    " width, channels] in a .npy file"
+                    f"{printable(file)} has more than 8 bits a channel, or signs, or more than 4 channels,"
+                    " which reading would lose; expected 1, 3 or 4 channels of 8 bits: convert the pictures, or"
+                    " save them as a float32 array [n, height, width, channels] in a .npy file"
                 )
             width, height = _stored_size(image)
             if _orientation(image, stream) >= 5:
@@ -171,16 +171,18 @@ def _stored_size(image: Image.Image) -> tuple[int, int]:
     if isinstance(
         image, TiffImagePlugin.TiffImageFile
     ):  # some versions of Pillow tell that of the turned one
-        return int(image.tag_v2[256]), int(image.tag_v2[257])
+        return int(image.tag_v2[WIDTH]), int(image.tag_v2[HEIGHT])
     return image.size
 
 
 def _is_deep(image: Image.Image) -> bool:
-    """Tell whether a channel has more than 8 bits, of which Pillow would keep 8, or clip the numbers."""
+    """Tell whether Pillow would keep less than the file holds: more than 8 bits, signs, further channels."""
     if image.mode.startswith(("I", "F")):
         return True
     if isinstance(image, TiffImagePlugin.TiffImageFile):
-        return any(bits > 8 for bits in image.tag_v2.get(258, ()))
+        tags = image.tag_v2
+        is_signed = any(kind not in (1, 4) for kind in tags.get(SAMPLE_FORMAT, ()))  # 4: nobody knows
+        return is_signed or tags.get(CHANNELS, 1) > 4 or any(bits > 8 for bits in tags.get(BITS, ()))
     if image.format not in ("PNG", "PPM"):
         return False
     for *_, how in getattr(image, "tile", ()):  # a raw mode such as RGB;16B; the greatest value of a PPM
@@ -223,10 +225,10 @@ def _pages(image: Image.Image, stream: BinaryIO) -> str:
     if image.format == "TIFF":
         pages = 1
         with contextlib.suppress(EOFError):
-            while pages < MOST_PAGES:
+            while pages < MOST_DIRECTORIES:
                 image.seek(pages)
                 pages += 1
-        return f"{pages} or more" if pages == MOST_PAGES else str(pages)
+        return f"{pages} or more" if pages == MOST_DIRECTORIES else str(pages)
     if image.format == "GIF" and os.fstat(stream.fileno()).st_size > 4 << 20:  # it is gone through to its end
         return "several"
     return str(getattr(image, "n_frames", "several"))

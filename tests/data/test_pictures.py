@@ -76,13 +76,18 @@ DEEP = {
     "int.tif": encoded(np.zeros((6, 9), np.int32), "TIFF"),
     "rgb.ppm": b"P6 9 6 65535 " + bytes(9 * 6 * 6),
     "grey.pgm": b"P5 9 6 1023 " + bytes(9 * 6 * 2),
+    "signed.tif": deep_tiff(bits=8, kind=2, channels=1),
+    "five channels.tif": deep_tiff(bits=8, channels=5),
     "float.pgm": b"Pf 9 6 -1.0 " + bytes(9 * 6 * 4),
 }
 
 
 @pytest.mark.parametrize("name", DEEP)
 def test_more_than_8_bits_are_refused_and_not_cut(picture, name):
-    with pytest.raises(InvalidData, match=r"more than 8 bits a channel.*float32 array.*\.npy"):
+    with pytest.raises(
+        InvalidData,
+        match=r"more than 8 bits a channel, or signs, or more than 4 channels.*float32 array.*\.npy",
+    ):
         read_header(picture(name, DEEP[name]))
 
 
@@ -152,6 +157,8 @@ HUGE = {
     "compressed text.png": png(9, 6, beside=chunk(b"zTXt", b"x\0\0" + zlib.compress(bytes(1 << 28)))),
     "profile.png": png(9, 6, beside=chunk(b"iCCP", b"x\0\0" + zlib.compress(bytes(1 << 28)))),
     "comment.gif": gif_with_comment(20 << 20),
+    "table.tif": deep_tiff(bits=8, strips=10 << 20),
+    "exif.jpg": b"\xff\xd8" + (b"\xff\xe1\xff\xffExif\0\0II*\0" + bytes(65523)) * 900,
 }
 
 
