@@ -251,6 +251,8 @@ class _Scan:
             hint = (
                 "these seem to be labels: give the file or folder of images as IMAGES, and this with --labels"
             )
+        elif beside := [name for name in names if name in LABEL_NAMES | INDEX_NAMES | FILE_NAMES]:
+            hint = f"remove the columns that are not pixels: {printable(', '.join(beside))}"
         elif values == 1:
             hint = "separate the values by commas"
         elif re.search(rb'"[ +-]?\d+,\d+"', row):

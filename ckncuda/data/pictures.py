@@ -80,8 +80,8 @@ def read_header(file: Path) -> Header:
             if _is_deep(image):
                 raise InvalidData(
                     f"{printable(file)} has more than 8 bits a channel, or signs, or more than 4 channels,"
-                    " which reading would lose; expected 1, 3 or 4 channels of 8 bits: convert the pictures, or"
-                    " save them as a float32 array [n, height, width, channels] in a .npy file"
+                    " which reading would lose; expected 1, 3 or 4 channels of 8 bits: convert the pictures,"
+                    " or save them as a float32 array [n, height, width, channels] in a .npy file"
                 )
             width, height = _stored_size(image)
             if _orientation(image, stream) >= 5:

@@ -128,6 +128,7 @@ def test_a_column_too_many_that_may_be_labels(tmp_path, header, firsts):
         (",,,\n1,2,3,4\n", "line 1 holds empty cells alone"),
         ("filename,label\na.png,3\n", "seem to be labels: .*--labels"),
         ("a.png,3\nb.png,4\n", "seem to be labels: .*--labels"),
+        ("id,label,a,b,c,d\n1,0,1,2,3,4\n", "remove the columns that are not pixels: id, label"),
         ("Id,Prediction\n1,4\n2,5\n", "seem to be labels: .*--labels"),
         ("id,label,split\n1,4,0\n2,5,0\n", "seem to be labels: .*--labels"),
         ("a,b,c,d\n1,2,3,4\n1,2,3,4\n1,2,3\n", "line 4 has 3 values, expected 4"),
