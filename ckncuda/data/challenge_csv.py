@@ -242,17 +242,18 @@ class _Scan:
     def _refuse_width(self, values: int, row: bytes, number: int) -> None:
         expected = " or ".join(f"{values} ({format_shape(s)})" for values, s in self.shapes.items())
         names = [name.lower() for name in self.header or ()]
+        beside = [name for name in names if name in LABEL_NAMES | INDEX_NAMES | FILE_NAMES]
         hint = "for images of another size give their height, width and channels with --image-shape"
         if not row.strip(b', "'):
             hint = f"line {number} holds empty cells alone: remove it"
         elif row.startswith(b"#"):
             hint = f"line {number} is a comment, which is not read: remove it"
-        elif values == 2 or (LABEL_NAMES.union(FILE_NAMES).intersection(names) and values < 10):
+        elif values - len(beside) in self.shapes:
+            hint = f"remove the columns that are not pixels: {printable(', '.join(beside))}"
+        elif values == 2 or (beside and values < 10):
             hint = (
                 "these seem to be labels: give the file or folder of images as IMAGES, and this with --labels"
             )
-        elif beside := [name for name in names if name in LABEL_NAMES | INDEX_NAMES | FILE_NAMES]:
-            hint = f"remove the columns that are not pixels: {printable(', '.join(beside))}"
         elif values == 1:
             hint = "separate the values by commas"
         elif re.search(rb'"[ +-]?\d+,\d+"', row):
