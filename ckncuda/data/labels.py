@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from ckncuda.data.csv_header import MISSING, is_number
 from ckncuda.data.foreign import BEGIN, kind_of
 from ckncuda.data.idx import GZIP_MAGIC, is_idx, read_idx_labels
-from ckncuda.data.numpy_files import map_npy, read_npz_labels
-from ckncuda.data.source import StrPath, check_labels, reading
+from ckncuda.data.numpy_files import read_npy_labels, read_npz_labels
+from ckncuda.data.source import StrPath, reading
 from ckncuda.errors import InvalidData, printable
 from ckncuda.files.regular_file import open_regular
 
@@ -58,14 +58,12 @@ def read_labels(path: StrPath, n_images: int) -> NDArray[np.int64]:
     with reading(path), open_regular(path) as file:
         begin = file.read(BEGIN)
     if begin.startswith(b"\x93NUMPY"):
-        labels = check_labels(map_npy(path), None, str(path))
-    elif begin.startswith(b"PK") and kind_of(begin) is None:
-        labels = read_npz_labels(path)
-    elif is_idx(begin) or (begin.startswith(GZIP_MAGIC) and is_idx(_unpacked(path, "gzip", 3))):
-        labels = read_idx_labels(path)
-    else:
-        return _read_csv(path, begin, n_images)
-    return check_labels(labels, n_images, str(path))
+        return read_npy_labels(path, n_images)
+    if begin.startswith(b"PK") and kind_of(begin) is None:
+        return read_npz_labels(path, n_images)
+    if is_idx(begin) or (begin.startswith(GZIP_MAGIC) and is_idx(_unpacked(path, "gzip", 3))):
+        return read_idx_labels(path, n_images)
+    return _read_csv(path, begin, n_images)
 
 
 _Row = tuple[int, int, int]  # the line in the file, counted from 1; the id; the label
