@@ -75,7 +75,7 @@ def images(command: Command) -> Command:
     @click.option(
         "--split",
         type=click.Choice(["train", "test"]),
-        help="Which part of a data set that holds both (CIFAR and MNIST folders, npz files).",
+        help="Which part of a data set that holds both (folders with train and test, CIFAR, MNIST, npz).",
     )
     @functools.wraps(command)
     def with_how(**options: Any) -> Any:

@@ -15,6 +15,8 @@ from ckncuda.files.atomic_file import atomic_file
 
 from . import options
 
+MOST_SHOWN = 20  # classes that a note names
+
 
 @click.command()
 @click.argument("model")
@@ -76,7 +78,8 @@ def predict(
 def _tell(names: Sequence[str] | None, files: Sequence[str] | None) -> None:
     """Say which classes and which files the numbers in a submission stand for."""
     if names is not None:
-        shown = ", ".join(f"{number} {printable(name)}" for number, name in enumerate(names))
+        shown = ", ".join(f"{number} {printable(name)}" for number, name in enumerate(names[:MOST_SHOWN]))
+        shown += f" and {len(names) - MOST_SHOWN} more, see ckn info" if len(names) > MOST_SHOWN else ""
         click.echo(f"Note: predictions are the numbers of classes: {shown}", err=True)
     if files is not None and len(files) > 1:
         first, last = printable(files[0]), printable(files[-1])

@@ -33,7 +33,7 @@ SUFFIXES = frozenset(
         *(".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
     ]
 )
-MOST_PIXELS = 1 << 26  # of a picture, 8192x8192: Pillow holds four bytes of each
+MOST_PIXELS = {True: 1 << 26, False: 1 << 24}  # of a grey picture, 8192x8192, and of any other, 4096x4096
 MOST_BYTES = 64 << 20  # of a file: Pillow holds a chunk of it, such as a comment, whole
 GREY_MODES = {"1", "L", "LA", "La"}
 ORIENTATION = 0x0112  # EXIF's number for how a camera was held
@@ -126,9 +126,9 @@ def _opened(file: Path) -> Iterator[tuple[BinaryIO, Image.Image]]:
                 raise InvalidData(f"{printable(file)} is empty: copy or download it again, or remove it")
             check_chunks(stream, length, file)
             with Image.open(stream, formats=FORMATS) as image:
-                size = _stored_size(image)
-                if size[0] * size[1] > MOST_PIXELS:
-                    raise _too_large(file, f"is {format_shape(size)} pixels (width x height)")
+                size, is_grey = _stored_size(image), image.mode in GREY_MODES
+                if size[0] * size[1] > MOST_PIXELS[is_grey]:
+                    raise _too_large(file, f"is {format_shape(size)} pixels (width x height)", is_grey)
                 yield stream, image
     except CknError:
         raise
@@ -148,9 +148,9 @@ def _opened(file: Path) -> Iterator[tuple[BinaryIO, Image.Image]]:
         ) from error
 
 
-def _too_large(file: Path, what: str) -> InvalidData:
+def _too_large(file: Path, what: str, is_grey: bool = False) -> InvalidData:
     return InvalidData(
-        f"{printable(file)} {what}; expected at most {MOST_PIXELS:,} pixels: make it smaller or remove it"
+        f"{printable(file)} {what}; expected at most {MOST_PIXELS[is_grey]:,} pixels: make it smaller or remove it"
     )
 
 

@@ -145,6 +145,8 @@ def test_formats_that_are_not_named_are_not_opened(picture, tmp_path, monkeypatc
 HUGE = {
     "65535x65535.png": png(65535, 65535),
     "13300x13300.png": png(13300, 13300),
+    "5000x5000.png": png(5000, 5000),
+    "10000x10000 grey.png": png(10000, 10000, colour_type=0),
     "65535x65535.jpg": encoded(RGB, "JPEG").replace(struct.pack(">HH", 6, 9), b"\xff\xff\xff\xff"),
     "65535x65535.gif": b"GIF89a\xff\xff\xff\xff\x80\0\0"
     + bytes(6)
