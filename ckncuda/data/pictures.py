@@ -150,7 +150,8 @@ def _opened(file: Path) -> Iterator[tuple[BinaryIO, Image.Image]]:
 
 def _too_large(file: Path, what: str, is_grey: bool = False) -> InvalidData:
     return InvalidData(
-        f"{printable(file)} {what}; expected at most {MOST_PIXELS[is_grey]:,} pixels: make it smaller or remove it"
+        f"{printable(file)} {what}; expected at most {MOST_PIXELS[is_grey]:,} pixels: make it smaller or"
+        " remove it"
     )
 
 
