@@ -69,10 +69,10 @@ class ImageFolder(ImageSource):
             root = Path(path)
             folder = root if root.is_file() else _of_split(root, split)
             found = _Found([folder], [], None) if root.is_file() else _list(folder)
-            labels = None
-            if found.classes is not None:
-                numbers = {name: number for number, name in enumerate(found.classes)}
-                labels = np.array([numbers[file.parent.name] for file in found.files])
+        labels = None
+        if found.classes is not None:
+            numbers = {name: number for number, name in enumerate(found.classes)}
+            labels = np.array([numbers[file.parent.name] for file in found.files])
         self._files = found.files
         (width, height), grey, paged = _check_headers(found.files, channels)
         self._mode = "L" if grey and channels != 3 else "RGB"

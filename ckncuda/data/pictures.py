@@ -169,9 +169,7 @@ def _not_identified(file: Path) -> str:
 
 def _stored_size(image: Image.Image) -> tuple[int, int]:
     """Return width and height before the picture is turned for display."""
-    if isinstance(
-        image, TiffImagePlugin.TiffImageFile
-    ):  # some versions of Pillow tell that of the turned one
+    if isinstance(image, TiffImagePlugin.TiffImageFile):  # whose size Pillow may tell as it is displayed
         return int(image.tag_v2[WIDTH]), int(image.tag_v2[HEIGHT])
     return image.size
 

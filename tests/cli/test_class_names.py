@@ -16,12 +16,12 @@ LEVELS = {"cat": 40, "dog": 120, "fish": 200, "bird": 90, "1": 40, "2": 120, "10
 def make(tmp_path, rng):
     """Make folders of classes that differ in brightness."""
 
-    def make(name, classes, level=LEVELS.get, n=12, mode="RGB"):
+    def make(name, classes, level=LEVELS.get, n=12, mode="RGB", size=12):
         for kind in classes:
             folder = tmp_path / name / kind
             folder.mkdir(parents=True)
             for i in range(n):
-                pixels = rng.normal(level(kind), 10, size=(12, 12, 3)).clip(0, 255).astype(np.uint8)
+                pixels = rng.normal(level(kind), 10, size=(size, size, 3)).clip(0, 255).astype(np.uint8)
                 Image.fromarray(pixels).convert(mode).save(folder / f"{i}.png")
         return tmp_path / name
 
@@ -144,6 +144,12 @@ def test_classes_named_by_integers_are_these_integers(works, make, tmp_path, wit
     assert works("evaluate", "m.ckn", "x.npz", "--json").told == told
     works("fit", "x.npz", "-o", "n.ckn", *without_shape)
     assert works("evaluate", "n.ckn", "train", "--json").told == told
+
+
+def test_the_baseline_tells_names_too(works, make, tmp_path):
+    make("train", ("1", "2", "10"), size=16)
+    works("baseline", "train", "--predict", "train", "-o", "b.csv")
+    assert {label for _, label in rows(tmp_path / "b.csv")} <= {"1", "2", "10"}
 
 
 def test_files_names_need_a_folder(refused, data, model):
