@@ -69,7 +69,7 @@ SHUFFLED = {"cat": 2, "dog": 0, "fish": 1}
 
 @pytest.mark.parametrize("how", ["command", "python", "method"])
 @pytest.mark.parametrize("form", ["csv", "npy"])
-def test_labels_of_a_file_have_no_names(works, refused, folders, without_shape, layer, how, form):
+def test_labels_of_a_file_have_no_names(works, refused, folders, without_shape, how, form):
     """The labels' file numbers the classes otherwise than the folders do: no name must be told for them."""
     labels = np.repeat([SHUFFLED[name] for name in ("cat", "dog", "fish")], 12)
     if form == "csv":
@@ -81,12 +81,11 @@ def test_labels_of_a_file_have_no_names(works, refused, folders, without_shape, 
     else:
         source, given = open_images(folders / "all"), read_labels(folders / f"y.{form}", 36)
         spec = ckncuda.LayerSpec(filters=4, patch=3, subsampling=2, kernel=ckncuda.Exponential(sigma=0.6))
+        encoders = [ckncuda.EncoderSpec([spec], ())]
         if how == "method":
-            model = ckncuda.Model.fit(
-                source, given, [ckncuda.EncoderSpec([spec], ())], classifier=ckncuda.Ridge()
-            )
+            model = ckncuda.Model.fit(source, given, encoders, classifier=ckncuda.Ridge())
         else:
-            model = ckncuda.fit(ckncuda.System.preset("fast", 36, (12, 12, 3)), source, given)
+            model = ckncuda.fit(ckncuda.System(encoders, patches=300), source, given)
         model.save(folders / "m.ckn")
     assert ckncuda.load(folders / "m.ckn").class_names is None
     assert works("evaluate", "m.ckn", "all", "--labels", f"y.{form}", "--json").told["accuracy"] > 0.9
