@@ -7,7 +7,7 @@ import click
 
 from ckncuda.data.source import format_shape
 from ckncuda.errors import printable
-from ckncuda.model.model import Model, load
+from ckncuda.model.model import Model
 
 from . import options
 
@@ -22,7 +22,7 @@ def info(model: str) -> options.Printed:
     Example:
         ckn info model.ckn
     """
-    loaded = load(model)
+    loaded = options.load_model(model)
     result = describe(loaded) | {"file_bytes": Path(model).stat().st_size}
     return result, _lines(result)
 

@@ -113,7 +113,7 @@ class Model:
         training.check(labels, classifier, grams)  # what can be found wrong is found before the long work
         encoders = training.encoders(patches)
         shape, kind = training.images.shape, type_name(training.images)
-        model = cls(encoders, None, shape[1:], kind, class_names(images))
+        model = cls(encoders, None, shape[1:], kind, class_names(images, labels))
         model.report = {"n_images": shape[0], "n_features": model.n_features, "seed": seed}
         if classifier is None or labels is None:
             return model
