@@ -17,6 +17,7 @@ import numpy as np
 MEMORIES = (64, 128, 256, 512)  # MiB
 LAYER = ("--layer", "filters=64,patch=3,subsampling=4,kernel=exp,sigma=0.6")
 TINY = ("--layer", "filters=8,patch=3,subsampling=8,kernel=exp,sigma=0.6", "--patches", "200")
+ONE = ("--layer", "patch=3,subsampling=8,kernel=exp,sigma=0.6")
 FIT = ("--patches", "20000")
 OUTPUT = Path(__file__).parent / "results" / "memory.md"
 
@@ -76,8 +77,8 @@ def jobs():
             ("extract", "whole.ckn", "many.npz", "-o", "many.npy"),
         ),
         "gram": (
-            ("gram", "few.npz", "-o", "few-gram.npy", "--preprocess", "none"),
-            ("gram", "some.npz", "-o", "gram.npy"),
+            ("gram", "few.npz", "-o", "few-gram.npy", "--preprocess", "none", *ONE),
+            ("gram", "some.npz", "-o", "gram.npy", *ONE),
         ),
         "search": (
             ("search", "few.npz", "-o", "few-best.ckn", *search),
