@@ -169,6 +169,7 @@ CKN_HARNESS void set_up_launch(const Shape& shape, void (*run)(const void*), con
     block.arguments = arguments;
     block.failed = false;
     block.error[0] = 0;
+    set_up_tensor_cores();
     describe_own_stack(block.outside);
 }
 
