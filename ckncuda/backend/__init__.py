@@ -4,6 +4,8 @@
 Nothing outside this room knows where an array lives.
 """
 
+import functools
+import logging
 import os
 from dataclasses import dataclass
 
@@ -64,7 +66,7 @@ def get_backend(
     if memory is not None and memory < 64 << 20:
         raise InvalidSpec(f"memory is {memory} bytes; it must be at least 64 MiB")
     if name == "auto":
-        name = "cupy" if _cupy_status().works else "numpy"
+        name = "cupy" if _gpu_works() else "numpy"
     if name not in NAMES:
         raise InvalidSpec(f"there is no backend {name!r}{origin}; the backends are auto, {', '.join(NAMES)}")
     # Imported on demand: nobody pays for a backend that is not used.
@@ -102,6 +104,21 @@ def unfused_reason(spec: LayerSpec, shape: Shape) -> str | None:
     from ckncuda.backend.cupy.encode import unfused_reason as reason
 
     return reason(spec, shape)
+
+
+def _gpu_works() -> bool:
+    """Say once, where the GPU would be taken but for something that is missing, that it is not."""
+    from ckncuda.backend.cupy import unavailability
+
+    found = unavailability()
+    if found is not None and found.surprising:
+        _warn_once(f"the GPU is not used, NumPy computes instead: {found.reason}")
+    return found is None
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    logging.getLogger("ckncuda").warning("%s", message)
 
 
 def _cupy_status() -> BackendStatus:

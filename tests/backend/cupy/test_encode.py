@@ -9,8 +9,9 @@ import pytest
 from factories import make_layer, network_and_images
 
 from ckncuda import Exponential, Layer, LayerSpec, Linear
-from ckncuda.backend.cupy import encode, product
+from ckncuda.backend.cupy import encode, pair_tiling, product
 from ckncuda.backend.cupy.encode_tiling import MAP_STRIDE, Tiling, tiling
+from ckncuda.backend.operations import NormedMaps
 from ckncuda.layer.dot_product import DotProductKernel
 
 LIMIT = 227 << 10
@@ -126,6 +127,29 @@ def test_a_new_layer_of_a_known_geometry_is_not_planned_anew(device, rng):
     assert device.encoder.prepare(kept, (9, 8, 3))[0] is not plan
     del other
     assert list(device.encoder._packed) == [kept]
+
+
+def test_a_launch_is_laid_out_once_for_so_many_images(device, monkeypatch, rng):
+    """What a kernel is told of its tiles takes longer to make than to launch it."""
+    made = []
+    whole = Tiling.arguments
+    monkeypatch.setattr(Tiling, "arguments", lambda *of: made.append(of[2]) or whole(*of))
+    layers = [make_layer(3, rng), make_layer(12, rng)]
+    for n in (5, 5, 5, 2, 5, 2):
+        device.encode(device.asarray(rng.normal(size=(n, 12, 12, 3))), layers)
+    assert made == [5, 5, 2, 2]
+
+
+def test_a_launch_of_pairs_is_laid_out_once(device, monkeypatch, rng):
+    made = []
+    whole = dataclasses.astuple
+    monkeypatch.setattr(pair_tiling.dataclasses, "astuple", lambda of: made.append(of) or whole(of))
+    specs, maps = [make_layer(3, rng).spec, make_layer(12, rng).spec], rng.normal(size=(3, 12, 12, 3))
+    maps = maps.astype(np.float32)
+    images = NormedMaps(maps, device.patch_norms(maps, specs))
+    for _ in range(3):
+        device.gram_block(images, images, specs)
+    assert len(made) == len(specs)
 
 
 @pytest.mark.parametrize("name", ["cupy, float32", "cupy, float32 without tensor cores"])
