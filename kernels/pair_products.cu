@@ -269,6 +269,7 @@ public:
                     values[i] = norm * kernel(t);
                 }
             }
+            if constexpr (TANGENT || Kernel::BRANCHES) __syncwarp();  // before the products of the next group
             take(group, values, tangents);
         });
     }

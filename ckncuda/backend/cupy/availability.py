@@ -1,4 +1,4 @@
-"""What the CUDA backend needs of a machine, looked for in the order in which it is met: why it cannot run here."""
+"""The CUDA backend's needs, looked for in the order in which they are met: why it cannot run here."""
 
 import ctypes
 import functools
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 LEAST_CUPY = 14, 2
-"""Versions before do not find kernels of templates in their folder of compiled ones: each start compiles anew."""
+"""Those before do not find kernels of templates in their folder of compiled ones, and compile at each start."""
 
 LEAST_CAPABILITY = 75
 NO_DEVICE, DRIVER_TOO_OLD = 100, 35  # CUDA's numbers of errors

@@ -13,7 +13,7 @@ LANES, WARPS = 32, 8  # of `sum_by_anchor`
 
 
 def shared_bytes(products: str) -> int:
-    """Return the bytes of shared memory of a block of ``nearest_anchor``: the pieces that it takes, in its order."""
+    """Return the bytes of shared memory of a block of ``nearest_anchor``, piece by piece in its order."""
     patches, anchors = PATCHES * (TERMS + 4), WORDS[products] * STRIDE
     return 4 * (2 * (patches + anchors) + PATCHES + TERMS)
 

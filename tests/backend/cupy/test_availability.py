@@ -1,4 +1,4 @@
-"""What an installation lacks is said before the work, with the command that brings it; "auto" goes on without."""
+"""What an installation lacks is said before the work, with what brings it; "auto" goes on without."""
 
 import logging
 

@@ -72,7 +72,7 @@ def test_nowhere_to_mark_what_is_compiled_costs_the_message_alone(
 
 
 def test_an_empty_folder_of_the_cache_is_none(device, monkeypatch, tmp_path, rng):
-    """CuPy, too, takes an empty variable for one that is not set; marks must not land in the current folder."""
+    """Such a variable is not set: marks must not land in the current folder."""
     from ckncuda.backend.cupy.device import compiled
 
     monkeypatch.setenv("CUPY_CACHE_DIR", "")

@@ -152,9 +152,17 @@ def test_a_launch_of_pairs_is_laid_out_once(device, monkeypatch, rng):
     assert len(made) == len(specs)
 
 
-@pytest.mark.parametrize("name", ["cupy, float32", "cupy, float32 without tensor cores"])
-def test_thousands_of_terms_of_one_sign(device, name, rng, check_encode):
-    """Tensor cores cut sums off: where all terms are positive, errors of one sign add up."""
+@pytest.mark.parametrize(
+    ("name", "capability"),
+    [("cupy, float32", "80"), ("cupy, float32", "90"), ("cupy, float32 without tensor cores", "90")],
+)
+def test_thousands_of_terms_of_one_sign(device, monkeypatch, name, capability, rng, check_encode):
+    """Tensor cores cut sums off: where all terms are positive, errors of one sign add up.
+
+    Without a GPU, as those of a capability do: 4.3e-6 and 1.1e-6 with those of 8.0, half of it from 9.0 on.
+    Sums in float32, one term after another, are no better: cosines are 2.3e-6 off.
+    """
+    monkeypatch.setenv("CKNCUDA_CPU_COMPUTE_CAPABILITY", capability)
     backend = gpu.cupy_backend(name)
     for kernel in (Exponential(sigma=0.4), Linear()):
         spec = LayerSpec(filters=6, patch=3, subsampling=2, kernel=kernel)
@@ -165,7 +173,7 @@ def test_thousands_of_terms_of_one_sign(device, name, rng, check_encode):
     patches = rng.random(size=(20, 4608))
     patches /= np.linalg.norm(patches, axis=1)[:, None]
     _, cosines = backend.nearest_anchor(backend.asarray(patches), backend.asarray(patches[::-1].copy()))
-    np.testing.assert_allclose(backend.to_host(cosines), 1, atol=3e-6)
+    np.testing.assert_allclose(backend.to_host(cosines), 1, atol=5e-6)
 
 
 @pytest.mark.parametrize("scale", ["norm", "floored_norm"])

@@ -76,6 +76,7 @@ CKN_HARNESS void set_up_threads(Choice& choice) {
         thread.waits.what = nullptr;
         thread.ended = false;
         thread.n_copies = thread.group = 0;
+        thread.way = 0;
         prepare(thread.context, thread_main, i);
 #ifdef CKN_TSAN
         thread.context.identity = new_identity();

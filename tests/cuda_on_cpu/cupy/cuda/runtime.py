@@ -1,14 +1,13 @@
 """CuPy's `cupy.cuda.runtime`: one device, which `CKNCUDA_CPU_DEVICES=0` takes away.
 
-Its limits are those of its compute capability.  After an error that CUDA calls sticky, it answers nothing else
-in this process.
+Its limits are those of its compute capability.  After an error that CUDA calls sticky, it answers nothing
+else in this process.
 """
 
 import os
 from typing import Any
 
 from .. import _memory
-
 
 # KiB of shared memory that a block may have.
 _SHARED = {75: 64, 80: 163, 86: 99, 87: 163, 89: 99, 90: 227, 100: 227, 103: 227, 110: 227, 120: 99, 121: 99}
