@@ -12,6 +12,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import hypothesis
 import numpy as np
 import pytest
+from gpu_faults import pytest_runtest_logreport, pytest_runtest_makereport, pytest_runtest_teardown  # noqa: F401
 
 # Shared data may stand beside the checkout; the project does without it.
 SHARED = Path(os.environ.get("CKNCUDA_SHARED", Path(__file__).parents[2] / "shared"))

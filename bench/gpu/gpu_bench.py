@@ -1,4 +1,4 @@
-"""How gpu.py measures: ours and PyTorch's take turns, what fails stands in its row, floors beside rates."""
+"""How gpu_measure.py measures: in turns with PyTorch, failures in their rows, floors beside rates."""
 
 import contextlib
 import importlib
@@ -111,8 +111,10 @@ class Bench:
         return row
 
     def add(self, row: Row, measure: Callable[[Row], None]) -> Row:
-        """Fill a row and add it to the report."""
-        self.report.add(self.fill(row, measure))
+        """Fill a row, unless it is known from an earlier run, and add it to the report."""
+        known = self.report.earlier.pop((row.what, row.precision), None)
+        row = known or self.fill(row, measure)
+        self.report.add(row)
         return row
 
     def in_turns(self, row: Row, runs: dict[str, Run], clocks: dict[str, Seconds] | None = None) -> None:

@@ -12,9 +12,10 @@ from gpu_report import gpu_state, machine
 from gpu_results import Results, folder_of_results
 
 PACKAGES = (
-    "cupy-cuda13x cupy-cuda12x torch numpy scipy numba pytest pytest-xdist hypothesis "
-    "nvidia-cuda-nvrtc nvidia-cublas nvidia-cuda-runtime nvidia-cusolver cuda-pathfinder"
-).split()
+    "cupy-cuda13x", "cupy-cuda12x", "torch", "numpy", "scipy", "numba", "pytest", "pytest-xdist",
+    "hypothesis", "nvidia-cuda-nvrtc", "nvidia-cublas", "nvidia-cuda-runtime", "nvidia-cusolver",
+    "cuda-pathfinder",
+)  # fmt: skip
 TOOLS = ("nvidia-smi", "compute-sanitizer", "ncu", "nsys", "nvcc", "g++")
 
 
@@ -53,7 +54,9 @@ FACTS: dict[str, Callable[[], str]] = {
     "nvidia-smi": lambda: gpu_state() or "no answer",
     "packages": packages,
     "tools": lambda: ", ".join(f"{name} {shutil.which(name) or 'none'}" for name in TOOLS),
-    "libraries": lambda: "; ".join(f"{a}: {b}" for a, b in machine(imported("cupy"), imported("torch")).items()),
+    "libraries": lambda: "; ".join(
+        f"{a}: {b}" for a, b in machine(imported("cupy"), imported("torch")).items()
+    ),
     "usable": usable,
 }
 

@@ -1,7 +1,7 @@
 """First contact: every kernel once, in a process of its own: one that faults or hangs takes only itself.
 
-    python bench/gpu/gpu_first.py             # started by gpu_suite.py, which sets OUT and PYTHONPATH
-    python bench/gpu/gpu_first.py --unit X    # one kernel, in this process
+python bench/gpu/gpu_first.py             # started by gpu_suite.py, which sets OUT and PYTHONPATH
+python bench/gpu/gpu_first.py --unit X    # one kernel, in this process
 """
 
 import argparse
@@ -60,7 +60,7 @@ def encode(backend: Any, precision: str, case: str) -> tuple[float, float]:
 
 
 def kmeans(backend: Any, precision: str, size: str) -> tuple[float, float]:
-    """Nearest anchors and sums: the larger of both errors, each over what it may be, times that of the former."""
+    """Nearest anchors and sums: the larger of both errors, in units of the former's tolerance."""
     import kernel_cases
     import tolerances
 
@@ -117,7 +117,14 @@ def algebra(backend: Any, precision: str, which: str) -> tuple[float, float]:
     return difference(solved.get(), np.linalg.solve(gram, matrix.T)), ALGEBRA
 
 
-KINDS = {"encode": encode, "k-means": kmeans, "pairs": pairs, "kappa": kappa, "blocks": blocks, "algebra": algebra}
+KINDS = {
+    "encode": encode,
+    "k-means": kmeans,
+    "pairs": pairs,
+    "kappa": kappa,
+    "blocks": blocks,
+    "algebra": algebra,
+}
 
 
 def child(unit: str) -> dict[str, Any]:
@@ -137,7 +144,9 @@ def child(unit: str) -> dict[str, Any]:
 
 def main() -> int:
     """Run one unit here, or all that are not known yet, each in its process."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--unit", help="run this one here")
     parser.add_argument("--only", default="", help="units that match this expression")
     parser.add_argument("--processes", type=int, default=min(PROCESSES, os.cpu_count() or 1))

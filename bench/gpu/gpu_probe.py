@@ -1,6 +1,6 @@
 """What the next kernels rest on, asked of the hardware: how tensor cores sum, wgmma's operands, rates.
 
-Each probe is a unit of its own in OUT/probes.json and fails alone; those of wgmma need compute capability 9.0.
+Each probe is a unit of its own in OUT/probes.json and fails alone; those of wgmma need capability 9.0.
 
     python bench/gpu/gpu_probe.py             # started by gpu_suite.py, which sets OUT and PYTHONPATH
 """
@@ -24,7 +24,7 @@ TIMES, ROUNDS = 4000, 6
 
 
 def wgmma(columns: int, registers: bool, kind: str) -> str:
-    """One wgmma of 64 × columns × 16 as a function of its sums d[columns / 2]; A from registers or shared memory."""
+    """One wgmma of 64 × columns × 16 as a function of its sums; A from registers or shared memory."""
     sums = columns // 2
     name = f"wgmma_{kind}_n{columns}_{'registers' if registers else 'shared'}"
 
@@ -90,12 +90,22 @@ def tensor_core_sum(kind: str, start: float, terms: dict[int, float]) -> float:
 def sums(kind: str) -> dict[str, Any]:
     """How many terms are added at once, and how many bits below a float's last they keep meanwhile."""
     half = 2.0**-24  # of the last bit of 1: two make one, where they meet and are kept
-    together = [place for place in range(1, TERMS[kind]) if tensor_core_sum(kind, 1.0, {0: half, place: half}) > 1]
+    together = [
+        place for place in range(1, TERMS[kind]) if tensor_core_sum(kind, 1.0, {0: half, place: half}) > 1
+    ]
     extra = 0
     while extra < 3 and tensor_core_sum(kind, 1.0, {i: 2.0 ** -(24 + extra) for i in range(2 << extra)}) > 1:
         extra += 1
-    cut = tensor_core_sum(kind, 1.0, {0: 1.5 * half}) == 1.0 and tensor_core_sum(kind, -1.0, {0: -1.5 * half}) == -1.0
-    return {"passed": cut, "terms at once": len(together) + 1, "extra bits": extra, "cut off towards zero": cut}
+    cut = (
+        tensor_core_sum(kind, 1.0, {0: 1.5 * half}) == 1.0
+        and tensor_core_sum(kind, -1.0, {0: -1.5 * half}) == -1.0
+    )
+    return {
+        "passed": cut,
+        "terms at once": len(together) + 1,
+        "extra bits": extra,
+        "cut off towards zero": cut,
+    }
 
 
 # ---- Operands of wgmma ----

@@ -1,6 +1,6 @@
-"""Rates of the networks S and L at each precision, with their errors: a minute, before anything that takes longer.
+"""Rates of the networks S and L at each precision, with their errors: a minute, before all that is long.
 
-Medians of a few runs by CUDA events, images and features on the device; of each layer alone, and of its projection.
+Medians of a few runs by CUDA events, images and features on the device; each layer alone, its projection too.
 
     python bench/gpu/gpu_rates.py             # started by gpu_suite.py, which sets OUT and PYTHONPATH
     python bench/gpu/gpu_rates.py --once      # each layer once, for a profiler: ncu -k regex:encode …
@@ -61,12 +61,16 @@ def rate(subject: Subject, precision: str, n: int, rounds: int) -> dict[str, Any
 
 def main() -> int:
     """Measure what is not known yet; what fails stands in its place."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--once", action="store_true", help="each layer once, few images")
     parser.add_argument("--rehearse", action="store_true", help="tiny, once")
     options = parser.parse_args()
     networks = dict(zip(IMAGES, (TINY if options.rehearse else FULL).networks, strict=False))
-    units = {f"{name}, {p}": (name, p) for name in IMAGES for p in PRECISIONS[: 1 if options.rehearse else None]}
+    units = {
+        f"{name}, {p}": (name, p) for name in IMAGES for p in PRECISIONS[: 1 if options.rehearse else None]
+    }
     if options.once:
         for name, precision in units.values():
             subject = Subject(networks[name])

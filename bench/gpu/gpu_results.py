@@ -1,4 +1,4 @@
-"""What a step on a GPU has found, in a file that is whole at every moment, and what makes it end with its parent."""
+"""Findings of a step on a GPU, in a file that is whole at every moment; steps end with their parent."""
 
 import ctypes
 import json
@@ -32,10 +32,14 @@ class Results:
         self.path = path
         self.units: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
 
-    def add(self, unit: str, found: dict[str, Any]) -> None:
-        """Keep what has been found of a unit, and print it."""
+    def keep(self, unit: str, found: dict[str, Any]) -> None:
+        """Keep what has been found of a unit."""
         self.units[unit] = found
         write_whole(self.path, json.dumps(self.units, indent=1, ensure_ascii=False) + "\n")
+
+    def add(self, unit: str, found: dict[str, Any]) -> None:
+        """Keep what has been found of a unit, and print it."""
+        self.keep(unit, found)
         shown = ", ".join(f"{name} {value}" for name, value in found.items() if name != "passed")
         print(f"{'' if found.get('passed', True) else 'FAILED '}{unit}: {shown}", flush=True)
 

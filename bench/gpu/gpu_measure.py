@@ -1,7 +1,7 @@
 """Everything that an NVIDIA GPU has to show, in one run: extraction, k-means, exact kernels.
 
-    python bench/gpu/gpu.py [--seconds 300]       needs CuPy and, for the other side, PyTorch
-    python bench/gpu/gpu.py --rehearse            tiny sizes, no GPU; the figures mean nothing
+    python bench/gpu/gpu_measure.py [--seconds 300]       needs CuPy and, for the other side, PyTorch
+    python bench/gpu/gpu_measure.py --rehearse            tiny sizes, no GPU; the figures mean nothing
 
 Ours and PyTorch's take turns on data that is on the device, timed by CUDA events, and medians count;
 exact kernels have nobody beside them.
@@ -82,7 +82,11 @@ def ceilings(bench: Bench) -> None:
     measurements: dict[str, Run] = {"copies": copy_rate}
     for precision in PRECISIONS:
         measurements[f"matrix products in {precision}"] = lambda precision=precision: matrix_rate(precision)
+    known = ["copies"] if bench.report.copy_rate else []
+    known += [f"matrix products in {precision}" for precision in bench.report.matrix_rates]
     for name, measurement in measurements.items():
+        if name in known:
+            continue
         try:
             measurement()
         except Exception as error:
@@ -144,7 +148,9 @@ def networks(bench: Bench) -> None:
     measured = []
     for subject in bench.subjects:
         for precision in PRECISIONS:
-            theirs, remark = tuned(bench, subject, precision)
+            whats = [f"{subject.network.name}: {n:,} images" for n in subject.network.sizes]
+            known = all((what, precision) in bench.report.earlier for what in whats)
+            theirs, remark = (None, "") if known else tuned(bench, subject, precision)
             rows = []
             for n in subject.network.sizes:
                 row = Row(f"{subject.network.name}: {n:,} images", precision)
@@ -325,6 +331,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=300, help="that the whole run may take [300]")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each side [5]")
     parser.add_argument("--rehearse", action="store_true", help="tiny sizes, one turn, no GPU")
+    parser.add_argument("--resume", action="store_true", help="keep the rows that the files hold already")
     parser.add_argument("-o", "--output", type=Path, help="the table [bench/results/gpu.md]")
     parser.add_argument("--json", type=Path, help="the same as data [bench/results/gpu.json]")
     options = parser.parse_args(arguments)
@@ -348,8 +355,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         if reason := why_unavailable():
             raise SystemExit(f"{reason}; without a GPU, --rehearse shows what would be measured")
-    command = shlex.join(["python", "bench/gpu/gpu.py", *(sys.argv[1:] if arguments is None else arguments)])
+    command = shlex.join(
+        ["python", "bench/gpu/gpu_measure.py", *(sys.argv[1:] if arguments is None else arguments)]
+    )
     report = Report(command, options.rehearse, options.output, options.json, NOTES)
+    if options.resume:
+        report.resume()
     budget = Budget(options.seconds)
     bench = Bench(TINY if options.rehearse else FULL, report, budget, options.rounds)
     report.machine = machine(bench.cupy, gpu_torch and gpu_torch.torch)
@@ -360,6 +371,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         end = "interrupted after"
     report.status = f"{end} {budget.taken():.0f} of {options.seconds:g} s, medians of {options.rounds} turns"
     report.write()
+    print(f"{len(report.rows)} rows; {report.status}", flush=True)
     return int(end != "took")
 
 
