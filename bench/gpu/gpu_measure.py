@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gpu_bench import NO_TORCH, OURS, TORCH, Bench, Run, difference, gpu_torch, wall_seconds
+from gpu_bench import NO_TORCH, OURS, TORCH, Bench, LostTheGpu, Run, difference, gpu_torch, wall_seconds
 from gpu_exact import exact_kernels
 from gpu_plan import CHECKED, FULL, TINY, Budget, Subject
 from gpu_report import Report, Row, gpu_state, machine, one_line
+from gpu_results import AGAIN
 from numpy.typing import NDArray
 
 from ckncuda import Layer
@@ -348,7 +349,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and write; 1 where it was interrupted."""
+    """Measure and write; 1 where it was interrupted, `AGAIN` where it lost the GPU."""
     options = parsed(arguments)
     if not options.rehearse:
         from ckncuda.backend.cupy import why_unavailable
@@ -366,13 +367,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report.machine = machine(bench.cupy, gpu_torch and gpu_torch.torch)
     try:
         measure(bench)
-        end = "took"
+        end, status = "took", 0
     except KeyboardInterrupt:
-        end = "interrupted after"
+        end, status = "interrupted after", 1
+    except LostTheGpu:
+        end, status = "lost the GPU after", AGAIN
     report.status = f"{end} {budget.taken():.0f} of {options.seconds:g} s, medians of {options.rounds} turns"
     report.write()
     print(f"{len(report.rows)} rows; {report.status}", flush=True)
-    return int(end != "took")
+    return status
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from gpu_bench import cupy_seconds
 from gpu_report import one_line
-from gpu_results import Results, folder_of_results
+from gpu_results import AGAIN, Results, folder_of_results, lost_the_gpu
 from numpy.typing import NDArray
 
 HERE = Path(__file__).parent
@@ -211,8 +211,11 @@ def main() -> int:
     for name in results.rest(list(PROBES)):
         try:
             found = PROBES[name]()
-        except Exception as error:  # stands in its place; a sticky one in those of all that follow
+        except Exception as error:  # stands in its place; the next one is tried
             found = {"passed": False, "said": one_line(error)}
+            if lost_the_gpu(error):
+                results.add(name, found)
+                return AGAIN
         results.add(name, found)
     return results.conclude(list(PROBES))
 

@@ -14,7 +14,7 @@ import numpy as np
 from gpu_bench import cupy_seconds, difference, our_backend
 from gpu_plan import CHECKED, FULL, TINY, Subject
 from gpu_report import one_line
-from gpu_results import Results, folder_of_results
+from gpu_results import AGAIN, Results, folder_of_results, lost_the_gpu
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
 ROUNDS = 5
@@ -86,6 +86,9 @@ def main() -> int:
             found = rate(subjects[name], precision, n, 1 if options.rehearse else ROUNDS)
         except Exception as error:  # stands in its place; the next one is tried
             found = {"passed": False, "said": one_line(error)}
+            if lost_the_gpu(error):
+                results.add(unit, found)
+                return AGAIN
         results.add(unit, found)
     return results.conclude(list(units))
 

@@ -44,6 +44,7 @@ class Row:
     seconds: dict[str, list[float]] = field(default_factory=dict)
     tried: dict[str, float] = field(default_factory=dict)  # rates of PyTorch's forms
     remarks: list[str] = field(default_factory=list)
+    lost_the_gpu: bool = False
 
     @property
     def ratio(self) -> float | None:
@@ -172,11 +173,11 @@ class Report:
         if self.json_path is None or not self.json_path.exists():
             return
         found = json.loads(self.json_path.read_text(encoding="utf-8"))
-        for name in ("copy_rate", "matrix_rates", "exp_rate", "failures"):
+        for name in ("copy_rate", "matrix_rates", "exp_rate"):
             setattr(self, name, found[name])
         for row in found["rows"]:
             row.pop("ratio")
-            if row["ours"] is not None:  # what failed or had no time is tried again
+            if row["ours"] is not None or row["lost_the_gpu"]:  # what else failed is tried again
                 self.earlier[row["what"], row["precision"]] = Row(**row)
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 PR_SET_PDEATHSIG = 1
+AGAIN = 75
+"""The status of a process that has lost the GPU, and noted by what: a new one can go on."""
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -52,6 +54,13 @@ class Results:
         well = sum(bool(self.units.get(unit, {}).get("passed")) for unit in units)
         print(f"{well} of {len(units)} well", flush=True)
         return int(well < len(units))
+
+
+def lost_the_gpu(error: BaseException) -> bool:
+    """Tell whether nothing that follows in this process means anything."""
+    from gpu_faults import sticky_status  # beside the tests, which ask the same
+
+    return sticky_status(error) is not None
 
 
 def folder_of_results() -> Path:

@@ -28,7 +28,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpu_results import Results, end_with_parent, write_whole
+from gpu_results import AGAIN, Results, end_with_parent, write_whole
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
@@ -213,7 +213,10 @@ def take(step: Step, results: Results, left: float, environment: dict[str, str],
     before = results.units.get(step.name, {}).get("seconds", 0.0)
     limit, start = min(step.limit - before, left), time.monotonic()
     try:
-        status, said = run(step, limit, environment, out / f"{step.name.replace(' ', '_')}.log")
+        status: int | None = AGAIN
+        while status == AGAIN:  # it lost the GPU, noted by what, and goes on after that in a new process
+            rest = limit - (time.monotonic() - start)
+            status, said = run(step, rest, environment, out / f"{step.name.replace(' ', '_')}.log")
     except OSError as error:
         status, said = 127, f"could not be started: {error}"
     seconds = before + time.monotonic() - start

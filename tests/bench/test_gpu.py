@@ -160,3 +160,28 @@ def test_a_resumed_run_that_is_interrupted_keeps_the_rows_whose_turn_has_not_com
     status, data, _ = rehearse(gpu, tmp_path, "--resume")
     assert status == 1
     assert len({(row["what"], row["precision"]) for row in data["rows"]}) == ROWS
+
+
+@pytest.mark.usefixtures("without_torch")
+def test_a_measurement_that_loses_the_gpu_ends_its_process_and_is_not_taken_again(gpu, tmp_path, monkeypatch):
+    class CUDARuntimeError(RuntimeError):
+        status = 700
+
+    def broken(precision):
+        if precision == "tf32":
+            raise CUDARuntimeError("cudaErrorIllegalAddress")
+        return FakeBackend(precision)
+
+    monkeypatch.setattr("gpu_bench.our_backend", broken)
+    statuses, rows = [], []
+    while not statuses or statuses[-1] == 75:
+        status, data, _ = rehearse(gpu, tmp_path, "--resume")
+        statuses.append(status)
+        rows.append(len(data["rows"]))
+    lost = [row for row in data["rows"] if row["lost_the_gpu"]]
+    assert statuses == [75] * len(lost) + [0]
+    assert rows == sorted(rows)
+    assert {row["precision"] for row in lost} == {"tf32"}
+    assert all("failed: CUDARuntimeError: cudaErrorIllegalAddress" in row["remarks"][-1] for row in lost)
+    assert len(data["rows"]) == ROWS
+    assert all(row["ours"] for row in data["rows"] if row["precision"] != "tf32")

@@ -24,9 +24,9 @@ results, units = Results(folder_of_results() / f"{{name}}.json"), [str(i) for i 
 for unit in results.rest(units):
     time.sleep(0.1)
     with (folder_of_results() / "ran").open("a") as ran:
-        ran.write(f"{{name}} {{unit}}\\n")
+        ran.write(f"{{name}} {{unit}}\n")
     results.add(unit, {{"passed": True, "said": "x" * 3000}})
-print("a table\\n| of | rows |")
+print("a table\n| of | rows |")
 sys.exit(results.conclude(units) or status)
 """
 SUITE = """
@@ -125,6 +125,19 @@ def test_time_is_kept_and_the_next_command_goes_on(tmp_path):
     assert table.count("| NO | stopped after") == 2
     assert table.count("| yes |") == 3
     assert "begun" in (tmp_path / "never_ends.log").read_text()
+
+
+def test_a_step_that_lost_the_gpu_goes_on_in_a_new_process(tmp_path):
+    code = (
+        "import sys\nfrom gpu_results import AGAIN, Results, folder_of_results\n"
+        "results = Results(folder_of_results() / 'lost.json')\n"
+        "units = results.rest(['a', 'b', 'c'])\n"
+        "if units: results.add(units[0], {'passed': False}); sys.exit(AGAIN)\n"
+        "sys.exit(results.conclude(['a', 'b', 'c']))"
+    )
+    status, said = finished(tmp_path, [("lost", [code], (20, 1))])
+    assert (status, said.count("== lost"), "0 of 3 well" in said) == (1, 4, True), said
+    assert json.loads((tmp_path / "steps.json").read_text())["lost"]["status"] == 1
 
 
 def test_results_of_other_sources_are_not_mixed_with_these(tmp_path):

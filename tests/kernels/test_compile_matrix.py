@@ -6,6 +6,7 @@ the kernels of pairs, which take all registers for their sums, read back once a 
 """
 
 import json
+import re
 from pathlib import Path
 
 import nvrtc
@@ -103,6 +104,24 @@ def test_kernels_compile_within_the_budget(compiler, architecture, operation, pr
         assert resources.stack_bytes <= BUDGET["spilled_bytes"][operation], f"{name}: {resources}"
         assert resources.static_shared_bytes <= 1024, f"{name}: {resources}"  # the system's own
     assert BUDGET["registers"][operation] * THREADS * BUDGET["blocks"][operation] <= REGISTERS
+
+
+@pytest.mark.parametrize("probes", ["checks", "rates", "sums"])
+def test_probes_of_the_hardware_compile(compiler, monkeypatch, probes):
+    """Those of `bench/gpu`, where they are beside these tests: with wgmma, for Hopper alone."""
+    bench = Path(__file__).parents[2] / "bench" / "gpu"
+    if not bench.exists():
+        pytest.skip("bench/gpu/ is not beside these tests")
+    monkeypatch.syspath_prepend(bench)
+    import gpu_probe
+
+    text = gpu_probe.source(probes)
+    names = re.findall(r'extern "C" __global__ void (?:__launch_bounds__\(.*?\) )?([a-z]\w+)\(', text)
+    names += re.findall(r"^(?:WGMMA|MMA)_RATE\((\w+),", text, re.MULTILINE)
+    assert len(names) == {"checks": 3, "rates": 8, "sums": 2}[probes]
+    architecture = "sm_80" if probes == "sums" else "sm_90a"
+    found = nvrtc.resources_of(compiler, text, names, architecture)
+    assert all(resources.spilled_bytes == 0 for resources in found.values())
 
 
 def test_a_kernel_beyond_the_budget_is_seen(compiler):
