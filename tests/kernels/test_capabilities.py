@@ -4,6 +4,7 @@ How tensor cores of each sum is in `cuda_on_cpu/headers/tensor_core.h`. Toleranc
 found here may be half of them, as the model is one of measurements that others have made.
 """
 
+import importlib
 from pathlib import Path
 
 import gpu
@@ -179,17 +180,21 @@ def test_the_nearest_anchor_of_many(on, capability, rng):
     np.testing.assert_allclose(cosine, cosines, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("capability", "terms", "extra"), [(80, (4, 8), 1), (86, (4, 8), 1), (90, (8, 16), 2)]
-)
-def test_the_probe_of_a_gpu_finds_how_tensor_cores_sum(on, monkeypatch, capability, terms, extra):
-    """What `make gpu` asks of the hardware; here it finds the model."""
+@pytest.fixture
+def gpu_probe(monkeypatch):
+    """Return the probes of the hardware; before `on`, which puts more on the path."""
     bench = Path(__file__).parents[2] / "bench" / "gpu"
     if not bench.exists():
         pytest.skip("bench/gpu/ is not beside these tests")
     monkeypatch.syspath_prepend(bench)
-    import gpu_probe
+    return importlib.import_module("gpu_probe")
 
+
+@pytest.mark.parametrize(
+    ("capability", "terms", "extra"), [(80, (4, 8), 1), (86, (4, 8), 1), (90, (8, 16), 2)]
+)
+def test_the_probe_of_a_gpu_finds_how_tensor_cores_sum(gpu_probe, on, capability, terms, extra):
+    """What `make gpu` asks of the hardware; here it finds the model."""
     on(capability)
     for kind, at_once in zip(("tf32", "f16"), terms, strict=True):
         found = gpu_probe.sums(kind)
