@@ -26,7 +26,8 @@ MAX_BLOCK = 8192  # images
 class CupyBackend:
     """Float32 maps on an NVIDIA GPU; see `ckncuda.backend.Backend`.
 
-    Operations are queued on CuPy's current stream, as CuPy's own are.
+    Operations are queued on CuPy's current stream, as CuPy's own are.  Our kernels give the same bits in
+    every run; the projection is cuBLAS's, which does not promise them for blocks on two streams: see `memory`.
 
     Parameters
     ----------

@@ -1,6 +1,8 @@
 """What an installation lacks is said before the work, with what brings it; "auto" goes on without."""
 
 import logging
+import tomllib
+from pathlib import Path
 
 import gpu
 import pytest
@@ -127,3 +129,12 @@ def test_it_is_looked_for_once(installation, monkeypatch):
     availability.unavailability.cache_clear()
     assert [availability.why_unavailable() for _ in range(3)] == [None] * 3
     assert len(looked) == 1
+
+
+@pytest.mark.parametrize("cuda", [12, 13])
+def test_the_extras_bring_what_is_looked_for(cuda):
+    """The kernels' compiler, headers and libraries, and a CuPy that finds what it has compiled."""
+    path = Path(__file__).parents[3] / "pyproject.toml"
+    (extra,) = tomllib.loads(path.read_text())["project"]["optional-dependencies"][f"cuda{cuda}"]
+    least = ".".join(map(str, availability.LEAST_CUPY))
+    assert extra.startswith(f"cupy-cuda{cuda}x[ctk]>={least},")
