@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 LEAST_CUPY = 14, 2
-"""Those before do not find kernels of templates among their compiled ones, and compile at each start."""
+"""Older ones do not find kernels of templates among their compiled ones, and compile at each start."""
 
 LEAST_CAPABILITY = 75
 NO_DEVICE, DRIVER_TOO_OLD = 100, 35  # CUDA's numbers of errors

@@ -27,7 +27,8 @@ class CupyBackend:
     """Float32 maps on an NVIDIA GPU; see `ckncuda.backend.Backend`.
 
     Operations are queued on CuPy's current stream, as CuPy's own are.  Our kernels give the same bits in
-    every run; the projection is cuBLAS's, which does not promise them for blocks on two streams: see `memory`.
+    every run; the projection is cuBLAS's, which does not promise that for blocks on two streams: see the
+    module `memory`.
 
     Parameters
     ----------

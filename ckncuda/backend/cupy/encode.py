@@ -52,7 +52,7 @@ def packed_anchors(layer: Layer, laid_out: Tiling, precision: str) -> NDArray[np
 
 @dataclass(frozen=True)
 class _Launch:
-    """What a launch takes besides arrays: made once for so many images, as it takes longer than launching."""
+    """All that a launch takes but arrays: made once for so many images, since it takes longer than it."""
 
     grid: tuple[int]
     shared: int
