@@ -88,6 +88,8 @@ def _of_device(cupy: Any) -> Unavailability | None:
 
 def _driver_too_old(runtime: Any) -> str:
     known, wanted = runtime.driverGetVersion(), runtime.runtimeGetVersion()
+    if known == 0:  # of a library without a driver behind it
+        return f"the NVIDIA driver does not answer; CuPy is for CUDA {_version(wanted)}; use --backend numpy"
     older = f", or {how_to_install(12, 'CuPy for CUDA 12')}" if known // 1000 == 12 < wanted // 1000 else ""
     return (
         f"the NVIDIA driver is too old: it knows CUDA {_version(known)}, CuPy is for {_version(wanted)}; "
