@@ -111,6 +111,35 @@ def test_kills_at_random_moments_lose_nothing(tmp_path):
     assert "== " not in again[1], "a step was begun again"
 
 
+@pytest.mark.slow
+@pytest.mark.skipif("CKNCUDA_CAMPAIGNS" not in os.environ, reason="takes minutes: set CKNCUDA_CAMPAIGNS")
+def test_a_rehearsal_with_real_kernels_is_killed_at_random_moments(tmp_path):
+    """Every step of a rehearsal, kernels executed on the CPU, to the end that it has without kills."""
+    command = [sys.executable, str(BENCH / "gpu_suite.py"), "--rehearse", "--out", str(tmp_path)]
+    moments, known = random.Random(1), set()
+    for _ in range(KILLS):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        time.sleep(moments.uniform(1, 12))
+        process.kill()
+        process.wait()
+        now = found(tmp_path) - {("parity_done", name) for _, name in found(tmp_path)}
+        rows = {("gpu", str(row)) for row in rows_of(tmp_path)}
+        assert known <= now | rows, known - now - rows
+        known = (now | rows) - {("gpu", name) for name in ("status", "command")}
+    assert subprocess.run(command, stdout=subprocess.DEVNULL, timeout=600).returncode == 0
+    steps = json.loads((tmp_path / "steps.json").read_text())
+    assert all(step["done"] and step["passed"] for name, step in steps.items() if name != "sources")
+    assert known <= found(tmp_path) | {("gpu", str(row)) for row in rows_of(tmp_path)}
+    assert not list(tmp_path.glob("*.part"))
+
+
+def rows_of(out):
+    """Rows of the benchmark that have figures: what, precision, seconds of each turn."""
+    path = out / "gpu.json"
+    rows = json.loads(path.read_text())["rows"] if path.exists() else []
+    return [(row["what"], row["precision"], row["seconds"]) for row in rows if row["ours"]]
+
+
 def test_time_is_kept_and_the_next_command_goes_on(tmp_path):
     steps = [("long", [SLOW], (3.0, 0.5)), *STEPS[:2], ("never ends", [SLOW], (1.5, 0.5)), STEPS[3]]
     start = time.monotonic()
