@@ -27,12 +27,6 @@ CKN_HARNESS float float_of_bits(uint32_t bits) {
     return number;
 }
 
-// The float before one that is too large is that of the bits before; no float but zero has none.
-CKN_HARNESS float towards_zero(double x) {
-    float nearest = static_cast<float>(x);
-    return float_of_bits(__float_as_uint(nearest) - (std::fabs(nearest) > std::fabs(x)));
-}
-
 // How a device sums products: `extra` bits below a float's last, so many terms of TF32 or of halves at a time.
 struct TensorCores {
     int extra, tf32_terms, half_terms;
@@ -67,22 +61,21 @@ CKN_HARNESS Four larger(Four x, Four y) { return x > y ? x : y; }
 // One step: the sum so far and the products of some terms, aligned, cut off and added.
 template <int depth>
 CKN_HARNESS Four add_aligned(Four sum, const double (&a)[depth], const Four (&b)[depth][2], int half, int from, int to) {
-    Four most = absolute(sum), plain = sum;
+    Four products[depth], most = absolute(sum), plain = sum;
     for (int k = from; k < to; ++k) {
-        Four product = a[k] * b[k][half];
-        most = larger(most, absolute(product));
-        plain += product;
+        products[k] = a[k] * b[k][half];
+        most = larger(most, absolute(products[k]));
+        plain += products[k];
     }
     // Times 2^(23 + extra - e) with e the exponent of the largest, all are whole numbers once cut off.
     FourBits exponent = (FourBits)most >> 52;
     FourBits up = (2046 + 23 + tensor_cores.extra) - exponent;  // biased; of products of 0, none
     Four scale = (Four)((exponent == 0 ? FourBits{1023, 1023, 1023, 1023} : up) << 52);
     FourInts whole = __builtin_convertvector(sum * scale, FourInts);
-    for (int k = from; k < to; ++k) whole += __builtin_convertvector(a[k] * b[k][half] * scale, FourInts);
-    Four found = __builtin_convertvector(whole, Four) / scale;
-    for (int i = 0; i < 4; ++i)  // of what is no number, or infinite, that remains
-        found[i] = std::isfinite(plain[i]) ? towards_zero(found[i]) : static_cast<float>(plain[i]);
-    return found;
+    for (int k = from; k < to; ++k) whole += __builtin_convertvector(products[k] * scale, FourInts);
+    // Of a double, 29 bits more than a float has are cut off. What is no number, or infinite, remains.
+    FourBits cut = (FourBits)(__builtin_convertvector(whole, Four) / scale) & ~((int64_t{1} << 29) - 1);
+    return plain - plain == 0 ? (Four)cut : plain;
 }
 
 // D += A B for A [16, depth], B [depth, 8], and D as the lanes hold it.
