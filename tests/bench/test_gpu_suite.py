@@ -24,9 +24,9 @@ results, units = Results(folder_of_results() / f"{{name}}.json"), [str(i) for i 
 for unit in results.rest(units):
     time.sleep(0.1)
     with (folder_of_results() / "ran").open("a") as ran:
-        ran.write(f"{{name}} {{unit}}\n")
+        ran.write(f"{{name}} {{unit}}\\n")
     results.add(unit, {{"passed": True, "said": "x" * 3000}})
-print("a table\n| of | rows |")
+print("a table\\n| of | rows |")
 sys.exit(results.conclude(units) or status)
 """
 SUITE = """
@@ -144,7 +144,7 @@ def test_time_is_kept_and_the_next_command_goes_on(tmp_path):
     steps = [("long", [SLOW], (3.0, 0.5)), *STEPS[:2], ("never ends", [SLOW], (1.5, 0.5)), STEPS[3]]
     start = time.monotonic()
     status, said = finished(tmp_path, steps, "--seconds", "1.5")
-    assert (status, time.monotonic() - start < 6) == (3, True), said
+    assert (status, time.monotonic() - start < 15) == (3, True), said
     assert "Time is up; left: long, facts, every kernel once, never ends, parity." in said
     assert "stopped after 2 s: begun" in (tmp_path / "gpu_checks.md").read_text()
     status, said = finished(tmp_path, steps, "--seconds", "40")
