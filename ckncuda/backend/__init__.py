@@ -37,7 +37,9 @@ def get_backend(
         ``auto`` takes the environment variable ``CKNCUDA_BACKEND`` if it is set, else CUDA where it
         works, else NumPy.
     threads : int, optional
-        CPU threads to use; by default as many as this process may run on.
+        CPU threads to use, of which more than there are cores gain nothing and are not started; by default
+        as many as this process may run on: its cores, those of its quota (cgroups), or ``OMP_NUM_THREADS``,
+        whatever is least.
     memory : int, optional
         Bytes that a computation may use for its blocks of images, and half of it for a sample of
         patches; by default 2 GiB.
@@ -87,11 +89,11 @@ def get_backend(
 
 def backend_statuses() -> list[BackendStatus]:
     """Return what each backend can do on this machine."""
-    from ckncuda.backend.numpy import available_threads, describe, has_numba
+    from ckncuda.backend.numpy import available_threads, describe, why_plain
     from ckncuda.backend.reference import ReferenceBackend
 
     return [
-        BackendStatus("numpy", True, describe(available_threads(), has_numba())),
+        BackendStatus("numpy", True, describe(available_threads(), why_plain())),
         _cupy_status(),
         BackendStatus("reference", True, ReferenceBackend.description),
     ]
