@@ -24,6 +24,7 @@ FLOORS = """
     supervised
     sklearn, robustness
     studies
+    public
     ckncuda
     cli
 """

@@ -7,6 +7,7 @@ Numba.
 import functools
 import importlib
 import importlib.metadata
+import importlib.util
 import logging
 from types import ModuleType
 
@@ -31,13 +32,13 @@ def why_not_compiled() -> str | None:
     import numba
 
     # A stray folder called numba, or half an installation, imports and is nothing.
-    version, disabled = getattr(numba, "__version__", None), getattr(numba, "config", None)
-    if version is None or not hasattr(disabled, "DISABLE_JIT"):
+    version, config = getattr(numba, "__version__", None), getattr(numba, "config", None)
+    if version is None or config is None:
         return "Numba is installed in part only: pip install --force-reinstall numba"
     if tuple(int(part) for part in version.split(".")[:2] if part.isdecimal()) < OLDEST:
         oldest = ".".join(map(str, OLDEST))
         return f"Numba {version} is older than {oldest}; renew it with: {installing('fast')}"
-    if disabled.DISABLE_JIT:
+    if config.DISABLE_JIT:
         return "Numba is told to compile nothing: unset NUMBA_DISABLE_JIT"
     return None
 

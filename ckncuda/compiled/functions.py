@@ -51,7 +51,7 @@ def compiled(
     if function is None:
         return functools.partial(compiled, inline=inline, reordered=reordered, exact=exact)
     allowed = set() if exact else {"contract", "nsz"} | ({"reassoc"} if reordered else set())
-    made = njit(nogil=True, fastmath=allowed, inline="always" if inline else "never")(function)
+    made: Any = njit(nogil=True, fastmath=allowed, inline="always" if inline else "never")(function)
     made._cache = _Kept(function)
     return made
 
