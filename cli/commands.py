@@ -66,12 +66,24 @@ def run(take_signals: Callable[[], None]) -> int:
     except Gone:
         return 1  # nobody is left to tell
     except OSError as error:
-        say(f"Error: {error.filename}: {error.strerror}" if error.filename else f"Error: {error}")
+        if error.filename is None and not _is_somewhere():
+            say("Error: the current folder no longer exists: change to one that does")
+        else:
+            say(f"Error: {error.filename}: {error.strerror}" if error.filename else f"Error: {error}")
     except (KeyboardInterrupt, click.Abort) as interrupt:
         say("")
         say(f"Interrupted; {str(interrupt) or 'no partial file was left'}.")
         return INTERRUPTED
     return BAD_INPUT
+
+
+def _is_somewhere() -> bool:
+    """Tell whether the current folder still exists."""
+    try:
+        os.getcwd()
+    except OSError:
+        return False
+    return True
 
 
 def _run() -> int:

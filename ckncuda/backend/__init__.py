@@ -4,8 +4,12 @@
 Nothing outside this room knows where an array lives.
 """
 
+import operator
 import os
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from ckncuda.backend.operations import Backend
 from ckncuda.errors import InvalidSpec
@@ -59,12 +63,14 @@ def get_backend(
     'numpy'
     """
     origin = ""
-    if name == "auto" and "CKNCUDA_BACKEND" in os.environ:
+    if name == "auto" and os.environ.get("CKNCUDA_BACKEND"):
         name, origin = os.environ["CKNCUDA_BACKEND"], " (from the environment variable CKNCUDA_BACKEND)"
+    threads = _whole("threads", threads, "at least 1, such as 4")
+    memory = _whole("memory", memory, "a number of bytes, at least 64 MiB, such as 2 * 2**30")
     if threads is not None and threads < 1:
         raise InvalidSpec(f"threads is {threads}; it must be at least 1")
     if memory is not None and memory < 64 << 20:
-        raise InvalidSpec(f"memory is {memory} bytes; it must be at least 64 MiB")
+        raise InvalidSpec(f"memory is {memory} byte{'s' * (memory != 1)}; it must be at least 64 MiB")
     if name == "auto":
         name = "cupy" if _cupy_status().works else "numpy"
     if name not in NAMES:
@@ -85,6 +91,18 @@ def get_backend(
     from ckncuda.backend.reference import ReferenceBackend
 
     return ReferenceBackend(memory)
+
+
+def _whole(name: str, value: Any, expected: str) -> int | None:
+    """Return a whole number of any type that has them, or None; True is none."""
+    if value is None:
+        return None
+    try:
+        if isinstance(value, bool | np.bool_):
+            raise TypeError
+        return operator.index(value)
+    except TypeError as error:
+        raise InvalidSpec(f"{name} is {value!r}; it must be a whole number, {expected}") from error
 
 
 def backend_statuses() -> list[BackendStatus]:

@@ -67,7 +67,26 @@ def why_not_importable(*modules: str) -> str | None:
                 f"Numba {version} does not compile {module.rpartition('.')[2]} ({type(error).__name__}: "
                 f"{error}); install another with: {installing('fast')}"
             )
-    return reason
+    return reason or _why_not_kept()
+
+
+def _why_not_kept() -> str | None:
+    """Return why compiling costs more than it saves, where each start would have to compile anew.
+
+    That takes 10 s, as long as the plain forms take more for 10,000 images of 256 and 1,024 filters, and for
+    80,000 of 64, 64 and 128 (bench/results/extract.md).
+    """
+    from ckncuda.compiled import functions, store
+
+    if store.is_kept(functions.version()):
+        return None
+    problem = store.problem()
+    if problem is None:
+        return None
+    return (
+        f"what Numba compiles cannot be kept, and to compile at each start takes longer ({problem}): set the "
+        f"environment variable {store.VARIABLE} to a folder of yours"
+    )
 
 
 def imported(module: str) -> ModuleType | None:

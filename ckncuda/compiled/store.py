@@ -25,6 +25,7 @@ from ckncuda.files.regular_file import open_regular
 VARIABLE = "CKNCUDA_CPU_CACHE"
 BEGINNING = b"ckncuda: compiled by Numba\n"
 ENDING = ".machine-code"
+PROBE = f"ckncuda-probe.{os.getpid()}.part"
 FORGOTTEN = 30 * 86400  # seconds after which code of other versions is removed
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
@@ -101,15 +102,16 @@ class Folder:
                 os.unlink(part)
             raise
 
-    def names(self, start: str) -> Iterator[str]:
-        """Yield the names of files that begin so."""
+    def names(self, part: str = "") -> Iterator[str]:
+        """Yield the names of files of ours in which this occurs."""
         if self.problem() is None:
             with contextlib.suppress(OSError):
-                yield from (name for name in os.listdir(self.path) if name.startswith(start))
+                ours = (name for name in os.listdir(self.path) if name.startswith("ckncuda-"))
+                yield from (name for name in ours if part in name)
 
     def forget(self, current: str) -> None:
         """Remove what other versions, and writers that were killed, left long ago."""
-        for name in self.names("ckncuda-"):
+        for name in self.names():
             with contextlib.suppress(OSError):
                 old = time.time() - os.lstat(self.path / name).st_mtime > FORGOTTEN
                 if old and (name.endswith(".part") or (name.endswith(ENDING) and current not in name)):
@@ -152,9 +154,27 @@ def load(name: str) -> bytes | None:
     return next((found for folder in folders() if (found := folder.read(name)) is not None), None)
 
 
-def is_kept(start: str) -> bool:
-    """Tell whether any file is kept whose name begins so."""
-    return any(name.endswith(ENDING) for folder in folders() for name in folder.names(start))
+def is_kept(part: str) -> bool:
+    """Tell whether any file is kept in whose name this occurs."""
+    return any(name.endswith(ENDING) for folder in folders() for name in folder.names(part))
+
+
+def problem() -> str | None:
+    """Return why nothing can be kept; None where it can."""
+    problems = []
+    for folder in folders():
+        try:
+            folder.write(PROBE, b"")
+            os.unlink(folder.path / PROBE)
+        except OSError as error:
+            problems.append(_shown(folder, error))
+        else:
+            return None
+    return "; ".join(problems)
+
+
+def _shown(folder: Folder, error: OSError) -> str:
+    return str(error) if error.strerror is None else f"{folder.path}: {error.strerror}"
 
 
 def save(name: str, content: bytes, current: str) -> None:
@@ -167,7 +187,7 @@ def save(name: str, content: bytes, current: str) -> None:
         try:
             folder.write(name, content)
         except OSError as error:
-            problems.append(str(error) if error.strerror is None else f"{folder.path}: {error.strerror}")
+            problems.append(_shown(folder, error))
         else:
             _forget(folder, current)
             return

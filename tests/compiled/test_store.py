@@ -130,6 +130,9 @@ def test_folders_are_tried_in_turn(tmp_path, monkeypatch):
     assert (places[2] / NAME).exists()
     assert store.is_kept("ckncuda-room.function-version-")
     assert not store.is_kept("ckncuda-room.function-other-")
+    assert store.problem() is None
+    monkeypatch.setattr(store, "folders", lambda: [Folder(place) for place in places[:2]])
+    assert "for-all: others may write to it" in store.problem()
 
 
 @pytest.mark.parametrize(

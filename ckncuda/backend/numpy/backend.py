@@ -6,7 +6,7 @@ import itertools
 import logging
 import math
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -83,6 +83,16 @@ class NumpyBackend(HostBlocks):
         self._steps, self._nearest = (_module(self._compiled, name) for name in ("encode", "nearest"))
         self._plan = functools.lru_cache(PLANS)(self._steps.Plan)  # of any layer of a specification
         self._packed: weakref.WeakKeyDictionary[Layer, Any] = weakref.WeakKeyDictionary()
+
+    def each_image(self, function: Callable[[Array], Array], images: Array, size: int) -> Array:
+        """Share the images among the threads."""
+        out = np.empty(images.shape, np.float32)
+
+        def some(start: int) -> None:
+            out[start : start + size] = function(images[start : start + size])
+
+        self._threads.run(some, ((start,) for start in range(0, len(images), size)))
+        return out
 
     def encode(self, maps: Array, layers: Sequence[Layer]) -> NDArray[np.float32]:
         """Encode maps [n, h, w, c] through all layers: a few images at a time, or one in bands of rows."""

@@ -51,7 +51,7 @@ def cpu_quota(root: Path = Path("/"), group: str = "proc/self/cgroup") -> float:
     quota = math.inf
     with contextlib.suppress(OSError):
         for line in (root / group).read_text().splitlines():
-            number, controllers, path = line.split(":", 2)
+            number, controllers, path = (*line.split(":", 2), "", "")[:3]
             if number == "0":  # version 2
                 mounts, read = ["sys/fs/cgroup", "sys/fs/cgroup/unified"], _quota_of_version_2
             elif "cpu" in controllers.split(","):
