@@ -125,5 +125,6 @@ class _OneLine(logging.Formatter):
         return printable(super().formatMessage(record))
 
 
-def _show_warning(message: Warning | str, *rest: object, **more: object) -> None:
-    say(f"Warning: {message}")
+def _show_warning(message: Warning | str, category: type[Warning], *rest: object, **more: object) -> None:
+    if not issubclass(category, DeprecationWarning | PendingDeprecationWarning):  # which are for programmers
+        say(f"Warning: {message}")
