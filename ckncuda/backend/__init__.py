@@ -6,8 +6,12 @@ Nothing outside this room knows where an array lives.
 
 import functools
 import logging
+import operator
 import os
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from ckncuda.backend.operations import Backend
 from ckncuda.errors import InvalidSpec
@@ -39,7 +43,8 @@ def get_backend(
         ``auto`` takes the environment variable ``CKNCUDA_BACKEND`` if it is set, else CUDA where it
         works, else NumPy.
     threads : int, optional
-        CPU threads to use; by default as many as this process may run on.
+        CPU threads to use, of which more than there are cores are not started; by default as many as this
+        process may run on: its cores, its quota of them (cgroups), or ``OMP_NUM_THREADS``, whatever is least.
     memory : int, optional
         Bytes that a computation may use for its blocks of images, and half of it for a sample of
         patches; by default 2 GiB.
@@ -59,12 +64,14 @@ def get_backend(
     'numpy'
     """
     origin = ""
-    if name == "auto" and "CKNCUDA_BACKEND" in os.environ:
+    if name == "auto" and os.environ.get("CKNCUDA_BACKEND"):
         name, origin = os.environ["CKNCUDA_BACKEND"], " (from the environment variable CKNCUDA_BACKEND)"
+    threads = _whole("threads", threads, "at least 1, such as 4")
+    memory = _whole("memory", memory, "a number of bytes, at least 64 MiB, such as 2 * 2**30")
     if threads is not None and threads < 1:
         raise InvalidSpec(f"threads is {threads}; it must be at least 1")
     if memory is not None and memory < 64 << 20:
-        raise InvalidSpec(f"memory is {memory} bytes; it must be at least 64 MiB")
+        raise InvalidSpec(f"memory is {memory} byte{'s' * (memory != 1)}; it must be at least 64 MiB")
     if name == "auto":
         name = "cupy" if _gpu_works() else "numpy"
     if name not in NAMES:
@@ -87,13 +94,25 @@ def get_backend(
     return ReferenceBackend(memory)
 
 
+def _whole(name: str, value: Any, expected: str) -> int | None:
+    """Return a whole number of any type that has them, or None; True is none."""
+    if value is None:
+        return None
+    try:
+        if isinstance(value, bool | np.bool_):
+            raise TypeError
+        return operator.index(value)
+    except TypeError as error:
+        raise InvalidSpec(f"{name} is {value!r}; it must be a whole number, {expected}") from error
+
+
 def backend_statuses() -> list[BackendStatus]:
     """Return what each backend can do on this machine."""
-    from ckncuda.backend.numpy import available_threads, describe, has_numba
+    from ckncuda.backend.numpy import available_threads, describe, why_plain
     from ckncuda.backend.reference import ReferenceBackend
 
     return [
-        BackendStatus("numpy", True, describe(available_threads(), has_numba())),
+        BackendStatus("numpy", True, describe(available_threads(), why_plain())),
         _cupy_status(),
         BackendStatus("reference", True, ReferenceBackend.description),
     ]

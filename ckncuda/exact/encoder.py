@@ -135,7 +135,7 @@ class ExactEncoder:
         """Compute the kernels [b, m] of images [b, h, w, c] with the points, where the backend computes."""
         if self.preprocessing:
             with report.stage("preprocessing"):
-                images = preprocessed(images, self.preprocessing)
+                images = preprocessed(images, self.preprocessing, backend)
         return backend.asarray(self.kernels(images, backend))
 
     def encode_in_stages(
@@ -144,7 +144,7 @@ class ExactEncoder:
         """Compute features [b, m] step by step, each in a context of its name: what takes which time."""
         for step in self.preprocessing:
             with stage(step.name):
-                images = step.apply(images)
+                images = preprocessed(images, (step,), backend)
         with stage(f"kernels with {len(self.points):,} images"):
             return backend.asarray(self.kernels(images, backend))
 

@@ -129,7 +129,7 @@ class Encoder:
         """Compute feature maps [n, h', w', filters] of images [n, h, w, c], where the backend computes."""
         if self.preprocessing:
             with report.stage("preprocessing"):
-                images = preprocessed(images, self.preprocessing)
+                images = preprocessed(images, self.preprocessing, backend)
         return self.symmetries.average(lambda block: backend.encode(block, self.network.layers), images)
 
     def encode_in_stages(
@@ -138,7 +138,7 @@ class Encoder:
         """Compute features [n, d] step by step, each in a context of its name: what takes which time."""
         for step in self.preprocessing:
             with stage(step.name):
-                images = step.apply(images)
+                images = preprocessed(images, (step,), backend)
 
         def network(maps: Array) -> Array:
             for number, layer in enumerate(self.network.layers, 1):

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from ckncuda.errors import installing
+
 LEAST_CUPY = 14, 2
 """Older ones do not find kernels of templates among their compiled ones, and compile at each start."""
 
@@ -63,7 +65,7 @@ def unavailability() -> Unavailability | None:
 
 def how_to_install(cuda: int, package: str = "it") -> str:
     """Say how to install CuPy for a version of CUDA, with all that it needs: compiler, headers, libraries."""
-    return f"install {package} with: pip install 'ckncuda[cuda{cuda}]'"
+    return f"install {package} with: {installing(f'cuda{cuda}')}"
 
 
 def _of_device(cupy: Any) -> Unavailability | None:

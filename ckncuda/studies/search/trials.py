@@ -36,7 +36,7 @@ from ckncuda.model.model import Model
 from ckncuda.model.presets import PRESETS
 from ckncuda.model.system import System
 from ckncuda.progress import Progress
-from ckncuda.studies.plots import draw_search
+from ckncuda.studies.plots import MATPLOTLIB, draw_search
 from ckncuda.studies.search.folder import describe, search_folder
 from ckncuda.studies.search.journal import Journal
 from ckncuda.studies.search.leaderboard import Row, write_leaderboard
@@ -165,7 +165,7 @@ def search(
 
 def check_installed() -> None:
     """Raise `NotInstalled` unless Optuna and matplotlib are there."""
-    require("matplotlib", "optuna", purpose="the search needs Optuna and matplotlib", extra="search")
+    require(*MATPLOTLIB, "optuna", purpose="the search needs Optuna and matplotlib", extra="search")
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -9,9 +9,9 @@ import pytest
 
 from ckncuda import backend
 from ckncuda.backend.cupy import availability
-from ckncuda.errors import BackendUnavailable
+from ckncuda.errors import BackendUnavailable, installing
 
-COMPLETE = "install CuPy and what it needs with: pip install 'ckncuda[cuda13]'"
+COMPLETE = f"install CuPy and what it needs with: {installing('cuda13')}"
 LACKS = {
     "nvrtc": (
         "LACKS",
@@ -35,7 +35,7 @@ LACKS = {
 }
 DRIVER = (
     "the NVIDIA driver is too old: it knows CUDA 12.4, CuPy is for 13.0; install a newer driver, or "
-    "install CuPy for CUDA 12 with: pip install 'ckncuda[cuda12]'"
+    f"install CuPy for CUDA 12 with: {installing('cuda12')}"
 )
 
 
