@@ -31,6 +31,7 @@ from ckncuda.errors import printable
 
 SHORT = 256  # bytes of a string that is read at once: a name, a key, the bytes of a number
 LONGEST_LINE = 512  # bytes of a number or a name in the old, textual instructions
+LONGEST_TEXT = 256 << 20  # bytes of a string in them: the images of a batch have 100 MB
 MOST_INSTRUCTIONS = 1_500_000  # 60,000 images with labels of NumPy's integers take two thirds of them
 MOST_TEXT = 64 << 20  # bytes of short strings in all
 AT_ONCE = 1 << 20  # bytes of a line that are read at a time
@@ -125,13 +126,23 @@ class Interpreter:
 
     def _textual(self, form: str) -> bytes | str | LongString:
         """Return a string that a line of text holds, as the oldest pickles have them."""
-        offset, length = self._stream.tell(), 0
-        while (part := self._stream.readline(AT_ONCE)) and not part.endswith(b"\n"):
-            length += len(part)
-        if not part:
-            raise Damaged("a line has no end")
-        length += len(part) - 1
-        end = self._stream.tell()
+        offset = self._stream.tell()
+        part = self._stream.readline(LONGEST_LINE)
+        length = part.find(b"\n")
+        searched = len(part)
+        while length < 0:
+            part = self._stream.read(AT_ONCE)
+            if not part:
+                raise Damaged("a line has no end")
+            found = part.find(b"\n")
+            length = found if found < 0 else searched + found
+            searched += len(part)
+            if length < 0 and searched > LONGEST_TEXT:
+                raise Damaged(
+                    f"a line of more than {LONGEST_TEXT >> 20} MiB: pickle it again with protocol 2"
+                )
+        end = offset + length + 1
+        self._stream.seek(end)
         if form == "escapes":
             quotes = self._at(offset, 1) + self._at(offset + length - 1, 1) if length > 1 else b""
             self._stream.seek(end)

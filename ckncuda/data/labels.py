@@ -9,6 +9,7 @@ from ckncuda.data.idx import GZIP_MAGIC, is_idx, read_idx_labels
 from ckncuda.data.numpy_files import read_npy_labels, read_npz_labels
 from ckncuda.data.source import StrPath, reading
 from ckncuda.errors import InvalidData
+from ckncuda.files.regular_file import open_regular
 
 EXPECTED = "expected a header such as Id,Prediction, then lines of an id from 1 and a label"
 MOST_SHOWN = 5  # of the ids that a message lists
@@ -42,7 +43,7 @@ def read_labels(path: StrPath, n_images: int) -> NDArray[np.int64]:
     >>> read_labels(path, 2)
     array([9, 7])
     """
-    with reading(path), open(path, "rb") as file:
+    with reading(path), open_regular(path) as file:
         begin = file.read(6)
     if begin.startswith(b"\x93NUMPY"):
         return read_npy_labels(path, n_images)

@@ -88,7 +88,7 @@ def _entries(text: str, where: str) -> dict[str, str]:
     entries: dict[str, str] = {}
     place = 1
     while (found := _ENTRY.match(text, place)) is not None:
-        key, place = found["key"], found.end()
+        key = found["key"]
         values = {
             "descr": found["descr"] or found["other"],
             "fortran_order": found["order"],
@@ -96,7 +96,7 @@ def _entries(text: str, where: str) -> dict[str, str]:
         }
         if key in entries or values[key] is None:
             break
-        entries[key] = values[key]
+        entries[key], place = values[key], found.end()
     rest = text[place:].strip()
     if not text.startswith("{") or rest != "}" or len(entries) != 3:
         if re.match(r"\s*['\"]descr['\"]\s*:\s*[\[(]", rest):
