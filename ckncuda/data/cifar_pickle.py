@@ -11,8 +11,6 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from ckncuda.data.pickle_descriptions import (
     NAMES,
     Array,
@@ -118,50 +116,47 @@ class Interpreter:
         if length > SHORT:
             self._stream.seek(offset + length)
             return LongString(offset, length, form)
+        self._count(length)
+        data = self._read(length)
+        return data if form == "bytes" else decoded(data, form)
+
+    def _count(self, length: int) -> None:
+        """Count a short string, which is kept; all of them are bounded."""
         self._left -= length
         if self._left < 0:
             raise Damaged(f"its short strings take more than {MOST_TEXT >> 20} MiB")
-        data = self._read(length)
-        return data if form == "bytes" else decoded(data, form)
 
     def _textual(self, form: str) -> bytes | str | LongString:
         """Return a string that a line of text holds, as the oldest pickles have them."""
         offset = self._stream.tell()
-        part = self._stream.readline(LONGEST_LINE)
-        length = part.find(b"\n")
-        searched = len(part)
-        while length < 0:
+        line = self._stream.readline(LONGEST_LINE)
+        if line.endswith(b"\n"):
+            length, ends = len(line) - 1, line[:1] + line[-2:-1]
+        else:
+            length = self._end_of_line(offset, len(line)) - offset
+            ends = line[:1] + self._stream.read(2)[:1]
+        if form == "escapes":
+            if length < 2 or ends not in (b"''", b'""'):
+                raise Damaged("a string is not quoted")
+            offset, length, line = offset + 1, length - 2, line[1:]
+        if length > SHORT:
+            return LongString(offset, length, form)
+        self._count(length)
+        return decoded(line[:length], form)
+
+    def _end_of_line(self, offset: int, searched: int) -> int:
+        """Return where a long line ends, and leave the file before its last byte."""
+        while searched <= LONGEST_TEXT:
             part = self._stream.read(AT_ONCE)
             if not part:
                 raise Damaged("a line has no end")
             found = part.find(b"\n")
-            length = found if found < 0 else searched + found
+            if found >= 0:
+                end = offset + searched + found
+                self._stream.seek(end - 1)
+                return end
             searched += len(part)
-            if length < 0 and searched > LONGEST_TEXT:
-                raise Damaged(
-                    f"a line of more than {LONGEST_TEXT >> 20} MiB: pickle it again with protocol 2"
-                )
-        end = offset + length + 1
-        self._stream.seek(end)
-        if form == "escapes":
-            quotes = self._at(offset, 1) + self._at(offset + length - 1, 1) if length > 1 else b""
-            self._stream.seek(end)
-            if quotes not in (b"''", b'""'):
-                raise Damaged("a string is not quoted")
-            offset, length = offset + 1, length - 2
-        string = LongString(offset, length, form)
-        if length > SHORT:
-            return string
-        self._left -= length
-        text = decoded(self._at(offset, length), form)
-        self._stream.seek(end)
-        return text
-
-    def _at(self, offset: int, length: int) -> bytes:
-        data = np.empty(length, np.uint8)
-        if length:
-            self._file.read_into(data, offset)
-        return data.tobytes()
+        raise Damaged(f"a line of more than {LONGEST_TEXT >> 20} MiB: pickle it again with protocol 2")
 
     # What they do with the stack.
 
@@ -186,7 +181,12 @@ class Interpreter:
         return values
 
     def _popped(self, count: int) -> tuple[Any, ...]:
-        return tuple(reversed([self._pop() for _ in range(count)]))
+        begin = len(self._stack) - count
+        if begin < (self._marks[-1] if self._marks else 0):
+            raise Damaged("its stack is empty")
+        values = tuple(self._stack[begin:])
+        del self._stack[begin:]
+        return values
 
     def _set(self, pairs: list[Any]) -> None:
         into = self._top(dict)
@@ -214,7 +214,7 @@ class Interpreter:
         if asked is None:
             raise Damaged(
                 f"it asks for {printable(module[:80])}.{printable(name[:80])}, which no CIFAR batch needs:"
-                " refused, nothing of it was run"
+                " refused before it ran"
             )
         self._stack.append(asked)
 
@@ -243,8 +243,8 @@ def _unknown(code: bytes) -> str:
         return "it ends in the middle"
     known = next((op for op in pickletools.opcodes if op.code.encode("latin1") == code), None)
     return (
-        f"an instruction {known.name if known else code.hex()}, which no CIFAR batch has: refused,"
-        " nothing of it was run"
+        f"an instruction {known.name if known else code.hex()}, which no CIFAR batch has: refused"
+        " before it ran"
     )
 
 

@@ -1,5 +1,6 @@
 """Headers and archives that are hostile, damaged, or not as NumPy writes them."""
 
+import gzip
 import io
 import os
 import struct
@@ -288,3 +289,33 @@ def test_without_preadv_as_on_windows(tmp_path, monkeypatch):
         os.truncate(tmp_path / "x.npy", 200)
         with pytest.raises(InvalidData, match="has become shorter"):
             source.read(2, 6)
+
+
+@pytest.mark.parametrize("how", ["npy", "npz", "idx", "idx.gz"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_the_shape_of_an_image_says_which_axis_is_what(tmp_path, how, order):
+    first = np.asarray(np.random.default_rng(0).integers(0, 256, (9, 13, 8, 16), np.uint8), order=order)
+    path = tmp_path / f"x.{how}"
+    if "idx" in how:
+        content = struct.pack(">4B4I", 0, 0, 8, 4, *first.shape) + first.tobytes()
+        path.write_bytes(gzip.compress(content) if "gz" in how else content)
+    else:
+        (np.save if how == "npy" else np.savez_compressed)(path, first)
+    with open_images(path, image_shape=(8, 16, 13)) as source:
+        assert source.shape == (9, 8, 16, 13)
+        np.testing.assert_array_equal(np.concatenate(list(source.blocks(4))), first.transpose(0, 2, 3, 1))
+        np.testing.assert_array_equal(source.read(2, 3), first.transpose(0, 2, 3, 1)[2:3])
+    with open_images(path, image_shape=(13, 8, 16)) as source:
+        np.testing.assert_array_equal(source.read(0, 9), first)
+    with pytest.raises(InvalidData, match="the image shape asked for is 8x8x2"):
+        open_images(path, image_shape=(8, 8, 2))
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_one_image_is_a_stack_of_one_where_its_shape_is_said(tmp_path, order):
+    image = np.asarray(np.random.default_rng(0).integers(0, 256, (20, 18, 3), np.uint8), order=order)
+    np.save(tmp_path / "x.npy", image)
+    with pytest.raises(InvalidData, match=r"looks like one image.*images\[None\]"):
+        open_images(tmp_path / "x.npy")
+    with open_images(tmp_path / "x.npy", image_shape=(20, 18, 3)) as source:
+        np.testing.assert_array_equal(source.read(0, 1)[0], image)
