@@ -212,9 +212,10 @@ class Interpreter:
             raise Damaged("a name is no text")
         asked = NAMES.get((module.replace("numpy._core.", "numpy.core."), name))  # of NumPy 2, and 1
         if asked is None:
+            trust = "" if module.startswith("numpy") else "; do not trust this file"
             raise Damaged(
                 f"it asks for {printable(module[:80])}.{printable(name[:80])}, which no CIFAR batch needs:"
-                " refused before it ran"
+                f" refused before it ran{trust}"
             )
         self._stack.append(asked)
 
