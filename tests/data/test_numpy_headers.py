@@ -59,6 +59,7 @@ BAD_HEADERS = {
     "minus signs": npy("{'shape': " + "-" * 8000 + "1}"),
     "spaces": npy("{" + " " * 9000),
     "spaces in the shape": npy("{'shape': (1" + " " * 9000),
+    "spaces that are none in ASCII": npy(with_entry(shape="(6,\x1d5, 4, 3)")),
     "commas in the shape": npy(with_entry(shape="(" + "1," * 4000 + ",)")),
     "a string without an end": npy("{'descr': '|u1"),
     "a continued line": npy("{'descr': '|u1', \\"),
