@@ -102,7 +102,8 @@ def images(command: Command) -> Command:
         "--image-shape",
         type=image_size,
         metavar="HXWXC",
-        help="Height x width x channels of CSV rows; found out for 32x32x3 and 28x28x1.",
+        help="Height x width x channels of CSV rows, found out for 32x32x3 and 28x28x1; of an array whose "
+        "channels come first; of a single image.",
     )
     @click.option(
         "--split",
