@@ -57,7 +57,7 @@ class SystemOptions:
         if self.config:
             system = System.from_toml(self.config, "nystrom")
         elif self.layer:
-            system = System([EncoderSpec([parse_layer(text) for text in self.layer], None)])
+            system = System([EncoderSpec([parse_layer(text) for text in self.layer])])
         else:
             system = System.preset(self.preset or "default", n, shape)
         if self.preprocess:
@@ -94,9 +94,9 @@ class SystemOptions:
             encoders = exact_encoders(read_toml(self.config), self.config, given)
         elif self.layer:
             layers = [parse_options(text, f"--layer {text}") for text in self.layer]
-            encoders = [ExactEncoderSpec(ExactKernel.from_dict({"layers": layers} | given), None)]
+            encoders = [ExactEncoderSpec(ExactKernel.from_dict({"layers": layers} | given))]
         else:
-            encoders = [ExactEncoderSpec(ExactKernel(EXACT_LAYERS, **given), None)]
+            encoders = [ExactEncoderSpec(ExactKernel(EXACT_LAYERS, **given))]
         options = _given(self.classifier_options)
         landmarks = options.pop("landmarks", None)
         encoders = [replace(encoder, landmarks=landmarks) for encoder in encoders]

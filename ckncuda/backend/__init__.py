@@ -10,11 +10,20 @@ from dataclasses import dataclass
 from ckncuda.backend.operations import Backend
 from ckncuda.errors import InvalidSpec
 from ckncuda.layer.spec import LayerSpec
+from ckncuda.parameters import shown
 from ckncuda.types import Shape
 
 NAMES = ("numpy", "cupy", "reference")
 
-__all__ = ["NAMES", "Backend", "BackendStatus", "backend_statuses", "get_backend", "unfused_reason"]
+__all__ = [
+    "NAMES",
+    "Backend",
+    "BackendStatus",
+    "backend_statuses",
+    "chosen_backend",
+    "get_backend",
+    "unfused_reason",
+]
 
 
 @dataclass(frozen=True)
@@ -83,6 +92,18 @@ def get_backend(
     from ckncuda.backend.reference import ReferenceBackend
 
     return ReferenceBackend(memory)
+
+
+def chosen_backend(backend: Backend | str) -> Backend:
+    """Return a backend itself, or that of a name; raise `InvalidSpec` for anything else."""
+    if isinstance(backend, str):
+        return get_backend(backend)
+    if isinstance(backend, type) or not hasattr(backend, "images_per_block"):
+        raise InvalidSpec(
+            f"backend is {shown(backend)}; expected a name, {', '.join(('auto', *NAMES))}, or what "
+            'get_backend gives, such as get_backend("numpy")'
+        )
+    return backend
 
 
 def backend_statuses() -> list[BackendStatus]:

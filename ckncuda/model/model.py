@@ -114,7 +114,7 @@ class Model:
         encoders = training.encoders(patches)
         shape, kind = training.images.shape, type_name(training.images)
         model = cls(encoders, None, shape[1:], kind, class_names(images))
-        model.report = {"n_images": shape[0], "n_features": model.n_features, "seed": seed}
+        model.report = {"n_images": shape[0], "n_features": model.n_features, "seed": training.seed}
         if classifier is None or labels is None:
             return model
         if training.compares:

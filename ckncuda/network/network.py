@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ckncuda.backend import Backend, get_backend
+from ckncuda.backend import Backend, chosen_backend, get_backend
 from ckncuda.errors import InvalidData, InvalidSpec
 from ckncuda.files import model_file
 from ckncuda.images.sources import DeviceImages, Images, ImagesOrArray, as_images
@@ -17,6 +17,7 @@ from ckncuda.images.symmetries import Symmetries
 from ckncuda.layer.layer import Layer
 from ckncuda.layer.spec import LayerSpec, check_specs
 from ckncuda.network.anchors import MAX_ITERATIONS, normalized, patches_at, spherical_kmeans
+from ckncuda.parameters import several, whole
 from ckncuda.progress import Progress, Report
 from ckncuda.types import Array, Shape
 
@@ -54,10 +55,10 @@ class CKN:
     layers_: tuple[Layer, ...]
 
     def __init__(self, specs: Sequence[LayerSpec]) -> None:
-        specs = (specs,) if isinstance(specs, LayerSpec) else tuple(specs)
-        if not specs:
+        expected = "expected a list of layers such as LayerSpec(filters=64, patch=3, subsampling=2, kernel=…)"
+        self.specs = several("layers", specs, LayerSpec, expected)
+        if not self.specs:
             raise InvalidSpec("a network needs at least one layer")
-        self.specs = specs
 
     @classmethod
     def from_anchors(cls, specs: Sequence[LayerSpec], anchors: Sequence[Array]) -> "CKN":
@@ -135,8 +136,9 @@ class CKN:
             The images are not finite or not of the right form.
         """
         images = as_images(images)
+        patches, seed = whole("patches", patches, 1), whole("seed", seed, 0)
         check_specs(self.specs, images.shape[1:])
-        backend = get_backend(backend) if isinstance(backend, str) else backend
+        backend = chosen_backend(backend)
         layers: list[Layer] = []
         for number, spec in enumerate(self.specs, 1):
             rng = np.random.default_rng([seed, number])

@@ -143,5 +143,5 @@ def test_python_fits_a_configuration_to_the_same_model_file(works, data, tmp_pat
     (tmp_path / "net.toml").write_text(text)
     works("fit", data.npz, "-o", "m.ckn", "--config", "net.toml", *method)
     system = ckncuda.System.from_toml(str(tmp_path / "net.toml"))
-    ckncuda.fit(system, data.images, data.labels).save(tmp_path / "python.ckn")
+    ckncuda.fit(data.images, data.labels, system=system).save(tmp_path / "python.ckn")
     assert (tmp_path / "python.ckn").read_bytes() == (tmp_path / "m.ckn").read_bytes()
