@@ -116,6 +116,12 @@ def shown(value: object) -> str:
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 
 
+def listed(names: Iterable[object]) -> str:
+    """Return names that somebody gave, sorted, for a message."""
+    text = ", ".join(sorted(printable(name) for name in names))
+    return text if len(text) <= 2 * _SHOWN else f"{text[: 2 * _SHOWN - 3]}..."
+
+
 def _plain(value: object) -> object:
     """Return a NumPy scalar, or an array without axes, as plain Python has it; anything else as it is."""
     if getattr(value, "shape", None) == () and hasattr(value, "item"):

@@ -12,7 +12,7 @@ from ckncuda.backend.operations import NormedMaps
 from ckncuda.errors import InvalidSpec
 from ckncuda.layer.dot_product import ArcCosine, Exponential
 from ckncuda.layer.spec import KernelLayer, LayerSpec, check_specs
-from ckncuda.parameters import flag, several
+from ckncuda.parameters import flag, listed, several
 from ckncuda.types import Array, Shape
 
 
@@ -153,8 +153,8 @@ class ExactKernel:
         """Make a kernel from plain data, or raise `InvalidSpec`; layers need no ``filters`` there."""
         options = dict(options)
         layers = [LayerSpec.from_dict({"filters": 1} | layer) for layer in options.pop("layers", [])]
-        if unknown := sorted(set(options) - {"tangent", "flip"}):
+        if unknown := set(options) - {"tangent", "flip"}:
             raise InvalidSpec(
-                f"an exact kernel has no option {', '.join(unknown)}; it has layers, tangent, flip"
+                f"an exact kernel has no option {listed(unknown)}; it has layers, tangent, flip"
             )
         return cls(layers, **options)

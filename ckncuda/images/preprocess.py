@@ -18,7 +18,7 @@ from ckncuda.backend.arrays import as_float, to_host
 from ckncuda.errors import InvalidSpec
 from ckncuda.files.model_file import group
 from ckncuda.images.sources import Images
-from ckncuda.parameters import number, several, shown, whole
+from ckncuda.parameters import listed, number, several, shown, whole
 from ckncuda.progress import Progress, Report
 
 ZCA_MAX_SIZE = 12_288  # numbers an image, as 64x64x3: the matrix is 0.6 GiB, its eigenvectors minutes
@@ -161,6 +161,16 @@ class ZCA(Preprocessor):
     )
     name = "zca"
 
+    def __eq__(self, other: object) -> bool:
+        """Tell whether the other has the same ε and has learned the same, if anything."""
+        if not isinstance(other, ZCA) or self.epsilon != other.epsilon:
+            return False
+        mine, others = self.arrays(), other.arrays()
+        return all(np.array_equal(mine[name], others[name]) for name in mine)
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.epsilon))
+
     def __post_init__(self) -> None:
         expected = "it must be a positive number, such as 0.1"
         object.__setattr__(self, "epsilon", number("zca: epsilon", self.epsilon, lambda e: e > 0, expected))
@@ -239,7 +249,7 @@ def preprocessor_from_dict(options: Mapping[str, Any]) -> Preprocessor:
     known = [f.name for f in fields(PREPROCESSORS[name]) if f.init]  # type: ignore[arg-type]
     if unknown := sorted(set(options) - set(known)):
         raise InvalidSpec(
-            f"the preprocessing {name} has no option {', '.join(map(repr, unknown))}; "
+            f"the preprocessing {name} has no option {listed(map(repr, unknown))}; "
             f"it has {', '.join(known) or 'none'}"
         )
     return PREPROCESSORS[name](**options)

@@ -9,7 +9,7 @@ from ckncuda.layer.dot_product import DotProductKernel, kernel_from_dict
 from ckncuda.layer.geometry import Geometry, Padding, Patch, checked_patch
 from ckncuda.layer.pooling import Alignment, Pooling
 from ckncuda.layer.projection import Whitening
-from ckncuda.parameters import choice, instance, number, whole
+from ckncuda.parameters import choice, instance, listed, number, whole
 from ckncuda.types import Shape
 
 Scale = Literal["norm", "floored_norm"]
@@ -168,7 +168,7 @@ class LayerSpec(_PatchLayer):
         known = [f.name for f in fields(cls)]
         if unknown := sorted(set(options) - set(known)):
             raise InvalidSpec(
-                f"a layer with the kernel {kernel.name} has no option {', '.join(map(repr, unknown))}; "
+                f"a layer with the kernel {kernel.name} has no option {listed(map(repr, unknown))}; "
                 f"it has {', '.join([*known, *list(kernel.to_dict())[1:]])}"
             )
         if missing := [name for name in ("filters", "patch", "subsampling") if name not in options]:

@@ -2,7 +2,7 @@
 
 import inspect
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
@@ -15,7 +15,7 @@ from ckncuda.classifier import (
     SquaredHinge,
     TrainableClassifier,
 )
-from ckncuda.errors import InvalidSpec, printable
+from ckncuda.errors import InvalidSpec
 from ckncuda.exact.encoder import ExactEncoderSpec
 from ckncuda.exact.kernel import ExactKernel
 from ckncuda.images.preprocess import Preprocessor, preprocessor_from_dict
@@ -27,7 +27,7 @@ from ckncuda.model.encoders import ImageEncoderSpec
 from ckncuda.model.presets import MOST_FOR_KERNEL_RIDGE, PRESETS
 from ckncuda.network.encoder import EncoderSpec
 from ckncuda.network.network import PATCHES
-from ckncuda.parameters import instance, several, shown, whole
+from ckncuda.parameters import instance, listed, several, shown, whole
 from ckncuda.types import Shape
 
 CLASSIFIERS: Mapping[str, type[TrainableClassifier]] = {
@@ -186,7 +186,7 @@ class System:
         options = dict(self.classifier_options)
         if self.classifier == "none":
             if options:
-                raise InvalidSpec(f"without a classifier there is no {', '.join(_names(options))}")
+                raise InvalidSpec(f"without a classifier there is no {listed(options)}")
             return None
         constructor: type[TrainableClassifier | GramRidge]
         constructor = GramRidge if self.exact else CLASSIFIERS[self.classifier]
@@ -194,9 +194,9 @@ class System:
         names = [name for name in parameters if name != "max_iterations"]  # which is for programs alone
         if isinstance(options.get("kernel"), str) and options["kernel"] != "auto":
             options["kernel"] = kernel_from_dict(options)  # takes its parameters along
-        if unknown := _names(set(options) - set(names)):
+        if unknown := set(options) - set(names):
             has = f"it has {', '.join(names)}"
-            raise InvalidSpec(f"the classifier {self.classifier} has no option {', '.join(unknown)}; {has}")
+            raise InvalidSpec(f"the classifier {self.classifier} has no option {listed(unknown)}; {has}")
         return constructor(**({"seed": seed} | options))
 
     def to_dict(self) -> dict[str, Any]:
@@ -228,11 +228,6 @@ def _check_classifier(name: Any, where: str = "") -> None:
     if not isinstance(name, str) or name not in (*CLASSIFIERS, "none"):
         known = ", ".join(CLASSIFIERS)
         raise InvalidSpec(f"{where}there is no classifier {shown(name)}; there is {known}, none")
-
-
-def _names(options: Iterable[object]) -> list[str]:
-    """Return what options were called, for a message."""
-    return sorted(printable(name) for name in options)
 
 
 def _encoder_data(encoder: ImageEncoderSpec) -> dict[str, Any]:
