@@ -8,6 +8,7 @@ from ckncuda.classifier import GramRidge, KernelRidge, NystromRidge, Ridge, Soft
 from ckncuda.errors import CknError
 from ckncuda.exact import ExactKernel, gram
 from ckncuda.exact.encoder import ExactEncoderSpec
+from ckncuda.images.sources import as_images
 from ckncuda.images.symmetries import Symmetries
 from ckncuda.layer import KernelLayer, Layer, LayerSpec, conventions
 from ckncuda.layer.dot_product import (
@@ -54,6 +55,7 @@ __all__ = [
     "SquaredHinge",
     "Symmetries",
     "System",
+    "as_images",
     "conventions",
     "fit",
     "fit_exact",

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ckncuda.backend.arrays import as_array, to_host
 from ckncuda.errors import InvalidData
-from ckncuda.parameters import shown
+from ckncuda.given import labels as given
 from ckncuda.progress import Progress
 from ckncuda.types import Array, Index
 
@@ -104,36 +104,7 @@ def check_features(features: npt.ArrayLike) -> npt.NDArray[np.float32]:
 
 def check_labels(labels: npt.ArrayLike) -> npt.NDArray[np.int64]:
     """Return the labels as int64 [n], or raise `InvalidData`."""
-    try:
-        array = np.asarray(labels)
-    except Exception as error:  # of lists in lists, or of another library's array, NumPy may raise anything
-        raise InvalidData(f"labels are {shown(labels)}; expected integers [images]: {error}") from error
-    if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
-        raise InvalidData(
-            f"labels have the shape {array.shape} and the type {array.dtype}; expected integers [images]: "
-            + _advice(array)
-        )
-    if array.size and int(array.min()) < 0:
-        image = int(np.argmin(array))
-        raise InvalidData(f"label {array[image]} of image {image} is negative; labels must be 0, 1, 2, ...")
-    if array.size and int(array.max()) > np.iinfo(np.int64).max:
-        raise InvalidData(f"label {array.max()} is too large; labels must fit 64-bit integers")
-    return array.astype(np.int64)
-
-
-def _advice(array: Any) -> str:
-    """Say how labels of another kind become integers."""
-    if array.ndim == 2 and array.shape[1] == 1:
-        return "give labels.ravel()"
-    if array.ndim == 2 and array.dtype.kind in "iufb":
-        return "of a column for each class, give labels.argmax(axis=1)"
-    if array.dtype.kind in "US" or (array.size and isinstance(array.flat[0], str | bytes)):
-        return "of names, give the second of np.unique(labels, return_inverse=True), and keep the first"
-    if array.ndim == 1 and array.dtype.kind == "b":
-        return "give labels.astype(int)"
-    if array.ndim == 1 and array.dtype.kind == "f" and np.array_equal(array, np.trunc(array)):
-        return "give labels.astype(int)"
-    return "give one non-negative integer an image, such as [0, 1, 1, 0]"
+    return given.check_labels(labels, None, "labels", first=0)
 
 
 def check_classes(labels: npt.ArrayLike) -> tuple[npt.NDArray[np.int64], Index]:
