@@ -5,6 +5,7 @@ parameter's name, what was given and what is expected.  A bool is no number.
 """
 
 import math
+import os
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -83,6 +84,12 @@ def instance(name: str, value: object, kinds: type[T] | tuple[type[T], ...], exp
     if not isinstance(value, kinds):
         raise InvalidSpec(f"{name} is {shown(value)}; {expected}")
     return value
+
+
+def file_name(path: object, example: str) -> str:
+    """Return the name of a file, given as text or as a path."""
+    named = os.fspath(path) if isinstance(path, os.PathLike) else path
+    return instance("path", named, str, f"expected the name of a file, such as {example}")
 
 
 def several(name: str, value: object, kinds: type[T] | tuple[type[T], ...], expected: str) -> tuple[T, ...]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ckncuda.backend.operations import Backend
 from ckncuda.errors import InvalidSpec
 from ckncuda.layer.spec import LayerSpec
-from ckncuda.parameters import shown
+from ckncuda.parameters import shown, whole
 from ckncuda.types import Shape
 
 NAMES = ("numpy", "cupy", "reference")
@@ -68,14 +68,15 @@ def get_backend(
     origin = ""
     if name == "auto" and "CKNCUDA_BACKEND" in os.environ:
         name, origin = os.environ["CKNCUDA_BACKEND"], " (from the environment variable CKNCUDA_BACKEND)"
-    if threads is not None and threads < 1:
-        raise InvalidSpec(f"threads is {threads}; it must be at least 1")
-    if memory is not None and memory < 64 << 20:
-        raise InvalidSpec(f"memory is {memory} bytes; it must be at least 64 MiB")
+    threads = None if threads is None else whole("threads", threads, 1, "it must be at least 1, such as 4")
+    if memory is not None:
+        expected = "it must be a number of bytes, at least 64 MiB, such as 2 << 30"
+        memory = whole("memory", memory, 64 << 20, expected)
     if name == "auto":
         name = "cupy" if _cupy_status().works else "numpy"
-    if name not in NAMES:
-        raise InvalidSpec(f"there is no backend {name!r}{origin}; the backends are auto, {', '.join(NAMES)}")
+    if not isinstance(name, str) or name not in NAMES:
+        known = ", ".join(("auto", *NAMES))
+        raise InvalidSpec(f"there is no backend {shown(name)}{origin}; the backends are {known}")
     # Imported on demand: nobody pays for a backend that is not used.
     if name == "cupy":
         from ckncuda.backend.cupy import CupyBackend

@@ -21,6 +21,7 @@ from ckncuda.errors import InvalidSpec
 from ckncuda.parameters import number, shown, whole
 from ckncuda.types import Array
 
+LEAST_SIGMA = 1e-3  # a cosine of float32 may be 1 + 1e-6, where κ is then e
 MOST_DEGREE = 1_000_000  # of a polynomial: a power that any machine computes
 
 
@@ -91,8 +92,11 @@ class Exponential(DotProductKernel):
             )
         if self.sigma is not None:
             sigma = number("sigma", self.sigma, lambda s: s > 0, "it must be a positive number, such as 0.6")
-            if not 1e-6 <= sigma <= 1e6:
-                raise InvalidSpec(f"sigma is {sigma}; it is a distance on the unit sphere, such as 0.6")
+            if not LEAST_SIGMA <= sigma <= 1e6:
+                raise InvalidSpec(
+                    f"sigma is {sigma}; it is a distance on the unit sphere, such as 0.6, and at least "
+                    f"{LEAST_SIGMA:g}: below, the rounding of cosines is all that κ sees"
+                )
             object.__setattr__(self, "sigma", sigma)
         else:
             expected = "it must lie between 0 and 1, such as 0.1"
@@ -136,10 +140,10 @@ class Exponential(DotProductKernel):
             these, others = (patches[np.asarray(index[pair], like=patches)] for index in (first, second))
             distances[pair] = np.linalg.norm(these - others, axis=1).tolist()
         sigma = float(np.quantile(distances, self.quantile))
-        if sigma == 0:
+        if sigma < LEAST_SIGMA:
             raise InvalidSpec(
                 f"sigma cannot be chosen as the {self.quantile} quantile of distances between patches: "
-                "it is 0, since many patches are alike; give sigma instead"
+                f"it is {sigma:.2g}, since many patches are alike; give sigma instead"
             )
         return Exponential(sigma=sigma)
 

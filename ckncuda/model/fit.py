@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from ckncuda.backend import Backend, chosen_backend
 from ckncuda.classifier import GramRidge
-from ckncuda.errors import InvalidSpec
+from ckncuda.errors import InvalidData, InvalidSpec
 from ckncuda.exact.encoder import ExactEncoderSpec
 from ckncuda.exact.job import GramJob, seconds_a_pair
 from ckncuda.exact.kernel import ExactKernel
@@ -19,7 +19,7 @@ from ckncuda.images.sources import ArrayImages, DeviceImages, Images, ImagesOrAr
 from ckncuda.model.model import Model
 from ckncuda.model.system import System
 from ckncuda.model.training import Learner, Training
-from ckncuda.parameters import instance, shown, whole
+from ckncuda.parameters import instance, listed, shown, whole
 from ckncuda.progress import Progress, Report, shown_duration
 
 
@@ -90,6 +90,8 @@ def _system(images: ImagesOrArray, preset: str | None, system: System | None) ->
         raise InvalidSpec(f"the preset {shown(preset)} and a system each describe a model; give one of them")
     if system is None:
         n, height, width, channels = as_images(images).shape
+        if not n:
+            raise InvalidData("images is empty; expected one image at least, [n, height, width, channels]")
         return System.preset("default" if preset is None else preset, n, (height, width, channels))
     example = 'System.from_toml("net.toml") or System([EncoderSpec(layers)])'
     return instance("system", system, System, f"expected a System, such as {example}")
@@ -155,6 +157,13 @@ def fit_exact(
     >>> bool(np.mean(model.predict(images) == labels) > 0.9)
     True
     """
+    expected = "expected a list of pairs such as (ExactKernel(layers), None)"
+    for i, pair in enumerate(instance("kernels", kernels, (list, tuple), expected)):
+        if not isinstance(pair, list | tuple) or len(pair) != 2:
+            raise InvalidSpec(f"kernels[{i}] is {shown(pair)}; {expected}")
     specs = [ExactEncoderSpec(kernel, preprocessing, landmarks) for kernel, preprocessing in kernels]
+    if unknown := set(options) - {"regularization", "weights", "validation"}:
+        known = "there are regularization, weights, validation"
+        raise InvalidSpec(f"there is no option {listed(unknown)}; {known}")
     how: dict[str, Any] = {"grams": grams, "seed": seed, "backend": backend, "progress": progress}
     return Model.fit(images, labels, specs, classifier=GramRidge(seed=seed, **options), **how)

@@ -17,6 +17,7 @@ from ckncuda.model.encoders import ImageEncoder, ImageEncoderSpec, encoder_from_
 from ckncuda.model.training import Training
 from ckncuda.network.encoder import Encoder
 from ckncuda.network.network import CKN, PATCHES, check_one_network
+from ckncuda.parameters import file_name
 from ckncuda.progress import Progress, Report
 from ckncuda.types import Array, Shape
 
@@ -282,7 +283,8 @@ class Model:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model file; see `ckncuda.files.model_file`."""
         about = {name: getattr(self, name) for name in ("image_shape", "image_type", "class_names", "report")}
-        model_file.save(model_file.Contents(self.encoders, self.classifier, about), path)
+        contents = model_file.Contents(self.encoders, self.classifier, about)
+        model_file.save(contents, file_name(path, '"model.ckn"'))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Model":
@@ -293,7 +295,7 @@ class Model:
         InvalidModelFile
             There is no such file, it is not a model, it is damaged, or it is of a newer version.
         """
-        return model_file.load(path, cls._put_together)
+        return model_file.load(file_name(path, '"model.ckn"'), cls._put_together)
 
     @classmethod
     def _put_together(cls, contents: model_file.Contents) -> "Model":

@@ -27,7 +27,7 @@ from ckncuda.model.encoders import ImageEncoderSpec
 from ckncuda.model.presets import MOST_FOR_KERNEL_RIDGE, PRESETS
 from ckncuda.network.encoder import EncoderSpec
 from ckncuda.network.network import PATCHES
-from ckncuda.parameters import instance, listed, several, shown, whole
+from ckncuda.parameters import choice, file_name, instance, listed, several, shown, whole
 from ckncuda.types import Shape
 
 CLASSIFIERS: Mapping[str, type[TrainableClassifier]] = {
@@ -139,15 +139,17 @@ class System:
         InvalidSpec
             The file cannot be read, or something in it is unknown or out of range.
         """
-        path = os.fspath(path)
-        content = configuration.read_toml(path)
+        file = file_name(path, '"net.toml"')
+        if method is not None:
+            choice("method", method, ("nystrom", "exact"))
+        content = configuration.read_toml(file)
         if method == "exact" or (method is None and configuration.is_exact(content)):
-            return cls(configuration.exact_encoders(content, path))
-        configuration.check_network_file(content, path)
-        tables = configuration.encoder_tables(content, path)
-        name, options = configuration.classifier(content, path)
-        _check_classifier(name, f"{path}: ")
-        return cls([configuration.network(table, path) for table in tables], name, options)
+            return cls(configuration.exact_encoders(content, file))
+        configuration.check_network_file(content, file)
+        tables = configuration.encoder_tables(content, file)
+        name, options = configuration.classifier(content, file)
+        _check_classifier(name, f"{file}: ")
+        return cls([configuration.network(table, file) for table in tables], name, options)
 
     @property
     def exact(self) -> bool:

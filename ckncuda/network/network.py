@@ -17,7 +17,7 @@ from ckncuda.images.symmetries import Symmetries
 from ckncuda.layer.layer import Layer
 from ckncuda.layer.spec import LayerSpec, check_specs
 from ckncuda.network.anchors import MAX_ITERATIONS, normalized, patches_at, spherical_kmeans
-from ckncuda.parameters import several, whole
+from ckncuda.parameters import several, shown, whole
 from ckncuda.progress import Progress, Report
 from ckncuda.types import Array, Shape
 
@@ -77,6 +77,10 @@ class CKN:
             The anchors do not fit the specifications or one another.
         """
         specs = cls(specs).specs
+        if not isinstance(anchors, list | tuple):
+            raise InvalidSpec(
+                f"anchors is {shown(anchors)}; expected a list of arrays, one a layer, such as [Z]"
+            )
         if len(anchors) != len(specs):
             raise InvalidSpec(f"there are {len(specs)} layers but {len(anchors)} arrays of anchors")
         layers: list[Layer] = []
@@ -137,6 +141,7 @@ class CKN:
         """
         images = as_images(images)
         patches, seed = whole("patches", patches, 1), whole("seed", seed, 0)
+        max_iterations = whole("max_iterations", max_iterations, 1)
         check_specs(self.specs, images.shape[1:])
         backend = chosen_backend(backend)
         layers: list[Layer] = []
@@ -324,14 +329,13 @@ def _sample(
     fitting = backend.memory_budget // 2 // (np.dtype(backend.dtype).itemsize * size)
     m = min(patches, fitting, n * height * width)
     if m < spec.filters:
-        what = (
-            f" in {backend.memory_budget >> 20} MiB: give more memory"
-            if m == fitting
-            else ": give more images"
-        )
+        ways = {
+            patches: f": give {spec.filters} patches or more, or fewer filters",
+            fitting: f" in {backend.memory_budget >> 20} MiB: give more memory, or fewer filters",
+        }
         raise InvalidSpec(
             f"{spec.filters} filters were asked for, but only {m} patches of {size} numbers can be sampled"
-            + what
+            + ways.get(m, ": give more images, or fewer filters")
         )
     chosen = np.sort(rng.choice(n * height * width, m, replace=False))
     image, position = np.divmod(chosen, height * width)
@@ -339,11 +343,12 @@ def _sample(
     report("sampling", 0, n)
     done = 0
     for block in images.blocks(backend.images_per_block(layers, images.shape[1:])):
-        maps = backend.encode(backend.asarray(block), layers)
-        start, done = done, done + len(maps)
+        start, done = done, done + len(block)
         first, last = np.searchsorted(image, [start, done])
-        y, x = np.divmod(position[first:last], width)
-        sample[first:last] = patches_at(maps, spec, image[first:last] - start, y, x)
+        if first < last:
+            maps = backend.encode(backend.asarray(block), layers)
+            y, x = np.divmod(position[first:last], width)
+            sample[first:last] = patches_at(maps, spec, image[first:last] - start, y, x)
         report("sampling", done, n)
     return sample
 
