@@ -7,9 +7,11 @@ same number, and all that follow are as if nothing had happened.
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -22,8 +24,9 @@ from ckncuda.studies.search.leaderboard import Row
 
 MOST_BYTES = 64 << 20  # of a journal: half a million trials
 MOST_LETTERS = 2000  # of a text in it
-ATTEMPTS = 3  # at a trial whose process was ended in the midst of it, before it is taken for too large
-KILLED = f"its process was ended {ATTEMPTS} times in the midst of it: it may be too large for the machine"
+ATTEMPTS = 10  # at a trial in the midst of which the process is ended again and again
+FOR_MEMORY = 2  # of them, in which the system ended a process for lack of memory
+UNKNOWN = 3  # of them, where the system does not say
 DIGITS = 16  # of a line's digest
 
 
@@ -99,16 +102,16 @@ class Journal:
         self.path, self._check = path, check
         self.trials: list[Trial] = []
         self._begun: Trial | None = None
-        self._attempts = 0  # that no Ctrl-C has ended
+        self._attempts: list[int | None] = []  # kills for memory before each, but for those that were stopped
         self._read()
-        if self._begun is not None and self._attempts >= ATTEMPTS:
-            self.end(replace(self._begun, failure=KILLED))
+        if self._begun is not None and (reason := _too_much([*self._attempts, kills_for_memory()])):
+            self.end(replace(self._begun, failure=reason))
         self._begun = None
 
     def begin(self, trial: Trial) -> None:
         """Write that a trial is begun."""
         self._begun = trial
-        self._append("began", asdict(trial))
+        self._append("began", asdict(trial) | {"kills_for_memory": kills_for_memory()})
 
     def stop(self) -> None:
         """Write that the trial that is under way was broken off, by no fault of its own."""
@@ -173,17 +176,19 @@ class Journal:
         if whole("number", about.get("number"), 0) != len(self.trials):
             raise ValueError("it is not of the trial that comes next")
         if event == "stopped":
-            self._attempts = max(0, self._attempts - 1)
+            self._attempts = self._attempts[:-1]
             return
+        kills = about.pop("kills_for_memory", None) if event == "began" else None
         trial = _checked(about)
         self._check(trial)
         if event == "began":
-            self._begun, self._attempts = trial, self._attempts + 1
+            self._begun = trial
+            self._attempts.append(None if kills is None else whole("kills_for_memory", kills, 0))
         elif event == "ended":
             if trial.failure is None and not trial.accuracies:
                 raise ValueError("a trial ended without an accuracy")
             self.trials.append(trial)
-            self._begun, self._attempts = None, 0
+            self._begun, self._attempts = None, []
         else:
             raise ValueError("a trial neither begins nor ends")
 
@@ -199,6 +204,37 @@ class Journal:
                 with contextlib.suppress(OSError):
                     os.truncate(self.path, before)
                 raise InvalidData(f"cannot write {printable(self.path)}: {error.strerror}") from error
+
+
+def kills_for_memory() -> int | None:
+    """Return how many processes the system has ended for lack of memory since it started; None: not said."""
+    try:
+        text = Path("/proc/vmstat").read_text()  # of Linux
+    except OSError:
+        return None
+    found = re.search(r"^oom_kill (\d+)$", text, re.MULTILINE)
+    return int(found[1]) if found else None
+
+
+def _too_much(kills: Sequence[int | None]) -> str:
+    """Say why a trial is not tried again, or nothing.
+
+    Whoever ends a process, an impatient person or a queue of jobs, says nothing of the trial; the system that
+    does so for lack of memory says that it is too large.
+
+    Parameters
+    ----------
+    kills : sequence of int or None
+        What `kills_for_memory` said before each attempt, and says now.
+    """
+    pairs = list(itertools.pairwise(kills))
+    for_memory = sum(None not in pair and pair[0] != pair[1] for pair in pairs)
+    unknown = sum(None in pair for pair in pairs)
+    if for_memory >= FOR_MEMORY:
+        return f"its process was ended {for_memory} times for lack of memory: it is too large for the machine"
+    if for_memory + unknown >= UNKNOWN or len(pairs) >= ATTEMPTS:
+        return f"its process was ended {len(pairs)} times in the midst of it"
+    return ""
 
 
 def _digest(text: bytes) -> bytes:

@@ -4,6 +4,7 @@ import itertools
 import json
 import re
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,9 +16,9 @@ from ckncuda.model import system
 from ckncuda.model.presets import PRESETS, Preset
 from ckncuda.network.encoder import EncoderSpec
 from ckncuda.studies.plots import draw_search
+from ckncuda.studies.search import journal
 from ckncuda.studies.search import trials as searching
 from ckncuda.studies.search.folder import alone_in
-from ckncuda.studies.search.journal import ATTEMPTS
 from ckncuda.studies.search.trials import SearchOptions
 
 optuna = pytest.importorskip("optuna", reason="Optuna, the extra `search`, is not installed")
@@ -213,18 +214,45 @@ def test_a_search_that_was_killed_tries_what_one_at_a_stretch_tries(images, tmp_
     assert (tmp_path / "parts.ckn").read_bytes() == (tmp_path / "whole.ckn").read_bytes()
 
 
-def test_a_system_that_ends_its_process_again_and_again_is_given_up(images, tmp_path, monkeypatch):
-    def killed(self, *arguments, **options):
-        raise Killed
+def trials_after(path, monkeypatch, times, kills):
+    """Return what a journal holds after a process was ended so many times in the midst of its first trial."""
+    monkeypatch.setattr(journal, "kills_for_memory", lambda: next(kills))
+    for _ in range(times):
+        opened = journal.Journal(path, lambda trial: None)
+        assert not opened.trials
+        opened.begin(journal.Trial(0, {}, "small", "a system"))
+    return journal.Journal(path, lambda trial: None).trials
 
-    with monkeypatch.context() as patched:
-        patched.setattr(searching._Search, "_fit", killed)
-        for _ in range(ATTEMPTS):
-            with pytest.raises(Killed):
-                search(*images, tmp_path, trials=3, hold_out=0)
-    found = search(*images, tmp_path, trials=3, hold_out=0)
-    assert found.counts == {"complete": 2, "given up": 0, "failed": 1}
-    assert all(row.preset is None for row in found.leaderboard)  # it was the preset
+
+@pytest.mark.parametrize(
+    ("times", "kills"),
+    [(journal.FOR_MEMORY, itertools.count()), (journal.UNKNOWN, itertools.repeat(None))],
+)
+def test_a_system_that_is_too_large_is_given_up(tmp_path, monkeypatch, times, kills):
+    (trial,) = trials_after(tmp_path / "journal.log", monkeypatch, times, kills)
+    assert trial.state == "failed"
+    assert re.search(f"ended {times} times (for lack of memory|in the midst)", trial.failure)
+
+
+@pytest.mark.parametrize(("times", "failed"), [(journal.ATTEMPTS - 1, 0), (journal.ATTEMPTS, 1)])
+def test_a_process_that_was_not_ended_for_memory_is_ended_often(tmp_path, monkeypatch, times, failed):
+    assert len(trials_after(tmp_path / "journal.log", monkeypatch, times, itertools.repeat(7))) == failed
+
+
+def test_ctrl_c_is_no_attempt(tmp_path, monkeypatch):
+    monkeypatch.setattr(journal, "kills_for_memory", lambda: None)
+    for _ in range(2 * journal.ATTEMPTS):
+        opened = journal.Journal(tmp_path / "journal.log", lambda trial: None)
+        opened.begin(journal.Trial(0, {}, "small", "a system"))
+        opened.stop()
+    assert not opened.trials
+
+
+def test_the_system_says_how_often_memory_lacked():
+    if Path("/proc/vmstat").exists():
+        assert journal.kills_for_memory() >= 0
+    else:
+        assert journal.kills_for_memory() is None
 
 
 def test_of_equal_accuracies_time_does_not_choose(images, tmp_path, monkeypatch):
