@@ -11,6 +11,7 @@ from ckncuda.backend import Backend
 from ckncuda.errors import InvalidData
 
 from . import options
+from .output import say
 
 
 @click.command()
@@ -37,8 +38,7 @@ def evaluate(
         predicted = loaded.predict(source, backend=engine, progress=report)
     assert loaded.classifier is not None  # predict would have refused
     if unknown := sorted(set(truth.tolist()) - set(loaded.classifier.classes_.tolist())):
-        message = f"the model never saw the labels {_some(unknown)}; it cannot predict them"
-        click.echo(f"Warning: {message}", err=True)
+        say(f"Warning: the model never saw the labels {_some(unknown)}; it cannot predict them")
     classes, confusion = confusion_matrix(truth, predicted)
     result = {
         "accuracy": float(np.mean(truth == predicted)),

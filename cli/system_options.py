@@ -8,6 +8,7 @@ from typing import Any
 from ckncuda.errors import InvalidSpec, printable
 from ckncuda.exact import ExactKernel
 from ckncuda.exact.encoder import ExactEncoderSpec
+from ckncuda.given.parameters import shown
 from ckncuda.images.preprocess import Preprocessor, preprocessor_from_dict
 from ckncuda.layer.dot_product import DotProductKernel, kernel_from_dict
 from ckncuda.layer.spec import LayerSpec
@@ -15,7 +16,6 @@ from ckncuda.model.configuration import exact_encoders, read_toml
 from ckncuda.model.presets import EXACT_LAYERS
 from ckncuda.model.system import System
 from ckncuda.network.encoder import EncoderSpec
-from ckncuda.parameters import shown
 from ckncuda.types import Shape
 
 MOST_SHOWN = 200  # characters of an option in a message

@@ -15,9 +15,9 @@ ROOT = Path(__file__).parents[1]
 
 # Each floor may import those below it.  Rooms of one floor: "a | b" do not import one another, "a, b" may.
 FLOORS = """
-    types, errors, parameters, progress, version, kernels
+    types, errors, progress, version, kernels
     given
-    layer, files
+    layer, files, compiled
     backend | data
     classifier | images
     network | exact
@@ -25,6 +25,7 @@ FLOORS = """
     supervised
     sklearn, robustness
     studies
+    public
     ckncuda
     cli
 """

@@ -4,13 +4,17 @@
 Nothing outside this room knows where an array lives.
 """
 
+import operator
 import os
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from ckncuda.backend.operations import Backend
 from ckncuda.errors import InvalidSpec
+from ckncuda.given.parameters import shown
 from ckncuda.layer.spec import LayerSpec
-from ckncuda.parameters import shown, whole
 from ckncuda.types import Shape
 
 NAMES = ("numpy", "cupy", "reference")
@@ -46,7 +50,9 @@ def get_backend(
         ``auto`` takes the environment variable ``CKNCUDA_BACKEND`` if it is set, else CUDA where it
         works, else NumPy.
     threads : int, optional
-        CPU threads to use; by default as many as this process may run on.
+        CPU threads to use, of which more than there are cores gain nothing and are not started; by default
+        as many as this process may run on: its cores, those of its quota (cgroups), or ``OMP_NUM_THREADS``,
+        whatever is least.
     memory : int, optional
         Bytes that a computation may use for its blocks of images, and half of it for a sample of
         patches; by default 2 GiB.
@@ -66,12 +72,14 @@ def get_backend(
     'numpy'
     """
     origin = ""
-    if name == "auto" and "CKNCUDA_BACKEND" in os.environ:
+    if name == "auto" and os.environ.get("CKNCUDA_BACKEND"):
         name, origin = os.environ["CKNCUDA_BACKEND"], " (from the environment variable CKNCUDA_BACKEND)"
-    threads = None if threads is None else whole("threads", threads, 1, "it must be at least 1, such as 4")
-    if memory is not None:
-        expected = "it must be a number of bytes, at least 64 MiB, such as 2 << 30"
-        memory = whole("memory", memory, 64 << 20, expected)
+    threads = _whole("threads", threads, "at least 1, such as 4")
+    memory = _whole("memory", memory, "a number of bytes, at least 64 MiB, such as 2 * 2**30")
+    if threads is not None and threads < 1:
+        raise InvalidSpec(f"threads is {threads}; it must be at least 1")
+    if memory is not None and memory < 64 << 20:
+        raise InvalidSpec(f"memory is {memory} byte{'s' * (memory != 1)}; it must be at least 64 MiB")
     if name == "auto":
         name = "cupy" if _cupy_status().works else "numpy"
     if not isinstance(name, str) or name not in NAMES:
@@ -107,13 +115,25 @@ def chosen_backend(backend: Backend | str) -> Backend:
     return backend
 
 
+def _whole(name: str, value: Any, expected: str) -> int | None:
+    """Return a whole number of any type that has them, or None; True is none."""
+    if value is None:
+        return None
+    try:
+        if isinstance(value, bool | np.bool_):
+            raise TypeError
+        return operator.index(value)
+    except TypeError as error:
+        raise InvalidSpec(f"{name} is {value!r}; it must be a whole number, {expected}") from error
+
+
 def backend_statuses() -> list[BackendStatus]:
     """Return what each backend can do on this machine."""
-    from ckncuda.backend.numpy import available_threads, describe, has_numba
+    from ckncuda.backend.numpy import available_threads, describe, why_plain
     from ckncuda.backend.reference import ReferenceBackend
 
     return [
-        BackendStatus("numpy", True, describe(available_threads(), has_numba())),
+        BackendStatus("numpy", True, describe(available_threads(), why_plain())),
         _cupy_status(),
         BackendStatus("reference", True, ReferenceBackend.description),
     ]

@@ -13,8 +13,8 @@ from typing import ParamSpec
 import numpy as np
 
 from ckncuda.errors import InvalidSpec
+from ckncuda.given.parameters import number, shown
 from ckncuda.layer.dot_product import DotProductKernel, Exponential
-from ckncuda.parameters import number, shown
 from ckncuda.progress import Progress
 
 P = ParamSpec("P")

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from ckncuda.backend.arrays import to_host
 from ckncuda.classifier.training_data import TrainingData, check_features
 from ckncuda.errors import InvalidData, InvalidSpec
-from ckncuda.parameters import number, whole
+from ckncuda.given.parameters import number, whole
 from ckncuda.progress import Progress
 from ckncuda.types import Array
 

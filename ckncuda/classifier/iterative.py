@@ -17,7 +17,7 @@ from ckncuda.classifier.losses import Loss, cross_entropy, squared_hinge
 from ckncuda.classifier.sgd import minimize_sgd
 from ckncuda.classifier.training_data import FeatureScaling, TrainingData
 from ckncuda.classifier.validation import held_out_sentence, held_out_split
-from ckncuda.parameters import choice, whole
+from ckncuda.given.parameters import choice, whole
 from ckncuda.progress import Progress
 from ckncuda.types import Array, Index
 

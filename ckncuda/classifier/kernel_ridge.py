@@ -12,8 +12,8 @@ from ckncuda.classifier.systems import KernelSystem, check_count
 from ckncuda.classifier.training_data import FeatureScaling, TrainingData
 from ckncuda.classifier.validation import LeaveOneOut
 from ckncuda.errors import InvalidSpec
+from ckncuda.given.parameters import instance
 from ckncuda.layer.dot_product import DotProductKernel, Exponential
-from ckncuda.parameters import instance
 from ckncuda.progress import Progress
 
 

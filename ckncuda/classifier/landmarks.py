@@ -20,8 +20,8 @@ from ckncuda.classifier.ridge import Ridge
 from ckncuda.classifier.training_data import FeatureScaling, TrainingData, blocks
 from ckncuda.classifier.validation import held_out_split
 from ckncuda.errors import InvalidData, InvalidSpec
+from ckncuda.given.parameters import whole
 from ckncuda.layer.dot_product import DotProductKernel
-from ckncuda.parameters import whole
 from ckncuda.progress import Progress
 from ckncuda.types import Array, Index
 

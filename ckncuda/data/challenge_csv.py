@@ -10,7 +10,6 @@ installed and the block holds nothing unusual, by `ckncuda.data.compiled.csv`, t
 """
 
 import functools
-import importlib.util
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -18,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ckncuda.compiled import imported
 from ckncuda.data.source import ImageSource, StrPath, format_shape, reading
 from ckncuda.errors import InvalidData
 from ckncuda.types import Shape
@@ -193,13 +193,9 @@ def _is_index(table: _Table) -> bool:
 
 @functools.cache
 def _compiled_parser() -> Callable[..., bool] | None:
-    """Return `parse_numbers` where Numba is installed."""
-    if importlib.util.find_spec("numba") is None:
-        return None
-    from ckncuda.data.compiled.csv import parse_numbers
-
-    parser: Callable[..., bool] = parse_numbers
-    return parser
+    """Return `parse_numbers` where Numba compiles it."""
+    module = imported("ckncuda.data.compiled.csv")
+    return None if module is None else module.parse_numbers
 
 
 def _is_number(cell: bytes) -> bool:

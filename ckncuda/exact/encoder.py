@@ -15,6 +15,7 @@ from ckncuda.exact.gram import gram
 from ckncuda.exact.job import check_images
 from ckncuda.exact.kernel import ExactKernel
 from ckncuda.exact.tiles import TILE, check_finite, read_maps
+from ckncuda.given.parameters import instance, whole
 from ckncuda.images.preprocess import (
     PreprocessingSpec,
     Preprocessor,
@@ -23,7 +24,6 @@ from ckncuda.images.preprocess import (
 )
 from ckncuda.images.preprocessed import PreprocessedImages, preprocessed
 from ckncuda.images.sources import ArrayImages, DeviceImages, Images
-from ckncuda.parameters import instance, whole
 from ckncuda.progress import Report
 from ckncuda.types import Array, Index, Shape
 
@@ -140,7 +140,7 @@ class ExactEncoder:
         """Compute the kernels [b, m] of images [b, h, w, c] with the points, where the backend computes."""
         if self.preprocessing:
             with report.stage("preprocessing"):
-                images = preprocessed(images, self.preprocessing)
+                images = preprocessed(images, self.preprocessing, backend)
         return backend.asarray(self.kernels(images, backend))
 
     def encode_in_stages(
@@ -149,7 +149,7 @@ class ExactEncoder:
         """Compute features [b, m] step by step, each in a context of its name: what takes which time."""
         for step in self.preprocessing:
             with stage(step.name):
-                images = step.apply(images)
+                images = preprocessed(images, (step,), backend)
         with stage(f"kernels with {len(self.points):,} images"):
             return backend.asarray(self.kernels(images, backend))
 

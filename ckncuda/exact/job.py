@@ -14,10 +14,10 @@ from ckncuda.backend import Backend
 from ckncuda.errors import InvalidData, InvalidSpec
 from ckncuda.exact.kernel import ExactKernel
 from ckncuda.exact.tiles import TILE, Tile, Tiling, read_maps
+from ckncuda.given.parameters import shown
 from ckncuda.images.preprocess import Preprocessor
 from ckncuda.images.preprocessed import PreprocessedImages
 from ckncuda.images.sources import Images
-from ckncuda.parameters import shown
 from ckncuda.progress import Progress, Report
 from ckncuda.types import Array
 

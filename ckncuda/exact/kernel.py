@@ -10,9 +10,9 @@ import numpy as np
 from ckncuda.backend import Backend
 from ckncuda.backend.operations import NormedMaps
 from ckncuda.errors import InvalidSpec
+from ckncuda.given.parameters import flag, listed, several
 from ckncuda.layer.dot_product import ArcCosine, Exponential
 from ckncuda.layer.spec import KernelLayer, LayerSpec, check_specs
-from ckncuda.parameters import flag, listed, several
 from ckncuda.types import Array, Shape
 
 

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from ckncuda.backend.arrays import as_float, to_host
 from ckncuda.errors import InvalidSpec
 from ckncuda.files.model_file import group
+from ckncuda.given.parameters import listed, number, several, shown, whole
 from ckncuda.images.sources import Images
-from ckncuda.parameters import listed, number, several, shown, whole
 from ckncuda.progress import Progress, Report
+from ckncuda.types import Shape
 
 ZCA_MAX_SIZE = 12_288  # numbers an image, as 64x64x3: the matrix is 0.6 GiB, its eigenvectors minutes
 BLOCK = 256  # images at a time
@@ -44,6 +45,10 @@ class Preprocessor(abc.ABC):
     def apply(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Preprocess images [n, h, w, c] into a new array of that shape."""
 
+    def workspace(self, shape: Shape) -> int | None:
+        """Count the bytes that one image of a shape takes on its way; None where images are not apart."""
+        return None
+
     def to_dict(self) -> dict[str, Any]:
         """Return the name and the options."""
         options = {f.name: getattr(self, f.name) for f in fields(self) if f.init}  # type: ignore[arg-type]
@@ -67,6 +72,10 @@ class Standardize(Preprocessor):
     def apply(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Preprocess images [n, h, w, c] into a new array of that shape."""
         return _standardized(images, (1, 2))
+
+    def workspace(self, shape: Shape) -> int:
+        """Count the bytes that one image takes on its way: centred, squared."""
+        return 4 * 3 * math.prod(shape)
 
 
 @dataclass(frozen=True)
@@ -110,6 +119,10 @@ class LocalWhitening(Preprocessor):
                 out[i : i + size, dy : dy + rows, dx : dx + columns] += whitened[:, :, :, dy, dx]
         out /= count
         return out
+
+    def workspace(self, shape: Shape) -> int:
+        """Count the bytes that one image takes on its way: its patches, centred, copied and whitened."""
+        return 4 * 4 * math.prod(shape) * self.patch**2
 
     def _whiten(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Whitened patches [n, patches, k·k·c]."""

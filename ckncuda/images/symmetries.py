@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ckncuda.parameters import flag, whole
+from ckncuda.given.parameters import flag, whole
 from ckncuda.types import Array
 
 MOST = 16  # pixels of a shift: beyond, it is no small change of any image that fits a layer

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ckncuda.errors import InvalidSpec
-from ckncuda.parameters import number, shown, whole
+from ckncuda.given.parameters import number, shown, whole
 from ckncuda.types import Array
 
 LEAST_SIGMA = 1e-3  # a cosine of float32 may be 1 + 1e-6, where κ is then e

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckncuda.errors import InvalidSpec
+from ckncuda.given.parameters import shown, whole
 from ckncuda.layer.pooling import Alignment, Pooling, pooled_size, pooling_matrix
-from ckncuda.parameters import shown, whole
 from ckncuda.types import Shape
 
 Padding = Literal["zero", "valid"]

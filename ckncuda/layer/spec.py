@@ -5,11 +5,11 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 from ckncuda.errors import InvalidSpec
+from ckncuda.given.parameters import choice, instance, listed, number, whole
 from ckncuda.layer.dot_product import DotProductKernel, kernel_from_dict
 from ckncuda.layer.geometry import Geometry, Padding, Patch, checked_patch
 from ckncuda.layer.pooling import Alignment, Pooling
 from ckncuda.layer.projection import Whitening
-from ckncuda.parameters import choice, instance, listed, number, whole
 from ckncuda.types import Shape
 
 Scale = Literal["norm", "floored_norm"]

@@ -10,11 +10,11 @@ from ckncuda.errors import InvalidData, InvalidSpec, printable
 from ckncuda.exact.encoder import ExactEncoderSpec
 from ckncuda.exact.kernel import ExactKernel
 from ckncuda.files.regular_file import read_within
+from ckncuda.given.parameters import listed, shown
 from ckncuda.images.preprocess import Preprocessor, preprocessor_from_dict
 from ckncuda.images.symmetries import Symmetries
 from ckncuda.layer.spec import LayerSpec
 from ckncuda.network.encoder import EncoderSpec
-from ckncuda.parameters import listed, shown
 
 Table = Mapping[str, Any]
 

@@ -13,13 +13,13 @@ from ckncuda.exact.encoder import ExactEncoderSpec
 from ckncuda.exact.job import GramJob, seconds_a_pair
 from ckncuda.exact.kernel import ExactKernel
 from ckncuda.exact.tiles import Tiling
+from ckncuda.given.parameters import instance, listed, shown, whole
 from ckncuda.images import sources
 from ckncuda.images.preprocess import Preprocessor
 from ckncuda.images.sources import ArrayImages, DeviceImages, Images, ImagesOrArray, as_images
 from ckncuda.model.model import Model
 from ckncuda.model.system import System
 from ckncuda.model.training import Learner, Training
-from ckncuda.parameters import instance, listed, shown, whole
 from ckncuda.progress import Progress, Report, shown_duration
 
 

@@ -12,12 +12,12 @@ from ckncuda.backend import Backend, get_backend
 from ckncuda.classifier import Classifier, GramRidge, TrainableClassifier, classifier_from_arrays
 from ckncuda.errors import InvalidData, InvalidSpec
 from ckncuda.files import model_file
+from ckncuda.given.parameters import file_name
 from ckncuda.images.sources import Images, ImagesOrArray, as_images, class_names, type_name
 from ckncuda.model.encoders import ImageEncoder, ImageEncoderSpec, encoder_from_dict
 from ckncuda.model.training import Training
 from ckncuda.network.encoder import Encoder
 from ckncuda.network.network import CKN, PATCHES, check_one_network
-from ckncuda.parameters import file_name
 from ckncuda.progress import Progress, Report
 from ckncuda.types import Array, Shape
 

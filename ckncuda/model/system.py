@@ -18,6 +18,7 @@ from ckncuda.classifier import (
 from ckncuda.errors import InvalidSpec
 from ckncuda.exact.encoder import ExactEncoderSpec
 from ckncuda.exact.kernel import ExactKernel
+from ckncuda.given.parameters import choice, file_name, instance, listed, several, shown, whole
 from ckncuda.images.preprocess import Preprocessor, preprocessor_from_dict
 from ckncuda.images.symmetries import Symmetries
 from ckncuda.layer.dot_product import DotProductKernel, Exponential, kernel_from_dict
@@ -27,7 +28,6 @@ from ckncuda.model.encoders import ImageEncoderSpec
 from ckncuda.model.presets import MOST_FOR_KERNEL_RIDGE, PRESETS
 from ckncuda.network.encoder import EncoderSpec
 from ckncuda.network.network import PATCHES
-from ckncuda.parameters import choice, file_name, instance, listed, several, shown, whole
 from ckncuda.types import Shape
 
 CLASSIFIERS: Mapping[str, type[TrainableClassifier]] = {

@@ -12,10 +12,10 @@ from ckncuda.classifier import GramRidge, TrainableClassifier
 from ckncuda.classifier.training_data import check_classes
 from ckncuda.errors import InvalidData, InvalidSpec
 from ckncuda.exact.encoder import ExactEncoder, ExactEncoderSpec, drawn_landmarks
+from ckncuda.given.parameters import instance, several, shown, whole
 from ckncuda.images.sources import ImagesOrArray, as_images
 from ckncuda.model.encoders import ImageEncoder, ImageEncoderSpec
 from ckncuda.network.encoder import EncoderSpec
-from ckncuda.parameters import instance, several, shown, whole
 from ckncuda.progress import Report
 from ckncuda.types import Array, Index
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ckncuda.backend import Backend, unfused_reason
 from ckncuda.errors import InvalidSpec
+from ckncuda.given.parameters import instance
 from ckncuda.images.preprocess import (
     PreprocessingSpec,
     Preprocessor,
@@ -22,7 +23,6 @@ from ckncuda.images.sources import Images
 from ckncuda.images.symmetries import Symmetries
 from ckncuda.layer.spec import LayerSpec, check_specs
 from ckncuda.network.network import CKN, PATCHES
-from ckncuda.parameters import instance
 from ckncuda.progress import Report
 from ckncuda.types import Array, Shape
 
@@ -132,7 +132,7 @@ class Encoder:
         """Compute feature maps [n, h', w', filters] of images [n, h, w, c], where the backend computes."""
         if self.preprocessing:
             with report.stage("preprocessing"):
-                images = preprocessed(images, self.preprocessing)
+                images = preprocessed(images, self.preprocessing, backend)
         return self.symmetries.average(lambda block: backend.encode(block, self.network.layers), images)
 
     def encode_in_stages(
@@ -141,7 +141,7 @@ class Encoder:
         """Compute features [n, d] step by step, each in a context of its name: what takes which time."""
         for step in self.preprocessing:
             with stage(step.name):
-                images = step.apply(images)
+                images = preprocessed(images, (step,), backend)
 
         def network(maps: Array) -> Array:
             for number, layer in enumerate(self.network.layers, 1):

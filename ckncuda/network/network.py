@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from ckncuda.backend import Backend, chosen_backend, get_backend
 from ckncuda.errors import InvalidData, InvalidSpec
 from ckncuda.files import model_file
+from ckncuda.given.parameters import several, shown, whole
 from ckncuda.images.sources import DeviceImages, Images, ImagesOrArray, as_images
 from ckncuda.images.symmetries import Symmetries
 from ckncuda.layer.layer import Layer
 from ckncuda.layer.spec import LayerSpec, check_specs
 from ckncuda.network.anchors import MAX_ITERATIONS, normalized, patches_at, spherical_kmeans
-from ckncuda.parameters import several, shown, whole
 from ckncuda.progress import Progress, Report
 from ckncuda.types import Array, Shape
 

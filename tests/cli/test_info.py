@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ckncuda.backend.cupy import why_unavailable
-from ckncuda.cli.main import cli
+from ckncuda.cli.commands import cli
 
 
 def test_info_counts_the_parameters_of_the_seed_preset(works, tmp_path, rng):

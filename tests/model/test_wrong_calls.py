@@ -91,7 +91,7 @@ NUMBERS = [
     (lambda: model(classifier=NystromRidge(landmarks=True)), "landmarks is True", "a whole number"),
     (lambda: model(classifier=Softmax(max_iterations=True)), "max_iterations is True", "at least 1"),
     (lambda: get_backend("numpy", threads=True), "threads is True", "such as 4"),
-    (lambda: get_backend("numpy", memory="2GiB"), "memory is '2GiB'", "such as 2 << 30"),
+    (lambda: get_backend("numpy", memory="2GiB"), "memory is '2GiB'", "such as 2 * 2**30"),
     (lambda: gram(IMAGES, [LAYER], dtype="x"), "dtype is 'x'", "float32 or float64"),
     (lambda: SearchOptions(hold_out=True).checked(), "hold_out is True", "a fraction"),
     (lambda: SearchOptions(seconds="10min").checked(), "seconds is '10min'", "expected seconds"),

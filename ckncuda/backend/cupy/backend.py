@@ -57,6 +57,10 @@ class CupyBackend:
         self._most_images: int | None = None  # once a block did not fit the device's memory
         self._pairs: dict[Any, FusedPairs | None] = {}
 
+    def each_image(self, function: Callable[[Array], Array], images: Array, size: int) -> Array:
+        """Take all at once."""
+        return function(images)
+
     def encode(self, maps: Array, layers: Sequence[Layer]) -> Array:
         """Encode maps [n, h, w, c] that are on the device: one launch and one product a layer.
 

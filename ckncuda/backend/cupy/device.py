@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ckncuda.errors import BackendUnavailable, InvalidSpec
+from ckncuda.errors import BackendUnavailable, InvalidSpec, installing
 from ckncuda.kernels import source
 
 TENSOR_CORES = 80  # compute capability from which they know TF32 and bfloat16
@@ -27,7 +27,7 @@ def why_unavailable() -> str | None:
     Asked lazily, never at import: a CUDA context made before a fork breaks the child processes.
     """
     if importlib.util.find_spec("cupy") is None:
-        return "CuPy is not installed; with an NVIDIA GPU, install it with: pip install 'ckncuda[cuda13]'"
+        return f"CuPy is not installed; with an NVIDIA GPU, install it with: {installing('cuda13')}"
     try:
         ctypes.CDLL("libcuda.so.1")
     except OSError:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ckncuda.errors import InvalidData
+from ckncuda.errors import InvalidData, require
 from ckncuda.exact.on_disk.folder import part_of
 
 
@@ -89,10 +89,9 @@ class ZarrRows:
 
 
 def _zarr(path: Path) -> Any:
-    try:
-        import zarr
-    except ImportError as error:
-        raise InvalidData(f"{path} needs Zarr; install it with: pip install 'ckncuda[exact]'") from error
+    require("zarr", purpose=f"{path} needs Zarr", extra="exact")
+    import zarr
+
     return zarr.open(str(path), mode="r")
 
 

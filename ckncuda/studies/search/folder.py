@@ -16,7 +16,7 @@ from ckncuda.errors import InvalidData, printable
 from ckncuda.files.atomic_file import atomic_file
 from ckncuda.files.own_folder import check_own_folder, make_own_folder, open_own_file
 from ckncuda.files.regular_file import read_within
-from ckncuda.parameters import shown
+from ckncuda.given.parameters import shown
 
 FORMAT = 2  # of what stands in the folder
 ABOUT_BYTES = 1 << 20  # of search.json, at most

@@ -19,7 +19,7 @@ from typing import Any
 from ckncuda.errors import InvalidData, printable
 from ckncuda.files.own_folder import open_own_file
 from ckncuda.files.regular_file import read_within
-from ckncuda.parameters import number, whole
+from ckncuda.given.parameters import number, whole
 from ckncuda.studies.search.leaderboard import Row
 
 MOST_BYTES = 64 << 20  # of a journal: half a million trials

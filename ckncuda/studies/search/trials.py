@@ -30,13 +30,13 @@ from ckncuda.backend import Backend, chosen_backend
 from ckncuda.classifier.training_data import check_classes
 from ckncuda.classifier.validation import held_out_split
 from ckncuda.errors import CknError, InvalidData, printable, require
+from ckncuda.given.parameters import number, whole
 from ckncuda.images.sources import ArrayImages, SomeImages, host_images
 from ckncuda.model.model import Model
 from ckncuda.model.presets import PRESETS
 from ckncuda.model.system import System
-from ckncuda.parameters import number, whole
 from ckncuda.progress import Progress
-from ckncuda.studies.plots import draw_search
+from ckncuda.studies.plots import MATPLOTLIB, draw_search
 from ckncuda.studies.search.folder import describe, search_folder
 from ckncuda.studies.search.journal import MOST_LETTERS, Journal, Trial
 from ckncuda.studies.search.leaderboard import Row, write_leaderboard
@@ -171,7 +171,7 @@ def search(
 
 def check_installed() -> None:
     """Raise `NotInstalled` unless Optuna and matplotlib are there."""
-    require("matplotlib", "optuna", purpose="the search needs Optuna and matplotlib", extra="search")
+    require(*MATPLOTLIB, "optuna", purpose="the search needs Optuna and matplotlib", extra="search")
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
