@@ -118,7 +118,14 @@ class System:
         chosen = PRESETS[name]
         too_many = chosen.classifier == "kernel-ridge" and n > MOST_FOR_KERNEL_RIDGE
         classifier = "nystrom-ridge" if too_many else chosen.classifier
-        return cls(chosen.encoders(n, shape), classifier, dict(chosen.classifier_options), chosen.patches)
+        system = cls(chosen.encoders(n, shape), classifier, dict(chosen.classifier_options), chosen.patches)
+        try:
+            system.check(shape)
+        except InvalidSpec as error:
+            size = "x".join(map(str, shape))
+            advice = "take larger images, or the preset default, which suits itself to them"
+            raise InvalidSpec(f"the preset {name} is not for images of {size}: {error}; {advice}") from error
+        return system
 
     @classmethod
     def from_toml(
