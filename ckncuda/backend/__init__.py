@@ -83,7 +83,7 @@ def get_backend(
     if name == "auto":
         name = "cupy" if _cupy_status().works else "numpy"
     if not isinstance(name, str) or name not in NAMES:
-        raise InvalidSpec(f"there is no backend {shown(name)}{origin}; there are auto, {', '.join(NAMES)}")
+        raise InvalidSpec(f"there is no backend {shown(name)}{origin}; give auto, {', '.join(NAMES)}")
     # Imported on demand: nobody pays for a backend that is not used.
     if name == "cupy":
         from ckncuda.backend.cupy import CupyBackend
