@@ -54,8 +54,7 @@ def get_backend(
         as many as this process may run on: its cores, those of its quota (cgroups), or ``OMP_NUM_THREADS``,
         whatever is least.
     memory : int, optional
-        Bytes that a computation may use for its blocks of images, and half of it for a sample of
-        patches; by default 2 GiB.
+        Bytes for a computation's blocks of images, half of them for a sample of patches; by default 2 GiB.
     precision : {"float32", "tf32", "bfloat16"}
         Of the products of patches and anchors on a GPU; a CPU computes in float32.
 
