@@ -6,6 +6,7 @@ import click
 
 from ckncuda.data import write_submission
 from ckncuda.errors import InvalidData
+from ckncuda.images.sources import class_names
 from ckncuda.studies.baseline import fit_baseline
 
 from . import options
@@ -45,7 +46,7 @@ def baseline(
     with options.opened(images, how, "Fitting on", split="train") as source, ProgressBars() as progress:
         targets = options.needed_targets(images, labels, source)
         fitted = fit_baseline(source, targets, seed, progress)
-        shape = source.shape[1:]
+        shape, names = source.shape[1:], class_names(source, targets)
     result = {
         "validation_accuracy": fitted.validation_accuracy,
         "validation": fitted.validation,
@@ -62,7 +63,7 @@ def baseline(
         with options.opened(test, how, "Predicting") as source, ProgressBars() as progress:
             if source.shape[1:] != shape:
                 raise InvalidData(f"{test} holds images of {source.shape[1:]}, {images} of {shape}")
-            write_submission(output, fitted.predict(source, progress))
+            write_submission(output, fitted.predict(source, progress), class_names=names)
         result["submission"] = output
         lines.append(f"wrote {output}")
     return result, lines

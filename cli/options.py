@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 from ckncuda.backend import NAMES, get_backend
 from ckncuda.backend.numpy import available_threads, usable_cores
 from ckncuda.data import ImageSource, open_images, read_labels
+from ckncuda.data.foreign import BEGIN, kind_of
 from ckncuda.data.open import FORMATS, find_format
-from ckncuda.errors import InvalidData
+from ckncuda.errors import InvalidData, InvalidModelFile
 from ckncuda.files.atomic_file import check_writable
+from ckncuda.files.regular_file import open_regular
 from ckncuda.model.model import Model, load
 from ckncuda.progress import Report
 from ckncuda.types import Shape
@@ -30,6 +32,7 @@ Command = Callable[..., Any]
 Printed = tuple[dict[str, Any], list[str]]
 """One JSON object, or lines for people: a command prints either."""
 
+MODEL_HEADER = b'{"'  # in the bytes 8 and 9 of a model, damaged or not
 POSITIVE = click.IntRange(min=1)
 _STAGES = ("reading", "preprocessing", "anchors", "features", "classifier", "writing")
 if TYPE_CHECKING:
@@ -104,7 +107,7 @@ def images(command: Command) -> Command:
     @click.option(
         "--split",
         type=click.Choice(["train", "test"]),
-        help="Which part of a data set that holds both (CIFAR and MNIST folders, npz files).",
+        help="Which part of a data set that holds both (folders with train and test, CIFAR, MNIST, npz).",
     )
     @functools.wraps(command)
     def with_how(**options: Any) -> Any:
@@ -190,14 +193,39 @@ def opened(
 ) -> Iterator[ImageSource]:
     """Open IMAGES; say on standard error what was found.
 
-    CSV rows have the shape of a model, and the split is this one, where the options give no other.
+    CSV rows have the shape of a model, pictures its channels, and the split is this one, where the options
+    give no other.
     """
     image_shape = how.image_shape
     if image_shape is None and shape is not None and os.path.isfile(path):
         image_shape = shape if (how.format or find_format(path)) == "csv" else None
-    with open_images(path, format=how.format, image_shape=image_shape, split=how.split or split) as source:
+    channels = None if shape is None else shape[2]
+    with open_images(
+        path, format=how.format, image_shape=image_shape, split=how.split or split, channels=channels
+    ) as source:
         say(f"{purpose} {source.description}")
+        for note in source.notes:
+            say(f"Note: {note}")
         yield source
+
+
+def load_model(path: str) -> Model:
+    """Load a model; say what a file is that is none, such as images that were given in its place."""
+    try:
+        return load(path)
+    except InvalidModelFile as error:
+        with contextlib.suppress(InvalidData, OSError):  # then the model's reader has said all there is
+            with open_regular(path) as file:
+                begin = file.read(BEGIN)
+            if (kind := kind_of(begin)) is not None and begin[8:10] != MODEL_HEADER:
+                raise InvalidModelFile(f"{path} {kind}") from error
+            if begin[8:10] != MODEL_HEADER and not path.endswith(".ckn"):
+                what = find_format(path)
+                raise InvalidModelFile(
+                    f"{path} is no model, but images ({what}): give the model first, as in"
+                    " ckn predict MODEL IMAGES"
+                ) from error
+        raise
 
 
 @contextlib.contextmanager
@@ -208,9 +236,17 @@ def reading(
     bars = ProgressBars()
     report = Report(bars)
     with report.stage("reading"), bars:
-        loaded = load(model)
+        loaded = load_model(model)
         with opened(path, how, purpose, loaded.image_shape) as source:
             yield loaded, source, report
+
+
+def names_of(model: Model) -> tuple[str, ...] | None:
+    """Return the names of a model's classes, if it has one for each."""
+    names = model.class_names
+    if names is None or model.classifier is None or int(model.classifier.classes_.max()) >= len(names):
+        return None
+    return names
 
 
 def read_targets(labels: str | None, source: ImageSource) -> NDArray[np.int64] | None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ckncuda.backend import Backend
 from ckncuda.data import ImageSource
 from ckncuda.errors import InvalidData
-from ckncuda.images.sources import in_memory, size_of
+from ckncuda.images.sources import class_names, in_memory, size_of
 from ckncuda.studies.search.leaderboard import table
 from ckncuda.studies.search.trials import SearchOptions, SearchResult, check_installed
 from ckncuda.studies.search.trials import search as search_systems
@@ -104,7 +104,7 @@ def search(
         except KeyboardInterrupt:
             progress.say(f"{folder} holds what was found; the same command goes on with it")
             raise
-        found.model.class_names = source.class_names
+        found.model.class_names = class_names(source, targets)
     found.model.save(output)
     result = {
         "model": output,

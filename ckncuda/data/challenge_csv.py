@@ -1,8 +1,9 @@
 """Images as lines of comma separated numbers, as in the data challenge.
 
 A line is an image: all of channel 0 row by row, then all of channel 1, and so on.  A comma after
-the last value, CRLF, a missing last newline and blank last lines are tolerated, and so are a header
-line and pandas' index column where they are unmistakable.
+the last value, CRLF, a missing last newline, blank last lines and numbers in quotes are tolerated, and so are
+a header line, pandas' index column, and a column that the header names as the labels, where they are
+unmistakable: the source's ``notes`` say so.
 
 The file is gone through once when opened, to learn where its lines begin and that all have as many
 values (0.2 s for 212 MB); the numbers are parsed block by block by `numpy.loadtxt`, or, where Numba is
@@ -11,27 +12,41 @@ installed and the block holds nothing unusual, by `ckncuda.data.compiled.csv`, t
 
 import functools
 import math
-from collections.abc import Callable
+import re
+from array import array
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ckncuda.compiled import imported
+from ckncuda.data.csv_header import BYTE_ORDER_MARK, check_separators, header_of, is_number, unquoted
 from ckncuda.data.source import ImageSource, StrPath, format_shape, reading
-from ckncuda.errors import InvalidData
+from ckncuda.errors import InvalidData, printable
+from ckncuda.files.regular_file import open_regular
 from ckncuda.types import Shape
 
 SHAPES = {3072: (32, 32, 3), 784: (28, 28, 1)}  # what a number of values means when no shape is given
-INDEX_NAMES = {"", "id", "index", "unnamed: 0"}  # headers of an index column, in lower case
+INDEX_NAMES = {
+    "",
+    "id",
+    "index",
+    "unnamed: 0",
+    "imageid",
+    "image_id",
+}  # headers of an index column, in lower case
+LABEL_NAMES = {"label", "labels", "class", "target", "y", "digit", "prediction"}  # and of one of labels
+FILE_NAMES = {"file", "filename", "file_name", "image", "image_name", "path", "filepath", "img"}
 ROWS_AT_ONCE = 128  # parsed together: the text of so few images takes little memory beside a block
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # Excel begins its CSV files with it
+LONGEST_LINE = 16 << 20  # in bytes, or 64 a value of the image shape: an endless line ends there
 
 
 class ChallengeCsv(ImageSource):
     r"""Images in a CSV file, an image a line, channel after channel; delivered as float32.
 
-    The shape is by default 32x32x3 for 3072 values a line and 28x28x1 for 784.
+    The shape is by default 32x32x3 for 3072 values a line and 28x28x1 for 784.  A first or last column more,
+    whose header is ``label`` or the like, holds the labels.
 
     Examples
     --------
@@ -44,59 +59,83 @@ class ChallengeCsv(ImageSource):
     """
 
     def __init__(self, path: StrPath, image_shape: Shape | None = None) -> None:
-        self._table = _scan(path)
         shapes = SHAPES if image_shape is None else {math.prod(image_shape): image_shape}
-        self._first_column = _first_column(self._table, shapes, path)
-        height, width, channels = shapes[self._table.width - self._first_column]
-        shape = (len(self._table.offsets) - 1, height, width, channels)
-        super().__init__("challenge CSV", path, shape, np.dtype(np.float32))
+        self._table = table = _Scan(path, shapes).table()
+        self._columns = _columns(table, shapes, path)
+        height, width, channels = shapes[len(self._columns)]
+        shape = (len(table.offsets) - 1, height, width, channels)
+        labels = None
+        if len(self._columns) < table.width and table.label_column is not None:
+            labels = _labels(table, path)
+        super().__init__("challenge CSV", path, shape, np.dtype(np.float32), labels)
+        self.notes = _notes(table, self._columns, labels is not None)
 
     def _read(self, start: int, stop: int) -> NDArray[np.float32]:
         _, height, width, channels = self.shape
         block = np.empty((stop - start, height, width, channels), np.float32)
-        with reading(self.where), open(self.where, "rb") as file:
+        with reading(self.where), open_regular(self.where) as file:
             for row in range(start, stop, ROWS_AT_ONCE):
                 end = min(row + ROWS_AT_ONCE, stop)
                 offset, after = (int(self._table.offsets[i]) for i in (row, end))
                 file.seek(offset)
-                planes = self._parse(file.read(after - offset), row, end - row)
+                text = file.read(after - offset)
+                if len(text) < after - offset:
+                    raise InvalidData(
+                        f"{self.where} has become shorter while it was read: give it whole again"
+                    )
+                planes = self._parse(text, row, end - row)
                 planes = planes.reshape(-1, channels, height, width)
                 block[row - start : end - start] = planes.transpose(0, 2, 3, 1)
         return block
 
     def _parse(self, text: bytes, row: int, images: int) -> NDArray[np.float32]:
         """Parse the lines of so many images, from ``row`` on, to [images, values]."""
-        first, width = self._first_column, self._table.width
-        numbers = np.empty((images, width - first), np.float32)
+        columns, width = self._columns, self._table.width
+        numbers = np.empty((images, len(columns)), np.float32)
         parse_numbers = _compiled_parser()
-        if parse_numbers and parse_numbers(np.frombuffer(text, np.uint8), first, width, numbers):
+        if parse_numbers and parse_numbers(np.frombuffer(text, np.uint8), columns.start, width, numbers):
             return numbers
         lines = text.rstrip().split(b"\n")
         try:
-            return np.loadtxt(
+            parsed = np.loadtxt(
                 lines,
                 np.float32,
                 comments=None,
                 delimiter=",",
-                usecols=range(first, width),
+                quotechar='"',
+                usecols=columns,
                 ndmin=2,
                 encoding="latin1",
             )
         except ValueError as error:
             for row_of_line, line in enumerate(lines, row):
                 for column, cell in enumerate(line.split(b",")[:width]):
-                    if not _is_number(cell):
-                        given = cell.decode("utf-8", "replace").strip()
+                    if not is_number(unquoted(cell)) and column in columns:
+                        given = printable(cell.decode("utf-8", "replace").strip()[:60])
                         place = self._place_of(row_of_line, column)
-                        raise InvalidData(f"{self.where}: {given!r} in {place}; expected a number") from error
+                        hint = self._hint(row_of_line, cell)
+                        raise InvalidData(
+                            f"{self.where}: {given!r} in {place}; expected a number{hint}"
+                        ) from error
             first = row + self._table.first_line
             raise InvalidData(
-                f"{self.where}: cannot read lines {first} to {first + len(lines) - 1}: {error}"
+                f"{self.where}: cannot read lines {first} to {first + len(lines) - 1}: {printable(error)}"
             ) from error
+        if parsed.shape != numbers.shape:
+            raise InvalidData(f"{self.where} has changed while it was read: give it again")
+        return parsed
+
+    def _hint(self, row: int, cell: bytes) -> str:
+        """Say what may be done about a cell that is no number."""
+        if row == 0 and self._table.header is None:
+            return ": if the line is a header, give each column a name, or remove the line"
+        if unquoted(cell).startswith(b"#"):
+            return ": comments are not read, remove the line"
+        return ""
 
     def _place(self, image: int, y: int, x: int, channel: int) -> str:
         _, height, width, _ = self.shape
-        return self._place_of(image, self._first_column + (channel * height + y) * width + x)
+        return self._place_of(image, self._columns.start + (channel * height + y) * width + x)
 
     def _place_of(self, row: int, column: int) -> str:
         return f"line {row + self._table.first_line}, column {column + 1} (image {row + 1})"
@@ -108,7 +147,9 @@ class _Table(NamedTuple):
     offsets: NDArray[np.int64]  # [n + 1]: where each image's line begins, and where the last ends
     width: int  # values a line
     header: list[str] | None
-    first_column_counts: bool  # it holds 0, 1, 2, ... or 1, 2, 3, ...
+    counts_from: int | None  # 0 or 1, where the first column counts 0, 1, 2, ... or 1, 2, 3, ...
+    label_column: int | None  # 0 or width - 1, where the header says so
+    label_cells: list[bytes]
 
     @property
     def first_line(self) -> int:
@@ -116,79 +157,184 @@ class _Table(NamedTuple):
         return 1 if self.header is None else 2
 
 
-def _scan(path: StrPath) -> _Table:
-    # A loop over lines, not bytes: bytes.count takes 40 KB at a time, and is several times as fast as
-    # counting commas with NumPy.
-    header, width, blank, end = None, 0, 0, 0
-    offsets: list[int] = []
-    starts = {0, 1}  # from which the first cells of the lines may count
-    with reading(path), open(path, "rb", buffering=1 << 20) as file:
-        for number, line in enumerate(file, 1):
-            offset, end = end, end + len(line)
-            row = line.rstrip()
-            if number == 1 and row.startswith(BYTE_ORDER_MARK):
-                row, offset = row[len(BYTE_ORDER_MARK) :], len(BYTE_ORDER_MARK)
-            if not row:
-                blank = blank or number
-                continue
-            if blank:
-                raise InvalidData(
-                    f"{path}: line {blank} is blank, but not the last; expected an image a line"
-                )
-            if number == 1 and (header := _header(row)) is not None:
-                continue
+class _Scan:
+    """The first pass over the file."""
+
+    def __init__(self, path: StrPath, shapes: dict[int, Shape]) -> None:
+        self.path, self.shapes = path, shapes
+        self.header: list[str] | None = None
+        self.width = 0
+        self.label_column: int | None = None
+
+    def table(self) -> _Table:
+        """Go through the file."""
+        # A loop over lines, not bytes: bytes.count takes 40 KB at a time, and is several times as fast as
+        # counting commas with NumPy.
+        offsets, cells = array("q"), []
+        starts = {0, 1}  # from which the first cells of the lines may count
+        end = 0
+        for number, offset, line in self._lines():
+            row, end = line.rstrip(), offset + len(line)
             values = row.count(b",") + (not row.endswith(b","))
-            width = width or values
-            if values != width:
+            if not self.width:
+                self._begin(row, values, number)
+            if values != self.width:
                 raise InvalidData(
-                    f"{path}: line {number} has {values} values, expected {width} as in the lines before:"
-                    " the file may be cut off or damaged there"
+                    f"{self.path}: line {number} has {values} values, expected {self.width} as in the lines"
+                    f" before: {_reason(row)}"
                 )
             cell = row[: row.find(b",")].strip()
-            starts = {start for start in starts if cell == b"%d" % (start + len(offsets))}
+            if starts:
+                count = unquoted(cell)
+                starts = {start for start in starts if count == b"%d" % (start + len(offsets))}
+            if self.label_column is not None:
+                if self.label_column:
+                    cell = row.removesuffix(b",").rpartition(b",")[2].strip()
+                cells.append(cell[:40])
             offsets.append(offset)
-    if not offsets:
-        raise InvalidData(f"{path} holds no images; expected a line of comma separated numbers for each")
-    return _Table(np.array([*offsets, end]), width, header, bool(starts))
+        if not offsets:
+            raise InvalidData(
+                f"{self.path} holds no images; expected a line of comma separated numbers for each"
+            )
+        places = np.append(np.array(offsets), end)
+        counts = min(starts) if starts else None
+        return _Table(places, self.width, self.header, counts, self.label_column, cells)
 
+    def _lines(self) -> Iterator[tuple[int, int, bytes]]:
+        """Yield number, offset and text of each line but the header and blank ones at the end."""
+        longest = max(LONGEST_LINE, 64 * max(self.shapes))
+        blank, end, number = 0, 0, 0
+        with reading(self.path), open_regular(self.path) as file:
+            while line := file.readline(longest + 1):
+                number += 1
+                offset, end = end, end + len(line)
+                if number == 1 and line.startswith(BYTE_ORDER_MARK):
+                    line, offset = line[len(BYTE_ORDER_MARK) :], len(BYTE_ORDER_MARK)
+                if number == 1:
+                    check_separators(line, self.path)
+                if len(line) > longest:
+                    raise InvalidData(
+                        f"{self.path}: line {number} is longer than {longest:,} bytes; expected an image a"
+                        " line: is the image shape right, and does each image end in a new line?"
+                    )
+                if not line.strip():
+                    blank = blank or number
+                    continue
+                if blank:
+                    raise InvalidData(
+                        f"{self.path}: line {blank} is blank, but not the last; expected an image a line:"
+                        " remove it"
+                    )
+                if number == 1 and (header := header_of(line.rstrip())) is not None:
+                    self.header = header
+                    continue
+                yield number, offset, line
 
-def _header(row: bytes) -> list[str] | None:
-    """Return the cells of the file's first line if it is a header: no numbers, or pandas' 0, 1, 2, ..."""
-    cells = [cell.strip() for cell in row.removesuffix(b",").split(b",")]
-    numeric = [_is_number(cell) for cell in cells]
-    counted = cells if numeric[0] else cells[1:]
-    if any(numeric) and (len(counted) < 2 or counted != [b"%d" % i for i in range(len(counted))]):
-        return None
-    return [cell.decode("utf-8", "replace").strip('"') for cell in cells]
+    def _begin(self, row: bytes, values: int, number: int) -> None:
+        """Learn from the first image's line how many values each has; refuse what cannot be images."""
+        if values not in self.shapes and values - 1 not in self.shapes:
+            self._refuse_width(values, row, number)
+        self.width = values
+        if self.header and len(self.header) == values:
+            ends = [column for column in (0, values - 1) if self.header[column].lower() in LABEL_NAMES]
+            self.label_column = ends[0] if ends else None
 
-
-def _first_column(table: _Table, shapes: dict[int, Shape], path: StrPath) -> int:
-    """Return the number of index columns before the pixels, 0 or 1; refuse what is not surely images."""
-    names = table.header
-    has_index = table.width not in shapes
-    if has_index and (table.width - 1 not in shapes or not _is_index(table)):
-        expected = " or ".join(f"{values} ({format_shape(shape)})" for values, shape in shapes.items())
+    def _refuse_width(self, values: int, row: bytes, number: int) -> None:
+        expected = " or ".join(f"{values} ({format_shape(s)})" for values, s in self.shapes.items())
+        names = [name.lower() for name in self.header or ()]
+        beside = [name for name in names if name in LABEL_NAMES | INDEX_NAMES | FILE_NAMES]
         hint = "for images of another size give their height, width and channels with --image-shape"
-        if table.width - 1 in shapes:
-            hint = "remove the column that is not pixels (labels belong in a file of their own)"
-        if table.width == 1:
+        if not row.strip(b', "'):
+            hint = f"line {number} holds empty cells alone: remove it"
+        elif row.startswith(b"#"):
+            hint = f"line {number} is a comment, which is not read: remove it"
+        elif values - len(beside) in self.shapes:
+            hint = f"remove the columns that are not pixels: {printable(', '.join(beside))}"
+        elif values == 2 or (beside and values < 10):
+            hint = (
+                "these seem to be labels: give the file or folder of images as IMAGES, and this with --labels"
+            )
+        elif values == 1:
             hint = "separate the values by commas"
-        raise InvalidData(f"{path}: {table.width} values a line, expected {expected}: {hint}")
-    if names is not None and len(names) != table.width and not (has_index and len(names) == table.width - 1):
+        elif re.search(rb'"[ +-]?\d+,\d+"', row):
+            hint = "its numbers have decimal commas: write decimal points"
+        raise InvalidData(f"{self.path}: {values} values a line, expected {expected}: {hint}")
+
+
+def _reason(row: bytes) -> str:
+    """Say why a line may have another number of values than those before."""
+    if row.startswith(b"#"):
+        return "it is a comment, which is not read: remove it"
+    return "the file may be cut off or damaged there"
+
+
+def _columns(table: _Table, shapes: dict[int, Shape], path: StrPath) -> range:
+    """Return the columns of pixels: all but one of labels or an index; refuse what is not surely images."""
+    names, width = table.header, table.width
+    if width in shapes:
+        columns = range(width)
+        if table.label_column is not None and names:
+            raise InvalidData(
+                f"{path}: the header names a column of labels, {printable(names[table.label_column])}, and"
+                f" with it there are {width} values a line; expected {width} beside it: correct the header or"
+                " the columns"
+            )
+    elif table.label_column is not None:
+        columns = range(1, width) if table.label_column == 0 else range(width - 1)
+    elif _is_index(table):
+        columns = range(1, width)
+    else:
+        expected = " or ".join(f"{values} ({format_shape(shape)})" for values, shape in shapes.items())
         raise InvalidData(
-            f"{path}: the header has {len(names)} names, but the lines have {table.width} values;"
+            f"{path}: {width} values a line, expected {expected}: remove the column that is not pixels"
+            " (labels belong in a file of their own, or under the header label); the first, with"
+            f" cut -d, -f2- {path}"
+        )
+    if names is not None and len(names) != width and names[0].startswith("#"):
+        raise InvalidData(f"{path}: line 1 is a comment, which is not read: remove it")
+    if names is not None and len(names) not in (width, len(columns)):
+        raise InvalidData(
+            f"{path}: the header has {len(names)} names, but the lines have {width} values;"
             " expected as many: remove the header"
         )
-    return int(has_index)
+    return columns
 
 
 def _is_index(table: _Table) -> bool:
     """Tell whether a first column too many is an index, beyond doubt."""
-    if not table.first_column_counts:
+    if table.counts_from is None:
         return False
     if table.header is None:  # two lines may begin with 0 and 1 by chance
         return len(table.offsets) - 1 >= 3
     return table.header[0].lower() in INDEX_NAMES or len(table.header) == table.width - 1
+
+
+def _labels(table: _Table, path: StrPath) -> NDArray[np.int64]:
+    """Return the labels of the images' own column."""
+    labels = np.empty(len(table.label_cells), np.int64)
+    for row, cell in enumerate(table.label_cells):
+        text = unquoted(cell)
+        whole = text.partition(b".")[0] if text.endswith((b".0", b".")) else text
+        if not whole.isdigit() or len(whole) > 18:
+            raise InvalidData(
+                f"{path}: label {printable(cell.decode('utf-8', 'replace'))!r} in line"
+                f" {row + table.first_line}; expected an integer from 0: number the classes 0, 1, ..."
+            )
+        labels[row] = int(whole)
+    return labels
+
+
+def _notes(table: _Table, columns: range, is_labelled: bool) -> tuple[str, ...]:
+    notes = []
+    if table.header is not None:
+        names = ", ".join(printable(name[:20]) for name in table.header[:3])
+        more = ", ..." if len(table.header) > 3 else ""
+        notes.append(f"line 1 is taken for a header, not an image: {names}{more}")
+    if is_labelled and table.label_column is not None:
+        notes.append(f"column {table.label_column + 1} holds the labels")
+    elif len(columns) < table.width:
+        notes.append("column 1 counts the images, and is left out")
+    return tuple(notes)
 
 
 @functools.cache
@@ -196,11 +342,3 @@ def _compiled_parser() -> Callable[..., bool] | None:
     """Return `parse_numbers` where Numba compiles it."""
     module = imported("ckncuda.data.compiled.csv")
     return None if module is None else module.parse_numbers
-
-
-def _is_number(cell: bytes) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return b"_" not in cell  # Python reads 1_000, CSV does not

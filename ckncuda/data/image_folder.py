@@ -3,34 +3,58 @@
 The sizes are read from the files' headers when the folder is opened, the pixels block by block.
 """
 
-import contextlib
 import re
-import struct
-from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from ckncuda.data.source import ImageSource, StrPath, format_shape, reading
-from ckncuda.errors import InvalidData
+from ckncuda.data.pictures import SUFFIXES, read_header, read_pixels
+from ckncuda.data.source import SPLITS, ImageSource, StrPath, format_shape, reading
+from ckncuda.errors import InvalidData, printable
 
-SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
-GREY_MODES = {"1", "L", "LA", "La"}
-DEEP_MODES = {"I", "F", "I;16", "I;16L", "I;16B", "I;16N"}  # more than 8 bits: Pillow would clip them
+SPLIT_NAMES = {
+    **{name: "train" for name in ("train", "training", "trn")},
+    **{name: "test" for name in ("test", "testing", "tst")},
+    **{name: "validation" for name in ("val", "valid", "validation", "dev")},
+}
+# What file managers, archives, cameras' cards and notebooks leave beside pictures.
+COMPANIONS = frozenset(
+    [
+        *("__macosx", "@eadir", "@recycle", "#recycle", "$recycle.bin", "system volume information"),
+        *("thumbs.db", "ehthumbs.db", "desktop.ini", "lost+found", "icon\r"),
+    ]
+)
+MOST_SHOWN = 5  # of the files that a message lists
 
 
 class ImageFolder(ImageSource):
-    """The image files of a folder: one sub-folder a class, or a flat folder without labels.
+    """The image files of a folder: one sub-folder a class, or a flat folder without labels; or one such file.
 
     Files and classes are in natural order (``2.png`` before ``10.png``), and classes are labelled
     0, 1, ... in that order.  If all images are greyscale they have one channel, otherwise three;
-    transparency is dropped.  Hidden files and files with other suffixes are passed over.
+    transparency is dropped, and pictures are turned as their EXIF says.  Hidden files and what file managers
+    leave are passed over; other files that are no pictures are named in ``notes``, and so are those of which
+    one page of several is read.
+
+    Parameters
+    ----------
+    path : path-like
+    split : {"train", "test"}, optional
+        Of a folder that holds folders named so, the one to read.
+    channels : {1, 3}, optional
+        What is asked for: grey pictures are delivered in colour for 3, coloured ones refused for 1.
+
+    Attributes
+    ----------
+    files : tuple of str
+        The name of each image, from the folder.
 
     Examples
     --------
     >>> import tempfile
+    >>> from PIL import Image
     >>> folder = Path(tempfile.mkdtemp())
     >>> for name in ("cat", "dog"):
     ...     (folder / name).mkdir()
@@ -40,64 +64,108 @@ class ImageFolder(ImageSource):
     ((2, 6, 8, 3), ('cat', 'dog'), array([0, 1]))
     """
 
-    def __init__(self, path: StrPath) -> None:
+    def __init__(self, path: StrPath, split: str | None = None, channels: int | None = None) -> None:
         with reading(path):
-            self._files, labels, class_names = _list(Path(path))
-        width, height, grey = _check_headers(self._files)
-        self._mode = "L" if grey else "RGB"
-        shape = (len(self._files), height, width, 1 if grey else 3)
-        super().__init__("image folder", path, shape, np.dtype(np.uint8), labels, class_names)
+            root = Path(path)
+            folder = root if root.is_file() else _of_split(root, split)
+            found = _Found([folder], [], None) if root.is_file() else _list(folder)
+        labels = None
+        if found.classes is not None:
+            numbers = {name: number for number, name in enumerate(found.classes)}
+            labels = np.array([numbers[file.parent.name] for file in found.files])
+        self._files = found.files
+        (width, height), grey, paged = _check_headers(found.files, channels)
+        self._mode = "L" if grey and channels != 3 else "RGB"
+        shape = (len(found.files), height, width, 1 if self._mode == "L" else 3)
+        kind = "picture" if root.is_file() else "image folder"
+        super().__init__(kind, folder, shape, np.dtype(np.uint8), labels, found.classes)
+        above = root.parent if root.is_file() else folder
+        self.files = tuple(file.relative_to(above).as_posix() for file in found.files)
+        self.notes = _notes([str(file.relative_to(above)) for file in found.others], paged)
 
     def _read(self, start: int, stop: int) -> NDArray[np.uint8]:
         block = np.empty((stop - start, *self.shape[1:]), np.uint8)
         for pixels, file in zip(block, self._files[start:stop], strict=True):
-            with _open(file) as image:
-                values = np.asarray(image.convert(self._mode))
+            values = read_pixels(file, self._mode)
             if values.shape[:2] != pixels.shape[:2]:
-                raise InvalidData(f"{file} has changed since the folder was opened")
+                raise InvalidData(f"{printable(file)} has changed since the folder was opened")
             pixels[...] = values.reshape(pixels.shape)
         return block
 
 
-def _list(folder: Path) -> tuple[list[Path], NDArray[np.int64] | None, tuple[str, ...] | None]:
-    """Return the files, their labels and the classes' names."""
-    files, folders = _entries(folder)
+class _Found(NamedTuple):
+    """The files of a folder."""
+
+    files: list[Path]  # in order, class after class
+    others: list[Path]  # that are no pictures
+    classes: tuple[str, ...] | None
+
+
+def _of_split(folder: Path, split: str | None) -> Path:
+    """Return the folder of a split, where all that a folder holds is named as splits are; else the folder."""
+    _, _, folders = _entries(folder)
+    found = {SPLIT_NAMES[sub.name.lower()]: sub for sub in folders if sub.name.lower() in SPLIT_NAMES}
+    if not folders or len(found) < len(folders) or (len(found) == 1 and _entries(folders[0])[0]):
+        return folder  # a class may be called train, where it is not among splits alone
+    if split in found or (split is None and len(found) == 1):
+        return found[split] if split else folders[0]
+    names = ", ".join(printable(sub.name) for sub in folders)
+    give = " or ".join(printable(sub) for sub in folders)
+    options = [f"--split {name}" for name in SPLITS if name in found]
+    if split is not None:
+        names += f", but no {split} split"
+    elif options:
+        give += f", or {' or '.join(options)}"
+    raise InvalidData(f"{folder} holds the splits {names}; expected one of them: give {give}")
+
+
+def _list(folder: Path) -> _Found:
+    """Find the files, their labels and the classes' names."""
+    files, others, folders = _entries(folder)
     if not folders:
         if not files:
+            held = f" but {_shown([other.name for other in others])}" if others else ""
             raise InvalidData(
-                f"{folder} holds no images; expected files such as 1.png, a sub-folder a class,"
+                f"{folder} holds no images{held}; expected files such as 1.png, a sub-folder a class,"
                 " or the path of a file instead of its folder"
             )
-        return files, None, None
+        return _Found(files, others, None)
     if files:
         raise InvalidData(
-            f"{folder} holds both images ({files[0].name}) and sub-folders ({folders[0].name}); expected"
-            " either images without labels, or a sub-folder a class"
+            f"{folder} holds both images ({printable(files[0].name)}) and sub-folders"
+            f" ({printable(folders[0].name)}); expected either images without labels, or a sub-folder a class"
         )
-    classes = [_class_files(sub) for sub in folders]
-    labels = np.repeat(np.arange(len(classes)), [len(files) for files in classes])
-    return [file for files in classes for file in files], labels, tuple(sub.name for sub in folders)
+    for sub in folders:
+        found, beside = _class_files(sub)
+        files += found
+        others += beside
+    return _Found(files, others, tuple(sub.name for sub in folders))
 
 
-def _class_files(folder: Path) -> list[Path]:
-    files, folders = _entries(folder)
+def _class_files(folder: Path) -> tuple[list[Path], list[Path]]:
+    files, others, folders = _entries(folder)
     if folders:
         raise InvalidData(
-            f"{folder} holds sub-folders ({folders[0].name}); expected images directly in the classes'"
-            f" folders: perhaps you mean to give {folder}"
+            f"{printable(folder)} holds sub-folders ({printable(folders[0].name)}); expected images directly"
+            f" in the classes' folders: perhaps you mean to give {printable(folder)}"
         )
     if not files:
+        held = f" but {_shown([other.name for other in others])}" if others else ""
         raise InvalidData(
-            f"{folder} holds no images; expected those of a class: add some or remove the folder"
+            f"{printable(folder)} holds no images{held}; expected those of a class: add some or"
+            " remove the folder"
         )
-    return files
+    return files, others
 
 
-def _entries(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Return the image files and the sub-folders of a folder, each in natural order."""
-    entries = sorted((e for e in folder.iterdir() if not e.name.startswith(".")), key=_natural)
+def _entries(folder: Path) -> tuple[list[Path], list[Path], list[Path]]:
+    """Return the pictures, the other files and the sub-folders of a folder, each in natural order."""
+    shown = (e for e in folder.iterdir() if not e.name.startswith(".") and e.name.lower() not in COMPANIONS)
+    entries = sorted(shown, key=_natural)
     folders = [entry for entry in entries if entry.is_dir()]
-    return [e for e in entries if e.suffix.lower() in SUFFIXES and e not in folders], folders
+    files = [entry for entry in entries if not entry.is_dir()]
+    pictures = [file for file in files if file.suffix.lower() in SUFFIXES]
+    return pictures, [file for file in files if file.suffix.lower() not in SUFFIXES], folders
 
 
 def _natural(path: Path) -> tuple[list[tuple[int, str]], str]:
@@ -106,34 +174,46 @@ def _natural(path: Path) -> tuple[list[tuple[int, str]], str]:
     return [(int(part), "") if part.isdecimal() else (0, part) for part in parts], path.name
 
 
-def _check_headers(files: list[Path]) -> tuple[int, int, bool]:
-    """Return width, height, and whether all images are greyscale; refuse unequal sizes."""
-    size, grey = None, True
+def _check_headers(files: list[Path], channels: int | None) -> tuple[tuple[int, int], bool, list[str]]:
+    """Return the size, whether all images are greyscale, and those of several pages; refuse unequal sizes."""
+    first, grey, paged = None, True, []
     for file in files:
-        with _open(file) as image:
-            if image.mode in DEEP_MODES:
-                raise InvalidData(
-                    f"{file} has more than 8 bits a channel (mode {image.mode}); expected 8: convert it, or"
-                    " save the images as float32 in a .npy file"
-                )
-            size = size or image.size
-            if image.size != size:
-                raise InvalidData(
-                    f"{file} is {format_shape(image.size)} pixels (width x height), expected"
-                    f" {format_shape(size)} as {files[0].name} is: crop or resize the images to one size"
-                )
-            grey = grey and image.mode in GREY_MODES
-    assert size is not None
-    return *size, grey
+        header = read_header(file)
+        first = first or header
+        if header.size != first.size:
+            raise InvalidData(
+                f"{printable(file)} is {format_shape(header.size)} pixels (width x height), expected"
+                f" {format_shape(first.size)} as {printable(files[0].name)} is: crop or resize the images to"
+                " one size"
+            )
+        if channels == 1 and not header.is_grey:
+            raise InvalidData(
+                f"{printable(file)} is in colour; expected grey pictures, of 1 channel: convert the pictures"
+                " to greyscale"
+            )
+        grey = grey and header.is_grey
+        if header.pages != "1":
+            paged.append(f"{file.name} ({header.pages})")
+    assert first is not None
+    return first.size, grey, paged
 
 
-@contextlib.contextmanager
-def _open(file: Path) -> Iterator[Image.Image]:
-    """Open an image; whatever Pillow raises while it is used becomes `InvalidData`."""
-    try:
-        with Image.open(file) as image:
-            yield image
-    except InvalidData:
-        raise
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        raise InvalidData(f"cannot read the image {file}: {error}; repair or remove it") from error
+def _notes(others: list[str], paged: list[str]) -> tuple[str, ...]:
+    """Say which files were not read, and of which only the first page."""
+    notes = []
+    if others:
+        files = (
+            "1 file is no picture that is read"
+            if len(others) == 1
+            else f"{len(others)} files are no pictures that are read"
+        )
+        notes.append(f"{files}, and passed over: {_shown(others)}")
+    if paged:
+        files = "1 file has" if len(paged) == 1 else f"{len(paged)} files have"
+        notes.append(f"{files} several pages or frames, of which the first is read: {_shown(paged)}")
+    return tuple(notes)
+
+
+def _shown(names: list[str]) -> str:
+    rest = f" and {len(names) - MOST_SHOWN} more" if len(names) > MOST_SHOWN else ""
+    return ", ".join(printable(name) for name in names[:MOST_SHOWN]) + rest

@@ -1,17 +1,29 @@
 """Labels in a file of their own: the challenge's CSV, NumPy's files, IDX."""
 
-from pathlib import Path
+import bz2
+import csv
+import gzip
+import lzma
+import re
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ckncuda.data.csv_header import MISSING, is_number
+from ckncuda.data.foreign import BEGIN, kind_of
 from ckncuda.data.idx import GZIP_MAGIC, is_idx, read_idx_labels
 from ckncuda.data.numpy_files import read_npy_labels, read_npz_labels
 from ckncuda.data.source import StrPath, reading
-from ckncuda.errors import InvalidData
+from ckncuda.errors import InvalidData, printable
+from ckncuda.files.regular_file import open_regular
 
 EXPECTED = "expected a header such as Id,Prediction, then lines of an id from 1 and a label"
 MOST_SHOWN = 5  # of the ids that a message lists
+PACKED = {GZIP_MAGIC: "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz"}
+SMALLEST_LIMIT, BYTES_A_LABEL = 1 << 20, 256  # what a CSV file may have, whatever the images, and for each
+MOST_BESIDE = 1000  # lines that are read beside those of the images, to say what is wrong with them
+XZ_MEMORY = 128 << 20
+INTEGER = re.compile(r"[+-]?[0-9]{1,99}(\.0*)?")
 
 
 def read_labels(path: StrPath, n_images: int) -> NDArray[np.int64]:
@@ -21,7 +33,8 @@ def read_labels(path: StrPath, n_images: int) -> NDArray[np.int64]:
     ----------
     path : path-like
         CSV with two columns, ids and labels, the ids in any order, each of 1, ..., n once (or each of
-        0, ..., n - 1); or ``.npy``; or ``.npz`` with an array ``labels`` or ``y``; or IDX, gzipped or not.
+        0, ..., n - 1), or with one column of n labels; or ``.npy``; or ``.npz`` with an array ``labels`` or
+        ``y``; or IDX.  CSV and IDX may be compressed.
     n_images : int
 
     Returns
@@ -36,30 +49,40 @@ def read_labels(path: StrPath, n_images: int) -> NDArray[np.int64]:
 
     Examples
     --------
-    >>> import tempfile
-    >>> path = Path(tempfile.mkdtemp()) / "Y.csv"
+    >>> import pathlib, tempfile
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "Y.csv"
     >>> _ = path.write_text("Id,Prediction\n2,7\n1,9\n")
     >>> read_labels(path, 2)
     array([9, 7])
     """
-    with reading(path), open(path, "rb") as file:
-        begin = file.read(6)
+    with reading(path), open_regular(path) as file:
+        begin = file.read(BEGIN)
     if begin.startswith(b"\x93NUMPY"):
         return read_npy_labels(path, n_images)
-    if begin.startswith(b"PK"):
+    if begin.startswith(b"PK") and kind_of(begin) is None:
         return read_npz_labels(path, n_images)
-    if is_idx(begin) or begin.startswith(GZIP_MAGIC):
+    if is_idx(begin) or (begin.startswith(GZIP_MAGIC) and is_idx(_unpacked(path, "gzip", 3))):
         return read_idx_labels(path, n_images)
-    return _read_csv(path, n_images)
+    return _read_csv(path, begin, n_images)
 
 
 _Row = tuple[int, int, int]  # the line in the file, counted from 1; the id; the label
 
 
-def _read_csv(path: StrPath, n_images: int) -> NDArray[np.int64]:
-    with reading(path):
-        text = Path(path).read_bytes().decode("utf-8-sig", "replace")
-    rows = _parse(text, path)
+def _read_csv(path: StrPath, begin: bytes, n_images: int) -> NDArray[np.int64]:
+    limit = SMALLEST_LIMIT + BYTES_A_LABEL * n_images
+    how = next((name for magic, name in PACKED.items() if begin.startswith(magic)), None)
+    if how is None and (kind := kind_of(begin)) is not None:
+        raise InvalidData(f"{printable(path)} {kind}")
+    content = _unpacked(path, how, limit + 1)
+    if len(content) > limit:
+        raise InvalidData(
+            f"{printable(path)} holds more than {limit:,} bytes, and labels of {n_images} images take fewer:"
+            " give the labels of these images"
+        )
+    if (kind := kind_of(content[:BEGIN])) is not None or b"\0" in content:
+        raise InvalidData(f"{printable(path)} {kind or f'is no text; {EXPECTED}'}")
+    rows = _parse(content.decode("utf-8-sig", "replace"), n_images, path)
     first = _check_ids(rows, n_images, path)
     labels = np.empty(n_images, np.int64)
     for _, id_, label in rows:
@@ -67,23 +90,89 @@ def _read_csv(path: StrPath, n_images: int) -> NDArray[np.int64]:
     return labels
 
 
-def _parse(text: str, path: StrPath) -> list[_Row]:
+def _unpacked(path: StrPath, how: str | None, limit: int) -> bytes:
+    """Return the first bytes of a file, at most so many, unpacked where it is packed."""
+    with reading(path), open_regular(path) as file:
+        try:
+            if how == "gzip":
+                return gzip.GzipFile(fileobj=file).read(limit)
+            if how == "bzip2":
+                return bz2.BZ2File(file).read(limit)
+            if how == "xz":
+                unpacker = lzma.LZMADecompressor(memlimit=XZ_MEMORY)
+                content = unpacker.decompress(file.read(limit + (1 << 16)), limit)
+                if len(content) < limit and not unpacker.eof:
+                    raise EOFError("it ends early")
+                return content
+        except (lzma.LZMAError, ValueError) as error:
+            raise InvalidData(f"cannot unpack {printable(path)}: {error}; decompress it first") from error
+        return file.read(limit)
+
+
+def _parse(text: str, n_images: int, path: StrPath) -> list[_Row]:
+    """Return the lines of ids and labels; of one column alone, the ids are 1, 2, ..."""
+    lines = text.rstrip().splitlines()
     rows: list[_Row] = []
-    for number, line in enumerate(text.rstrip().splitlines(), 1):
-        cells = [cell.strip() for cell in line.strip().removesuffix(",").split(",")]
-        if len(cells) != 2:
+    separator = next((s for s in ",;\t" if lines and s in lines[0]), ",")
+    columns = len(_cells(lines[0], separator, 1, path)) if lines else 2
+    if columns not in (1, 2):
+        columns = 2
+    where = printable(path)
+    for number, line in enumerate(lines, 1):
+        cells = _cells(line, separator, number, path)
+        if len(cells) != columns:
             raise InvalidData(
-                f"{path}, line {number}: {line.strip()[:60]!r} has {len(cells)} values; {EXPECTED}"
+                f"{where}, line {number}: {printable(line.strip()[:60])!r} has {len(cells)} values;"
+                f" {EXPECTED}"
             )
-        if number == 1 and not _is_integer(cells[0]) and not _is_integer(cells[1]):
+        if number == 1 and _is_header(cells):
             continue
-        for name, cell in zip(("id", "label"), cells, strict=True):
+        for name, cell in zip(("id", "label")[-columns:], cells, strict=True):
             if not _is_integer(cell):
-                raise InvalidData(f"{path}, line {number}: {name} {cell!r} is not an integer; {EXPECTED}")
-        if int(cells[1]) < 0 or int(cells[1]) > np.iinfo(np.int64).max:
-            raise InvalidData(f"{path}, line {number}: label {cells[1]}; expected 0 or greater, below 2**63")
-        rows.append((number, int(cells[0]), int(cells[1])))
+                raise _not_an_integer(name, cell, number, where)
+        label = _integer(cells[-1])
+        if label < 0 or label > np.iinfo(np.int64).max:
+            raise InvalidData(
+                f"{where}, line {number}: label {cells[-1]}; expected 0 or greater, below 2**63"
+            )
+        rows.append((number, _integer(cells[0]) if columns == 2 else len(rows) + 1, label))
+        if len(rows) > n_images + MOST_BESIDE:
+            found = len(rows) + len(lines) - number
+            raise InvalidData(
+                f"{where}: {found} labels for {n_images} images; give the labels of these images"
+            )
+    if columns == 1 and len(rows) != n_images:
+        raise InvalidData(
+            f"{where}: {len(rows)} labels for {n_images} images, in one column; expected a label for each, or"
+            " lines of an id from 1 and a label"
+        )
     return rows
+
+
+def _cells(line: str, separator: str, number: int, path: StrPath) -> list[str]:
+    """Return the cells of a line, without quotes; a separator may follow the last."""
+    line = line.strip(" \r\n").removesuffix(separator)
+    if '"' not in line:
+        return [cell.strip() for cell in line.split(separator)]
+    try:
+        return [cell.strip() for cell in next(csv.reader([line], delimiter=separator, skipinitialspace=True))]
+    except csv.Error as error:
+        raise InvalidData(f"{printable(path)}, line {number}: {error}; {EXPECTED}") from error
+
+
+def _not_an_integer(name: str, cell: str, number: int, where: str) -> InvalidData:
+    given = f"{where}, line {number}: {name} {printable(cell[:60])!r} is not an integer"
+    if name == "label" and re.search(r"[^\W\d_]", cell) and cell.lower() not in ("nan", "na", "null", "none"):
+        return InvalidData(
+            f"{given}; expected numbers: number the classes, in Python with numpy.unique(names,"
+            " return_inverse=True)[1], or give a folder of images with a sub-folder a class"
+        )
+    if name == "id" and re.search(r"[^\W\d_]", cell):
+        return InvalidData(
+            f"{given}; expected the number of an image, from 1: files of a folder count in natural order,"
+            " 2.png before 10.png"
+        )
+    return InvalidData(f"{given}; {EXPECTED}")
 
 
 def _check_ids(rows: list[_Row], n_images: int, path: StrPath) -> int:
@@ -114,6 +203,17 @@ def _shown(ids: list[int]) -> str:
     return ", ".join(map(str, ids[:MOST_SHOWN])) + rest
 
 
+def _is_header(cells: list[str]) -> bool:
+    """Tell whether the cells of a first line are names: no numbers, nor what stands for a missing one."""
+    encoded = [cell.encode() for cell in cells]
+    if len(cells) == 2 and not cells[0]:  # pandas' index has no name
+        encoded = encoded[1:]
+    return not any(is_number(cell) or cell.lower() in MISSING for cell in encoded)
+
+
 def _is_integer(cell: str) -> bool:
-    digits = cell[1:] if cell[:1] in ("-", "+") else cell
-    return digits.isascii() and digits.isdecimal() and len(digits) < 100
+    return INTEGER.fullmatch(cell) is not None
+
+
+def _integer(cell: str) -> int:
+    return int(cell.partition(".")[0])

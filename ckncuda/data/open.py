@@ -3,29 +3,34 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ckncuda.data.challenge_csv import BYTE_ORDER_MARK, ChallengeCsv
+from ckncuda.data.challenge_csv import ChallengeCsv
 from ckncuda.data.cifar import PIXELS, CifarSource, cifar_splits
+from ckncuda.data.csv_header import BYTE_ORDER_MARK
+from ckncuda.data.foreign import BEGIN, kind_of
 from ckncuda.data.idx import GZIP_MAGIC, IdxSource, idx_splits, is_idx, open_maybe_gzip
-from ckncuda.data.image_folder import SUFFIXES, ImageFolder
+from ckncuda.data.image_folder import ImageFolder
 from ckncuda.data.numpy_files import NpySource, NpzSource
+from ckncuda.data.pictures import SUFFIXES
 from ckncuda.data.source import SPLITS, ImageSource, StrPath, format_shape, reading
 from ckncuda.errors import InvalidData
+from ckncuda.files.regular_file import open_regular
 from ckncuda.types import Shape
 
-OPENERS: dict[str, Callable[[StrPath, Shape | None, str | None], ImageSource]] = {
-    "csv": lambda path, shape, split: ChallengeCsv(path, shape),
-    "npy": lambda path, shape, split: NpySource(path, shape),
-    "npz": lambda path, shape, split: NpzSource(path, split, shape),
-    "cifar": lambda path, shape, split: CifarSource(path, split),
-    "idx": lambda path, shape, split: IdxSource(path, split, shape),
-    "folder": lambda path, shape, split: ImageFolder(path),
+OPENERS: dict[str, Callable[[StrPath, Shape | None, str | None, int | None], ImageSource]] = {
+    "csv": lambda path, shape, split, channels: ChallengeCsv(path, shape),
+    "npy": lambda path, shape, split, channels: NpySource(path, shape),
+    "npz": lambda path, shape, split, channels: NpzSource(path, split, shape),
+    "cifar": lambda path, shape, split, channels: CifarSource(path, split),
+    "idx": lambda path, shape, split, channels: IdxSource(path, split, shape),
+    "folder": lambda path, shape, split, channels: ImageFolder(path, split, channels),
 }
 FORMATS = tuple(OPENERS)
 FORMATS_KNOWN = (
     "the formats are csv (comma separated numbers, an image a line), npy, npz, cifar (CIFAR-10 or CIFAR-100,"
-    " binary or pickled), idx (MNIST's, gzipped or not) and folder (of PNG, JPEG, ... files)"
+    " binary or pickled), idx (MNIST's, gzipped or not) and folder (of PNG, JPEG, ... files, or one of them)"
 )
-NUMBER_BYTES = frozenset(b"0123456789+-.eEnaNifINF, \t\r\n")
+NUMBER_BYTES = frozenset(b'0123456789+-.eEnaNifINF", \t\r\n')
+PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*")  # how most pictures begin
 
 
 def open_images(
@@ -34,6 +39,7 @@ def open_images(
     format: str | None = None,
     image_shape: Sequence[int] | None = None,
     split: str | None = None,
+    channels: int | None = None,
 ) -> ImageSource:
     """Open the images in a file or folder of any format that this library reads.
 
@@ -47,6 +53,9 @@ def open_images(
         channels first as well as last, and a single image [h, w, c]; checked for other formats.
     split : {"train", "test"}, optional
         Needed where a data set holds both; ignored where there are no splits.
+    channels : {1, 3}, optional
+        Of pictures in folders, as a model takes them: grey ones are delivered in colour for 3; by default
+        that of ``image_shape`` or, if all are grey, 1.
 
     Raises
     ------
@@ -65,14 +74,7 @@ def open_images(
     """
     if split is not None and split not in SPLITS:
         raise InvalidData(f"split {split!r}; expected train or test")
-    shape: Shape | None = None
-    if image_shape is not None:
-        if len(image_shape) != 3 or min(image_shape) < 1:
-            raise InvalidData(
-                f"image shape {tuple(image_shape)}; expected height, width and channels, such as (32, 32, 3)"
-            )
-        height, width, channels = map(int, image_shape)
-        shape = height, width, channels
+    shape = None if image_shape is None else _checked_shape(image_shape)
     if format is not None and format not in OPENERS:
         raise InvalidData(f"unknown format {format!r}; {FORMATS_KNOWN}")
     if not Path(path).exists():
@@ -81,7 +83,8 @@ def open_images(
         raise InvalidData(
             f"{path} is a pipe or a device; images are read from files and folders: save them first"
         )
-    source = OPENERS[format or find_format(path)](path, shape, split)
+    channels = channels if shape is None else shape[2]
+    source = OPENERS[format or find_format(path)](path, shape, split, channels)
     if shape is not None and source.shape[1:] != shape:
         source.close()
         raise InvalidData(
@@ -90,31 +93,43 @@ def open_images(
     return source
 
 
+def _checked_shape(image_shape: Sequence[int]) -> Shape:
+    if len(image_shape) != 3 or min(image_shape) < 1:
+        raise InvalidData(
+            f"image shape {tuple(image_shape)}; expected height, width and channels, such as (32, 32, 3)"
+        )
+    height, width, channels = map(int, image_shape)
+    return height, width, channels
+
+
 def find_format(path: StrPath) -> str:
     """Return the format of a file or folder: by its content where that tells, otherwise by its name."""
     path = Path(path)
     with reading(path):
         if path.is_dir():
             return "cifar" if cifar_splits(path) else "idx" if idx_splits(path) else "folder"
-        with open(path, "rb") as file:
-            begin = file.read(4096)
-    found = _format_of_content(path, begin) or _format_of_name(path)
+        with open_regular(path) as file:
+            begin = file.read(BEGIN)
+    if not begin:
+        raise InvalidData(f"{path} is empty: it holds no images; copy or download it again")
+    found = _format_of_content(path, begin)
+    if found is None and (kind := kind_of(begin)) is not None:
+        raise InvalidData(f"{path} {kind}")
+    found = found or _format_of_name(path)
     if found is None:
-        hint = ""
-        if path.suffix.lower() in SUFFIXES:
-            hint = ": one image is no data set, give the folder that holds it"
-        elif begin.startswith(GZIP_MAGIC):
-            hint = ": decompress it first (only IDX files are read gzipped)"
-        raise InvalidData(f"cannot tell what {path} holds{hint}; {FORMATS_KNOWN}; name one with --format")
+        raise InvalidData(f"cannot tell what {path} holds; {FORMATS_KNOWN}; name one with --format")
     return found
 
 
 def _format_of_content(path: Path, begin: bytes) -> str | None:
     if begin.startswith(b"\x93NUMPY"):
         return "npy"
-    if begin.startswith(b"PK"):
+    if begin.startswith(PICTURES) or (begin.startswith(b"RIFF") and begin[8:12] == b"WEBP"):
+        return "folder"
+    if begin.startswith(b"PK") and (path.suffix.lower() == ".npz" or kind_of(begin) is None):
         return "npz"
-    if begin.startswith(b"\x80") and begin[1:2] in (b"\2", b"\3", b"\4", b"\5"):  # a pickle, and its protocol
+    # A pickle, and its protocol; a safetensors file of some lengths begins so, too.
+    if begin.startswith(b"\x80") and begin[1:2] in (b"\2", b"\3", b"\4", b"\5") and begin[8:10] != b'{"':
         return "cifar"
     if begin.startswith(GZIP_MAGIC):
         with open_maybe_gzip(path) as stream, reading(path):
@@ -132,5 +147,7 @@ def _format_of_name(path: Path) -> str | None:
     named = {".csv": "csv", ".txt": "csv", ".npy": "npy", ".npz": "npz"}.get(path.suffix.lower())
     if named is not None:
         return named
+    if path.suffix.lower() in SUFFIXES:
+        return "folder"
     is_batch = path.stem.startswith(("data_batch", "test_batch")) or path.suffix == ".bin"
     return "cifar" if is_batch else None

@@ -50,9 +50,13 @@ class ImageSource(abc.ABC):
         The name of each label, where the data set has names.
     description : str
         One line for people, such as "challenge CSV Xtr.csv, 5000 images of 32x32x3".
+    notes : tuple of str
+        What a user should know of how the images were read: what was passed over, what was supposed.
     where : str
         The path as the user gave it, to begin error messages with.
     """
+
+    notes: tuple[str, ...] = ()
 
     def __init__(
         self,

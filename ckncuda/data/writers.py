@@ -1,8 +1,9 @@
 """Submissions and features: files that appear whole or not at all."""
 
 import contextlib
+import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -11,14 +12,37 @@ from numpy.lib import format as npy
 from numpy.typing import ArrayLike, NDArray
 
 from ckncuda.data.source import StrPath, check_labels
-from ckncuda.errors import InvalidData
+from ckncuda.errors import InvalidData, printable
 from ckncuda.files.atomic_file import atomic_file
 
 FEATURES_KEY = "features"  # the name of the array in an .npz file
+_FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]")  # how a spreadsheet's formula begins
+_INTEGER = re.compile(r"-?[0-9]+")
+_SPECIAL = re.compile(r'[,;"\s]')
 
 
-def write_submission(path: StrPath, labels: ArrayLike) -> None:
+def write_submission(
+    path: StrPath,
+    labels: ArrayLike,
+    *,
+    class_names: Sequence[str] | None = None,
+    ids: Sequence[str] | None = None,
+) -> None:
     r"""Write predictions as the challenge expects them: header ``Id,Prediction``, ids from 1.
+
+    Parameters
+    ----------
+    path : path-like
+    labels : int [n]
+    class_names : sequence of str, optional
+        The name of each label 0, 1, ..., to be written in its place.
+    ids : sequence of str, optional
+        What to write in place of 1, ..., n, such as the names of files.
+
+    Raises
+    ------
+    InvalidData
+        Labels that are no integers from 0, or have no name; or the file cannot be written.
 
     Examples
     --------
@@ -27,11 +51,35 @@ def write_submission(path: StrPath, labels: ArrayLike) -> None:
     >>> write_submission(path, [3, 1])
     >>> path.read_text()
     'Id,Prediction\n1,3\n2,1\n'
+    >>> write_submission(path, [1, 0], class_names=["cat", "=dog"], ids=["a.png", "b.png"])
+    >>> path.read_text()
+    "Id,Prediction\na.png,'=dog\nb.png,cat\n"
     """
     values = check_labels(labels, None, f"predictions for {path}")
+    if class_names is not None and len(values) and int(values.max()) >= len(class_names):
+        raise InvalidData(
+            f"predictions for {path}: label {values.max()}, but names of {len(class_names)} classes;"
+            " expected a name for each label: leave the names out"
+        )
+    if ids is not None and len(ids) != len(values):
+        raise InvalidData(
+            f"predictions for {path}: {len(values)} predictions; expected {len(ids)}, one an id"
+        )
+    cells = None if class_names is None else [_cell(name) for name in class_names]
     with atomic_file(path) as file:
-        rows = (f"{id_},{label}\n" for id_, label in enumerate(values, 1))
-        file.write(("Id,Prediction\n" + "".join(rows)).encode())
+        rows = (
+            f"{row + 1 if ids is None else _cell(ids[row])},{label if cells is None else cells[label]}\n"
+            for row, label in enumerate(values)
+        )
+        file.write(("Id,Prediction\n" + "".join(rows)).encode("utf-8", "backslashreplace"))
+
+
+def _cell(text: str) -> str:
+    """Return a name as a cell of a CSV file, where spreadsheets find no formula, terminals no command."""
+    text = printable(text)
+    if _FORMULA.match(text) and not _INTEGER.fullmatch(text):
+        text = f"'{text}"
+    return '"' + text.replace('"', '""') + '"' if _SPECIAL.search(text) else text
 
 
 class FeatureWriter:

@@ -16,6 +16,7 @@ from ckncuda.errors import InvalidData, printable
 
 StrPath = str | os.PathLike[str]
 
+DEEPEST = 50  # folders in folders
 _SYSTEM = 0  # the user root, whom everybody has to trust
 
 
@@ -63,12 +64,23 @@ def check_own_folder(folder: StrPath) -> None:
 
 
 def entries_within(folder: StrPath) -> "Iterator[os.DirEntry[str]]":
-    """Yield all that is in a folder and, after each folder in it, what is there; no link is followed."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            yield entry
-            if entry.is_dir(follow_symlinks=False):
-                yield from entries_within(entry.path)
+    """Yield all that is in a folder, and in the folders in it; no link is followed.
+
+    Raises `InvalidData` where they are nested deeper than any of ours are.
+    """
+    folders = [(os.fspath(folder), 0)]
+    while folders:
+        place, depth = folders.pop()
+        if depth > DEEPEST:
+            raise InvalidData(
+                f"{printable(os.fspath(folder))} holds folders in folders, {depth} deep, which are not ours: "
+                "remove them, if you know who made them"
+            )
+        with os.scandir(place) as entries:
+            for entry in entries:
+                yield entry
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append((entry.path, depth + 1))
 
 
 def check_own_file(path: StrPath) -> None:
@@ -145,14 +157,14 @@ def _check_owner(path: StrPath, found: os.stat_result) -> None:
     if open_to_all and not mode & stat.S_IWOTH:
         raise InvalidData(
             f"everybody may write into {shown}, and have anything written through it: "
-            "chmod -R o-w it, if you trust what is in it, or give another output"
+            f"chmod -R o-w {shown}, if you trust what is in it, or give another output"
         )
 
 
 def _made_beside(path: StrPath) -> tuple[int, int]:
     """Return the owner and the mode that a file has which we make, for us alone, where this one stands."""
     try:
-        with tempfile.NamedTemporaryFile(dir=Path(path).absolute().parent) as file:
+        with tempfile.TemporaryFile(dir=Path(path).absolute().parent) as file:
             made = os.fstat(file.fileno())
     except OSError:  # we may not write there
         return -1, 0

@@ -245,7 +245,12 @@ def type_name(images: Images) -> str:
     return "uint8" if images.dtype == np.uint8 else "float32"
 
 
-def class_names(images: Any) -> tuple[str, ...] | None:
-    """Return the names of the labels 0, 1, …, where the images come with names."""
+def class_names(images: Any, labels: Any = None) -> tuple[str, ...] | None:
+    """Return the names of the labels 0, 1, …, where the images come with names.
+
+    Names are those of the images' own labels: other ``labels``, such as those of a file, have none.
+    """
     names: tuple[str, ...] | None = getattr(images, "class_names", None)
-    return names
+    if names is None or labels is None or np.array_equal(labels, images.labels):
+        return names
+    return None

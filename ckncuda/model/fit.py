@@ -76,7 +76,7 @@ def fit(
             report.tell(_plan(kernels, source, engine))
     how: dict[str, Any] = {"patches": system.patches, "seed": seed, "backend": engine, "progress": report}
     model = Model.fit(source, labels, specs, classifier=classifier, grams=grams, **how)
-    model.class_names = sources.class_names(images)
+    model.class_names = sources.class_names(images, labels)
     return model
 
 

@@ -26,7 +26,7 @@ CKN = (sys.executable, "-m", "ckncuda.cli")
 NEWS = (
     *("Fitting on ", "Searching on ", "Extracting features of ", "Predicting ", "Evaluating "),
     *("Measuring with ", "Comparing ", "Kernel: ", "No labels: ", "Preprocessing: "),
-    "Compiling the inner loops with Numba: ",
+    *("Compiling the inner loops with Numba: ", "Note: "),
 )
 
 

@@ -25,9 +25,10 @@ CASES = {
     "malicious": (
         "data_batch_1",
         lambda d: pickle.dumps({b"labels": [0], b"data": Call(os.system, "touch harmed")}),
-        ["system", "refused before it ran", "do not trust"],
+        ["system", "refused, nothing of it was run"],
     ),
-    "unknown": ("x.doc", lambda d: b"\xd0\xcf\x11\xe0" * 9, ["cannot tell what", "x.doc", "--format"]),
+    "unknown": ("x.dat", lambda d: b"\x7fELF" * 9, ["cannot tell what", "x.dat", "--format"]),
+    "office": ("x.doc", lambda d: b"\xd0\xcf\x11\xe0" * 9, ["x.doc is an Office document"]),
 }
 
 
@@ -103,3 +104,55 @@ def test_csv_of_an_unusual_size_asks_for_its_shape(refused, data):
 )
 def test_shapes_and_formats_that_are_not_the_files_are_refused(refused, data, model, option, value, words):
     refused("extract", model, data.csv, option, value, "-o", "f.npy", words=words)
+
+
+@pytest.mark.parametrize("kind", ["EPS", "PSD", "WMF"])
+def test_a_picture_starts_no_other_program(refused, data, tiny, works, tmp_path, kind):
+    """Pillow hands EPS to Ghostscript, whatever the file's name."""
+    content = {
+        "EPS": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 12 12\n%%EndComments\n%%EOF\n",
+        "PSD": b"8BPS\0\1" + bytes(6) + b"\0\3\0\0\0\x0c\0\0\0\x0c\0\x08\0\3" + bytes(14 + 432),
+        "WMF": b"\xd7\xcd\xc6\x9a" + bytes(40),
+    }[kind]
+    works("fit", data.bytes_npy, "--labels", data.labels_csv, "-o", "m.ckn", *tiny)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "1.png").write_bytes(content)
+    (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+    (tmp_path / "gs").chmod(0o755)
+    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    for command in (
+        ("fit", "photos", "-o", "n.ckn", *tiny[:-2]),
+        ("predict", "m.ckn", "photos", "-o", "s.csv"),
+    ):
+        refused(*command, words=["cannot read the image", "1.png"], env=path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_header_is_said(works, data, tiny, tmp_path):
+    header = ",".join(f"pixel{i}" for i in range(432))
+    (tmp_path / "x.csv").write_text(header + "\n" + data.csv.read_text())
+    done = works("fit", "x.csv", "--labels", data.labels_csv, "-o", "m.ckn", *tiny)
+    assert "Note: line 1 is taken for a header, not an image: pixel0, pixel1, pixel2, ..." in done.stderr
+    quoted = "\n".join(
+        ",".join(f'"{cell}"' for cell in line.rstrip(",").split(","))
+        for line in data.csv.read_text().splitlines()
+    )
+    (tmp_path / "q.csv").write_text(quoted + "\n")
+    works("fit", "q.csv", "--labels", data.labels_csv, "-o", "q.ckn", *tiny)
+    assert (tmp_path / "q.ckn").read_bytes() == (tmp_path / "m.ckn").read_bytes()
+
+
+def test_images_where_a_model_belongs(refused, data, model, tmp_path):
+    words = ["is no model, but images", "give the model first"]
+    refused("predict", data.npy, model, "-o", "s.csv", words=["x.npy", "(npy)", *words])
+    refused("extract", data.csv, model, "-o", "f.npy", words=["Xtr.csv", "(csv)", *words])
+    refused("evaluate", data.npz, model, words=["xy.npz", "(npz)", *words])
+    (tmp_path / "m.ckn").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    refused(
+        "predict", "m.ckn", data.npy, "-o", "s.csv", words=["m.ckn is a pointer of Git LFS", "git lfs pull"]
+    )
+    (tmp_path / "m.ckn").write_bytes(b"<!DOCTYPE html>")
+    refused("predict", "m.ckn", data.npy, "-o", "s.csv", words=["m.ckn is a web page"])
+    (tmp_path / "m.ckn").write_bytes(model.read_bytes()[:-9])
+    refused("predict", "m.ckn", data.npy, "-o", "s.csv", words=["m.ckn is truncated"])
+    refused("predict", model, model, "-o", "s.csv", words=["model.ckn is a model of ckncuda"])

@@ -10,8 +10,8 @@ def test_fit_refuses_labels(refused, data, tiny, tmp_path):
     fit = ("fit", data.npy, "-o", "m.ckn", *tiny, "--labels")
     (tmp_path / "y.csv").write_text("\n".join(["Id,Prediction", *GOOD[:6], *GOOD[7:]]) + "\n")
     refused(*fit, "y.csv", words=["y.csv", "39 labels for 40 images", "no label for id 7"])
-    np.save(tmp_path / "y.npy", np.zeros(40))
-    refused(*fit, "y.npy", words=["y.npy", "float64", "expected integers"])
+    np.save(tmp_path / "y.npy", np.full(40, 0.5))
+    refused(*fit, "y.npy", words=["y.npy", "label 0.5 of image 1", "expected whole numbers"])
 
 
 def test_labels_that_are_missing_are_refused(refused, data, tiny, model):

@@ -1,3 +1,6 @@
+import time
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -93,7 +96,7 @@ def test_index_column(tmp_path, header, start):
         (None, [0, 1]),  # two lines may begin so by chance
         (None, [0, 1, 3]),
         (None, [3, 1, 4, 1]),
-        ("label,a,b,c,d", [0, 1, 2, 3]),
+        ("tag,a,b,c,d", [0, 1, 2, 3]),
         (",a,b,c,d", [2, 3, 4]),
     ],
 )
@@ -107,7 +110,27 @@ def test_a_column_too_many_that_may_be_labels(tmp_path, header, firsts):
     ("text", "message"),
     [
         ("a,b,c\n5,6,7,8,\n", "3 names, but the lines have 4 values"),
-        ("1;2;3;4\n" * 2, "separate the values by commas"),
+        ("1;2;3;4\n" * 2, "by semicolons; .*separate the values by commas"),
+        ("1,5;2,5;3,5;4,5\n" * 2, "by semicolons, and decimal commas"),
+        (
+            '"1,5","2,5","3,5","4,5"\n' * 2,
+            "8 values a line.*decimal commas: write decimal points",
+        ),
+        ('"1,5","2,5","3,5","4,5"\n1,2,3,4\n', "8 values a line, expected 4.*decimal commas"),
+        ("1\t2\t3\t4\n" * 2, "by tabs"),
+        ("1 2 3 4\n" * 2, "by spaces"),
+        ("1,2,3,4\r5,6,7,8\r", "lines end in CR alone"),
+        ("a,b,c,d\r5,6,7,8\r", "lines end in CR alone"),
+        ("# by hand\n1,2,3,4\n", "line 1 is a comment"),
+        ("1,2,3,4\n# more\n1,2,3,4\n", "line 2 has 1 values, expected 4.*is a comment"),
+        ("\n1,2,3,4\n", "line 1 is blank"),
+        ("\n\na,b,c,d\n1,2,3,4\n", "line 1 is blank"),
+        (",,,\n1,2,3,4\n", "line 1 holds empty cells alone"),
+        ("filename,label\na.png,3\n", "seem to be labels: .*--labels"),
+        ("a.png,3\nb.png,4\n", "seem to be labels: .*--labels"),
+        ("id,label,a,b,c,d\n1,0,1,2,3,4\n", "remove the columns that are not pixels: id, label"),
+        ("Id,Prediction\n1,4\n2,5\n", "seem to be labels: .*--labels"),
+        ("id,label,split\n1,4,0\n2,5,0\n", "seem to be labels: .*--labels"),
         ("a,b,c,d\n1,2,3,4\n1,2,3,4\n1,2,3\n", "line 4 has 3 values, expected 4"),
         ("a,b,c,d\n1,2,3,4\n1,2,3,4\n1,2,3,4,5\n", "line 4 has 5 values, expected 4"),
         ("1,2,3,4\n\n1,2,3,4\n", "line 2 is blank"),
@@ -136,7 +159,7 @@ def test_number_of_values_that_is_no_images(tmp_path):
         open_images(write(tmp_path / "X.csv", [[1, 2, 3]]))
 
 
-@pytest.mark.parametrize("text", ["x", "", "1.2.3", "1_0", "0x10", '"3"', "1 2", "\u0663\u00e9"])
+@pytest.mark.parametrize("text", ["x", "", "1.2.3", "1_0", "0x10", '"x"', "1 2", "\u0663\u00e9"])
 @pytest.mark.parametrize("after", [",", ""])
 @pytest.mark.parametrize("indexed", [False, True])
 def test_not_a_number(tmp_path, text, after, indexed):
@@ -175,3 +198,130 @@ def test_memory_is_bounded_by_the_block(tmp_path, peak_memory, images_a_block):
         total = sum(block.sum() for block in source.blocks(images_a_block))
     assert total == pytest.approx(1000 * 784 / 3, rel=1e-5)
     assert peak() < size / 3 + 1.5 * images_a_block * 784 * 4  # a block, what checks it, and some text
+
+
+NO_HEADERS = [
+    *("NA,NA,NA,NA", "NULL,NULL,NULL,NULL", "nan,nan,nan,nan", "N/A,N/A,N/A,N/A", "-,-,-,-", "?,?,?,?"),
+    *("a,b,NA,d", "a,b,,d", "a,b,3,d", "5,b,c,d", "inf,-inf,inf,inf", "None,None,None,None"),
+    *(
+        "true,false,true,false",
+        "<NA>,<NA>,<NA>,<NA>",
+        ",,,,",
+        "1e9999,a,b,c",
+        "NA,0,1,2",
+        '"NA","NA","NA","NA"',
+    ),
+]
+
+
+@pytest.mark.parametrize("line", NO_HEADERS)
+def test_a_first_line_that_may_be_an_image_is_not_left_out(tmp_path, line):
+    (tmp_path / "X.csv").write_text(f"{line}\n1,2,3,4\n5,6,7,8\n")
+    source = ChallengeCsv(tmp_path / "X.csv", (2, 2, 1))
+    assert len(source) == 3
+    with pytest.raises(InvalidData, match="line 1, column"):
+        source.read(0, 3)
+
+
+@pytest.mark.parametrize("quoted", [[0], [1], [0, 1, 2], [2]])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_numbers_in_quotes_are_numbers(tmp_path, quoted, newline):
+    rows = [["5", "-6.5", "7e1", "8"], ["1", "2", "3", "4"], ["0", "1", "2", "3"]]
+    lines = [",".join(f'"{cell}"' if i in quoted else cell for cell in row) for i, row in enumerate(rows)]
+    (tmp_path / "X.csv").write_bytes((newline.join(lines) + newline).encode())
+    source = open_images(tmp_path / "X.csv", image_shape=(2, 2, 1))
+    np.testing.assert_array_equal(source.read(0, 3).reshape(3, 4), np.array(rows, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("header", "names"),
+    [
+        ("pixel0,pixel1,pixel2,pixel3", "pixel0, pixel1, pixel2, ..."),
+        ("0,1,2,3", "0, 1, 2, ..."),
+        ('"a,b",c,d\x1b[31m,e', r"a,b, c, d\x1b[31m, ..."),
+    ],
+)
+def test_a_header_is_said(tmp_path, header, names):
+    path = write(tmp_path / "X.csv", [[5, 6, 7, 8], [1, 2, 3, 4]], after="", header=header)
+    source = ChallengeCsv(path, (2, 2, 1))
+    assert len(source) == 2
+    assert source.notes == (f"line 1 is taken for a header, not an image: {names}",)
+
+
+def test_a_column_that_counts_the_images_is_said(tmp_path):
+    path = write(tmp_path / "X.csv", [[i, 9, 8, 7, 6] for i in range(4)], after="")
+    assert ChallengeCsv(path, (2, 2, 1)).notes == ("column 1 counts the images, and is left out",)
+
+
+LABEL_HEADERS = ["label,a,b,c,d", "a,b,c,d,label", '"Label","a","b","c","d"', "class,0,1,2,3", "y,a,b,c,d,"]
+
+
+@pytest.mark.parametrize("header", LABEL_HEADERS)
+@pytest.mark.parametrize("form", ["{}", '"{}"', "{}.0"])
+def test_a_column_that_the_header_names_holds_the_labels(tmp_path, header, form):
+    last = header.startswith("a,")
+    labels, pixels = [3, 0, 7, 7], [[9, 8, 7, 6 + i] for i in range(4)]
+    rows = [list(map(str, row)) for row in pixels]
+    for row, label in zip(rows, labels, strict=True):
+        row.insert(4 if last else 0, form.format(label))
+    source = ChallengeCsv(write(tmp_path / "X.csv", rows, after="", header=header), (2, 2, 1))
+    assert source.labels.tolist() == labels
+    np.testing.assert_array_equal(source.read(1, 4).reshape(3, 4), pixels[1:])
+    assert source.notes[1] == f"column {5 if last else 1} holds the labels"
+
+
+def test_mnist_of_a_competition(tmp_path):
+    header = ",".join(["label", *(f"pixel{i}" for i in range(784))])
+    rows = [[i, *range(784)] for i in (7, 2, 1)]
+    source = open_images(write(tmp_path / "train.csv", rows, after="", header=header))
+    assert (source.shape, source.labels.tolist()) == ((3, 28, 28, 1), [7, 2, 1])
+    pixels = [row[1:] for row in rows]
+    test = open_images(write(tmp_path / "test.csv", pixels, after="", header=header.removeprefix("label,")))
+    assert (test.shape, test.labels) == ((3, 28, 28, 1), None)
+    np.testing.assert_array_equal(test.read(0, 3), source.read(0, 3))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("label,a,b,c,d\ncat,1,2,3,4\n", "label 'cat' in line 2; expected an integer"),
+        ("label,a,b,c,d\n1,1,2,3,4\n-1,1,2,3,4\n", "label '-1' in line 3; expected an integer"),
+        ("label,a,b,c,d\n1.5,1,2,3,4\n", "label '1.5' in line 2"),
+        ("label,a,b,c\n1,1,2,3\n", "names a column of labels, label, and with it there are 4 values"),
+    ],
+)
+def test_labels_that_are_none_are_refused(tmp_path, text, message):
+    (tmp_path / "X.csv").write_text(text)
+    with pytest.raises(InvalidData, match=message):
+        ChallengeCsv(tmp_path / "X.csv", (2, 2, 1))
+
+
+@pytest.mark.parametrize("unit", [b"1", b"1,", b"\0", b"a", b'"', b" ", b"1,2,3,4\r"])
+def test_an_endless_line_ends_at_a_bound(tmp_path, unit):
+    (tmp_path / "X.csv").write_bytes(unit * ((40 << 20) // len(unit)))
+    tracemalloc.start()
+    start = time.perf_counter()
+    with pytest.raises(InvalidData, match="longer than|zero bytes|CR alone"):
+        ChallengeCsv(tmp_path / "X.csv", (2, 2, 1))
+    seconds, peak = time.perf_counter() - start, tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert seconds < 2
+    assert peak < 100 << 20
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text[:-9], "shorter while it was read"),
+        (lambda text: b"", "shorter while it was read"),
+        (lambda text: text.replace(b"\n", b","), "has changed while it was read|cannot read lines"),
+        (lambda text: text.replace(b",", b"\n"), "has changed while it was read|expected a number"),
+        (lambda text: b"x" * len(text), "expected a number|cannot read lines"),
+    ],
+)
+def test_files_that_change_while_they_are_read(tmp_path, change, message):
+    path = write(tmp_path / "X.csv", [[i, 2, 3, 4] for i in range(9)])
+    source = ChallengeCsv(path, (2, 2, 1))
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(InvalidData, match=message):
+        source.read(0, 9)

@@ -1,3 +1,6 @@
+import os
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -84,13 +87,20 @@ def test_greyscale_and_palettes_among_colours(tmp_path):
         ({"a/1.png": colour(), "1.png": colour()}, r"both images \(1\.png\) and sub-folders \(a\)"),
         (
             {"train/cat/1.png": colour(), "val/cat/1.png": colour()},
-            r"sub-folders \(cat\).*perhaps you mean to give .*train",
+            r"holds the splits train, val; expected one of them: give .*/train or .*/val, or --split train",
         ),
+        ({"photos/cat/1.png": colour()}, r"photos holds sub-folders \(cat\).*you mean to give .*photos$"),
+        ({"cat/x/1.png": colour(), "dog/1.png": colour()}, r"cat holds sub-folders \(x\)"),
+        ({"a.heic": b"", "notes.txt": b""}, r"holds no images but a\.heic, notes\.txt; expected"),
+        ({"cat/a.heic": b"", "dog/1.png": colour()}, r"cat holds no images but a\.heic; expected"),
         ({"a.png": colour(), "b.png": b"<html>not found</html>"}, r"cannot read the image .*b\.png"),
         ({}, "holds no images; expected files such as"),
         ({"a/1.png": colour(), "b/.hidden": b""}, "b holds no images; expected those of a class"),
     ],
-    ids=["size", "bits", "beside classes", "too deep", "no image", "empty", "empty class"],
+    ids=[
+        *("size", "bits", "beside classes", "splits", "too high", "too deep", "others", "others of a class"),
+        *("no image", "empty", "empty class"),
+    ],
 )
 def test_folders_that_are_no_data_set(tmp_path, images, message):
     for name, content in images.items():
@@ -114,3 +124,143 @@ def test_changed_while_open(tmp_path):
     save(tmp_path / "a.png", np.zeros((7, 9, 3), np.uint8))
     with pytest.raises(InvalidData, match="has changed"):
         source.read(0, 1)
+
+
+@pytest.mark.parametrize("suffix", [".jfif", ".jpe", ".JPEG", ".Jpg", ".PGM", ".apng", ".dib", ".TIFF"])
+def test_less_usual_names_are_read(tmp_path, suffix):
+    format = {".pgm": "PPM", ".apng": "PNG", ".dib": "BMP", ".tiff": "TIFF"}.get(suffix.lower(), "JPEG")
+    for name in ("a", "b"):
+        Image.fromarray(colour()[..., 0]).save(tmp_path / f"{name}{suffix}", format)
+    source = open_images(tmp_path)
+    assert (len(source), source.notes) == (2, ())
+
+
+def test_other_files_are_counted_and_named(tmp_path):
+    save(tmp_path / "1.png", colour())
+    others = ("a.heic", "b.HEIF", "c.avif", "d.jxl", "e", "f.svg", "no\x1b[31mtes.txt")
+    for name in others:
+        (tmp_path / name).touch()
+    (note,) = open_images(tmp_path).notes
+    assert note == (
+        "7 files are no pictures that are read, and passed over: a.heic, b.HEIF, c.avif, d.jxl, e and 2 more"
+    )
+    for name in others[:-1]:
+        (tmp_path / name).unlink()
+    (note,) = open_images(tmp_path).notes
+    assert note == r"1 file is no picture that is read, and passed over: no\x1b[31mtes.txt"
+
+
+COMPANIONS = ("__MACOSX", "@eaDir", ".ipynb_checkpoints", "@Recycle", "$RECYCLE.BIN", "lost+found")
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_what_file_managers_leave_is_no_class_and_no_image(tmp_path, flat):
+    names = ["1.png", "2.png"] if flat else ["cat/1.png", "dog/1.png"]
+    for name in names:
+        save(tmp_path / name, colour())
+    for name in COMPANIONS:
+        save(tmp_path / name / "1.png", colour())
+        save(tmp_path / "cat" / name / "1.png", colour()) if not flat else None
+    folder = tmp_path if flat else tmp_path / "cat"
+    for name in (".DS_Store", "Thumbs.db", "._1.png", "desktop.ini", "ehthumbs.db"):
+        (folder / name).write_bytes(b"passed over")
+    source = open_images(tmp_path)
+    assert (len(source), source.notes) == (2, ())
+    assert source.class_names == (None if flat else ("cat", "dog"))
+    assert source.files == tuple(names)
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".png", ".webp", ".tif"])
+def test_further_pages_are_said(tmp_path, suffix):
+    pages = [Image.fromarray(colour()) for _ in range(4)]
+    pages[0].save(tmp_path / f"x{suffix}", save_all=True, append_images=[page.copy() for page in pages[1:]])
+    (note,) = open_images(tmp_path).notes
+    assert note == f"1 file has several pages or frames, of which the first is read: x{suffix} (4)"
+
+
+def test_photographs_of_one_displayed_size_go_together(tmp_path):
+    upright, lying = colour(), colour()
+    save(tmp_path / "1.png", upright)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter to the right
+    Image.fromarray(np.rot90(lying)).save(tmp_path / "2.png", exif=exif)
+    source = open_images(tmp_path)
+    assert source.shape == (2, 6, 8, 3)
+    np.testing.assert_array_equal(source.read(0, 2), [upright, lying])
+
+
+@pytest.fixture
+def splits(tmp_path):
+    for split, n in (("train", 3), ("Test", 1), ("val", 2)):
+        for kind in ("cat", "dog"):
+            for i in range(n):
+                save(tmp_path / split / kind / f"{i}.png", colour())
+    return tmp_path
+
+
+def test_splits_of_a_folder(splits):
+    for split, n in (("train", 6), ("test", 2)):
+        source = open_images(splits, split=split)
+        assert (len(source), source.class_names) == (n, ("cat", "dog"))
+    with pytest.raises(InvalidData, match="the splits Test, train, val; .*--split train or --split test"):
+        open_images(splits)
+    shutil.rmtree(splits / "train")
+    with pytest.raises(InvalidData, match="the splits Test, val, but no train split; expected one of them"):
+        open_images(splits, split="train")
+
+
+def test_the_only_split_is_read(tmp_path):
+    save(tmp_path / "train" / "cat" / "1.png", colour())
+    assert open_images(tmp_path).class_names == ("cat",)
+    with pytest.raises(InvalidData, match="the splits train, but no test split"):
+        open_images(tmp_path, split="test")
+
+
+@pytest.mark.parametrize("classes", [("train", "bus"), ("test", "control"), ("train",)])
+def test_classes_may_be_called_as_splits_are(tmp_path, classes):
+    for name in classes:
+        save(tmp_path / name / "1.png", colour())
+    assert open_images(tmp_path, split="train").class_names == tuple(sorted(classes))
+
+
+def test_grey_pictures_are_delivered_in_colour_where_that_is_asked_for(tmp_path):
+    grey = [save(tmp_path / f"{n}.png", RNG.integers(0, 256, (6, 8), np.uint8)) for n in (1, 2)]
+    expected = np.repeat(np.array(grey)[..., None], 3, 3)
+    assert open_images(tmp_path).shape == (2, 6, 8, 1)
+    for options in ({"channels": 3}, {"image_shape": (6, 8, 3)}):
+        np.testing.assert_array_equal(open_images(tmp_path, **options).read(0, 2), expected)
+
+
+@pytest.mark.parametrize("options", [{"channels": 1}, {"image_shape": (6, 8, 1)}])
+def test_coloured_pictures_are_refused_where_grey_ones_are_asked_for(tmp_path, options):
+    save(tmp_path / "a.png", RNG.integers(0, 256, (6, 8), np.uint8))
+    save(tmp_path / "b.png", colour())
+    with pytest.raises(InvalidData, match=r"b\.png is in colour; expected grey pictures.*convert"):
+        open_images(tmp_path, **options)
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.jpg", "x.webp", "x.bmp", "x.PPM", "x", "x.gif", "x.tif"])
+def test_one_picture_is_a_data_set_of_one(tmp_path, name):
+    image = Image.new("RGB", (8, 6), (200, 0, 0))
+    image.save(tmp_path / "file", {"x": "PNG"}.get(name) or Image.registered_extensions()[name[1:].lower()])
+    (tmp_path / "file").rename(tmp_path / name)
+    source = open_images(tmp_path / name)
+    assert (source.shape, source.labels, source.files) == ((1, 6, 8, 3), None, (name,))
+    assert source.description == f"picture {name}, 1 images of 6x8x3"
+    assert abs(source.read(0, 1)[0, 3, 3].astype(int) - (200, 0, 0)).max() < 4
+
+
+@pytest.mark.parametrize("name", ["fifo.png", "cat/fifo.jpg"])
+def test_pipes_among_pictures_are_refused_at_once(tmp_path, name):
+    save(tmp_path / name.replace("fifo", "a"), colour())
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(InvalidData, match=r"fifo.* is a pipe"):
+        open_images(tmp_path)
+
+
+def test_names_of_files_do_not_reach_the_terminal(tmp_path):
+    save(tmp_path / "1.png", colour())
+    (tmp_path / "2\x1b]0;x\x07.png").write_bytes(b"no picture")
+    with pytest.raises(InvalidData, match=r"2\\x1b\]0;x\\x07\.png") as caught:
+        open_images(tmp_path)
+    assert "\x1b" not in str(caught.value)

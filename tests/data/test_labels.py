@@ -1,4 +1,9 @@
+import bz2
 import gzip
+import lzma
+import os
+import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -42,6 +47,17 @@ def test_ids_in_any_order(tmp_path_factory, data, labels, first):
         '"Id","Prediction"\n1,4\n2,5\n',
         ",0\n0,4\n1,5\n".replace(",0\n", ",y\n", 1),
         "2,5\n1,4\n",
+        '"1","4"\n"2","5"\n',
+        '"Id","the ""label"", of all"\n1,"4"\n2,"5"\n',
+        "Id,Prediction\n1,4.0\n2,5.\n",
+        "Id,Prediction\n1.0,4.00\n2.0,5\n",
+        "Id;Prediction\n1;4\n2;5\n",
+        "Id\tPrediction\n1\t4\n2\t5\n",
+        "Id,Prediction\r1,4\r2,5\r",
+        "label\n4\n5\n",
+        "4\n5\n",
+        '"label"\n"4"\n"5.0"\n',
+        "\ufeffy\n4,\n5,\n",
     ],
 )
 def test_dialects(csv, text):
@@ -58,9 +74,18 @@ def test_dialects(csv, text):
         ("0,0\n1,0\n3,0\n", 3, ["no label for id 2", "no image for id 3", "the ids 0 to 2"]),
         ("5,0\n", 20, ["1 labels for 20 images", "no label for id 1, 2, 3, 4, 6 and 14 more"]),
         ("", 2, ["0 labels for 2 images"]),
-        ("1,0\n2,cat\n", 2, ["line 3", "label 'cat' is not an integer"]),
+        (
+            "1,0\n2,cat\n",
+            2,
+            ["line 3", "label 'cat' is not an integer", "number the classes"],
+        ),
         ("1,0\n2,\n", 2, ["line 3", "has 1 values"]),
-        ("1,0\n2,1.0\n", 2, ["line 3", "label '1.0' is not an integer"]),
+        ("1,0\n2,1.5\n", 2, ["line 3", "label '1.5' is not an integer"]),
+        ("1,0\n2,1e3\n", 2, ["line 3", "label '1e3' is not an integer"]),
+        (f"{10**30},0\n1,0\n", 2, [f"no image for id {10**30}", "no label for id 2"]),
+        (f"{'9' * 99999},0\n", 2, ["line 2", "is not an integer"]),
+        ("a.png,0\nb.png,1\n", 2, ["line 2", "id 'a.png'", "the number of an image, from 1"]),
+        ("1,\x1b[31m\n", 1, ["line 2", r"\x1b[31m"]),
         ("1,0\nb,1\n", 2, ["line 3", "id 'b' is not an integer"]),
         ("1,0\n2,-1\n", 2, ["line 3", "label -1; expected 0 or greater"]),
         (f"1,0\n2,{2**63}\n", 2, ["line 3", "expected 0 or greater, below"]),
@@ -75,9 +100,68 @@ def test_csv_refused(csv, rows, n, messages):
     assert all(message in str(caught.value) for message in [str(path), *messages]), str(caught.value)
 
 
-def test_labels_without_ids(csv):
-    with pytest.raises(InvalidData, match=r"line 1.*1 values; expected a header such as Id,Prediction"):
-        read_labels(csv("3\n4\n"), 2)
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("3\n4\n5\n", "3 labels for 2 images, in one column"),
+        ("label\n3\n", "1 labels for 2 images, in one column"),
+        ("NA\n3\n4\n", "line 1: label 'NA' is not an integer"),
+        ("3.5\n3\n4\n", "line 1: label '3.5' is not an integer"),
+        ("nan\n3\n4\n", "line 1: label 'nan' is not an integer"),
+        ("cat\ndog\n", "line 2: label 'dog' is not an integer; expected numbers: number the classes"),
+        ("3\n4,5\n", "line 2: '4,5' has 2 values"),
+    ],
+)
+def test_one_column_refused(csv, text, message):
+    with pytest.raises(InvalidData, match=message):
+        read_labels(csv(text), 2)
+
+
+PACKS = [gzip.compress, bz2.compress, lzma.compress]
+
+
+@pytest.mark.parametrize("pack", PACKS)
+def test_compressed_csv(tmp_path, pack):
+    (tmp_path / "Y.csv").write_bytes(pack(b"Id,Prediction\n2,5\n1,4\n"))
+    assert read_labels(tmp_path / "Y.csv", 2).tolist() == [4, 5]
+    (tmp_path / "Y.csv").write_bytes(pack(b"Id,Prediction\n2,5\n1,4\n")[:-10])
+    with pytest.raises(InvalidData, match="truncated or damaged"):
+        read_labels(tmp_path / "Y.csv", 2)
+
+
+UNITS = [b"\0", b"1", b"1,2\n", b"1\n", b'"']
+
+
+@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("pack", [bytes, *PACKS])
+def test_bombs_are_refused_before_they_go_off(tmp_path, unit, pack):
+    (tmp_path / "Y.csv").write_bytes(pack(unit * ((2 << 20) // len(unit))))
+    tracemalloc.start()
+    start = time.perf_counter()
+    with pytest.raises(InvalidData, match="labels of 100 images take fewer"):
+        read_labels(tmp_path / "Y.csv", 100)
+    seconds, peak = time.perf_counter() - start, tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert seconds < 2
+    assert peak < 32 << 20
+
+
+def test_many_more_labels_than_images_are_counted(csv):
+    with pytest.raises(InvalidData, match="60000 labels for 10 images; give the labels of these images"):
+        read_labels(csv("Id,Prediction\n" + "".join(f"{i},3\n" for i in range(1, 60001))), 10)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device"])
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path, kind):
+    path = tmp_path / "Y.csv"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/zero")
+    with pytest.raises(InvalidData, match=f"is a {kind}, not a file"):
+        read_labels(path, 2)
 
 
 @pytest.mark.parametrize("name", ["y.npy", "labels.npz", "y.npz", "only.npz", "idx", "idx.gz"])

@@ -37,10 +37,11 @@ UNKNOWN = r"cannot tell what .*x.dat holds; the formats are.*--format"
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("x.dat", b"", UNKNOWN),
+        ("x.dat", b"", "x.dat is empty"),
+        ("x.csv", b"", "x.csv is empty"),
         ("x.dat", b"once upon a time, there was", UNKNOWN),
         ("x.dat", b"\x7fELF" + bytes(100), UNKNOWN),
-        ("cat.png", b"\x89PNG\r\n\x1a\n", "one image is no data set, give the folder"),
+        ("cat.png", b"\x89PNG\r\n\x1a\n", r"cannot read the image .*cat\.png"),
         ("X.csv.gz", gzip.compress(b"1,2,3,4\n", mtime=0), "decompress it first"),
     ],
 )

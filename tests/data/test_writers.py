@@ -90,3 +90,45 @@ def test_places_refused(tmp_path, name):
     message = "cannot write" if "/" in name else rf"{re.escape(name)}.*ending in \.npy or \.npz"
     with pytest.raises(InvalidData, match=message):
         write(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "cell"),
+    [
+        ("cat", "cat"),
+        ("07", "07"),
+        ("-1", "-1"),
+        ("=1+1", "'=1+1"),
+        ("+cmd", "'+cmd"),
+        ("-2+3", "'-2+3"),
+        ("@SUM(A1)", "'@SUM(A1)"),
+        ("\uff1d1+1", "'\uff1d1+1"),
+        (" =1+1", '"\' =1+1"'),
+        ("\t=1", r"\t=1"),
+        ("\r=1", r"\r=1"),
+        ("a,b", '"a,b"'),
+        ("a;=1", '"a;=1"'),
+        ('a"b', '"a""b"'),
+        ("a\nb", r"a\nb"),
+        ("\x1b[31mred", r"\x1b[31mred"),
+        ("naïve 猫", '"naïve 猫"'),
+        ("b\udcff", r"b\udcff"),
+    ],
+)
+def test_names_are_written_as_text(tmp_path, name, cell):
+    """No name of a folder or file is a formula to a spreadsheet, a command to a terminal, or two cells."""
+    write_submission(tmp_path / "out.csv", [1, 0], class_names=["plain", name], ids=[name, "2"])
+    assert (tmp_path / "out.csv").read_text(encoding="utf-8") == f"Id,Prediction\n{cell},{cell}\n2,plain\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"class_names": ["a"]}, "label 1, but names of 1 classes"),
+        ({"ids": ["a"]}, "2 predictions; expected 1"),
+    ],
+)
+def test_names_that_are_too_few(tmp_path, options, message):
+    with pytest.raises(InvalidData, match=message):
+        write_submission(tmp_path / "out.csv", [0, 1], **options)
+    assert not list(tmp_path.iterdir())

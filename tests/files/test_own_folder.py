@@ -110,7 +110,9 @@ def test_a_file_of_ours_is_gone_on_with(folder):
 @pytest.mark.parametrize("place", ["", "c", "c/0"])
 def test_a_folder_into_which_everybody_may_write(folder, place):
     (folder / place).chmod(0o777)
-    with pytest.raises(InvalidData, match=f"everybody may write into .*{place}, and.*: chmod -R o-w it"):
+    with pytest.raises(
+        InvalidData, match=f"everybody may write into (.*{place}), and.*: chmod -R o-w .*{place}, if"
+    ):
         check_own_folder(folder)
 
 

@@ -37,8 +37,8 @@ def parse_numbers(text, first, width, numbers):
         Columns that are left out at the beginning of each line.
     width : int
         Columns of a line, those left out included; a comma may follow the last.
-    numbers : float32 [lines, width − first]
-        Filled.
+    numbers : float32 [lines, columns]
+        Filled with so many columns from ``first`` on; what follows them is left out.
     """
     i = 0
     for row in range(len(numbers)):
@@ -46,7 +46,7 @@ def parse_numbers(text, first, width, numbers):
             i, value, ordinary = _number(text, i)
             if not ordinary:
                 return False
-            if column >= first:
+            if first <= column < first + numbers.shape[1]:
                 numbers[row, column - first] = value
             if i < len(text) and text[i] == _COMMA:
                 i += 1

@@ -1,0 +1,233 @@
+"""One picture in a file, through Pillow: its header, and its pixels as they are displayed.
+
+Pillow reads some forty formats, of which one starts another program (EPS), and many are hardly ever used and
+never tried: a file is opened as one of `FORMATS` whatever its name, and as nothing else.  What a header
+announces is checked before anything is decoded.
+"""
+
+import contextlib
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
+
+from ckncuda.data.foreign import kind_of
+from ckncuda.data.picture_chunks import MOST_BESIDE, MOST_DIRECTORIES, check_chunks, png_chunks
+from ckncuda.data.source import format_shape
+from ckncuda.errors import CknError, InvalidData, printable
+from ckncuda.files.regular_file import open_regular
+
+# Pillow loads the first five at once; it would load all forty to find the others, were they not named here.
+FORMATS = (
+    *("BMP", "GIF", "JPEG", "PNG", "PPM"),
+    *(TiffImagePlugin.TiffImageFile.format, WebPImagePlugin.WebPImageFile.format),
+)
+SUFFIXES = frozenset(
+    [
+        *(".apng", ".bmp", ".dib", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".mpo"),
+        *(".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
+    ]
+)
+MOST_PIXELS = {True: 1 << 26, False: 1 << 24}  # of a grey picture, 8192x8192, and of any other, 4096x4096
+MOST_BYTES = 64 << 20  # of a file: Pillow holds a chunk of it, such as a comment, whole
+GREY_MODES = {"1", "L", "LA", "La"}
+ORIENTATION = 0x0112  # EXIF's number for how a camera was held
+WIDTH, HEIGHT, BITS, CHANNELS, SAMPLE_FORMAT = 256, 257, 258, 277, 339  # TIFF's numbers
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class Header(NamedTuple):
+    """Findings about a picture before it is decoded."""
+
+    size: tuple[int, int]  # (width, height) in pixels, as displayed
+    is_grey: bool
+    pages: str  # how many pages or frames the file holds, such as "3"; of them the first is read
+
+
+def read_header(file: Path) -> Header:
+    """Read the header of a picture; nothing is decoded.
+
+    Raises
+    ------
+    InvalidData
+        The file is no picture that is read here, is damaged, announces more pixels than are read, or has more
+        than 8 bits a channel.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> file = Path(tempfile.mkdtemp()) / "x.png"
+    >>> Image.new("L", (8, 6)).save(file)
+    >>> read_header(file), read_pixels(file, "RGB").shape
+    (Header(size=(8, 6), is_grey=True, pages='1'), (6, 8, 3))
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # refused in our words
+        with _opened(file) as (stream, image):
+            if _is_deep(image):
+                raise InvalidData(
+                    f"{printable(file)} has more than 8 bits a channel, or signs, or more than 4 channels,"
+                    " which reading would lose; expected 1, 3 or 4 channels of 8 bits: convert the pictures,"
+                    " or save them as a float32 array [n, height, width, channels] in a .npy file"
+                )
+            width, height = _stored_size(image)
+            if _orientation(image, stream) >= 5:
+                width, height = height, width
+            return Header((width, height), image.mode in GREY_MODES, _pages(image, stream))
+
+
+def read_pixels(file: Path, mode: str) -> NDArray[np.uint8]:
+    """Decode a picture in a mode of Pillow, L or RGB, turned as it is displayed.
+
+    Returns
+    -------
+    pixels : uint8 [height, width] or [height, width, 3]
+
+    Raises
+    ------
+    InvalidData
+        The picture is damaged.
+    """
+    with _opened(file) as (stream, image):
+        orientation = _orientation(image, stream)
+        image.load()
+        if image.format == "TIFF":  # which some versions of Pillow turn as they load it
+            orientation = _orientation(image, stream)
+        pixels = image if image.mode == mode else image.convert(mode)
+        if orientation in TURNS:
+            pixels = pixels.transpose(TURNS[orientation])
+        return np.asarray(pixels)
+
+
+@contextlib.contextmanager
+def _opened(file: Path) -> Iterator[tuple[BinaryIO, Image.Image]]:
+    """Open a picture; whatever is raised while it is used becomes `InvalidData`."""
+    try:
+        with open_regular(file) as stream:
+            if (length := os.fstat(stream.fileno()).st_size) > MOST_BYTES:
+                raise InvalidData(
+                    f"{printable(file)} has {length:,} bytes; expected a picture of at most {MOST_BYTES:,}:"
+                    " make it smaller"
+                )
+            if not length:
+                raise InvalidData(f"{printable(file)} is empty: copy or download it again, or remove it")
+            check_chunks(stream, length, file)
+            with Image.open(stream, formats=FORMATS) as image:
+                size, is_grey = _stored_size(image), image.mode in GREY_MODES
+                if size[0] * size[1] > MOST_PIXELS[is_grey]:
+                    raise _too_large(file, f"is {format_shape(size)} pixels (width x height)", is_grey)
+                yield stream, image
+    except CknError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise _too_large(file, "announces more pixels than memory holds") from error
+    except UnidentifiedImageError as error:
+        raise InvalidData(_not_identified(file)) from error
+    except FileNotFoundError as error:
+        what = "is a link to nothing" if file.is_symlink() else "is no longer there"
+        raise InvalidData(f"{printable(file)} {what}: repair or remove it") from error
+    # Pillow's decoders raise whatever damaged bytes lead them to, from ZeroDivisionError to MemoryError, and
+    # promise no more: the one place where any error of theirs is one of the file.
+    except Exception as error:
+        reason = printable(error) or type(error).__name__
+        raise InvalidData(
+            f"cannot read the image {printable(file)}: {reason}; repair or remove it"
+        ) from error
+
+
+def _too_large(file: Path, what: str, is_grey: bool = False) -> InvalidData:
+    return InvalidData(
+        f"{printable(file)} {what}; expected at most {MOST_PIXELS[is_grey]:,} pixels: make it smaller or"
+        " remove it"
+    )
+
+
+def _not_identified(file: Path) -> str:
+    with open_regular(file) as stream:
+        kind = kind_of(stream.read(4096))
+    formats = f"{', '.join(FORMATS[:-1])} and {FORMATS[-1]}"
+    if kind is not None:
+        return f"cannot read the image {printable(file)}: it {kind}; pictures that are read are {formats}"
+    return (
+        f"cannot read the image {printable(file)}: it is damaged, or of another format than {formats}:"
+        " repair, convert or remove it"
+    )
+
+
+def _stored_size(image: Image.Image) -> tuple[int, int]:
+    """Return width and height before the picture is turned for display."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):  # whose size Pillow may tell as it is displayed
+        return int(image.tag_v2[WIDTH]), int(image.tag_v2[HEIGHT])
+    return image.size
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Tell whether Pillow would keep less than the file holds: more than 8 bits, signs, further channels."""
+    if image.mode.startswith(("I", "F")):
+        return True
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        tags = image.tag_v2
+        is_signed = any(kind not in (1, 4) for kind in tags.get(SAMPLE_FORMAT, ()))  # 4: nobody knows
+        return is_signed or tags.get(CHANNELS, 1) > 4 or any(bits > 8 for bits in tags.get(BITS, ()))
+    if image.format not in ("PNG", "PPM"):
+        return False
+    for *_, how in getattr(image, "tile", ()):  # a raw mode such as RGB;16B; the greatest value of a PPM
+        for part in how if isinstance(how, tuple) else (how,):
+            if ";16" in part if isinstance(part, str) else part > 255:
+                return True
+    return False
+
+
+def _orientation(image: Image.Image, stream: BinaryIO) -> int:
+    """Return EXIF's number of how a picture is turned for display, 1 to 8; 1 where there is none."""
+    if image.format == "PNG" and "exif" not in image.info and (late := _late_exif(stream)):
+        image.info["exif"] = b"Exif\0\0" + late
+    # Not the method of PngImageFile, which decodes the picture first.  Viewers show a picture whose EXIF is
+    # damaged as it is stored, and so do we, whatever Pillow raises about it.
+    try:
+        number = Image.Image.getexif(image).get(ORIENTATION, 1)
+    except Exception:
+        return 1
+    return number if isinstance(number, int) and number in TURNS else 1
+
+
+def _late_exif(stream: BinaryIO) -> bytes:
+    """Return the chunk of EXIF that stands behind the pixels of a PNG, where Pillow does not see it yet."""
+    before = stream.tell()
+    try:
+        for name, length, place in png_chunks(stream):
+            if name == b"eXIf":
+                stream.seek(place)
+                return stream.read(min(length, MOST_BESIDE))
+        return b""
+    finally:
+        stream.seek(before)
+
+
+def _pages(image: Image.Image, stream: BinaryIO) -> str:
+    """Count the pages of a TIFF or the frames of an animation, at no great cost."""
+    if not getattr(image, "is_animated", False):
+        return "1"
+    if image.format == "TIFF":
+        pages = 1
+        with contextlib.suppress(EOFError):
+            while pages < MOST_DIRECTORIES:
+                image.seek(pages)
+                pages += 1
+        return f"{pages} or more" if pages == MOST_DIRECTORIES else str(pages)
+    if image.format == "GIF" and os.fstat(stream.fileno()).st_size > 4 << 20:  # it is gone through to its end
+        return "several"
+    return str(getattr(image, "n_frames", "several"))
