@@ -19,7 +19,6 @@ from .extract import extract
 from .fit import fit
 from .gram import gram
 from .info import info
-from .main import INTERRUPTED
 from .options import Commands
 from .output import Gone, say, take_over
 from .predict import predict
@@ -44,13 +43,15 @@ for each in (fit, search, extract, predict, evaluate, gram, info, distance, benc
     cli.add_command(each)
 
 
-def run(take_signals: Callable[[], None]) -> int:
+def run(take_signals: Callable[[], None], interrupted: int) -> int:
     """Run the command of the arguments, and return the exit status.
 
     Parameters
     ----------
     take_signals : callable
         Called when there may be something to tidy up: from then on Ctrl-C raises KeyboardInterrupt.
+    interrupted : int
+        The status after that.
     """
     take_over()
     try:
@@ -73,7 +74,7 @@ def run(take_signals: Callable[[], None]) -> int:
     except (KeyboardInterrupt, click.Abort) as interrupt:
         say("")
         say(f"Interrupted; {str(interrupt) or 'no partial file was left'}.")
-        return INTERRUPTED
+        return interrupted
     return BAD_INPUT
 
 

@@ -20,7 +20,7 @@ def main() -> NoReturn:
     open_streams()
     from ckncuda.cli.commands import run
 
-    status = run(interruption.raise_it)
+    status = run(interruption.raise_it, INTERRUPTED)
     interruption.leave_at_once()  # nothing is left to be tidied up
     sys.exit(status)
 

@@ -50,9 +50,8 @@ def get_backend(
         ``auto`` takes the environment variable ``CKNCUDA_BACKEND`` if it is set, else CUDA where it
         works, else NumPy.
     threads : int, optional
-        CPU threads to use, of which more than there are cores gain nothing and are not started; by default
-        as many as this process may run on: its cores, those of its quota (cgroups), or ``OMP_NUM_THREADS``,
-        whatever is least.
+        CPU threads to use, of which more than there are cores are not started; by default as many as this
+        process may run on: its cores, its quota of them (cgroups), or ``OMP_NUM_THREADS``, whatever is least.
     memory : int, optional
         Bytes for a computation's blocks of images, half of them for a sample of patches; by default 2 GiB.
     precision : {"float32", "tf32", "bfloat16"}
