@@ -3,6 +3,7 @@
 from ckncuda.classifier import GramRidge, KernelRidge, NystromRidge, Ridge, Softmax, SquaredHinge
 from ckncuda.errors import CknError
 from ckncuda.exact import ExactKernel, gram
+from ckncuda.exact.encoder import ExactEncoderSpec
 from ckncuda.images.sources import as_images
 from ckncuda.images.symmetries import Symmetries
 from ckncuda.layer import KernelLayer, Layer, LayerSpec, conventions
@@ -17,17 +18,20 @@ from ckncuda.layer.dot_product import (
 )
 from ckncuda.model.fit import fit, fit_exact
 from ckncuda.model.model import Model, load
+from ckncuda.model.presets import PRESETS
 from ckncuda.model.system import System
 from ckncuda.network.encoder import Encoder, EncoderSpec
 from ckncuda.network.network import CKN
 
 __all__ = [
     "CKN",
+    "PRESETS",
     "ArcCosine",
     "CknError",
     "DotProductKernel",
     "Encoder",
     "EncoderSpec",
+    "ExactEncoderSpec",
     "ExactKernel",
     "Exponential",
     "GramRidge",

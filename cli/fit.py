@@ -12,7 +12,7 @@ from ckncuda.data import ImageSource
 from ckncuda.errors import InvalidSpec
 from ckncuda.exact.on_disk.reading import open_gram
 from ckncuda.model.configuration import read_toml
-from ckncuda.model.fit import fit as fit_system
+from ckncuda.model.fit import fit as learn
 from ckncuda.model.model import Model
 from ckncuda.model.presets import PRESETS
 from ckncuda.model.system import CLASSIFIERS, System
@@ -165,7 +165,7 @@ def fit(
         )
         system = _system(method, described, source, report)
         grams = [open_gram(path) for path in gram] or None
-        model = fit_system(system, source, targets, grams=grams, seed=seed, backend=engine, progress=report)
+        model = learn(source, targets, system=system, grams=grams, seed=seed, backend=engine, progress=report)
     with report.stage("writing"):
         model.save(output)
     result = {

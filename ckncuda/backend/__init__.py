@@ -15,12 +15,21 @@ import numpy as np
 
 from ckncuda.backend.operations import Backend
 from ckncuda.errors import InvalidSpec
+from ckncuda.given.parameters import shown
 from ckncuda.layer.spec import LayerSpec
 from ckncuda.types import Shape
 
 NAMES = ("numpy", "cupy", "reference")
 
-__all__ = ["NAMES", "Backend", "BackendStatus", "backend_statuses", "get_backend", "unfused_reason"]
+__all__ = [
+    "NAMES",
+    "Backend",
+    "BackendStatus",
+    "backend_statuses",
+    "chosen_backend",
+    "get_backend",
+    "unfused_reason",
+]
 
 
 @dataclass(frozen=True)
@@ -46,8 +55,7 @@ def get_backend(
         CPU threads to use, of which more than there are cores are not started; by default as many as this
         process may run on: its cores, its quota of them (cgroups), or ``OMP_NUM_THREADS``, whatever is least.
     memory : int, optional
-        Bytes that a computation may use for its blocks of images, and half of it for a sample of
-        patches; by default 2 GiB.
+        Bytes for a computation's blocks of images, half of them for a sample of patches; by default 2 GiB.
     precision : {"float32", "tf32", "bfloat16"}
         Of the products of patches and anchors on a GPU; a CPU computes in float32.
 
@@ -74,8 +82,8 @@ def get_backend(
         raise InvalidSpec(f"memory is {memory} byte{'s' * (memory != 1)}; it must be at least 64 MiB")
     if name == "auto":
         name = "cupy" if _gpu_works() else "numpy"
-    if name not in NAMES:
-        raise InvalidSpec(f"there is no backend {name!r}{origin}; the backends are auto, {', '.join(NAMES)}")
+    if not isinstance(name, str) or name not in NAMES:
+        raise InvalidSpec(f"there is no backend {shown(name)}{origin}; give auto, {', '.join(NAMES)}")
     # Imported on demand: nobody pays for a backend that is not used.
     if name == "cupy":
         from ckncuda.backend.cupy import CupyBackend
@@ -92,6 +100,18 @@ def get_backend(
     from ckncuda.backend.reference import ReferenceBackend
 
     return ReferenceBackend(memory)
+
+
+def chosen_backend(backend: Backend | str) -> Backend:
+    """Return a backend itself, or that of a name; raise `InvalidSpec` for anything else."""
+    if isinstance(backend, str):
+        return get_backend(backend)
+    if isinstance(backend, type) or not hasattr(backend, "images_per_block"):
+        raise InvalidSpec(
+            f"backend is {shown(backend)}; expected a name, {', '.join(('auto', *NAMES))}, or what "
+            'get_backend gives, such as get_backend("numpy")'
+        )
+    return backend
 
 
 def _whole(name: str, value: Any, expected: str) -> int | None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ckncuda.backend import Backend, get_backend
+from ckncuda.backend import Backend, chosen_backend
 from ckncuda.exact.job import GramJob
 from ckncuda.exact.kernel import ExactKernel
 from ckncuda.exact.tiles import TILE
@@ -63,7 +63,7 @@ def gram(
     (4, 4)
     """
     kernel = specs if isinstance(specs, ExactKernel) else ExactKernel(specs, tangent=tangent, flip=flip)
-    engine = get_backend(backend) if isinstance(backend, str) else backend
+    engine = chosen_backend(backend)
     second = None if images2 is None else as_images(images2)
     job = GramJob(kernel, as_images(images), second, dtype=dtype, tile=tile)
     out: Array = np.empty(job.tiling.shape, job.dtype)

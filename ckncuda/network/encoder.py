@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ckncuda.backend import Backend, unfused_reason
 from ckncuda.errors import InvalidSpec
+from ckncuda.given.parameters import instance
 from ckncuda.images.preprocess import (
     PreprocessingSpec,
     Preprocessor,
@@ -35,7 +36,7 @@ class EncoderSpec(PreprocessingSpec):
     layers : sequence of LayerSpec
         The network, from the image upwards.
     preprocessing : sequence of Preprocessor, or None
-        Applied in this order.  None: as the images suggest, see
+        Applied in this order; ``()``: none.  By default as the images suggest, as ``ckn fit`` does, see
         `ckncuda.images.preprocess.suggested_preprocessing`.
     symmetries : Symmetries
         Over which features are averaged.
@@ -49,7 +50,7 @@ class EncoderSpec(PreprocessingSpec):
     """
 
     layers: Sequence[LayerSpec]
-    preprocessing: Sequence[Preprocessor] | None = ()
+    preprocessing: Sequence[Preprocessor] | None = None
     symmetries: Symmetries = field(default_factory=Symmetries)
     compares: ClassVar[bool] = False
     """True if features are comparisons with the training images, so that those of these are a Gram matrix."""
@@ -57,6 +58,8 @@ class EncoderSpec(PreprocessingSpec):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "layers", CKN(self.layers).specs)
+        expected = "expected Symmetries(flip=True), for instance"
+        instance("symmetries", self.symmetries, Symmetries, expected)
 
     def output_shape(self, shape: Shape) -> Shape:
         """Return the shape (height, width, filters) of the features of an image (height, width, channels)."""

@@ -9,9 +9,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ckncuda.backend import Backend, get_backend
+from ckncuda.backend import Backend, chosen_backend, get_backend
 from ckncuda.errors import InvalidData, InvalidSpec
 from ckncuda.files import model_file
+from ckncuda.given.parameters import several, shown, whole
 from ckncuda.images.sources import DeviceImages, Images, ImagesOrArray, as_images
 from ckncuda.images.symmetries import Symmetries
 from ckncuda.layer.layer import Layer
@@ -54,10 +55,10 @@ class CKN:
     layers_: tuple[Layer, ...]
 
     def __init__(self, specs: Sequence[LayerSpec]) -> None:
-        specs = (specs,) if isinstance(specs, LayerSpec) else tuple(specs)
-        if not specs:
+        expected = "expected a list of layers such as LayerSpec(filters=64, patch=3, subsampling=2, kernel=…)"
+        self.specs = several("layers", specs, LayerSpec, expected)
+        if not self.specs:
             raise InvalidSpec("a network needs at least one layer")
-        self.specs = specs
 
     @classmethod
     def from_anchors(cls, specs: Sequence[LayerSpec], anchors: Sequence[Array]) -> "CKN":
@@ -76,6 +77,10 @@ class CKN:
             The anchors do not fit the specifications or one another.
         """
         specs = cls(specs).specs
+        if not isinstance(anchors, list | tuple):
+            raise InvalidSpec(
+                f"anchors is {shown(anchors)}; expected a list of arrays, one a layer, such as [Z]"
+            )
         if len(anchors) != len(specs):
             raise InvalidSpec(f"there are {len(specs)} layers but {len(anchors)} arrays of anchors")
         layers: list[Layer] = []
@@ -135,8 +140,10 @@ class CKN:
             The images are not finite or not of the right form.
         """
         images = as_images(images)
+        patches, seed = whole("patches", patches, 1), whole("seed", seed, 0)
+        max_iterations = whole("max_iterations", max_iterations, 1)
         check_specs(self.specs, images.shape[1:])
-        backend = get_backend(backend) if isinstance(backend, str) else backend
+        backend = chosen_backend(backend)
         layers: list[Layer] = []
         for number, spec in enumerate(self.specs, 1):
             rng = np.random.default_rng([seed, number])
@@ -322,14 +329,13 @@ def _sample(
     fitting = backend.memory_budget // 2 // (np.dtype(backend.dtype).itemsize * size)
     m = min(patches, fitting, n * height * width)
     if m < spec.filters:
-        what = (
-            f" in {backend.memory_budget >> 20} MiB: give more memory"
-            if m == fitting
-            else ": give more images"
-        )
+        ways = {
+            patches: f": give {spec.filters} patches or more, or fewer filters",
+            fitting: f" in {backend.memory_budget >> 20} MiB: give more memory, or fewer filters",
+        }
         raise InvalidSpec(
             f"{spec.filters} filters were asked for, but only {m} patches of {size} numbers can be sampled"
-            + what
+            + ways.get(m, ": give more images, or fewer filters")
         )
     chosen = np.sort(rng.choice(n * height * width, m, replace=False))
     image, position = np.divmod(chosen, height * width)
@@ -337,11 +343,12 @@ def _sample(
     report("sampling", 0, n)
     done = 0
     for block in images.blocks(backend.images_per_block(layers, images.shape[1:])):
-        maps = backend.encode(backend.asarray(block), layers)
-        start, done = done, done + len(maps)
+        start, done = done, done + len(block)
         first, last = np.searchsorted(image, [start, done])
-        y, x = np.divmod(position[first:last], width)
-        sample[first:last] = patches_at(maps, spec, image[first:last] - start, y, x)
+        if first < last:
+            maps = backend.encode(backend.asarray(block), layers)
+            y, x = np.divmod(position[first:last], width)
+            sample[first:last] = patches_at(maps, spec, image[first:last] - start, y, x)
         report("sampling", done, n)
     return sample
 

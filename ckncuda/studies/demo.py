@@ -63,7 +63,7 @@ def run_demo(folder: Path, seed: int, backend: Backend, progress: Progress | Non
         LayerSpec(filters=256, patch=3, subsampling=2, kernel=kernel),
     ]
     classifier = Ridge()
-    encoders = [EncoderSpec(layers)]
+    encoders = [EncoderSpec(layers, ())]
     model = Model.fit(
         images[train],
         labels[train],

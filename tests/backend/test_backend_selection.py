@@ -19,7 +19,7 @@ def test_environment_chooses_for_auto(monkeypatch):
     assert get_backend("numpy").name == "numpy"
     monkeypatch.setenv("CKNCUDA_BACKEND", "abacus")
     with pytest.raises(
-        InvalidSpec, match="there is no backend 'abacus' .*CKNCUDA_BACKEND.*; the backends are auto, numpy"
+        InvalidSpec, match="there is no backend 'abacus' .*CKNCUDA_BACKEND.*; give auto, numpy"
     ):
         get_backend("auto")
 
