@@ -51,23 +51,41 @@ class Child:
         """Send a signal; it is not reaped before `wait`, so that its number is that of no other."""
         os.kill(self.pid, number)
 
-    def wait(self, limit: float = LONG, *, kill: bool = True) -> Ended:
-        """Wait for its end; one that takes longer is killed, and ends with -9, or TimeoutError is raised."""
+    def wait(self, limit: float = LONG, *, memory: int | None = None, kill: bool = True) -> Ended:
+        """Wait for its end; one that takes longer is killed, and ends with -9, or TimeoutError is raised.
+
+        With ``memory`` one that holds more bytes than that is killed, too, before the machine feels it.
+        """
         if not self._awaited:
             self._awaited = True
             self._nursery.tell("wait", self.pid)
-        try:
-            status, peak = self._nursery.answer(limit)
-        except TimeoutError:
-            if not kill:
-                raise
-            self.kill()
-            status, peak = self._nursery.answer(LONG)
+        end = time.monotonic() + limit
+        while True:
+            left = end - time.monotonic()
+            try:
+                status, peak = self._nursery.answer(max(0, left if memory is None else min(left, 0.01)))
+                break
+            except TimeoutError:
+                if left > 0 and (memory is None or self._holds() <= memory):
+                    continue
+                if not kill:
+                    raise
+                self.kill()
+                status, peak = self._nursery.answer(LONG)
+                break
         seconds = time.perf_counter() - self._started
         result = self._folder / "result"
-        start, value = pickle.loads(result.read_bytes()) if result.exists() else (peak, None)
+        value = pickle.loads(result.read_bytes()) if result.exists() else None
         texts = [(self._folder / name).read_text("utf-8", "replace") for name in ("stdout", "stderr")]
-        return Ended(status, seconds, max(0, peak - start), value, *texts)
+        return Ended(status, seconds, peak - int((self._folder / "start").read_text()), value, *texts)
+
+    def _holds(self) -> int:
+        """Return the bytes that it holds now; 0 where the system does not tell."""
+        try:
+            pages = Path(f"/proc/{self.pid}/statm").read_text().split()[1]
+        except (OSError, IndexError):  # it has ended, or there is no such folder
+            return 0
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 class Nursery:
@@ -186,6 +204,7 @@ def _live(function: str, arguments: tuple[Any, ...], cwd: str, env: dict[str, st
         tempfile.tempdir = None
         os.chdir(cwd)
         start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * UNIT
+        Path(folder, "start").write_text(str(start))
         module, _, name = function.partition(":")
         called = getattr(importlib.import_module(module), name)
         value: Any = None
@@ -195,7 +214,7 @@ def _live(function: str, arguments: tuple[Any, ...], cwd: str, env: dict[str, st
         except SystemExit as end:
             status = end.code if isinstance(end.code, int) else int(end.code is not None)
         partial = Path(folder) / "result.part"
-        partial.write_bytes(pickle.dumps((start, value)))
+        partial.write_bytes(pickle.dumps(value))
         partial.rename(Path(folder) / "result")
     except BaseException:  # nothing may return into the process that it forked from
         traceback.print_exc()

@@ -167,6 +167,7 @@ def _model(path: Path, how: Mapping[str, Any]) -> None:
             info.callback(model=str(path), as_json=as_json)
     json.loads(printed.getvalue())
     shape = model.image_shape or (12, 12, 3)
+    expect(len(shape) == 3 and all(type(side) is int and side > 0 for side in shape), f"images of {shape}")
     if math.prod(shape) > MOST_PIXELS:
         return
     kind = np.uint8 if model.image_type == "uint8" else np.float32
