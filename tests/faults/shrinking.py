@@ -25,6 +25,7 @@ N = 12
 PIXELS = np.random.default_rng(12).integers(0, 256, (N, 32, 32, 3), np.uint8)
 LABELS = np.arange(N) % 4
 GRAM = np.random.default_rng(13).normal(size=(300, 300)).astype(np.float32)
+GRAM = GRAM + GRAM.T
 
 
 def _halved(path: Path) -> None:
@@ -86,14 +87,24 @@ def make(kind: str, folder: Path) -> tuple[Path, Path]:
         "model": {"m.ckn": (Path(__file__).parents[1] / "model_files" / "version_3.ckn").read_bytes()},
     }
     if kind == "gram zarr":
-        import zarr
-
-        zarr.create_array(str(folder / "K.zarr"), data=GRAM, chunks=(100, 100), compressors=None)
+        _write_gram(folder / "K.zarr")
         return folder / "K.zarr", folder / "K.zarr" / "c" / "2" / "2"
     for name, content in files[kind].items():
         (folder / name).write_bytes(content)
     last = folder / sorted(files[kind])[-1]
     return (folder if len(files[kind]) > 1 else last), last
+
+
+def _write_gram(path: Path) -> None:
+    from gram_files import IDENTITY, cut
+
+    from ckncuda.exact.on_disk.writing import GramStore
+    from ckncuda.exact.tiles import Tiling
+
+    tiling = Tiling(len(GRAM), tile=100)
+    with GramStore(path, tiling, IDENTITY | {"shape": list(GRAM.shape), "tile": 100}) as store:
+        store.fill(cut(GRAM, store.unfinished()))
+        store.finish()
 
 
 def _picture(number: int, suffix: str) -> bytes:
