@@ -7,6 +7,7 @@
 from ckncuda.classifier import GramRidge, KernelRidge, NystromRidge, Ridge, Softmax, SquaredHinge
 from ckncuda.errors import CknError
 from ckncuda.exact import ExactKernel, gram
+from ckncuda.images.sources import as_images
 from ckncuda.images.symmetries import Symmetries
 from ckncuda.layer import KernelLayer, Layer, LayerSpec, conventions
 from ckncuda.layer.dot_product import (
@@ -50,6 +51,7 @@ __all__ = [
     "SquaredHinge",
     "Symmetries",
     "System",
+    "as_images",
     "conventions",
     "fit",
     "fit_exact",

@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 # Each floor may import those below it.  Rooms of one floor: "a | b" do not import one another, "a, b" may.
 FLOORS = """
     types, errors, progress, version, kernels
+    given
     layer, files
     backend | data
     classifier | images

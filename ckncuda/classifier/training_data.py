@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from ckncuda.backend.arrays import as_array, to_host
 from ckncuda.errors import InvalidData
+from ckncuda.given import labels as given
 from ckncuda.progress import Progress
 from ckncuda.types import Array, Index
 
@@ -103,18 +104,7 @@ def check_features(features: npt.ArrayLike) -> npt.NDArray[np.float32]:
 
 def check_labels(labels: npt.ArrayLike) -> npt.NDArray[np.int64]:
     """Return the labels as int64 [n], or raise `InvalidData`."""
-    array = np.asarray(labels)
-    if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
-        raise InvalidData(
-            f"labels have the shape {array.shape} and the type {array.dtype}; expected integers [images]: "
-            "give one non-negative integer an image"
-        )
-    if array.size and int(array.min()) < 0:
-        image = int(np.argmin(array))
-        raise InvalidData(f"label {array[image]} of image {image} is negative; labels must be 0, 1, 2, ...")
-    if array.size and int(array.max()) > np.iinfo(np.int64).max:
-        raise InvalidData(f"label {array.max()} is too large; labels must fit 64-bit integers")
-    return array.astype(np.int64)
+    return given.check_labels(labels, None, "labels", first=0)
 
 
 def check_classes(labels: npt.ArrayLike) -> tuple[npt.NDArray[np.int64], Index]:

@@ -4,22 +4,29 @@ Binary: records of one label byte (CIFAR-10) or a coarse and a fine one (CIFAR-1
 of red, green and blue planes.  Pickled: a dictionary with ``data`` uint8 [n, 3072] and ``labels`` or
 ``fine_labels``.  https://www.cs.toronto.edu/~kriz/cifar.html
 
-A pickle can run any code, so only the five names that these files need are let through.
+A pickle can run any code; none is unpickled here: see `cifar_pickle`.
 """
 
-import pickle
+import contextlib
+import math
 import re
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ckncuda.data.source import ImageSource, StrPath, check_labels, choose_split, reading
-from ckncuda.errors import InvalidData
+from ckncuda.data.cifar_pickle import Interpreter
+from ckncuda.data.pickle_descriptions import Array, Damaged, LongString, read_bytes
+from ckncuda.data.positional import PositionalFile
+from ckncuda.data.source import ImageSource, StrPath, choose_split, reading
+from ckncuda.errors import InvalidData, printable
+from ckncuda.given.labels import check_labels
 
 PIXELS = 3 * 32 * 32
+AT_ONCE = 4096  # records that are read for their labels
 NAMES = {  # of files: CIFAR-10 first, then CIFAR-100; binary ones end in .bin
     "train": re.compile(r"(data_batch_\d+|train)(\.bin)?"),
     "test": re.compile(r"(test_batch|test)(\.bin)?"),
@@ -29,7 +36,8 @@ NAMES = {  # of files: CIFAR-10 first, then CIFAR-100; binary ones end in .bin
 class CifarSource(ImageSource):
     """The images of CIFAR-10 or CIFAR-100: a folder of batches, or one batch.
 
-    Binary batches are streamed; of pickled ones, one at a time is in memory.
+    Of a batch only what is asked for is read, where the pickle holds the bytes of images as they are; of
+    others one at a time is in memory.
 
     Examples
     --------
@@ -45,14 +53,15 @@ class CifarSource(ImageSource):
         if files[0].is_dir():
             files = _files(files[0], split)
         self._batches: list[_BinaryBatch | _PickledBatch] = []
-        for file in files:
-            if self._batches:
-                self._batches[-1].release()
-            self._batches.append(_BinaryBatch(file) if file.suffix == ".bin" else _PickledBatch(file))
-        counts = [len(batch.labels) for batch in self._batches]
-        self._starts = np.concatenate([[0], np.cumsum(counts)])
-        labels = np.concatenate([batch.labels for batch in self._batches])
-        super().__init__("CIFAR", path, (len(labels), 32, 32, 3), np.dtype(np.uint8), labels)
+        with contextlib.ExitStack() as opened:
+            for file in files:
+                self._batches.append(_BinaryBatch(file) if file.suffix == ".bin" else _PickledBatch(file))
+                opened.callback(self._batches[-1].close)
+            counts = [len(batch.labels) for batch in self._batches]
+            self._starts = np.concatenate([[0], np.cumsum(counts)])
+            labels = np.concatenate([batch.labels for batch in self._batches])
+            super().__init__("CIFAR", path, (len(labels), 32, 32, 3), np.dtype(np.uint8), labels)
+            opened.pop_all()
 
     def _read(self, start: int, stop: int) -> NDArray[Any]:
         block = np.empty((stop - start, 32, 32, 3), np.uint8)
@@ -66,9 +75,9 @@ class CifarSource(ImageSource):
         return block
 
     def close(self) -> None:
-        """Forget what is in memory."""
+        """Close the files."""
         for batch in self._batches:
-            batch.release()
+            batch.close()
 
 
 def cifar_splits(folder: Path) -> dict[str, list[Path]]:
@@ -104,30 +113,35 @@ class _BinaryBatch:
     """Records of label bytes and planes; `rows` reads images as planes [stop - start, 3072]."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        with reading(path):
-            size = path.stat().st_size
+        self._file = PositionalFile(path)
+        size = self._file.size
         self._label_bytes = _label_bytes(path, size)
         self._record = self._label_bytes + PIXELS
         if size == 0 or size % self._record:
+            self._file.close()
             raise InvalidData(
-                f"{path} is truncated or damaged: {size} bytes, expected a multiple of {self._record}"
-                f" ({self._label_bytes} for labels and {PIXELS} for pixels): copy or download it again"
+                f"{printable(path)} is truncated or damaged: {size} bytes, expected a multiple of"
+                f" {self._record} ({self._label_bytes} for labels and {PIXELS} for pixels):"
+                " copy or download it again"
             )
-        records = np.memmap(path, np.uint8, "r").reshape(-1, self._record)
-        self.labels = records[:, self._label_bytes - 1].astype(np.int64)
+        count = size // self._record
+        parts = (self._records(start, min(start + AT_ONCE, count)) for start in range(0, count, AT_ONCE))
+        self.labels = np.concatenate([part[:, self._label_bytes - 1] for part in parts]).astype(np.int64)
         _check_range(self.labels, 10 if self._label_bytes == 1 else 100, path)
 
     def rows(self, start: int, stop: int) -> NDArray[np.uint8]:
-        count = (stop - start) * self._record
-        with reading(self._path):
-            values = np.fromfile(self._path, np.uint8, count, offset=start * self._record)
-        if len(values) < count:
-            raise InvalidData(f"{self._path} has become shorter while it was read")
-        return values.reshape(-1, self._record)[:, self._label_bytes :]
+        return self._records(start, stop)[:, self._label_bytes :]
+
+    def _records(self, start: int, stop: int) -> NDArray[np.uint8]:
+        records = np.empty((stop - start, self._record), np.uint8)
+        self._file.read_into(records, start * self._record)
+        return records
 
     def release(self) -> None:
         """Forget what can be read again: there is nothing."""
+
+    def close(self) -> None:
+        self._file.close()
 
 
 def _label_bytes(path: Path, size: int) -> int:
@@ -140,40 +154,99 @@ def _label_bytes(path: Path, size: int) -> int:
 
 
 class _PickledBatch:
-    """A pickled dictionary, which can only be loaded whole."""
+    """A pickled dictionary, as it is described; `rows` reads images as planes [stop - start, 3072]."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._data: NDArray[np.uint8] | None = None
-        self._data, self.labels = self._load()
+        self._file = PositionalFile(path)
+        try:
+            with _damage(path):
+                self._data, labels = _batch(Interpreter(self._file).run(), self._file, path)
+        except BaseException:
+            self._file.close()
+            raise
+        self.labels = labels
+        self._whole: NDArray[np.uint8] | None = None
+        self._lock = threading.Lock()
 
     def rows(self, start: int, stop: int) -> NDArray[np.uint8]:
-        if self._data is None:
-            self._data, _ = self._load()
-        return self._data[start:stop]
+        data = self._data.data
+        if isinstance(data, LongString) and data.form == "bytes" and not self._data.fortran:
+            rows = np.empty((stop - start, PIXELS), np.uint8)
+            self._file.read_into(rows, data.offset + start * PIXELS)
+            return rows
+        with self._lock:
+            if self._whole is None:
+                with _damage(self._path):
+                    self._whole = _numbers(self._data, self._file)
+            return self._whole[start:stop]
 
     def release(self) -> None:
-        self._data = None
+        with self._lock:
+            self._whole = None
 
-    def _load(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        batch = _unpickle(self._path)
-        fields = {}
-        if isinstance(batch, dict):  # with keys of bytes when Python 2 wrote it
-            fields = {key.decode("latin1") if isinstance(key, bytes) else key: batch[key] for key in batch}
-        data = fields.get("data")
-        labels = fields.get("labels", fields.get("fine_labels"))
-        if not isinstance(data, np.ndarray) or not isinstance(labels, list | np.ndarray):
+    def close(self) -> None:
+        self.release()
+        self._file.close()
+
+
+def _batch(batch: Any, file: PositionalFile, path: Path) -> tuple[Array, NDArray[np.int64]]:
+    """Return the description of the images in a batch, and its labels."""
+    fields = {}
+    if type(batch) is dict:  # with keys of bytes when Python 2 wrote it
+        fields = {key.decode("latin1") if isinstance(key, bytes) else key: batch[key] for key in batch}
+    data, labels = fields.get("data"), fields.get("labels", fields.get("fine_labels"))
+    if not isinstance(data, Array) or data.type is None or not isinstance(labels, list | Array):
+        raise InvalidData(
+            f"{printable(path)}: no CIFAR batch; expected a dictionary with data and labels or fine_labels"
+        )
+    if data.type.code != "u1" or len(data.shape) != 2 or data.shape[1] != PIXELS:
+        shown = data.shape if len(data.shape) <= 4 else f"of {len(data.shape)} axes"
+        raise InvalidData(
+            f"{printable(path)}: data of shape {shown} and type {data.type.dtype()};"
+            f" expected uint8 [n, {PIXELS}]"
+        )
+    classes = 10 if "labels" in fields else 100
+    checked = _labels(labels, data.shape[0], file, path)
+    _check_range(checked, classes, path)
+    return data, checked
+
+
+def _labels(labels: list[Any] | Array, n: int, file: PositionalFile, path: Path) -> NDArray[np.int64]:
+    count = len(labels) if isinstance(labels, list) else math.prod(labels.shape)
+    if count != n:  # before so many are read
+        raise InvalidData(f"{printable(path)}: {count} labels; expected {n}, one for each image")
+    if isinstance(labels, Array):
+        return check_labels(_numbers(labels, file), n, printable(path))
+    for image, label in enumerate(labels):
+        if type(label) is not int or not 0 <= label < 1 << 31:
+            shown = label if type(label) is int else f"a {type(label).__name__.lower()}"
             raise InvalidData(
-                f"{self._path}: no CIFAR batch; expected a dictionary with data and labels or fine_labels"
+                f"{printable(path)}: label {shown} of image {image + 1}; expected a whole number from 0"
             )
-        if data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != PIXELS:
-            raise InvalidData(
-                f"{self._path}: data of shape {data.shape} and type {data.dtype};"
-                f" expected uint8 [n, {PIXELS}]"
-            )
-        checked = check_labels(labels, len(data), str(self._path))
-        _check_range(checked, 10 if "labels" in fields else 100, self._path)
-        return data, checked
+    return np.array(labels, np.int64)
+
+
+def _numbers(array: Array, file: PositionalFile) -> NDArray[Any]:
+    """Read an array whole."""
+    if array.type is None:
+        raise Damaged("an array without a type")
+    dtype = array.type.dtype()
+    data = read_bytes(array.data, math.prod(array.shape) * dtype.itemsize, file)
+    return data.view(dtype).reshape(array.shape, order="F" if array.fortran else "C")
+
+
+@contextlib.contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    """Say which file is damaged, and how."""
+    try:
+        with reading(path):
+            yield
+    except Damaged as error:
+        raise InvalidData(
+            f"{printable(path)} is truncated or damaged, or no pickled CIFAR batch (binary ones end in .bin):"
+            f" {error}"
+        ) from error
 
 
 def _check_range(labels: NDArray[np.int64], classes: int, path: Path) -> None:
@@ -183,62 +256,3 @@ def _check_range(labels: NDArray[np.int64], classes: int, path: Path) -> None:
             f"{path}: label {labels[image]} of image {image + 1}; CIFAR-{classes}'s are 0 to {classes - 1}:"
             " the file is damaged or of another kind"
         )
-
-
-def _unpickle(path: Path) -> Any:
-    with reading(path), open(path, "rb") as file:
-        try:
-            return _Unpickler(file, encoding="bytes").load()
-        except (InvalidData, OSError, EOFError):
-            raise
-        except pickle.UnpicklingError as error:
-            raise InvalidData(
-                f"{path} is truncated or damaged, or no pickled CIFAR batch (binary ones end in .bin):"
-                f" {error}"
-            ) from error
-        except Exception as error:  # a damaged pickle calls what it may call with anything
-            raise InvalidData(f"{path} is damaged, or no pickled CIFAR batch: {error!r}") from error
-
-
-class _Unpickler(pickle.Unpickler):
-    """Builds arrays, bytes and plain containers, and refuses every other name."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        module = module.replace("numpy._core", "numpy.core")  # NumPy 2 writes the former, NumPy 1 the latter
-        if (module, name) not in _ALLOWED:
-            raise InvalidData(
-                f"the pickle asks for {module}.{name}, which no CIFAR batch needs; expected arrays and lists:"
-                " it was refused before it ran, do not trust this file"
-            )
-        return _ALLOWED[module, name]
-
-
-def _reconstruct(kind: type, shape: Sequence[int], dtype: bytes) -> NDArray[Any]:
-    """Make the empty array that the pickle then fills, as NumPy's function of this name does."""
-    return np.ndarray.__new__(np.ndarray, (0,), np.uint8)
-
-
-def _from_buffer(buffer: bytes, dtype: np.dtype[Any], shape: Sequence[int], order: Any) -> NDArray[Any]:
-    """Make the array of a protocol 5 pickle, as NumPy's function of this name does."""
-    return np.frombuffer(buffer, dtype).reshape(shape, order=order)
-
-
-def _dtype(name: str | bytes, *_: object) -> np.dtype[Any]:
-    """Make a dtype; `numpy.dtype` itself warns of the further arguments in old pickles."""
-    return np.dtype(name.decode("ascii") if isinstance(name, bytes) else name)
-
-
-def _encode(text: str, encoding: str) -> bytes:
-    """Make bytes as Python 3 pickles them for Python 2."""
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"bytes encoded as {encoding}")
-    return text.encode("latin1")
-
-
-_ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
-    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy.core.numeric", "_frombuffer"): _from_buffer,
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): _dtype,
-    ("_codecs", "encode"): _encode,
-}

@@ -8,32 +8,29 @@ they have channels; labels have one (2049).
 import contextlib
 import gzip
 import math
-import os
 import re
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ckncuda.data.source import (
-    StreamSource,
-    StrPath,
-    check_end,
-    check_labels,
-    choose_split,
-    read_array,
-    reading,
-    stack_shape,
-)
-from ckncuda.errors import InvalidData
+from ckncuda.data.positional import ForwardStream, PositionalFile, Stored
+from ckncuda.data.source import StrPath, choose_split, reading
+from ckncuda.data.stored import StoredSource
+from ckncuda.errors import InvalidData, printable
+from ckncuda.files.regular_file import open_regular
+from ckncuda.given.images import stack_of
+from ckncuda.given.labels import check_label_array, check_labels
+from ckncuda.types import Shape
 
 GZIP_MAGIC = b"\x1f\x8b"
 UNSIGNED_BYTE = b"\0\0\x08"
+DEFLATED_AT_MOST = 1040  # times smaller than what it holds: what the format allows, and a little
 IMAGES_NAME = re.compile(r"images[.-]idx\d", re.IGNORECASE)
 
 
-class IdxSource(StreamSource):
+class IdxSource(StoredSource):
     """Images in an IDX file, or in a folder with files named like MNIST's, and the labels beside it.
 
     Examples
@@ -46,34 +43,42 @@ class IdxSource(StreamSource):
     IDX file t10k-images-idx3-ubyte, 2 images of 4x4x1
     """
 
-    def __init__(self, path: StrPath, split: str | None = None) -> None:
+    def __init__(self, path: StrPath, split: str | None = None, image_shape: Shape | None = None) -> None:
         path = Path(path)
         if path.is_dir():
             path = _images_file(path, split)
-        with reading(path), contextlib.ExitStack() as files:
-            stream = files.enter_context(open_maybe_gzip(path))
-            axes = _read_axes(stream, path)
+        with contextlib.ExitStack() as files:
+            opened = _open_idx(path, files)
+            axes = opened.axes
             if len(axes) not in (3, 4):
                 what = "labels, not images" if len(axes) == 1 else f"an array of {len(axes)} axes"
-                raise InvalidData(f"{path} holds {what}; expected images: 3 axes (magic number 2051), or 4")
+                raise InvalidData(
+                    f"{printable(path)} holds {what}; expected images: 3 axes (magic number 2051), or 4"
+                )
+            stack = stack_of(axes, printable(path), image_shape=image_shape)
             labels_path = _labels_file(path)
-            labels = None if labels_path is None else read_idx_labels(labels_path)
-            shape = stack_shape(axes, str(path))
-            super().__init__("IDX file", path, shape, np.dtype(np.uint8), labels, stream)
+            labels = None if labels_path is None else read_idx_labels(labels_path, axes[0])
+            super().__init__(
+                "IDX file", path, stack, np.dtype(np.uint8), opened.data, opened.begin, "C", labels
+            )
             self._files = files.pop_all()
 
 
-def read_idx_labels(path: StrPath) -> NDArray[np.int64]:
-    """Read an IDX file of labels (magic number 2049) to int64 [n]."""
-    with open_maybe_gzip(path) as stream, reading(path):
-        axes = _read_axes(stream, path)
+def read_idx_labels(path: StrPath, n: int | None = None) -> NDArray[np.int64]:
+    """Read an IDX file of labels (magic number 2049), of ``n`` images, to int64 [n]."""
+    with contextlib.ExitStack() as files:
+        data, axes, begin = _open_idx(path, files)
         if len(axes) != 1:
             raise InvalidData(
-                f"{path}: an array of {len(axes)} axes; expected labels: 1 axis (magic number 2049)"
+                f"{printable(path)}: an array of {len(axes)} axes; expected labels: 1 axis (magic number"
+                " 2049)"
             )
-        labels = read_array(stream, 8, axes, np.dtype(np.uint8))
-        check_end(stream, path)
-        return check_labels(labels, None, str(path))
+        check_label_array(axes, np.dtype(np.uint8), n, printable(path))
+        with reading(path):
+            labels = np.empty(axes, np.uint8)
+            data.read_into(labels, begin)
+            data.check_end(begin + len(labels))
+        return check_labels(labels, n, printable(path))
 
 
 def is_idx(begin: bytes) -> bool:
@@ -84,9 +89,14 @@ def is_idx(begin: bytes) -> bool:
 def open_maybe_gzip(path: StrPath) -> IO[bytes]:
     """Open a file for reading, through gzip when its content is gzipped, whatever its name."""
     with reading(path):
-        with open(path, "rb") as file:
-            is_gzipped = file.read(2) == GZIP_MAGIC
-        return cast(IO[bytes], gzip.open(path, "rb")) if is_gzipped else open(path, "rb")
+        file = open_regular(path)
+        is_gzipped = file.read(2) == GZIP_MAGIC
+        file.seek(0)
+        if not is_gzipped:
+            return file
+        unpacked = cast(IO[bytes], gzip.GzipFile(fileobj=file))
+        unpacked.myfileobj = file  # type: ignore[attr-defined]  # closed with it
+        return unpacked
 
 
 def idx_splits(folder: Path) -> dict[str, list[Path]]:
@@ -121,17 +131,36 @@ def _labels_file(path: Path) -> Path | None:
     return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 
-def _read_axes(stream: IO[bytes], path: StrPath) -> tuple[int, ...]:
-    """Read the header; where the file is not compressed, check that it is as long as the header says."""
-    magic = stream.read(4)
-    if len(magic) < 4 or magic[:3] != UNSIGNED_BYTE:
-        raise InvalidData(
-            f"{path} begins with bytes {magic.hex(' ')}; expected an IDX file of unsigned bytes:"
-            " 00 00 08 and the number of axes"
-        )
-    axes = tuple(int(length) for length in read_array(stream, 4, (magic[3],), np.dtype(">u4")))
-    if not isinstance(stream, gzip.GzipFile):
-        size, expected = os.path.getsize(path), 4 + 4 * len(axes) + math.prod(axes)
-        if size < expected:
-            raise EOFError(f"{size} bytes, its header announces {expected}")
-    return axes
+class _Opened(NamedTuple):
+    """Bytes of an IDX file, its axes, and the offset behind its header."""
+
+    data: Stored
+    axes: tuple[int, ...]
+    begin: int
+
+
+def _open_idx(path: StrPath, files: contextlib.ExitStack) -> _Opened:
+    """Open an IDX file whose header announces no more, and where that is known no less, than is there."""
+    with reading(path):
+        stream = files.enter_context(open_maybe_gzip(path))
+        magic = stream.read(4)
+        if len(magic) < 4 or magic[:3] != UNSIGNED_BYTE:
+            raise InvalidData(
+                f"{printable(path)} begins with bytes {magic.hex(' ')}; expected an IDX file of unsigned"
+                " bytes: 00 00 08 and the number of axes"
+            )
+        lengths = stream.read(4 * magic[3])
+        if len(lengths) < 4 * magic[3]:
+            raise EOFError(f"it ends {4 * magic[3] - len(lengths)} bytes early")
+        axes = tuple(int(length) for length in np.frombuffer(lengths, ">u4"))
+        begin = 4 + len(lengths)
+        end = begin + math.prod(axes)
+        if isinstance(stream, gzip.GzipFile):
+            most = Path(path).stat().st_size * DEFLATED_AT_MOST
+            if end > most:
+                raise EOFError(f"its header announces {end:,} bytes, at most {most:,} are there")
+            return _Opened(ForwardStream(stream, path), axes, begin)
+    data = PositionalFile(path)
+    files.callback(data.close)
+    data.check_end(end)
+    return _Opened(data, axes, begin)

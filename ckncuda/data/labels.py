@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckncuda.data.idx import GZIP_MAGIC, is_idx, read_idx_labels
-from ckncuda.data.numpy_files import map_npy, read_npz_labels
-from ckncuda.data.source import StrPath, check_labels, reading
+from ckncuda.data.numpy_files import read_npy_labels, read_npz_labels
+from ckncuda.data.source import StrPath, reading
 from ckncuda.errors import InvalidData
 
 EXPECTED = "expected a header such as Id,Prediction, then lines of an id from 1 and a label"
@@ -45,14 +45,12 @@ def read_labels(path: StrPath, n_images: int) -> NDArray[np.int64]:
     with reading(path), open(path, "rb") as file:
         begin = file.read(6)
     if begin.startswith(b"\x93NUMPY"):
-        labels = check_labels(map_npy(path), None, str(path))
-    elif begin.startswith(b"PK"):
-        labels = read_npz_labels(path)
-    elif is_idx(begin) or begin.startswith(GZIP_MAGIC):
-        labels = read_idx_labels(path)
-    else:
-        return _read_csv(path, n_images)
-    return check_labels(labels, n_images, str(path))
+        return read_npy_labels(path, n_images)
+    if begin.startswith(b"PK"):
+        return read_npz_labels(path, n_images)
+    if is_idx(begin) or begin.startswith(GZIP_MAGIC):
+        return read_idx_labels(path, n_images)
+    return _read_csv(path, n_images)
 
 
 _Row = tuple[int, int, int]  # the line in the file, counted from 1; the id; the label

@@ -1,76 +1,94 @@
-"""Images in NumPy's files: ``.npy``, memory-mapped, and ``.npz``, streamed.
+"""Images in NumPy's files: ``.npy``, read in blocks, and ``.npz``, streamed.
 
-Nothing is ever unpickled.  An array inside an ``.npz`` is decompressed as it is read, forwards, so
-that a large file never lies in memory whole; only a Fortran-ordered one must (each of its images is
-scattered over the whole array).
+Nothing is ever unpickled or mapped into memory.  An array inside an ``.npz`` is decompressed as it is read,
+forwards, so that a large file never lies in memory whole.
 """
 
 import contextlib
-import math
-import mmap
+import os
+import struct
 import zipfile
-from collections.abc import Collection, Mapping
-from typing import IO, Any, Literal
+import zlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import IO, Any
 
 import numpy as np
-from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from ckncuda.data.source import (
-    SPLITS,
-    ArraySource,
-    StreamSource,
-    StrPath,
-    check_labels,
-    choose_split,
-    read_array,
-    reading,
-    stack_shape,
-)
-from ckncuda.errors import InvalidData
+try:
+    import lzma
+except ImportError:  # a Python that was built without it reads no such archives
+    lzma = None  # type: ignore[assignment]
+
+from ckncuda.data.npy_header import Header, read_npy_header
+from ckncuda.data.positional import ForwardStream, PositionalFile, more_behind
+from ckncuda.data.source import SPLITS, StrPath, choose_split, format_shape, reading
+from ckncuda.data.stored import StoredSource
+from ckncuda.errors import InvalidData, printable
+from ckncuda.files.regular_file import open_regular
+from ckncuda.given.images import stack_of
+from ckncuda.given.labels import check_label_array, check_labels
+from ckncuda.types import Shape
 
 IMAGE_KEYS = ("images", "x", "data")  # in any case
 LABEL_KEYS = ("labels", "y")
 KEYS_EXPECTED = (
     "expected images (or x, data, or x_train and x_test) and, for labels, labels (or y, y_train, y_test)"
 )
+MOST_SHOWN = 5  # of an archive's arrays
+LONGEST_DIRECTORY = 8 << 20  # bytes of an archive's list of members: some 100,000
+DEFLATED_AT_MOST = 1040  # times smaller than what it holds: what the format allows, and a little
+# All that zipfile and its decompressors raise of their own.
+UNZIPPING: tuple[type[Exception], ...] = (
+    *(zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, struct.error, EOFError),
+    *(RuntimeError, ValueError, OverflowError, IndexError, AttributeError, MemoryError, KeyError),
+    *((lzma.LZMAError,) if lzma else ()),
+)
+SUSPECT, SUSPECT_RATIO = 256 << 20, 100  # bytes in Fortran order, and how many times smaller they are stored
 
 
-_Header = tuple[tuple[int, ...], Literal["C", "F"], np.dtype[Any]]
+class NpySource(StoredSource):
+    """Images in a ``.npy`` file, of which only the block that is asked for is in memory.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "x.npy"
+    >>> np.save(path, np.zeros((5, 13, 64, 64), np.uint8))
+    >>> with NpySource(path, (64, 64, 13)) as source:
+    ...     source.read(2, 4).shape
+    (2, 64, 64, 13)
+    """
+
+    def __init__(self, path: StrPath, image_shape: Shape | None = None) -> None:
+        with contextlib.ExitStack() as files:
+            data, header = _open_npy(path, files)
+            stack = stack_of(header.shape, printable(path), image_shape=image_shape)
+            super().__init__("NumPy file", path, stack, header.dtype, data, header.begin, header.order)
+            self._files = files.pop_all()
 
 
-class NpySource(ArraySource):
-    """Images in a ``.npy`` file, memory-mapped; no page stays once its images have been copied."""
-
-    def __init__(self, path: StrPath) -> None:
-        images = map_npy(path)
-        super().__init__(images, kind="NumPy file", path=path)
-        self._map = getattr(images, "_mmap", None)
-
-    def _read(self, start: int, stop: int) -> NDArray[Any]:
-        block = np.array(self._images[start:stop])
-        if self._map is not None and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
-            self._map.madvise(mmap.MADV_DONTNEED)
-        return block
+def read_npy_labels(path: StrPath, n: int | None = None) -> NDArray[np.int64]:
+    """Read the labels in a ``.npy`` file, of ``n`` images; their number is compared before they are read."""
+    with contextlib.ExitStack() as files:
+        data, header = _open_npy(path, files)
+        check_label_array(header.shape, header.dtype, n, printable(path))
+        labels = np.empty(header.shape, header.dtype)
+        data.read_into(labels, header.begin)
+        return check_labels(labels, n, printable(path))
 
 
-def map_npy(path: StrPath) -> NDArray[Any]:
-    """Map a ``.npy`` file into memory, read-only; never unpickles."""
-    with reading(path), open(path, "rb") as file:
-        shape, order, dtype = _read_header(file, path)
-        begin, length = file.tell(), file.seek(0, 2)
-    missing = begin + math.prod(shape) * dtype.itemsize - length
-    if missing > 0:
-        raise InvalidData(
-            f"{path} is truncated: its header announces an array {shape} of {dtype}, but"
-            f" {missing} bytes are missing: copy or download it again"
-        )
-    if math.prod(shape) == 0:  # which cannot be mapped
-        return np.empty(shape, dtype)
-    return np.memmap(path, dtype, "r", begin, shape, order)
+def _open_npy(path: StrPath, files: contextlib.ExitStack) -> tuple[PositionalFile, Header]:
+    """Open a ``.npy`` file that is as long as its header says."""
+    data = PositionalFile(path)
+    files.callback(data.close)
+    with reading(path):
+        header = read_npy_header(data.stream, printable(path))
+    data.check_end(header.end)
+    return data, header
 
 
-class NpzSource(StreamSource):
+class NpzSource(StoredSource):
     """Images in an ``.npz`` file, compressed or not, with the labels in it.
 
     Examples
@@ -83,90 +101,177 @@ class NpzSource(StreamSource):
     array([4, 1])
     """
 
-    def __init__(self, path: StrPath, split: str | None = None) -> None:
+    def __init__(self, path: StrPath, split: str | None = None, image_shape: Shape | None = None) -> None:
         with contextlib.ExitStack() as files:
             archive = files.enter_context(_Archive(path))
             image_key, label_key = _choose_keys(archive.members, split, path)
-            labels = None if label_key is None else archive.array(label_key)
-            stream, (shape, self._order, dtype) = archive.stream(image_key)
-            files.enter_context(stream)
-            stack = stack_shape(shape, f"{path}, array {image_key!r}")
-            super().__init__("NumPy file", path, stack, dtype, labels, stream)
+            stream, header = archive.stream(image_key)
+            where = archive.where(image_key)
+            if header.order == "F":
+                archive.check_not_a_trap(image_key, header)
+            stack = stack_of(header.shape, where, image_shape=image_shape)
+            labels = None if label_key is None else archive.labels(label_key, stack.shape[0])
+            data = ForwardStream(stream, path)
+            super().__init__(
+                "NumPy file", path, stack, header.dtype, data, header.begin, header.order, labels
+            )
             self._files = files.pop_all()
-        self._whole: NDArray[Any] | None = None
 
-    def _read(self, start: int, stop: int, order: Literal["C", "F"] = "C") -> NDArray[Any]:
-        if self._order == "C":
+    def _read(self, start: int, stop: int) -> NDArray[Any]:
+        with _unzipping(self.where):
             return super()._read(start, stop)
-        if self._whole is None:
-            self._whole = super()._read(0, len(self), self._order)
-        return self._whole[start:stop].copy()
 
 
-def read_npz_labels(path: StrPath) -> NDArray[np.int64]:
-    """Read the labels in an ``.npz`` file: ``labels`` or ``y``, or its only array."""
+def read_npz_labels(path: StrPath, n: int | None = None) -> NDArray[np.int64]:
+    """Read the labels in an ``.npz`` file, of ``n`` images: ``labels`` or ``y``, or its only array."""
     with _Archive(path) as archive:
         keys = _named(archive.members, LABEL_KEYS) or list(archive.members)
         if len(keys) != 1:
             raise InvalidData(
-                f"{path} holds the arrays {', '.join(archive.members)}; expected one array labels or y"
+                f"{printable(path)} holds the arrays {_shown(archive.members)}; expected one array labels"
+                " or y"
             )
-        return check_labels(archive.array(keys[0]), None, f"{path}, array {keys[0]!r}")
+        return archive.labels(keys[0], n)
 
 
-def _read_header(stream: IO[bytes], where: object) -> _Header:
-    """Read the header of an array in NumPy's format, through to where its data begin."""
-    readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+@contextlib.contextmanager
+def _unzipping(path: StrPath) -> Iterator[None]:
+    """Turn what a damaged or hostile archive raises into `InvalidData`."""
     try:
-        version = npy.read_magic(stream)
-        if version not in readers:  # 3.0 is for field names that are not Latin: no images
-            raise ValueError(f"version {version} of the format")
-        shape, fortran, dtype = readers[version](stream)
-    except ValueError as error:
-        raise InvalidData(f"{where} is no array in NumPy's format, or is damaged: {error}") from error
-    if dtype.hasobject:
+        with reading(path):
+            yield
+    except InvalidData:
+        raise
+    except UNZIPPING as error:
+        what = "is encrypted" if "encrypted" in str(error) else "is damaged, or packed in a way unknown here"
         raise InvalidData(
-            f"{where} holds pickled Python objects, which are never loaded; expected numbers:"
-            " use images.astype"
-        )
-    return shape, "F" if fortran else "C", dtype
+            f"cannot read {printable(path)}: it {what} ({printable(error) or type(error).__name__}): save it"
+            " again by numpy.savez"
+        ) from error
 
 
-class _Archive(zipfile.ZipFile):
-    """The arrays of an ``.npz`` file, by name."""
+class _Archive:
+    """The arrays of an ``.npz`` file, by name.
+
+    Attributes
+    ----------
+    members : dict of str to ZipInfo
+    """
 
     def __init__(self, path: StrPath) -> None:
         self._path = path
-        with reading(path):
-            super().__init__(path)
-        names = (name for name in self.namelist() if name.endswith(".npy"))
-        self.members = {name.removesuffix(".npy"): name for name in names}
-        if not self.members:
-            self.close()
-            raise InvalidData(f"{path} holds no arrays; {KEYS_EXPECTED}")
+        with contextlib.ExitStack() as files, _unzipping(path):
+            file = files.enter_context(open_regular(path))
+            _check_directory(file, path)
+            self._zip = files.enter_context(zipfile.ZipFile(file))
+            self._files = files.pop_all()
+        try:
+            self.members = self._arrays()
+        except InvalidData:
+            self._files.close()
+            raise
 
-    def stream(self, key: str) -> tuple[IO[bytes], _Header]:
-        """Return a stream of an array, where its data begin, and its header."""
-        with reading(self._path):
-            try:
-                stream = self.open(self.members[key])
-            except RuntimeError as error:  # encrypted, or of a compression unknown here
-                raise InvalidData(f"cannot read {key!r} in {self._path}: {error}") from error
-            return stream, _read_header(stream, f"{self._path}, array {key!r},")
+    def __enter__(self) -> "_Archive":
+        return self
 
-    def array(self, key: str) -> NDArray[Any]:
-        """Read a small array whole."""
-        stream, (shape, order, dtype) = self.stream(key)
-        with stream, reading(self._path):
-            return read_array(stream, stream.tell(), shape, dtype, order)
+    def __exit__(self, *error: object) -> None:
+        self._files.close()
+
+    def _arrays(self) -> dict[str, zipfile.ZipInfo]:
+        members: dict[str, zipfile.ZipInfo] = {}
+        for info in self._zip.infolist():
+            if info.filename.endswith(".npy"):
+                name = info.filename.removesuffix(".npy")
+                if name in members:
+                    raise InvalidData(
+                        f"{printable(self._path)} holds two arrays named {name[:100]!r}: it is not clear"
+                        " which is meant; save it again by numpy.savez"
+                    )
+                members[name] = info
+        if not members:
+            raise InvalidData(f"{printable(self._path)} holds no arrays; {KEYS_EXPECTED}")
+        return members
+
+    def where(self, key: str) -> str:
+        """Say which array is meant, to begin a message with."""
+        return f"{printable(self._path)}, array {key[:100]!r}"
+
+    def stream(self, key: str) -> tuple[IO[bytes], Header]:
+        """Return a stream of an array, where its data begin, and its header, which fits what is stored."""
+        info, where = self.members[key], self.where(key)
+        with _unzipping(self._path):
+            stream = self._files.enter_context(self._zip.open(info))
+            header = read_npy_header(stream, where)
+        self._check_overlap(info, where)
+        if info.file_size > header.end:
+            raise InvalidData(more_behind(where, info.file_size - header.end))
+        most = info.compress_size * (DEFLATED_AT_MOST if info.compress_type == zipfile.ZIP_DEFLATED else 1)
+        packed = info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # without a known limit
+        if info.file_size < header.end or (not packed and most < info.file_size):
+            raise InvalidData(
+                f"{where} is truncated or damaged: its header announces {header.end:,} bytes,"
+                f" {min(info.file_size, most):,} are there at most: copy or download it again"
+            )
+        return stream, header
+
+    def labels(self, key: str, n: int | None) -> NDArray[np.int64]:
+        """Read an array of labels, of ``n`` images; their number is compared before they are unpacked."""
+        stream, header = self.stream(key)
+        check_label_array(header.shape, header.dtype, n, self.where(key))
+        self.check_not_a_trap(key, header)
+        with _unzipping(self._path):
+            data = ForwardStream(stream, self._path)
+            labels = np.empty(header.shape, header.dtype)
+            data.read_into(labels, header.begin)
+            data.check_end(header.end)
+        return check_labels(labels, n, self.where(key))
+
+    def check_not_a_trap(self, key: str, header: Header) -> None:
+        """Raise `InvalidData` for an array that must be unpacked whole and is suspiciously well packed."""
+        stored, size = self.members[key].compress_size, header.end - header.begin
+        if size > SUSPECT and stored * SUSPECT_RATIO < size:
+            raise InvalidData(
+                f"{self.where(key)} of {format_shape(header.shape)} takes {size >> 20:,} MiB once unpacked,"
+                f" but {stored:,} bytes packed: hardly anything is in it, or it is a trap. If it is not, save"
+                " numpy.ascontiguousarray of it by numpy.savez"
+            )
+
+    def _check_overlap(self, info: zipfile.ZipInfo, where: str) -> None:
+        """Raise `InvalidData` where a member reaches into the next: the same bytes twice are no archive's."""
+        begins = [other.header_offset for other in self._zip.infolist()]
+        following = min(
+            (begin for begin in begins if begin > info.header_offset), default=self._zip.start_dir
+        )
+        if info.header_offset + 30 + info.compress_size > following or begins.count(info.header_offset) > 1:
+            raise InvalidData(f"{where} overlaps another member of the archive: it is damaged, or a trap")
 
 
-def _choose_keys(members: Mapping[str, str], split: str | None, path: StrPath) -> tuple[str, str | None]:
+def _check_directory(file: IO[bytes], path: StrPath) -> None:
+    """Raise `InvalidData` if an archive lists more members than anybody wants to read the names of."""
+    size = file.seek(0, os.SEEK_END)
+    begin = max(0, size - (1 << 16) - 22)
+    file.seek(begin)
+    tail = file.read()
+    place = tail.rfind(b"PK\5\6")
+    if place >= 0 and len(tail) >= place + 22:
+        length = int.from_bytes(tail[place + 12 : place + 16], "little")
+        if length == 0xFFFFFFFF:  # said in a longer record before
+            longer = tail.rfind(b"PK\6\6", 0, place)
+            length = int.from_bytes(tail[longer + 40 : longer + 48], "little") if longer >= 0 else size
+        if LONGEST_DIRECTORY < length <= size:
+            raise InvalidData(
+                f"{printable(path)} lists so many members that their names take {length >> 20} MiB;"
+                f" {KEYS_EXPECTED}"
+            )
+    file.seek(0)
+
+
+def _choose_keys(members: Mapping[str, object], split: str | None, path: StrPath) -> tuple[str, str | None]:
     """Choose the array of images and, where there is one, that of labels."""
     plain = _named(members, IMAGE_KEYS)
     splits = [name for name in SPLITS if _named(members, [f"x_{name}"])]
     if splits and not plain:
-        chosen = choose_split(splits, split, str(path))
+        chosen = choose_split(splits, split, printable(path))
         images, labels = _named(members, [f"x_{chosen}"]), _named(members, [f"y_{chosen}"])
     elif len(members) == 1:
         images, labels = list(members), []
@@ -174,10 +279,18 @@ def _choose_keys(members: Mapping[str, str], split: str | None, path: StrPath) -
         images, labels = [*plain, *(f"x_{name}" for name in splits)], _named(members, LABEL_KEYS)
     if len(images) != 1 or len(labels) > 1:
         raise InvalidData(
-            f"{path} holds the arrays {', '.join(members)}: it is not clear what to read; {KEYS_EXPECTED}"
+            f"{printable(path)} holds the arrays {_shown(members)}: it is not clear what to read;"
+            f" {KEYS_EXPECTED}"
         )
     return images[0], labels[0] if labels else None
 
 
 def _named(members: Collection[str], names: Collection[str]) -> list[str]:
     return [key for key in members if key.lower() in names]
+
+
+def _shown(names: Collection[str]) -> str:
+    """List a few names."""
+    shown: Sequence[str] = [printable(name[:100]) for name in list(names)[:MOST_SHOWN]]
+    rest = f" and {len(names) - MOST_SHOWN:,} more" if len(names) > MOST_SHOWN else ""
+    return ", ".join(shown) + rest

@@ -14,10 +14,10 @@ from ckncuda.types import Shape
 
 OPENERS: dict[str, Callable[[StrPath, Shape | None, str | None], ImageSource]] = {
     "csv": lambda path, shape, split: ChallengeCsv(path, shape),
-    "npy": lambda path, shape, split: NpySource(path),
-    "npz": lambda path, shape, split: NpzSource(path, split),
+    "npy": lambda path, shape, split: NpySource(path, shape),
+    "npz": lambda path, shape, split: NpzSource(path, split, shape),
     "cifar": lambda path, shape, split: CifarSource(path, split),
-    "idx": lambda path, shape, split: IdxSource(path, split),
+    "idx": lambda path, shape, split: IdxSource(path, split, shape),
     "folder": lambda path, shape, split: ImageFolder(path),
 }
 FORMATS = tuple(OPENERS)
@@ -43,7 +43,8 @@ def open_images(
     format : {"csv", "npy", "npz", "cifar", "idx", "folder"}, optional
         By default found out from the content, then from the name.
     image_shape : (height, width, channels), optional
-        Needed for CSV when the number of values a line does not tell; checked for other formats.
+        Needed for CSV when the number of values a line does not tell.  Of arrays it says which axis is what,
+        channels first as well as last, and a single image [h, w, c]; checked for other formats.
     split : {"train", "test"}, optional
         Needed where a data set holds both; ignored where there are no splits.
 

@@ -9,17 +9,27 @@ import zipfile
 import zlib
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ckncuda.errors import InvalidData
+from ckncuda.errors import InvalidData, printable
+from ckncuda.given.images import (
+    MOST_BYTES,
+    MOST_IMAGES,
+    PYTHON,
+    expected_pixels,
+    first_bad,
+    host_array,
+    pixel_type,
+    stack_of,
+)
+from ckncuda.given.labels import check_labels as check_labels
 
 StrPath = str | os.PathLike[str]
 
 SPLITS = ("train", "test")
-CHANNELS = (1, 3, 4)  # greyscale, RGB, RGBA: what an axis of channels plausibly counts
 
 
 class ImageSource(abc.ABC):
@@ -53,21 +63,14 @@ class ImageSource(abc.ABC):
         labels: ArrayLike | None = None,
         class_names: tuple[str, ...] | None = None,
     ) -> None:
-        self.where = kind if path is None else os.fspath(path)
-        if min(shape) < 1:
-            raise InvalidData(
-                f"{self.where}: shape {shape} holds no images; expected at least one pixel of one"
-            )
-        if dtype.kind not in "uibf":
-            raise InvalidData(
-                f"{self.where}: pixels are of type {dtype}; expected integers in 0..255 or floating-point"
-                " numbers"
-            )
+        self.where = kind if path is None else printable(os.fspath(path))
+        delivered = pixel_type(dtype, self.where)
+        _check_extent(shape, dtype, self.where)
         self.shape = shape
-        self.dtype = np.dtype(np.float32 if dtype.kind == "f" else np.uint8)
+        self.dtype = np.dtype(np.float32 if delivered.kind == "f" else np.uint8)
         self.labels = None if labels is None else check_labels(labels, shape[0], self.where)
         self.class_names = class_names
-        name = kind if path is None else f"{kind} {Path(path).name}"
+        name = kind if path is None else f"{kind} {printable(Path(path).name)}"
         self.description = f"{name}, {shape[0]} images of {format_shape(shape[1:])}"
 
     def __len__(self) -> int:
@@ -87,7 +90,7 @@ class ImageSource(abc.ABC):
         Raises
         ------
         InvalidData
-            The file is damaged, or holds NaN, infinite values, or integers outside 0..255.
+            The file is damaged, or holds NaN, infinite or huge values, or integers outside 0..255.
 
         Examples
         --------
@@ -99,17 +102,10 @@ class ImageSource(abc.ABC):
         if start == stop:
             return np.empty((0, *self.shape[1:]), self.dtype)
         block = self._read(start, stop)
-        if self.dtype == np.float32:
-            with np.errstate(over="ignore"):  # what overflows is infinite and found below
-                block = np.asarray(block, np.float32, order="C")
-            expected = "expected finite float32 numbers: remove or repair this image"
-            self._check_pixels(np.isfinite(block), block, start, expected)
-        elif block.dtype not in (np.uint8, np.bool_):
-            expected = (
-                f"integer pixels ({block.dtype}) must lie in 0..255: scale the images and save them"
-                " as float32 or uint8"
-            )
-            self._check_pixels((block >= 0) & (block <= 255), block, start, expected)
+        bad = first_bad(block)
+        if bad is not None:
+            place = self._place(start + bad[0], bad[1], bad[2], bad[3])
+            raise InvalidData(f"{self.where}: {block[bad]} in {place}; {expected_pixels(block[bad])}")
         return np.asarray(block, self.dtype, order="C")
 
     def blocks(self, size: int) -> Iterator[NDArray[Any]]:
@@ -142,23 +138,14 @@ class ImageSource(abc.ABC):
         """Say where a pixel stands, counted from 1, as the user finds it."""
         return f"image {image + 1} (row {y + 1}, column {x + 1}, channel {channel + 1})"
 
-    def _check_pixels(self, good: NDArray[np.bool_], block: NDArray[Any], start: int, expected: str) -> None:
-        if not good.all():
-            image, *pixel = (int(i) for i in np.argwhere(~good)[0])
-            raise InvalidData(
-                f"{self.where}: {block[image, *pixel]} in {self._place(start + image, *pixel)}; {expected}"
-            )
-
 
 class ArraySource(ImageSource):
-    """Images in an array, in memory or memory-mapped.
+    """Images in an array in memory.
 
     Parameters
     ----------
     images : uint8, float or integer [n, h, w, c] or [n, h, w]
     labels : int [n], optional
-    kind, path
-        What to call the array in messages, when it comes from a file.
 
     Examples
     --------
@@ -167,18 +154,12 @@ class ArraySource(ImageSource):
     ((3, 8, 8, 1), dtype('float32'))
     """
 
-    def __init__(
-        self,
-        images: NDArray[Any],
-        labels: ArrayLike | None = None,
-        *,
-        kind: str = "array in memory",
-        path: StrPath | None = None,
-    ) -> None:
-        where = kind if path is None else os.fspath(path)
-        shape = stack_shape(np.shape(images), where)
-        super().__init__(kind, path, shape, images.dtype, labels)
-        self._images = images.reshape(shape) if images.ndim == 3 else images
+    def __init__(self, images: NDArray[Any], labels: ArrayLike | None = None) -> None:
+        where = "array in memory"
+        images = host_array(images, where)
+        stack = stack_of(images.shape, where, origin=PYTHON)
+        super().__init__(where, None, stack.shape, images.dtype, labels)
+        self._images = images.reshape(stack.shape)
 
     def _read(self, start: int, stop: int) -> NDArray[Any]:
         block = self._images[start:stop]
@@ -186,84 +167,9 @@ class ArraySource(ImageSource):
         return block if block.dtype != self.dtype else block.copy()
 
 
-class StreamSource(ImageSource):
-    """Images behind the header of a stream, where it stands; decompressed as they are read."""
-
-    _files: contextlib.ExitStack
-
-    def __init__(
-        self,
-        kind: str,
-        path: StrPath,
-        shape: tuple[int, int, int, int],
-        dtype: np.dtype[Any],
-        labels: ArrayLike | None,
-        stream: IO[bytes],
-    ) -> None:
-        super().__init__(kind, path, shape, dtype, labels)
-        self._stream, self._begin, self._stored = stream, stream.tell(), dtype
-
-    def _read(self, start: int, stop: int, order: Literal["C", "F"] = "C") -> NDArray[Any]:
-        offset = self._begin + start * math.prod(self.shape[1:]) * self._stored.itemsize
-        with reading(self.where):
-            block = read_array(self._stream, offset, (stop - start, *self.shape[1:]), self._stored, order)
-            if stop == len(self):
-                check_end(self._stream, self.where)
-        return block
-
-    def close(self) -> None:
-        """Close the files."""
-        self._files.close()
-
-
 def format_shape(shape: Sequence[int]) -> str:
     """Write a shape as people do: ``32x32x3``."""
     return "x".join(map(str, shape))
-
-
-def stack_shape(shape: Sequence[int], where: str) -> tuple[int, int, int, int]:
-    """Return ``(n, h, w, c)`` for an array [n, h, w, c] or [n, h, w]; refuse every other."""
-    given = f"{where}: array of shape {tuple(shape)}"
-    if len(shape) == 4 and shape[3] not in CHANNELS and shape[1] in CHANNELS:
-        raise InvalidData(
-            f"{given} looks channels-first [n, c, h, w]; expected channels last [n, h, w, c]:"
-            " use images.transpose(0, 2, 3, 1)"
-        )
-    if len(shape) == 3 and shape[2] in (3, 4) and shape[1] >= 8:  # greyscale so narrow is implausible
-        raise InvalidData(
-            f"{given} looks like one image [h, w, c]; expected a stack [n, h, w, c] or [n, h, w]:"
-            " use images[None] for a stack of one"
-        )
-    if len(shape) not in (3, 4):
-        raise InvalidData(
-            f"{given} is no stack of images; expected [n, h, w, c] or [n, h, w]: use images.reshape"
-        )
-    n, height, width, channels = (*shape, 1)[:4]
-    return n, height, width, channels
-
-
-def check_labels(labels: ArrayLike, n: int | None, where: str) -> NDArray[np.int64]:
-    """Return labels as int64 [n], or raise `InvalidData`; ``n`` of None accepts any number.
-
-    A column [n, 1], as Keras saves labels, is accepted too.
-    """
-    values = np.asarray(labels)
-    if values.ndim == 2 and values.shape[1] == 1:
-        values = values[:, 0]
-    if values.ndim != 1:
-        raise InvalidData(f"{where}: labels of shape {values.shape}; expected one axis, a label an image")
-    if n is not None and len(values) != n:
-        raise InvalidData(f"{where}: {len(values)} labels; expected {n}, one for each image")
-    if values.dtype.kind not in "ui":
-        raise InvalidData(
-            f"{where}: labels of type {values.dtype}; expected integers: use labels.astype(int)"
-        )
-    if len(values) and int(values.min()) < 0:
-        first = int(np.argmax(values < 0))
-        raise InvalidData(f"{where}: label {values[first]} of image {first + 1}; expected 0 or greater")
-    if len(values) and int(values.max()) > np.iinfo(np.int64).max:
-        raise InvalidData(f"{where}: label {values.max()} does not fit into 64 bits with sign")
-    return values.astype(np.int64)
 
 
 def choose_split(present: Collection[str], wanted: str | None, where: str) -> str:
@@ -282,38 +188,26 @@ def reading(path: StrPath) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise InvalidData(f"no such file or folder: {path}") from error
+        raise InvalidData(f"no such file or folder: {printable(path)}") from error
     except (EOFError, zlib.error, zipfile.BadZipFile, gzip.BadGzipFile) as error:
-        raise InvalidData(f"{path} is truncated or damaged ({error}): copy or download it again") from error
+        raise InvalidData(
+            f"{printable(path)} is truncated or damaged ({printable(error)}): copy or download it again"
+        ) from error
     except OSError as error:
-        raise InvalidData(f"cannot read {path}: {error.strerror or error}") from error
+        raise InvalidData(f"cannot read {printable(path)}: {error.strerror or error}") from error
 
 
-def read_array(
-    stream: IO[bytes],
-    offset: int,
-    shape: Sequence[int],
-    dtype: np.dtype[Any],
-    order: Literal["C", "F"] = "C",
-) -> NDArray[Any]:
-    """Read an array [shape] at ``offset`` of a stream; EOFError when the stream ends early.
-
-    Streams that decompress as they go seek backwards by starting again.
-    """
-    array = np.empty(math.prod(shape), dtype)
-    view = array.view(np.uint8).data
-    stream.seek(offset)
-    filled = 0
-    while filled < len(view):
-        chunk = stream.read(min(len(view) - filled, 1 << 18))  # bounds what a decompressor holds at once
-        if not chunk:
-            raise EOFError(f"it ends {len(view) - filled} bytes early")
-        view[filled : filled + len(chunk)] = chunk
-        filled += len(chunk)
-    return array.reshape(shape, order=order)
-
-
-def check_end(stream: IO[bytes], path: StrPath) -> None:
-    """Check that nothing follows the data, and with its end a compressed stream's checksum."""
-    if stream.read(1):
-        raise InvalidData(f"{path} holds more data than its header announces: it is damaged, copy it again")
+def _check_extent(shape: tuple[int, int, int, int], dtype: np.dtype[Any], where: str) -> None:
+    """Raise `InvalidData` for no images, for more than anybody has, and for one larger than any is."""
+    if min(shape) < 1:
+        raise InvalidData(f"{where}: shape {shape} holds no images; expected at least one pixel of one")
+    if shape[0] > MOST_IMAGES:
+        raise InvalidData(
+            f"{where}: {shape[0]:,} images; at most {MOST_IMAGES:,} are read: give a part of them"
+        )
+    size = math.prod(shape[1:]) * dtype.itemsize
+    if size > MOST_BYTES:
+        raise InvalidData(
+            f"{where}: an image of {format_shape(shape[1:])} takes {size >> 20:,} MiB; one of at most"
+            f" {MOST_BYTES >> 20} MiB is read: shrink the images, or cut them into parts"
+        )

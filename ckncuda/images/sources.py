@@ -9,9 +9,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckncuda.backend.arrays import DLPACK_CPU
-from ckncuda.errors import InvalidData
+from ckncuda.errors import InvalidData, InvalidSpec, printable
+from ckncuda.given.images import (
+    PYTHON,
+    Layout,
+    expected_pixels,
+    first_bad,
+    host_array,
+    pixel_type,
+    stack_of,
+)
 from ckncuda.progress import Progress
 from ckncuda.types import Index
+
+AT_ONCE = 1 << 20  # whole numbers that are checked and converted at a time
+ON_DEVICE = ("uint8", "float16", "float32", "float64")
 
 
 class Images(Protocol):
@@ -44,31 +56,49 @@ class ArrayImages(Images):
     """An array in memory as `Images`."""
 
     def __init__(self, array: NDArray[Any]) -> None:
-        is_known = array.dtype == np.uint8 or np.issubdtype(array.dtype, np.floating)
-        self.shape = _checked_shape(array, array.dtype, is_known)
+        if array.ndim != 4:
+            raise InvalidData(
+                f"images are of shape {list(array.shape)}; expected [n, height, width, channels]"
+            )
+        if array.dtype != np.uint8 and array.dtype.kind != "f":
+            raise InvalidData(
+                f"images are of type {array.dtype}; give uint8 (0...255) or floating-point numbers"
+            )
+        n, height, width, channels = map(int, array.shape)
+        self.shape = n, height, width, channels
         self.array, self.dtype = array, array.dtype
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
-        """Return a view of the images; raise `InvalidData` where one is not finite."""
+        """Return a view of the images; raise `InvalidData` where one is not finite, or too large."""
         block = self.array[start:stop]
-        if block.dtype != np.uint8 and not np.isfinite(block).all():
-            bad = start + int(np.flatnonzero(~np.isfinite(block).all(axis=(1, 2, 3)))[0])
-            raise InvalidData(f"image {bad} (counting from 0) holds NaN or infinite values")
+        _check_pixels(block, start)
         return block
 
 
 class DeviceImages(Images):
     """An array on a GPU, of CuPy or any library that speaks DLPack, as `Images`, read without copies."""
 
-    def __init__(self, array: Any) -> None:
+    def __init__(self, array: Any, layout: Layout | None = None) -> None:
         kind = str(array.dtype).rpartition(".")[2]  # torch.float32, float32
-        self.shape = _checked_shape(array, kind, kind == "uint8" or "float" in kind)
+        if kind not in ON_DEVICE:
+            raise InvalidData(
+                f"images are of type {printable(kind)} on a GPU; give uint8 (0...255) or floating-point"
+                f" numbers, {', '.join(ON_DEVICE[1:])}: images.float() in PyTorch,"
+                " images.astype('float32') elsewhere"
+            )
+        self._stack = stack_of(array.shape, "images", origin=PYTHON, layout=layout)
+        self.shape = self._stack.shape
         self.array = array
         self.dtype: np.dtype[Any] = np.dtype(np.uint8 if kind == "uint8" else np.float32)
 
     def read(self, start: int, stop: int) -> Any:
         """Return a view of the images, where they are."""
-        return self.array[start:stop]
+        block = self.array[start:stop]
+        if len(block.shape) == 3:
+            return block[..., None]
+        if self._stack.channels_first:  # PyTorch's transpose takes two axes
+            return block.permute(0, 2, 3, 1) if hasattr(block, "permute") else block.transpose(0, 2, 3, 1)
+        return block
 
     def returned(self, result: Any) -> Any:
         """Return an array of CuPy as one of the images' own library, where that takes DLPack."""
@@ -103,15 +133,94 @@ class FirstImages(Images):
         return block
 
 
-def as_images(images: Any) -> Images:
-    """Wrap an array [n, h, w, c], in host memory or on a GPU; anything else is `Images` already."""
-    if isinstance(images, np.ndarray):
-        return ArrayImages(images)
-    if hasattr(images, "__dlpack_device__"):
-        on_cpu = images.__dlpack_device__()[0] == DLPACK_CPU
-        return ArrayImages(np.from_dlpack(images)) if on_cpu else DeviceImages(images)
-    source: Images = images if hasattr(images, "blocks") else FirstImages(images)
-    return source
+def as_images(images: Any, layout: Layout | None = None) -> Images:
+    """Return images that the library reads: of an array, in host memory or on a GPU, or `Images` as they are.
+
+    Parameters
+    ----------
+    images : array [n, h, w, c] or [n, h, w], or `Images`
+        Of NumPy, CuPy or any library that speaks DLPack: uint8, whole numbers 0…255, truth values, or
+        floating point.  What `ckncuda.data.open_images` returns is `Images`.
+    layout : {"NHWC", "NCHW"}, optional
+        ``"NCHW"``: the channels come first, as in PyTorch.  By default they come last; an array that looks
+        otherwise is refused, unless ``"NHWC"`` says that it is meant so.
+
+    Raises
+    ------
+    InvalidData
+        This is no array of images, or one in which numbers are missing, not finite or out of range.
+
+    Examples
+    --------
+    >>> as_images(np.zeros((10, 3, 32, 32), np.uint8), layout="NCHW").shape
+    (10, 32, 32, 3)
+    """
+    if hasattr(images, "read") and len(getattr(images, "shape", ())) == 4:
+        if layout is not None:
+            raise InvalidSpec(
+                f"layout is {layout!r}, but a {type(images).__name__} knows its own: leave it out"
+            )
+        source: Images = images if hasattr(images, "blocks") else FirstImages(images)
+        return source
+    if isinstance(images, np.ndarray) or not hasattr(images, "__dlpack_device__"):
+        return _of_host(host_array(images, "images"), layout)
+    if getattr(images, "requires_grad", False):
+        raise InvalidData("images require gradients, which are not passed on: give images.detach()")
+    try:
+        if images.__dlpack_device__()[0] != DLPACK_CPU:
+            return DeviceImages(images, layout)
+        array = np.from_dlpack(images)
+    except (BufferError, RuntimeError, TypeError) as error:  # what libraries say of what they cannot pass on
+        kind = f"{type(images).__module__}.{type(images).__qualname__}"
+        raise InvalidData(
+            f"images are a {printable(kind)} of type {printable(getattr(images, 'dtype', 'unknown'))}, which"
+            f" cannot be passed on ({printable(error)}): give images.float() in PyTorch,"
+            " images.astype('float32') elsewhere"
+        ) from error
+    return _of_host(array, layout)
+
+
+def host_images(images: Any) -> NDArray[Any]:
+    """Return the array [n, h, w, c], uint8 or floating point, of images that are in the host's memory."""
+    source = as_images(images)
+    if isinstance(source, ArrayImages):
+        return source.array
+    if isinstance(source, DeviceImages):
+        raise InvalidData("the images are on a GPU; expected an array in host memory: copy them there")
+    return in_memory(source, lambda *_: None)
+
+
+def _of_host(array: NDArray[Any], layout: Layout | None) -> ArrayImages:
+    """Wrap an array of NumPy; whole numbers become bytes."""
+    kind = pixel_type(array.dtype, "images")
+    stack = stack_of(array.shape, "images", origin=PYTHON, layout=layout)
+    if min(stack.shape[1:]) < 1:
+        raise InvalidData(f"images are of shape {array.shape}; expected at least one pixel")
+    array = stack.last(array.reshape(stack.stored))
+    return ArrayImages(array if array.dtype == kind else _bytes_of(array))
+
+
+def _bytes_of(array: NDArray[Any]) -> NDArray[np.uint8]:
+    """Convert whole numbers to bytes; raise `InvalidData` where one is none."""
+    out = np.empty(array.shape, np.uint8)
+    size = max(1, AT_ONCE // math.prod(array.shape[1:]))
+    for start in range(0, len(array), size):
+        block = array[start : start + size]
+        _check_pixels(block, start)
+        out[start : start + size] = block
+    return out
+
+
+def _check_pixels(block: NDArray[Any], start: int) -> None:
+    """Raise `InvalidData` for the first number that is no pixel; the block begins with image ``start``."""
+    bad = first_bad(block)
+    if bad is None:
+        return
+    value, (image, row, column, channel) = block[bad], bad
+    what = f"holds {value} in row {row}, column {column}, channel {channel}"
+    if block.dtype.kind == "f" and not np.isfinite(value):
+        what = f"holds NaN or infinite values: {value} in row {row}, column {column}, channel {channel}"
+    raise InvalidData(f"image {start + image} (counting from 0) {what}; {expected_pixels(value)}")
 
 
 def in_memory(images: Images, progress: Progress) -> NDArray[Any]:
@@ -140,13 +249,3 @@ def class_names(images: Any) -> tuple[str, ...] | None:
     """Return the names of the labels 0, 1, …, where the images come with names."""
     names: tuple[str, ...] | None = getattr(images, "class_names", None)
     return names
-
-
-def _checked_shape(array: Any, given: object, is_known: bool) -> tuple[int, int, int, int]:
-    """Return the shape of an array of the type given; refuse what is no images."""
-    if len(array.shape) != 4:
-        raise InvalidData(f"images are of shape {list(array.shape)}; expected [n, height, width, channels]")
-    if not is_known:
-        raise InvalidData(f"images are of type {given}; give uint8 (0...255) or floating-point numbers")
-    n, height, width, channels = map(int, array.shape)
-    return n, height, width, channels

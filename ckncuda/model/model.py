@@ -144,8 +144,8 @@ class Model:
         self.check_images(images)
         backend = get_backend(backend) if isinstance(backend, str) else backend
         out = np.empty((images.shape[0], self.features_of(images.shape[1:])), backend.dtype)
-        for _ in self._blocks(images, backend, progress, out):
-            pass
+        for start, block in self._blocks(images, backend, progress, out):
+            _check_finite(block, start)
         return out
 
     def feature_blocks(
@@ -155,7 +155,10 @@ class Model:
 
         A report is told of the stages reading, preprocessing and features.
         """
-        return self._blocks(images, backend, progress)
+        for start, block in self._blocks(images, backend, progress):
+            _check_finite(block, start)
+            yield start, block
+            del block  # while the next one is made, this one need not be there
 
     def _blocks(
         self,
@@ -215,12 +218,7 @@ class Model:
 
         out = np.empty((images.shape[0], len(classifier.classes_)), np.float32)
         for start, block in self._blocks(images, backend, report, then=scores):
-            if not np.isfinite(block).all():
-                image = start + int(np.flatnonzero(~np.isfinite(block).all(axis=1))[0])
-                raise InvalidData(
-                    f"features of image {image} (counting from 0) hold NaN or infinity: "
-                    "look for a broken image or an overflow in the layers"
-                )
+            _check_finite(block, start)
             out[start : start + len(block)] = block
         return out
 
@@ -313,6 +311,17 @@ class Model:
         if takes is not None and model.image_shape is not None and model.n_features != takes:
             raise ValueError(f"the classifier takes {takes} features, the encoders give {model.n_features}")
         return model
+
+
+def _check_finite(block: Array, start: int) -> None:
+    """Raise `InvalidData` if features, or scores, of images from ``start`` on are not finite."""
+    finite = np.isfinite(block).all(axis=1)
+    if not finite.all():
+        image = start + int(finite.argmin())
+        raise InvalidData(
+            f"features of image {image} (counting from 0) hold NaN or infinity: "
+            "look for a broken image or an overflow in the layers"
+        )
 
 
 def load(path: str | os.PathLike[str]) -> Model:

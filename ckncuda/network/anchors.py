@@ -53,8 +53,9 @@ def normalized(patches: Array) -> Array:
     keep = norms >= MIN_NORM
     if not keep.any():
         raise InvalidSpec(
-            f"all {len(patches)} patches have a norm below {MIN_NORM:g}, as those of constant images once "
-            "whitened: there is nothing to learn from; look at the images and at --preprocess"
+            f"all {len(patches)} patches have a norm below {MIN_NORM:g} (at most {float(norms.max()):.2g}), "
+            "as those of constant images once whitened: there is nothing to learn from; look at the images "
+            "and at --preprocess or, where their values are tiny, scale them: images / images.max()"
         )
     end = 0
     for start in range(0, len(patches), ROWS_AT_ONCE):  # what is in the cache need not be copied anew

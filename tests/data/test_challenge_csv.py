@@ -8,7 +8,7 @@ from ckncuda.data import open_images
 from ckncuda.data.challenge_csv import ChallengeCsv
 from ckncuda.errors import InvalidData
 
-FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
+FINITE = st.floats(-(2.0**53), 2.0**53, width=32)
 
 
 def planar(images):

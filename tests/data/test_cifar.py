@@ -44,12 +44,41 @@ def python2_pickle(rows, labels):
     return b"\x80\2}(" + text(b"data") + data + text(b"labels") + label_list + b"u."
 
 
+def python2_text(rows, labels):
+    """The instructions that Python 2 wrote where no protocol was asked for: all are lines of text."""
+
+    def text(value):
+        quoted = "".join(chr(b) if 32 <= b < 127 and b not in b"'\\" else f"\\x{b:02x}" for b in value)
+        return b"S'" + quoted.replace("\\x5c", "\\\\").replace("\\x27", "\\'").encode() + b"'\np0\n"
+
+    dtype = (
+        b"cnumpy\ndtype\np1\n("
+        + text(b"u1")
+        + b"I0\nI1\ntp2\nRp3\n(I3\n"
+        + text(b"|")
+        + b"NNNI-1\nI-1\nI0\ntb"
+    )
+    array = b"cnumpy.core.multiarray\n_reconstruct\np4\n(cnumpy\nndarray\np5\n(I0\nt" + text(b"b") + b"tR"
+    array += b"(I1\n(L%dL\nI3072\nt" % len(rows) + dtype + b"I00\n" + text(rows.tobytes()) + b"tb"
+    labels = b"(lp6\n" + b"".join(b"I%d\na" % label for label in labels)
+    return b"(dp7\n" + text(b"data") + array + b"s" + text(b"labels") + labels + b"s."
+
+
+def with_labels(labels_of, protocol=2):
+    """A batch whose labels are something else than a list of integers of Python."""
+    return lambda rows, labels: pickle.dumps({b"data": rows, b"labels": labels_of(labels)}, protocol)
+
+
 def read_only(rows):
     return np.frombuffer(rows.tobytes(), np.uint8).reshape(rows.shape)
 
 
 ENCODINGS = {
     "python 2": python2_pickle,
+    "python 2, text": python2_text,
+    "protocol 0": lambda rows, labels: python3_pickle(rows, labels, 0),
+    "protocol 1": lambda rows, labels: python3_pickle(rows, labels, 1),
+    "protocol 3": lambda rows, labels: python3_pickle(rows, labels, 3),
     "protocol 2": lambda rows, labels: python3_pickle(rows, labels, 2),
     "protocol 4": lambda rows, labels: python3_pickle(rows, labels, 4),
     "protocol 5": lambda rows, labels: python3_pickle(rows, labels, 5),
@@ -57,6 +86,23 @@ ENCODINGS = {
     "keys of str": lambda rows, labels: python3_pickle(rows, labels, 4, keys_as_bytes=False),
     "numpy 1 names": lambda r, labels: python3_pickle(r, labels, 2).replace(b"numpy._core.", b"numpy.core."),
     "fortran": lambda rows, labels: python3_pickle(np.asfortranarray(rows), labels, 5),
+    "fortran, protocol 2": lambda rows, labels: python3_pickle(np.asfortranarray(rows), labels, 2),
+    **{f"NumPy's integers, protocol {p}": with_labels(list, p) for p in (0, 2, 3, 4, 5)},
+    "labels of int64": with_labels(lambda labels: labels),
+    "labels of int16, big-endian": with_labels(lambda labels: labels.astype(">i2"), 4),
+    "labels of uint8": with_labels(lambda labels: labels.astype(np.uint8), 5),
+    "labels of int32, sliced": with_labels(lambda labels: np.repeat(labels, 2).astype(np.int32)[::2], 5),
+    "with more in it": lambda rows, labels: pickle.dumps(
+        {
+            "data": rows,
+            "labels": list(map(int, labels)),
+            "filenames": ["a.png"] * len(rows),
+            "mean": 0.5,
+            "of": (1,),
+        }
+        | {"note": "x" * 1000, "nothing": None, "true": True},
+        4,
+    ),
 }
 
 
@@ -167,6 +213,9 @@ def test_truncated_pickle(tmp_path, keep):
     ("batch", "message"),
     [
         (b"<html>not found</html>", "truncated or damaged, or no pickled CIFAR batch"),
+        (pickle.dumps({"data": ROWS, "labels": [0] * 12}) + b"\0", "more follows behind its end"),
+        ({"data": ROWS, "labels": [0.5] * 12}, "label a float of image 1; expected a whole number"),
+        ({"data": ROWS, "labels": [2**40] * 12}, "label 1099511627776 of image 1"),
         (b"cos\nsystem\n(S'true'\ntR.", "which no CIFAR batch needs"),
         (b"cnumpy\nload\n(S'x'\ntR.", "which no CIFAR batch needs"),
         (b"cnumpy.core.multiarray\nfromfile\n(S'x'\ntR.", "which no CIFAR batch needs"),
@@ -208,3 +257,23 @@ def test_folders_of_several_kinds_and_of_none(folder):
     (folder / "empty").mkdir()
     with pytest.raises(InvalidData, match="no CIFAR batches"):
         open_images(folder / "empty", format="cifar")
+
+
+@pytest.mark.parametrize("name", ["data_batch_1", "data_batch_1.bin"])
+def test_a_batch_that_shrinks_while_it_is_read(tmp_path, name):
+    content = binary(ROWS, LABELS) if name.endswith(".bin") else python3_pickle(ROWS, LABELS, 5)
+    (tmp_path / name).write_bytes(content)
+    with open_images(tmp_path) as source:
+        source.read(0, 2)
+        os.truncate(tmp_path / name, 20_000)
+        with pytest.raises(InvalidData, match="has become shorter while it was read"):
+            source.read(4, 12)
+
+
+def test_a_pickled_batch_is_streamed(tmp_path, peak_memory):
+    rows = RNG.integers(0, 256, (4000, 3072), np.uint8)  # 12 MB
+    (tmp_path / "data_batch_1").write_bytes(python3_pickle(rows, np.zeros(4000, int), 5))
+    with peak_memory() as peak, open_images(tmp_path) as source:
+        for number, block in enumerate(source.blocks(50)):
+            assert block[0, 0, 0, 0] == rows[50 * number, 0]
+    assert peak() < rows.nbytes / 3

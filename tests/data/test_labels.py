@@ -102,7 +102,7 @@ def test_other_formats(tmp_path, name):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ([0.5, 1], "expected integers"),
+        ([0.5, 1], "expected whole numbers"),
         ([0, -1], "label -1 of image 2"),
         ([[0, 1], [1, 0]], "one axis"),
         (np.array([0, None]), "pickled Python objects.*never loaded"),

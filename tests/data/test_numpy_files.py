@@ -146,7 +146,8 @@ def test_damaged_npz(tmp_path, how, place):
 
 
 @pytest.mark.parametrize(
-    ("change", "message"), [(-10, "ends 10 bytes early"), (1, "more data than its header announces")]
+    ("change", "message"),
+    [(-10, "truncated or damaged: its header announces"), (1, "more data than its header")],
 )
 def test_npz_whose_array_is_not_as_long_as_its_header_says(tmp_path, change, message):
     buffer = io.BytesIO()
@@ -154,8 +155,8 @@ def test_npz_whose_array_is_not_as_long_as_its_header_says(tmp_path, change, mes
     content = buffer.getvalue() + b"\0"
     with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
         archive.writestr("images.npy", content[: len(content) - 1 + change])
-    with open_images(tmp_path / "x.npz") as source, pytest.raises(InvalidData, match=message):
-        list(source.blocks(6))
+    with pytest.raises(InvalidData, match=message):
+        open_images(tmp_path / "x.npz")
 
 
 @pytest.mark.parametrize("name", ["x.npy", "x.npz"])

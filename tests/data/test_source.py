@@ -102,7 +102,7 @@ def test_many_channels_last_are_allowed():
     ("labels", "message"),
     [
         ([1, 2], "2 labels; expected 3"),
-        ([0.0, 1.0, 2.0], "type float64; expected integers"),
+        ([0.0, 1.5, 2.0], "label 1.5 of image 2; expected whole numbers"),
         ([1, -2, 3], "label -2 of image 2"),
         ([[1, 2, 3]], "one axis"),
         (np.array([1, 2, 2**63], np.uint64), "64 bits"),

@@ -125,9 +125,10 @@ def test_progress_is_told(images):
 @pytest.mark.parametrize(
     ("shape", "dtype", "message"),
     [
-        ((30, 14, 12), "f4", r"of shape \[30, 14, 12\]; expected \[n, height, width, channels\]"),
+        ((30, 14), "f4", r"of shape \(30, 14\) is no stack of images; expected \[n, h, w, c\]"),
+        ((30, 14, 12), "f4", "images have 1 channels; the network was learned on images with 3"),
         ((30, 14, 12, 1), "f4", "images have 1 channels; the network was learned on images with 3"),
-        ((2, 14, 12, 3), "i8", "int64; give uint8"),
+        ((2, 14, 12, 3), "c8", "type complex64; expected integers in 0..255"),
         ((2, 4, 4, 3), "f4", "layer 2 does not fit: a subsampling of 3 is larger than the map of 2x2"),
     ],
 )

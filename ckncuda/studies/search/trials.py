@@ -28,11 +28,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckncuda.backend import Backend, get_backend
-from ckncuda.backend.arrays import on_host
 from ckncuda.classifier.training_data import check_classes
 from ckncuda.classifier.validation import held_out_split
 from ckncuda.errors import CknError, InvalidData, InvalidSpec, require
-from ckncuda.images.sources import ArrayImages, SomeImages
+from ckncuda.images.sources import ArrayImages, SomeImages, host_images
 from ckncuda.model.model import Model
 from ckncuda.model.presets import PRESETS
 from ckncuda.model.system import System
@@ -143,7 +142,7 @@ def search(
         ``hold_out`` is no fraction.
     """
     options = options or SearchOptions()
-    images = on_host(images)
+    images = host_images(images)
     classes, targets = check_classes(labels)
     if len(targets) != len(images):
         raise InvalidData(f"{len(targets)} labels were given for {len(images)} images; expected one an image")

@@ -1,0 +1,139 @@
+"""The numbers behind a header: in a file that is read at any place, or in a stream that goes forwards."""
+
+import os
+import threading
+from typing import IO, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ckncuda.data.source import StrPath, reading
+from ckncuda.errors import InvalidData, printable
+from ckncuda.files.regular_file import open_regular
+
+CHUNK = 1 << 18  # bytes that a decompressor is asked for at once
+
+
+class Stored(Protocol):
+    """Bytes in their order, from which arrays are filled."""
+
+    window: int
+    """Bytes of images that are worth holding, where those of one image lie far apart."""
+
+    def read_into(self, array: NDArray[Any], offset: int) -> None:
+        """Fill an array, C-contiguous, with the bytes that begin at an offset."""
+
+    def check_end(self, offset: int) -> None:
+        """Raise `InvalidData` unless the bytes end at an offset."""
+
+    def close(self) -> None:
+        """Close the file."""
+
+
+class PositionalFile(Stored):
+    """A regular file of others, which several threads may read; it is never mapped into memory.
+
+    Attributes
+    ----------
+    size : int
+        Bytes that it had when it was opened.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "x"
+    >>> _ = path.write_bytes(b"abcdef")
+    >>> file, array = PositionalFile(path), np.empty(2, np.uint8)
+    >>> file.read_into(array, 3)
+    >>> bytes(array)
+    b'de'
+    """
+
+    window = 64 << 20
+
+    def __init__(self, path: StrPath) -> None:
+        self._path = path
+        with reading(path):
+            self.stream = open_regular(path)
+        self.size = os.fstat(self.stream.fileno()).st_size
+        self._lock = threading.Lock()
+
+    def read_into(self, array: NDArray[Any], offset: int) -> None:
+        """Fill an array; raise `InvalidData` where the file has become too short for it."""
+        view, done = _bytes_of(array), 0
+        with reading(self._path):
+            while done < len(view):
+                got = self._read(view[done:], offset + done)
+                if not got:
+                    raise InvalidData(
+                        f"{printable(self._path)} has become shorter while it was read: is it being"
+                        " written or copied? run this again once that is done"
+                    )
+                done += got
+
+    def _read(self, view: memoryview, offset: int) -> int:
+        if hasattr(os, "preadv"):  # not on Windows
+            return os.preadv(self.stream.fileno(), [view], offset)
+        with self._lock:
+            self.stream.seek(offset)
+            got: int = self.stream.readinto(view)  # type: ignore[attr-defined]  # a buffered reader
+            return got
+
+    def check_end(self, offset: int) -> None:
+        """Raise `InvalidData` unless the file, when it was opened, ended at an offset."""
+        if self.size < offset:
+            raise InvalidData(
+                f"{printable(self._path)} is truncated: its header announces {offset:,} bytes, but"
+                f" {offset - self.size:,} bytes are missing: copy or download it again"
+            )
+        if self.size > offset:
+            raise InvalidData(more_behind(self._path, self.size - offset))
+
+    def close(self) -> None:
+        """Close the file."""
+        self.stream.close()
+
+
+class ForwardStream(Stored):
+    """A stream that decompresses as it is read; going back means to begin again."""
+
+    window = 256 << 20
+
+    def __init__(self, stream: IO[bytes], path: StrPath) -> None:
+        self._stream, self._path, self._lock = stream, path, threading.Lock()
+
+    def read_into(self, array: NDArray[Any], offset: int) -> None:
+        """Fill an array; raise EOFError where the stream ends early."""
+        view, done = _bytes_of(array), 0
+        with self._lock:
+            self._stream.seek(offset)
+            while done < len(view):
+                chunk = self._stream.read(min(len(view) - done, CHUNK))
+                if not chunk:
+                    raise EOFError(f"it ends {len(view) - done} bytes early")
+                view[done : done + len(chunk)] = chunk
+                done += len(chunk)
+
+    def check_end(self, offset: int) -> None:
+        """Raise `InvalidData` unless the stream ends here; a checksum at its end is compared, too."""
+        with self._lock:
+            self._stream.seek(offset)
+            if self._stream.read(1):
+                raise InvalidData(more_behind(self._path))
+
+    def close(self) -> None:
+        """Close the stream."""
+        self._stream.close()
+
+
+def more_behind(path: StrPath, count: int | None = None) -> str:
+    """Say that something follows the array, which nobody would see."""
+    return (
+        f"{printable(path)} holds more data than its header announces"
+        f"{'' if count is None else f' ({count:,} bytes)'}: it is damaged, or more than one array was saved"
+        " into it: keep one array a file, or save them together by numpy.savez"
+    )
+
+
+def _bytes_of(array: NDArray[Any]) -> memoryview:
+    return array.reshape(-1).view(np.uint8).data
