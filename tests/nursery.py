@@ -54,7 +54,7 @@ class Child:
     def wait(self, limit: float = LONG, *, memory: int | None = None, kill: bool = True) -> Ended:
         """Wait for its end; one that takes longer is killed, and ends with -9, or TimeoutError is raised.
 
-        With ``memory`` one that holds more bytes than that is killed, too, before the machine feels it.
+        With ``memory`` the same becomes of one that holds so many bytes more than at its start.
         """
         if not self._awaited:
             self._awaited = True
@@ -66,7 +66,7 @@ class Child:
                 status, peak = self._nursery.answer(max(0, left if memory is None else min(left, 0.01)))
                 break
             except TimeoutError:
-                if left > 0 and (memory is None or self._holds() <= memory):
+                if left > 0 and (memory is None or self.holds() <= memory):
                     continue
                 if not kill:
                     raise
@@ -79,13 +79,18 @@ class Child:
         texts = [(self._folder / name).read_text("utf-8", "replace") for name in ("stdout", "stderr")]
         return Ended(status, seconds, peak - int((self._folder / "start").read_text()), value, *texts)
 
-    def _holds(self) -> int:
-        """Return the bytes that it holds now; 0 where the system does not tell."""
+    def holds(self) -> int:
+        """Return the bytes that it holds now above those of its start; 0 where the system does not tell."""
         try:
             pages = Path(f"/proc/{self.pid}/statm").read_text().split()[1]
-        except (OSError, IndexError):  # it has ended, or there is no such folder
+            start = int((self._folder / "start").read_text())
+        except (
+            OSError,
+            IndexError,
+            ValueError,
+        ):  # it has not begun, or has ended; or there is no such folder
             return 0
-        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+        return int(pages) * os.sysconf("SC_PAGE_SIZE") - start
 
 
 class Nursery:

@@ -26,14 +26,14 @@ import nursery as nurseries
 from fuzz.corpus import Seed
 from fuzz.planted import PLANTED
 from fuzz.readers import READERS, Reader, Wrong
-from nursery import Nursery
+from nursery import Child, Ended, Nursery
 
 from ckncuda.errors import CknError
 
 ROOT = Path(__file__).parents[2]
 SEED = 20260101
 REFUSED = "refused"
-TOO_MUCH = "too much memory"
+TOO_MUCH, HANGS = "too much memory", "hangs where no alarm reaches it"
 _STATE = struct.Struct("<qqq")  # number of the mutation, how many were tried, how many of them refused
 
 
@@ -107,21 +107,12 @@ def campaign(
         while number < stop:
             state.write_bytes(_STATE.pack(number, 0, 0))
             child = nursery.start("fuzz.campaign:attack", reader, seed, number, stop, scratch, tuple(limits))
-            ended = None
-            while ended is None:
-                try:
-                    ended = child.wait(2 * limits.seconds + 1, kill=False)
-                except TimeoutError:
-                    (now, _, _), before = _STATE.unpack(state.read_bytes()), number
-                    number = now
-                    if now == before:
-                        child.kill()
+            ended, killed_for = _watched(child, state, limits)
             number, tried, refused = _STATE.unpack(state.read_bytes())
             found.mutations, found.refused = found.mutations + tried, found.refused + refused
             if ended.status != 0:
                 what = signal.Signals(-ended.status).name if ended.status < 0 else f"status {ended.status}"
-                what = "hangs where no alarm reaches it" if what == "SIGKILL" else what
-                found.findings.append(Finding(number, what, ended.stderr[-3000:]))
+                found.findings.append(Finding(number, killed_for or what, ended.stderr[-3000:]))
                 number += 1
         for line in told.read_text().splitlines() if told.exists() else ():
             entry = json.loads(line)
@@ -132,6 +123,19 @@ def campaign(
                 found.slowest = max(found.slowest, tuple(entry["slowest"]))
     found.seconds = time.perf_counter() - began
     return found
+
+
+def _watched(child: Child, state: Path, limits: Limits) -> tuple[Ended, str]:
+    """Wait for a child's end; one that takes too much memory, or does not get on, is killed: returns why."""
+    number = None
+    while True:
+        try:
+            return child.wait(2 * limits.seconds + 1, memory=limits.memory, kill=False), ""
+        except TimeoutError:
+            before, (number, _, _) = number, _STATE.unpack(state.read_bytes())
+        if child.holds() > limits.memory or number == before:
+            child.kill()
+            return child.wait(), HANGS if number == before else TOO_MUCH
 
 
 def _quick_folder() -> str | None:
@@ -161,7 +165,6 @@ def attack(name: str, seed: int, first: int, stop: int, scratch: str, limits: tu
     signal.signal(signal.SIGALRM, _alarm)
     seconds, memory = limits
     start, slowest, tried, refused = _peak(), (0.0, 0), 0, 0
-    _bound(memory)
     with open(place / "told", "a") as told:
         for number in range(max(first, -len(corpus)), stop):
             tried += 1
@@ -182,14 +185,6 @@ def attack(name: str, seed: int, first: int, stop: int, scratch: str, limits: tu
         told.write(json.dumps({"warned": warned, "slowest": slowest}) + "\n")
 
 
-def _bound(memory: int) -> None:
-    """Let allocations fail that are far above what is allowed, and would be felt by others."""
-    statm = Path("/proc/self/statm")
-    if statm.exists():
-        limit = int(statm.read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE") + 2 * memory
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-
-
 def _peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * nurseries.UNIT
 
@@ -206,7 +201,7 @@ def _verdict(reader: Reader, mutated: Seed, folder: Path, seconds: float, good: 
         reader.check(folder / mutated.opened, mutated.how)
     except BaseException as error:  # whatever it is: that is what is looked for
         signal.setitimer(signal.ITIMER_REAL, 0)
-        if isinstance(error, CknError) and not good and not _lacked_memory(error):
+        if isinstance(error, CknError) and not good:
             return REFUSED, str(error)
         return _root(error), "".join(traceback.format_exception(error))[-6000:]
     finally:
@@ -230,27 +225,12 @@ def _emptied(folder: Path) -> Path:
     return folder
 
 
-def _lacked_memory(error: BaseException) -> bool:
-    """Return whether an error came of an allocation that failed; Python's parser says so of nesting, too."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if (
-            isinstance(seen, MemoryError)
-            and "ast.py" not in traceback.extract_tb(seen.__traceback__)[-1].filename
-        ):
-            return True
-        seen = seen.__cause__ or seen.__context__
-    return False
-
-
 def _root(error: BaseException) -> str:
     """Return the type of an error, and the innermost line of ours that it passed."""
     frames = traceback.extract_tb(error.__traceback__)
     ours = [f for f in frames if Path(f.filename).is_relative_to(ROOT / "ckncuda") or "/cli/" in f.filename]
     where = (ours or frames)[-1]
     kind = type(error).__name__
-    if _lacked_memory(error) and kind != "MemoryError":
-        kind = f"MemoryError, as {kind}"
     text = str(error).split("\n")[0][:70] if isinstance(error, CknError | Wrong) else ""
     return f"{kind} {_short(where.filename)}:{where.lineno} {text}".strip()
 

@@ -1,6 +1,7 @@
 """Readers with a fault each: the campaign must find it."""
 
 import ctypes
+import signal
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -37,11 +38,9 @@ def _holds_memory(data: bytes) -> None:
     HELD[:] = [bytearray(b"\1") * (150 << 20)]
 
 
-def _swallows_memory(data: bytes) -> None:
-    try:
-        HELD[:] = [bytearray(1 << 30)]
-    except MemoryError as error:
-        raise InvalidData("damaged") from error
+def _hangs(data: bytes) -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])  # as code that is not Python's may
+    time.sleep(60)
 
 
 def _is_wrong(data: bytes) -> None:
@@ -74,16 +73,14 @@ def _planted(fault: Callable[[bytes], None]) -> Reader:
 PLANTED: Mapping[str, Reader] = {
     f"planted: {fault.__name__}": _planted(fault)
     for fault in (
-        *(
-            _raises,
-            _crashes,
-            _sleeps,
-            _guards_all,
-            _holds_memory,
-            _swallows_memory,
-            _is_wrong,
-            _exits,
-            _is_right,
-        ),
+        _raises,
+        _crashes,
+        _sleeps,
+        _guards_all,
+        _holds_memory,
+        _hangs,
+        _is_wrong,
+        _exits,
+        _is_right,
     )
 }

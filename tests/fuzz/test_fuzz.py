@@ -4,7 +4,7 @@
 """
 
 import pytest
-from fuzz.campaign import TOO_MUCH, Limits, campaign, drawn
+from fuzz.campaign import HANGS, TOO_MUCH, Limits, campaign, drawn
 from fuzz.readers import READERS
 
 NEEDS = {"gram-folder": ["zarr"], "search": ["optuna", "matplotlib"]}
@@ -51,15 +51,15 @@ def test_a_mutation_depends_on_its_number_alone(reader, tmp_path):
         ("_sleeps", "TooSlow"),
         ("_guards_all", "TooSlow"),
         ("_holds_memory", TOO_MUCH),
-        ("_swallows_memory", "MemoryError, as InvalidData"),
+        ("_hangs", HANGS),
         ("_is_wrong", "Wrong"),
         ("_exits", "SystemExit"),
     ],
 )
 def test_a_planted_fault_is_found(nursery, fault, root):
-    found = campaign(nursery, f"planted: {fault}", 6, limits=Limits(0.5, 100 << 20))
+    found = campaign(nursery, f"planted: {fault}", 4, limits=Limits(0.3, 100 << 20))
     assert {finding.root.startswith(root) for finding in found.findings} == {True}
-    assert 0 < len(found.findings) < found.mutations == 6
+    assert 0 < len(found.findings) < found.mutations == 4
     assert f"--only {found.findings[0].number} --write OUT" in str(found)
 
 
