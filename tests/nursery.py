@@ -5,6 +5,7 @@ variables of its own.  The process that they fork from has no threads, so that n
 """
 
 import importlib
+import importlib.util
 import os
 import pickle
 import resource
@@ -21,7 +22,16 @@ from typing import Any, NamedTuple
 
 LONG = 60.0  # seconds that nothing should take which has no limit of its own
 UNIT = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
-PRELOAD = ("ckncuda.cli.main", "ckncuda.data", "PIL.ImageFile")
+PRELOAD = (
+    *("ckncuda.cli.main", "ckncuda.data", "PIL.ImageFile", "scipy.linalg", "scipy.sparse"),
+    *("zarr", "optuna", "matplotlib.figure"),  # where they are installed
+)
+
+
+def patience(seconds: float) -> float:
+    """Return how long to wait for what takes so many seconds at most: longer on a machine that is busy."""
+    busy = os.getloadavg()[0] / (os.cpu_count() or 1) if hasattr(os, "getloadavg") else 1.0
+    return 2 * seconds * max(1.0, busy)
 
 
 class Ended(NamedTuple):
@@ -182,7 +192,8 @@ def _serve() -> None:
             sys.path[:], without, preload = rest
             sys.modules |= dict.fromkeys(without)  # type: ignore[arg-type]
             for name in preload:
-                importlib.import_module(name)
+                if importlib.util.find_spec(name.partition(".")[0]):
+                    importlib.import_module(name)
         elif kind == "start":
             if (answer := os.fork()) == 0:
                 _live(*rest)

@@ -6,15 +6,13 @@ import pytest
 from faults.commands import COMMANDS, NEEDS, TO_MAKE, write_arrays
 from nursery import Nursery
 
-PRELOAD = ("ckncuda.cli.main", "zarr", "optuna", "matplotlib.figure", "scipy.linalg", "scipy.sparse")
-
 
 @pytest.fixture(scope="session")
 def bare_nursery():
     """A nursery without Numba: its children start quickly, and no cache decides how long they take."""
     for package in ("zarr", "optuna", "matplotlib"):
         pytest.importorskip(package)
-    made = Nursery(without=["numba"], preload=PRELOAD)
+    made = Nursery(without=["numba"])
     yield made
     made.close()
 

@@ -3,7 +3,6 @@
 `--signals 60` sends so many to each command.
 """
 
-import os
 import random
 import re
 import signal
@@ -11,17 +10,12 @@ import time
 
 import pytest
 from faults.commands import Process, names, told
+from nursery import patience
 
 INTERRUPTED = (130, -signal.SIGINT)  # shells report both as 130; Python itself ends in either way
 AT_ONCE = 1.0  # second until the end, on a machine that has nothing else to do
 FEW = 4
-AT_WORK = {"fit": "new.ckn", "search": "new.ckn", "gram npy": "K.npy"}
-
-
-def patience():
-    """Return the seconds until the end that are allowed: more on a machine that is busy."""
-    busy = os.getloadavg()[0] / (os.cpu_count() or 1) if hasattr(os, "getloadavg") else 1.0
-    return AT_ONCE * max(2.0, 2 * busy)
+AT_WORK = ("fit", "search", "gram npy")
 
 
 def partial_files(folder):
@@ -60,7 +54,7 @@ def test_a_signal_ends_a_command_at_once(prepared, request, name):
         sent += 1
         if ended.status not in INTERRUPTED:
             problems.append(where + f"status {ended.status}: {ended.stderr[-1500:]}")
-        if took > patience():
+        if took > patience(AT_ONCE):
             problems.append(where + f"it took {took:.2f} s")
         if "Traceback" in ended.stderr:
             problems.append(where + f"a traceback: {ended.stderr[-1500:]}")

@@ -5,9 +5,9 @@ import os
 import pytest
 from fuzz import bombs
 from fuzz.bombs import BOMBS, MIB
+from nursery import patience
 
 SECONDS, MEMORY = 2.0, 256 * MIB  # of a refusal, above the start
-SLOWER = 2.0  # seconds more on a machine that has other things to do
 NEEDS = {"zarr": "zarr", "K.zarr": "zarr", "search": "optuna"}
 
 
@@ -21,7 +21,7 @@ def refused(nursery, tmp_path):
     def run(arguments):
         names = names_of_all()
         child = nursery.start("nursery:call_ckn", *arguments, cwd=tmp_path, env={"TMPDIR": str(tmp_path)})
-        done = child.wait(SECONDS + SLOWER, memory=1024 * MIB)
+        done = child.wait(patience(SECONDS), memory=1024 * MIB)
         assert done.status == 2, (
             done.status,
             f"{done.seconds:.1f} s",
