@@ -36,7 +36,7 @@ class NotInstalled(CknError, ImportError):
 
 
 class OutOfMemory(CknError, MemoryError):
-    """A GPU whose memory does not hold one image on its way through the network."""
+    """Memory that does not hold one image on its way through a network, or two that are compared."""
 
 
 def require(*modules: str, purpose: str, extra: str) -> None:

@@ -12,10 +12,11 @@ from ckncuda.backend import Backend
 from ckncuda.backend.numpy import available_threads
 from ckncuda.exact import cluster as distributed
 from ckncuda.exact.encoder import ExactEncoderSpec
-from ckncuda.exact.job import GramJob, seconds_a_pair
+from ckncuda.exact.job import GramJob, check_memory, seconds_a_pair
 from ckncuda.exact.on_disk.folder import check_gram_path, part_of
 from ckncuda.exact.on_disk.writing import GramStore, check_installed
 from ckncuda.exact.tiles import TILE, Tile
+from ckncuda.exact.workers import LocalWorkers
 from ckncuda.images.preprocessed import fit_preprocessing
 from ckncuda.progress import Report, shown_duration
 from ckncuda.types import Array, Shape
@@ -58,7 +59,7 @@ from .system_options import SystemOptions
     help="Images of either side of a tile: what is computed, and written, at a time.",
 )
 @click.option("--split2", type=click.Choice(["train", "test"]), help="--split of IMAGES2. [default: --split]")
-@click.option("--workers", type=options.POSITIVE, help="Processes of this machine, through Dask.")
+@click.option("--workers", type=options.POSITIVE, help="Processes of this machine that compute.")
 @click.option("--scheduler", help="A running Dask scheduler whose workers compute, such as tcp://host:8786.")
 @options.images
 @options.backend
@@ -78,7 +79,7 @@ def gram(
 
     It is the kernel that a network of these layers approximates with its anchor points.  The matrix grows
     tile by tile in OUTPUT.part; after Ctrl-C, a crash or a power cut the same command verifies the
-    finished tiles and goes on.  Needs the extra `exact`, --workers and --scheduler also `distributed`.
+    finished tiles and goes on.  Needs the extra `exact`, --scheduler also `distributed`.
 
     \b
     Examples:
@@ -100,7 +101,7 @@ def gram(
             how2 = how._replace(split=split2 or how.split)
             second = stack.enter_context(options.opened(images2, how2, "Comparing with")) if images2 else None
         encoder = _one_kernel(system, first.shape[1:], report)
-        job = GramJob(encoder.kernel, first, second, **tiles)  # refuses what does not fit, before any work
+        job = _checked(GramJob(encoder.kernel, first, second, **tiles), engine)
         with report.stage("preprocessing"):
             steps = encoder.resolved(first, report).preprocessing or ()
             fitted = fit_preprocessing(first, steps, report)
@@ -146,10 +147,16 @@ def _check(output: str, inputs: list[str | None], workers: int | None, scheduler
             "--workers starts processes here, --scheduler takes those of a cluster: give one of them"
         )
     check_installed()
-    if workers is not None or scheduler is not None:
+    if scheduler is not None:
         distributed.check_installed()
     options.check_no_input(output, inputs)
     check_gram_path(output)
+
+
+def _checked(job: GramJob, engine: Backend) -> GramJob:
+    """Return the job, which refused what does not fit, unless the memory does not suffice for it."""
+    check_memory(job, engine)
+    return job
 
 
 def _one_kernel(system: SystemOptions, shape: Shape, report: Report) -> ExactEncoderSpec:
@@ -177,11 +184,7 @@ def _compute(
         if left:
             store.check_space(left)
             _say_plan(job, store, left, engine, report)
-            if workers is not None:
-                client = stack.enter_context(distributed.local_cluster(workers))
-            if client is not None:
-                report.tell(f"Workers: {len(client.nthreads())}")
-            store.fill(_blocks(job, left, engine, client, workers, report), report)
+            store.fill(_blocks(job, left, engine, client, workers, report, stack), report)
         else:
             report.tell(f"Plan: all {tiles:,} tiles are finished and verified")
     with report.stage("writing"):
@@ -190,15 +193,25 @@ def _compute(
 
 
 def _blocks(
-    job: GramJob, tiles: list[Tile], engine: Backend, client: Any, workers: int | None, report: Report
+    job: GramJob,
+    tiles: list[Tile],
+    engine: Backend,
+    client: Any,
+    workers: int | None,
+    report: Report,
+    stack: contextlib.ExitStack,
 ) -> Iterator[tuple[Tile, Array]]:
-    """Compute the tiles: here, or on the cluster."""
-    if client is None:
-        return job.blocks(tiles, engine)
+    """Compute the tiles: here, in processes that the stack ends, or on the cluster."""
     how = engine.options
-    if workers is not None and "threads" in how:
+    if client is not None:
+        report.tell(f"Workers: {len(client.nthreads())}")
+        return distributed.distributed_blocks(client, job, tiles, how, report.tell)
+    if workers is None:
+        return job.blocks(tiles, engine)
+    if "threads" in how:
         how = how | {"threads": max(1, (how["threads"] or available_threads()) // workers)}
-    return distributed.distributed_blocks(client, job, tiles, how, report.tell)
+    report.tell(f"Workers: {workers}")
+    return stack.enter_context(LocalWorkers(workers, job, how)).blocks(tiles)
 
 
 def _say_plan(job: GramJob, store: GramStore, tiles: list[Tile], engine: Backend, report: Report) -> None:

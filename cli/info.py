@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from ckncuda.data.source import format_shape
+from ckncuda.errors import printable
 from ckncuda.model.model import Model, load
 
 from . import options
@@ -65,9 +66,12 @@ def _lines(result: dict[str, Any]) -> list[str]:
         for kernel, weight in zip(c.get("kernels", ()), c.get("weights", ()), strict=True):
             lines.append(f"               {_options(kernel, 'kernel')}, weight {weight:.2g}")
     if result["class_names"]:
-        names = ", ".join(f"{i} {name}" for i, name in enumerate(result["class_names"]))
+        names = ", ".join(f"{i} {printable(name)}" for i, name in enumerate(result["class_names"]))
         lines.append(f"class names    {names}")
-    lines += [f"{name:<14} {value}" for name, value in result["report"].items() if value is not None]
+    report = {
+        printable(name): printable(value) for name, value in result["report"].items() if value is not None
+    }
+    lines += [f"{name:<14} {value}" for name, value in report.items()]
     on_disk = f"{result['file_bytes'] / 2**20:.1f} MiB"
     return [*lines, f"in all         {result['n_parameters']:,} parameters, {on_disk}"]
 
@@ -95,7 +99,8 @@ def _encoder_lines(encoder: dict[str, Any]) -> list[str]:
 
 
 def _options(options: dict[str, Any], head: str | None = None) -> str:
-    shown = ", ".join(f"{name}={value}" for name, value in options.items() if name != head)
+    shown = printable(", ".join(f"{name}={value}" for name, value in options.items() if name != head))
     if head is None:
         return shown
-    return f"{options[head]} ({shown})" if shown else str(options[head])
+    name = printable(options[head])
+    return f"{name} ({shown})" if shown else name

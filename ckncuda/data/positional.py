@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ckncuda.data.source import StrPath, reading
 from ckncuda.errors import InvalidData, printable
-from ckncuda.files.regular_file import open_regular
+from ckncuda.files.regular_file import open_regular, read_into
 
 CHUNK = 1 << 18  # bytes that a decompressor is asked for at once
 
@@ -56,28 +56,11 @@ class PositionalFile(Stored):
         with reading(path):
             self.stream = open_regular(path)
         self.size = os.fstat(self.stream.fileno()).st_size
-        self._lock = threading.Lock()
 
     def read_into(self, array: NDArray[Any], offset: int) -> None:
         """Fill an array; raise `InvalidData` where the file has become too short for it."""
-        view, done = _bytes_of(array), 0
         with reading(self._path):
-            while done < len(view):
-                got = self._read(view[done:], offset + done)
-                if not got:
-                    raise InvalidData(
-                        f"{printable(self._path)} has become shorter while it was read: is it being"
-                        " written or copied? run this again once that is done"
-                    )
-                done += got
-
-    def _read(self, view: memoryview, offset: int) -> int:
-        if hasattr(os, "preadv"):  # not on Windows
-            return os.preadv(self.stream.fileno(), [view], offset)
-        with self._lock:
-            self.stream.seek(offset)
-            got: int = self.stream.readinto(view)  # type: ignore[attr-defined]  # a buffered reader
-            return got
+            read_into(self.stream, array, offset)
 
     def check_end(self, offset: int) -> None:
         """Raise `InvalidData` unless the file, when it was opened, ended at an offset."""

@@ -1,4 +1,4 @@
-"""Tiles of a Gram matrix over a Dask cluster: processes of this machine, or of several.
+"""Tiles of a Gram matrix over a Dask cluster that somebody has started, of several machines perhaps.
 
 A task carries its images with it, a few megabytes beside a minute of work, so that nothing is lost with
 the worker that dies: Dask gives its tasks to others.  The results are those of one process, bit for bit,
@@ -29,49 +29,24 @@ if TYPE_CHECKING:
 
 CONNECT = 10.0  # seconds to wait for a scheduler, and for its first worker
 NOBODY = 60.0  # seconds without a result after which to look whether anybody is at work
-FAILURES = 10  # workers of this machine that may die with the same tile
-DEAF = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"  # Ctrl-C is for who started them
 AHEAD = 2  # tiles of each thread of each worker that are on their way or being computed
 
 
 class ClusterUnavailable(CknError, RuntimeError):
-    """A cluster that cannot be reached, has no workers, or other software than ours."""
+    """Workers that cannot be reached, die one after the other, or have other software than ours."""
 
 
 def check_installed() -> None:
     """Raise `NotInstalled` unless Dask is there."""
-    require("distributed", purpose="several processes need Dask", extra="distributed")
-
-
-@contextlib.contextmanager
-def local_cluster(workers: int) -> Iterator["Client"]:
-    """Start so many processes on this machine, each of which computes a tile at a time."""
-    check_installed()
-    import dask
-    from distributed import Client, LocalCluster
-
-    if workers < 1:
-        raise InvalidSpec(f"workers is {workers}; it must be at least 1")
-    with (
-        dask.config.set({"distributed.scheduler.allowed-failures": FAILURES}),
-        _quiet(),
-        LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,  # of Dask: the backend has threads of its own
-            processes=True,
-            dashboard_address=None,
-            preload=DEAF,
-            memory_limit=0,  # tiles bound the memory; Dask would pause or end a worker at its own limit
-            silence_logs=logging.CRITICAL,
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        yield client
+    require("distributed", purpose="a cluster needs Dask", extra="distributed")
 
 
 @contextlib.contextmanager
 def remote_cluster(address: str) -> Iterator["Client"]:
-    """Connect to the workers of a running scheduler, such as ``tcp://host:8786``.
+    """Connect to the workers of a running scheduler, such as ``tls://host:8786``.
+
+    Credentials are those of Dask's configuration (``distributed.comm.tls``).  One of the same process,
+    ``inproc://…``, has no port.
 
     Raises
     ------
@@ -81,7 +56,7 @@ def remote_cluster(address: str) -> Iterator["Client"]:
     check_installed()
     from distributed import Client
 
-    if re.fullmatch(r"(tcp|tls|ws|wss)://\S+:\d+", address) is None:
+    if re.fullmatch(r"(tcp|tls|ws|wss)://\S+:\d+|inproc://\S+", address) is None:
         raise InvalidSpec(f"{address!r} is not the address of a Dask scheduler, such as tcp://host:8786")
     with _quiet():
         try:

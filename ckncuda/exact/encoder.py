@@ -27,7 +27,8 @@ from ckncuda.progress import Report
 from ckncuda.types import Array, Index, Shape
 
 AT_ONCE = 16  # images at a time: there may be seconds of work in each
-SAMPLE = 6  # images whose kernels are computed again where a Gram matrix is given
+SAMPLE = 6  # images whose kernels with one another are computed again where a Gram matrix is given
+PAIRED = 1000  # images of which each is compared with another, too, where nothing tells whose matrix it is
 AGREEMENT = 1e-3  # of the geometric mean of both images' kernels with themselves: that of TF32
 
 
@@ -188,24 +189,34 @@ class ExactEncoder:
         return matrix
 
     def check_gram(self, matrix: NDArray[Any], number: int, seed: int, backend: Backend) -> None:
-        """Raise `InvalidData` unless a few entries of a Gram matrix [m, m] are the kernel's of the points.
+        """Raise `InvalidData` unless a Gram matrix [m, m] is the kernel's of the points, where that is seen.
 
-        The seed chooses the entries; the message names the matrix by its number.
+        If the matrix says of which images, preprocessing and kernel it is, those are compared elsewhere, and
+        a few entries here.  If it does not, as a file .npy, every image takes part, up to `PAIRED` of them:
+        its kernel with one other.  The seed chooses the pairs; the message names the matrix
+        by its number.
         """
-        some = np.sort(np.random.default_rng(seed).permutation(len(self.points))[:SAMPLE])
-        few = ExactEncoder(self.kernel, self.points[some])
-        expected = few.kernels(few.normed_points(backend), backend)
-        found = np.array([np.asarray(matrix[int(i) : int(i) + 1], np.float64)[0, some] for i in some])
-        check_finite(expected, some.tolist(), some.tolist())
+        order = np.random.default_rng(seed).permutation(len(self.points))
+        some = np.sort(order[:SAMPLE])
+        maps = self._maps_of(some, backend)
+        expected = self.kernel.block(maps, None, backend)
+        found = np.array([_entries(matrix, i, some) for i in some])
         scale = np.sqrt(np.outer(expected.diagonal(), expected.diagonal()))
-        wrong = ~(np.abs(found - expected) <= AGREEMENT * scale)
-        if wrong.any():
-            i, j = (int(place) for place in np.argwhere(wrong)[0])
-            raise InvalidData(
-                f"Gram matrix {number} is not that of these images and this kernel: of images {some[i]} and "
-                f"{some[j]} (counting from 0) it says {found[i, j]:g}, their kernel is {expected[i, j]:g}; "
-                "give the images, layers and preprocessing that it was computed with"
-            )
+        _check_entries(number, some, some, found, expected, scale)
+        if getattr(matrix, "identity", None) is None:
+            paired = order[:PAIRED]
+            for start in range(0, len(paired), 2):
+                pair = np.take(paired, [start, start + 1], mode="wrap")
+                maps = self._maps_of(pair, backend)
+                expected = self.kernel.block(maps[:1], maps[1:], backend)
+                found = np.array([_entries(matrix, i, pair) for i in pair])
+                scale = np.sqrt(np.abs(np.prod(found.diagonal())))  # spares two kernels in three
+                for entry in (found[:1, 1:], found[1:, :1].T):
+                    _check_entries(number, pair[:1], pair[1:], entry, expected, scale)
+
+    def _maps_of(self, chosen: Index, backend: Backend) -> Array:
+        """Return some of the points, of the type in which the backend computes."""
+        return read_maps(ArrayImages(self.points[chosen]), slice(0, len(chosen)), np.dtype(backend.dtype))
 
     def width(self, shape: Shape) -> int:
         """Count the features of an image of this shape; raise `InvalidData` if it is not the points'."""
@@ -262,6 +273,27 @@ class ExactEncoder:
             raise ValueError("the images to compare with are not finite")
         kernel.check_shape(points.shape[1:])
         return cls(kernel, points, preprocessing_from_dict(options["preprocessing"], arrays))
+
+
+def _entries(matrix: NDArray[Any], row: int, columns: Index) -> NDArray[np.float64]:
+    """Read some entries of one row."""
+    entries: NDArray[np.float64] = np.asarray(matrix[int(row) : int(row) + 1], np.float64)[0, columns]
+    return entries
+
+
+def _check_entries(
+    number: int, rows: Index, columns: Index, found: Array, expected: Array, scale: Array | float
+) -> None:
+    """Raise `InvalidData` unless entries of a Gram matrix are the kernels, but for rounding."""
+    check_finite(expected, rows.tolist(), columns.tolist())
+    wrong = ~(np.abs(found - expected) <= AGREEMENT * scale)
+    if wrong.any():
+        i, j = (int(place) for place in np.argwhere(wrong)[0])
+        raise InvalidData(
+            f"Gram matrix {number} is not that of these images and this kernel: of images {rows[i]} and "
+            f"{columns[j]} (counting from 0) it says {found[i, j]:g}, their kernel is {expected[i, j]:g}; "
+            "give the images, layers and preprocessing that it was computed with"
+        )
 
 
 def drawn_landmarks(landmarks: int | None, n: int, seed: int) -> Index | None:

@@ -4,14 +4,14 @@ import functools
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ckncuda.backend import Backend
-from ckncuda.errors import InvalidData, InvalidSpec
+from ckncuda.errors import InvalidData, InvalidSpec, OutOfMemory
 from ckncuda.exact.kernel import ExactKernel
 from ckncuda.exact.tiles import TILE, Tile, Tiling, read_maps
 from ckncuda.images.preprocess import Preprocessor
@@ -21,6 +21,15 @@ from ckncuda.progress import Progress, Report
 from ckncuda.types import Array
 
 MEASURED = 0.2  # seconds, at least, from which the time of a pair is taken
+SAID = {  # what identifies a matrix, as people call it
+    "images": "IMAGES",
+    "images2": "IMAGES2",
+    "backend": "the backend",
+    "kernel": "the kernel",
+    "preprocessing": "the preprocessing",
+    "shape": "the numbers of images",
+    "ckncuda": "the version of ckncuda",
+}
 DIGEST_BYTES = 16 << 20  # of images that are read at a time
 
 
@@ -98,26 +107,46 @@ class GramJob:
         both = [self.images] + ([] if self.images2 is None else [self.images2])
         report, done, total = Report.of(progress), 0, sum(images.shape[0] for images in both)
         digests = []
+
+        def tell(before: int, read: int) -> None:
+            report("reading", before + read, total)
+
         for images in both:
-            digest = hashlib.sha256(f"{images.dtype.str} {list(images.shape)}".encode())
-            size = max(1, DIGEST_BYTES // max(1, int(np.prod(images.shape[1:])) * images.dtype.itemsize))
-            for block in images.blocks(size):
-                digest.update(np.ascontiguousarray(block).data)
-                done += len(block)
-                report("reading", done, total)
-            digests.append(digest.hexdigest())
-        plain = {
-            "images": digests[0],
-            "images2": None if self.images2 is None else digests[1],
-            "preprocessing": [step.to_dict() for step in self.preprocessing],
-            "kernel": self.kernel.description(),
-            "shape": list(self.tiling.shape),
-            "dtype": str(self.dtype),
-            "tile": self.tile,
-            "backend": backend,
-        }
-        read_back: dict[str, Any] = json.loads(json.dumps(plain))  # tuples as lists, as a file gives them
-        return read_back
+            digests.append(digest(images, functools.partial(tell, done)))
+            done += images.shape[0]
+        identity: dict[str, Any] = plain(
+            {
+                "images": digests[0],
+                "images2": None if self.images2 is None else digests[1],
+                "preprocessing": [step.to_dict() for step in self.preprocessing],
+                "kernel": self.kernel.description(),
+                "shape": list(self.tiling.shape),
+                "dtype": str(self.dtype),
+                "tile": self.tile,
+                "backend": backend,
+            }
+        )
+        return identity
+
+
+def plain(data: Any) -> Any:
+    """Return plain data as a file gives them back: tuples as lists."""
+    return json.loads(json.dumps(data))
+
+
+def digest(images: Images, tell: Callable[[int], None] = lambda read: None) -> str:
+    """Return what is the same for the same images, of the same type and in the same order, alone; reads all.
+
+    ``tell`` is called with the number of images that have been read.
+    """
+    found = hashlib.sha256(f"{images.dtype.str} {list(images.shape)}".encode())
+    size = max(1, DIGEST_BYTES // max(1, int(np.prod(images.shape[1:])) * images.dtype.itemsize))
+    done = 0
+    for block in images.blocks(size):
+        found.update(np.ascontiguousarray(block).data)
+        done += len(block)
+        tell(done)
+    return found.hexdigest()
 
 
 def check_images(first: Images, second: Images, kernel: ExactKernel) -> None:
@@ -136,6 +165,22 @@ def check_images(first: Images, second: Images, kernel: ExactKernel) -> None:
     if 0 in (first.shape[0], second.shape[0]):
         raise InvalidData("there are no images")
     kernel.check_shape(first.shape[1:])
+
+
+def check_memory(job: GramJob, backend: Backend) -> None:
+    """Compare the first image with itself, before any other work; raise `OutOfMemory` if that fails."""
+    maps = read_maps(job.images, slice(0, 1), job.dtype)
+    try:
+        with np.errstate(all="ignore"):  # it has not been preprocessed; how it compares is not looked at
+            job.kernel.block(maps, None, backend)
+    except MemoryError as error:
+        if isinstance(error, OutOfMemory):  # a GPU says it in words of its own
+            raise
+        shape = "x".join(map(str, maps.shape[1:]))
+        raise OutOfMemory(
+            f"the memory does not suffice to compare two images of {shape} ({str(error).rstrip('.')}): every "
+            "place of one is compared with every place of the other; give smaller images"
+        ) from error
 
 
 def seconds_a_pair(job: GramJob, tile: Tile, backend: Backend) -> float:

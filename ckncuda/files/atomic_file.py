@@ -1,14 +1,31 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all.
+
+Until it is whole, a file ``f`` is ``.f.0123456789abcdef.part`` beside it, on which its writer holds a lock.
+The system forgets the lock when the writer dies: whoever writes ``f`` next removes what has none.
+"""
 
 import contextlib
+import errno
+import glob
 import os
+import re
+import secrets
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 from ckncuda.errors import InvalidData
+
+try:
+    import fcntl
+except ImportError:  # Windows, where an open file cannot be removed either
+    fcntl = None  # type: ignore[assignment]
+
+ABANDONED = 86400.0  # seconds after which a file is left over, where there are no locks to tell
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:
@@ -26,11 +43,13 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         problem = "it is write-protected; make it writable or give another name"
     if problem:
         raise InvalidData(f"cannot write {path}: {problem}")
+    place = Path(os.path.realpath(path))
     try:
-        with tempfile.TemporaryFile(dir=Path(os.path.realpath(path)).parent):
+        with tempfile.TemporaryFile(dir=place.parent):
             pass
     except OSError as error:
         raise InvalidData(f"cannot write {path}: {error.strerror} ({path.parent})") from error
+    remove_left_over(place)
 
 
 @contextlib.contextmanager
@@ -62,15 +81,18 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     check_writable(path)
     place = Path(os.path.realpath(path))  # a link stays, and what it points at is replaced
     try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{place.name}.", suffix=".part", dir=place.parent)
+        descriptor, name = _open_temporary(place)
         try:
             with os.fdopen(descriptor, "w+b") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            # mkstemp makes files that only their owner reads.
-            os.chmod(name, stat.S_IMODE(place.stat().st_mode) if place.exists() else 0o666 & ~_umask())
-            os.replace(name, place)
+                if place.exists():
+                    os.chmod(name, stat.S_IMODE(place.stat().st_mode))
+                if fcntl is not None:  # as long as the lock is held
+                    os.replace(name, place)
+            if fcntl is None:
+                os.replace(name, place)
         except BaseException:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name)
@@ -81,7 +103,64 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         ) from error
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _open_temporary(place: Path) -> tuple[int, str]:
+    """Make a file of a name that nobody knows, locked, with the mode of what it is to replace."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    # The umask is applied by the system: to read it, a process has to change it, for all its threads.
+    mode = stat.S_IMODE(place.stat().st_mode) & 0o666 if place.exists() else 0o666
+    while True:
+        name = str(place.with_name(f".{place.name}.{secrets.token_hex(8)}.part"))
+        descriptor = os.open(name, flags, mode)
+        try:
+            if _locks(descriptor) and (fcntl is None or os.fstat(descriptor).st_nlink):
+                return descriptor, name
+        except BaseException:
+            os.close(descriptor)
+            os.unlink(name)
+            raise
+        os.close(descriptor)  # whoever looks for what is left over was quicker, and removes it
+
+
+def _locks(descriptor: int) -> bool:
+    """Lock a file, where there are locks; return whether nobody else has locked it."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:  # some network file systems know no locks
+            raise
+    return True
+
+
+def remove_left_over(place: Path) -> None:
+    """Remove what writers of a file have left that were killed; not what is being written, or another's."""
+    ours = re.compile(rf"\.{re.escape(place.name)}\.[0-9a-f]{{16}}\.part")
+    for path in place.parent.glob(f".{glob.escape(place.name)}.*.part"):
+        if ours.fullmatch(path.name):
+            with contextlib.suppress(OSError):  # it is gone, or not ours to remove
+                _remove_if_left_over(path)
+
+
+def _remove_if_left_over(path: Path) -> None:
+    found = os.lstat(path)
+    if not stat.S_ISREG(found.st_mode) or (hasattr(os, "getuid") and found.st_uid != os.getuid()):
+        return
+    old = time.time() - found.st_mtime > ABANDONED
+    if fcntl is None:
+        if old:
+            path.unlink()
+        return
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()  # under the lock: whoever has just made it sees that it is gone, and makes another
+    except BlockingIOError:
+        return
+    except OSError:  # there are no locks
+        if old:
+            path.unlink()
+    finally:
+        os.close(descriptor)

@@ -21,12 +21,15 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
-import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from ckncuda.errors import CknError, InvalidModelFile
+from ckncuda.errors import CknError, InvalidData, InvalidModelFile, printable
+from ckncuda.files import strict_json
 from ckncuda.files.atomic_file import atomic_file
+from ckncuda.files.regular_file import open_regular
+from ckncuda.files.specification import check_specification
+from ckncuda.files.tensors import read_container, read_tensors
 
 ENTRY = "ckncuda"
 VERSION = 3
@@ -104,13 +107,16 @@ def load(path: str | os.PathLike[str], build: Callable[[Contents], Built]) -> Bu
     path = Path(path)
     header, tensors = _read(path)
     try:
-        specification = json.loads(header)
-        version = int(specification["version"])
+        specification = strict_json.loads(header)
+        version = specification["version"]
+        if type(version) is not int or version < 1:
+            raise ValueError(f"its version is {version!r:.80}")
     except (ValueError, KeyError, TypeError) as error:
-        raise InvalidModelFile(f"{path} is damaged: its specification cannot be read ({error})") from error
+        reason = printable(error)[:200]
+        raise InvalidModelFile(f"{path} is damaged: its specification cannot be read ({reason})") from error
     if version > VERSION:
         raise InvalidModelFile(
-            f"{path} is a model of format version {version}; this ckncuda reads versions up to "
+            f"{path} is a model of format version {version:.6g}; this ckncuda reads versions up to "
             f"{VERSION}: install a newer ckncuda"
         )
     try:
@@ -118,10 +124,12 @@ def load(path: str | os.PathLike[str], build: Callable[[Contents], Built]) -> Bu
             specification, tensors = _from_version_1(specification, tensors)
         if version <= 2:
             specification = _from_version_2(specification)
+        check_specification(specification)
         return build(_put_together(specification, tensors))
-    except (CknError, LookupError, TypeError, ValueError, AttributeError) as error:
+    except (CknError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        reason = printable(error)[:500]
         raise InvalidModelFile(
-            f"{path} is damaged: its specification and its arrays do not fit ({error})"
+            f"{path} is damaged: its specification and its arrays do not fit ({reason})"
         ) from error
 
 
@@ -132,39 +140,15 @@ def _read(path: Path) -> tuple[str, Tensors]:
     if path.is_dir():
         raise InvalidModelFile(f"{path} is a folder; a model is a file that ckn fit wrote")
     try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            if ENTRY not in metadata:
+        with open_regular(path) as file:
+            container = read_container(file, path)
+            if ENTRY not in container.metadata:
                 raise InvalidModelFile(f"{path} is a safetensors file, but not a model of ckncuda")
-            return metadata[ENTRY], {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except safetensors.SafetensorError as error:
-        if _is_truncated(path):
-            raise InvalidModelFile(
-                f"{path} is truncated: it is shorter than its header says; copy it again"
-            ) from error
-        raise InvalidModelFile(f"{path} is not a model file, or is damaged ({error})") from error
-    except (TypeError, AttributeError) as error:  # types that NumPy does not have
-        raise InvalidModelFile(f"{path} is damaged: its arrays cannot be read ({error})") from error
+            return container.metadata[ENTRY], read_tensors(file, container.tensors)
+    except InvalidData as error:  # it is no file, or has become shorter
+        raise InvalidModelFile(str(error)) from error
     except OSError as error:
         raise InvalidModelFile(f"cannot read {path}: {error.strerror or error}") from error
-
-
-def _is_truncated(path: Path) -> bool:
-    """Return whether a file starts as a safetensors file does and ends before its data do."""
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-        head = file.read(9)
-        length = int.from_bytes(head[:8], "little")
-        if len(head) < 9 or head[8:] != b"{" or length > 100_000_000:
-            return False
-        header = b"{" + file.read(length - 1)
-    if len(header) < length:
-        return True
-    try:
-        ends = [t["data_offsets"][1] for name, t in json.loads(header).items() if name != "__metadata__"]
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
-        return False
-    return bool(size < 8 + length + max(ends, default=0))
 
 
 def _take_apart(part: Part, prefix: str, tensors: Tensors) -> dict[str, Any]:

@@ -6,9 +6,15 @@ without a word (SIGBUS).
 
 import os
 import stat
-from typing import BinaryIO
+import threading
+from typing import Any, BinaryIO
 
-from ckncuda.errors import InvalidData
+import numpy as np
+from numpy.typing import NDArray
+
+from ckncuda.errors import InvalidData, printable
+
+_seeking = threading.Lock()  # on Windows, where reading at a place means to go there first
 
 StrPath = str | os.PathLike[str]
 
@@ -56,7 +62,7 @@ def open_regular(path: StrPath, *, follow: bool = True) -> BinaryIO:
     if not stat.S_ISREG(mode):
         os.close(descriptor)
         raise InvalidData(_refusal(path, next((name for is_it, name in _KINDS if is_it(mode)), "no file")))
-    return os.fdopen(descriptor, "rb")
+    return open(path, "rb", opener=lambda *_: descriptor)  # so that the file knows its name
 
 
 def _refusal(path: StrPath, what: str) -> str:
@@ -75,7 +81,46 @@ def read_within(path: StrPath, limit: int, *, follow: bool = True) -> bytes:
         There is no such file, or it may not be read.
     """
     with open_regular(path, follow=follow) as file:
-        content = file.read(limit + 1)
-    if len(content) > limit:
+        size = os.fstat(file.fileno()).st_size  # as much memory is taken as is asked for
+        content = b"" if size > limit else file.read(size + 1)
+    if size > limit or len(content) > limit:  # it may have grown
         raise InvalidData(f"{os.fspath(path)} is larger than the {limit:,} bytes that such a file may have")
     return content
+
+
+def read_into(file: BinaryIO, array: NDArray[Any], offset: int) -> None:
+    """Fill an array, C-contiguous, with the bytes of a file that begin at an offset.
+
+    Several threads may do so at a time.
+
+    Raises
+    ------
+    InvalidData
+        The file has become too short for it.
+    OSError
+        It cannot be read.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> file = tempfile.TemporaryFile()
+    >>> _ = file.write(bytes(range(8))); file.flush()
+    >>> numbers = np.empty(2, "<u2")
+    >>> read_into(file, numbers, 4)
+    >>> numbers
+    array([1284, 1798], dtype=uint16)
+    """
+    view, done = memoryview(array.reshape(-1).view(np.uint8).data), 0
+    while done < len(view):
+        if hasattr(os, "preadv"):
+            got = os.preadv(file.fileno(), [view[done:]], offset + done)
+        else:
+            with _seeking:
+                file.seek(offset + done)
+                got = file.readinto(view[done:])  # type: ignore[attr-defined]  # a buffered reader
+        if not got:
+            raise InvalidData(
+                f"{printable(file.name)} has become shorter while it was read: is it being written or "
+                "copied? run this again once that is done"
+            )
+        done += got

@@ -15,7 +15,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from ckncuda.backend.arrays import as_float, to_host
-from ckncuda.errors import InvalidSpec
+from ckncuda.errors import InvalidData, InvalidSpec
 from ckncuda.files.model_file import group
 from ckncuda.images.sources import Images
 from ckncuda.progress import Progress, Report
@@ -197,6 +197,12 @@ class ZCA(Preprocessor):
         """Preprocess images [n, h, w, c] into a new array of that shape."""
         if not len(self.mean_):
             raise InvalidSpec("zca has learned nothing yet: call fit first")
+        if math.prod(images.shape[1:]) != len(self.mean_):
+            shape = "x".join(map(str, images.shape[1:]))
+            raise InvalidData(
+                f"zca has learned from images of {len(self.mean_)} numbers; these are of {shape}: give "
+                "images of the size that it has learned from"
+            )
         mean, whitening = (np.asarray(array, like=images) for array in (self.mean_, self.whitening_))
         out = np.empty_like(images)
         for i in range(0, len(images), BLOCK):
@@ -210,10 +216,22 @@ class ZCA(Preprocessor):
         return {"mean": self.mean_, "whitening": self.whitening_}
 
     def with_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> "ZCA":
-        """Return this step with what `arrays` gave."""
+        """Return this step with what `arrays` gave; raise `InvalidData` if it is malformed."""
+        mean, whitening = arrays["mean"], arrays["whitening"]
+        if (
+            mean.ndim != 1
+            or whitening.shape != 2 * mean.shape
+            or {mean.dtype.kind, whitening.dtype.kind} != {"f"}
+        ):
+            raise InvalidData(
+                f"zca: a mean {mean.shape} and a whitening matrix {whitening.shape} do not fit; "
+                "expected floats [d] and [d, d]"
+            )
+        if not (np.isfinite(mean).all() and np.isfinite(whitening).all()):
+            raise InvalidData("zca: the mean or the whitening matrix holds NaN or infinity")
         fitted = ZCA(self.epsilon)
-        object.__setattr__(fitted, "mean_", arrays["mean"])
-        object.__setattr__(fitted, "whitening_", arrays["whitening"])
+        object.__setattr__(fitted, "mean_", mean)
+        object.__setattr__(fitted, "whitening_", whitening)
         return fitted
 
     @staticmethod

@@ -210,6 +210,12 @@ class Model:
                 "this model has no classifier: fit one with labels and --classifier ridge, for instance"
             )
         images = as_images(images)
+        self.check_images(images)
+        if (given := self.features_of(images.shape[1:])) != classifier.n_features:
+            raise InvalidData(
+                f"images of {'x'.join(map(str, images.shape[1:]))} have {given} features; the classifier "
+                f"takes {classifier.n_features}: give images of the size that the model was fitted on"
+            )
         report = Report.of(progress)
 
         def scores(features: NDArray[Any]) -> NDArray[np.float32]:
@@ -310,6 +316,10 @@ class Model:
         takes = model.classifier.n_features if model.classifier is not None else None
         if takes is not None and model.image_shape is not None and model.n_features != takes:
             raise ValueError(f"the classifier takes {takes} features, the encoders give {model.n_features}")
+        if model.classifier is not None and model.class_names is not None:
+            labels = model.classifier.classes_
+            if labels[0] < 0 or labels[-1] >= len(model.class_names):  # names of something else, then
+                model.class_names = None
         return model
 
 

@@ -1,7 +1,7 @@
 """The steps of fitting a model: what is checked, encoders, Gram matrices, the classifier."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from ckncuda.classifier import GramRidge, TrainableClassifier
 from ckncuda.classifier.training_data import check_classes
 from ckncuda.errors import InvalidData, InvalidSpec
 from ckncuda.exact.encoder import ExactEncoder, ExactEncoderSpec, drawn_landmarks
+from ckncuda.exact.job import SAID, digest, plain
 from ckncuda.images.sources import ImagesOrArray, as_images
 from ckncuda.model.encoders import ImageEncoder, ImageEncoderSpec
 from ckncuda.progress import Report
@@ -108,6 +109,13 @@ class Training:
                     f"Gram matrix {number} is of shape {list(matrix.shape)}; expected [{n}, {n}], that of "
                     f"the {n} training images"
                 )
+        identities = [getattr(matrix, "identity", None) for matrix in grams]
+        if any(identity is not None for identity in identities):
+            images = digest(self.images)
+            for number, (identity, spec) in enumerate(zip(identities, self._specs, strict=True), 1):
+                assert isinstance(spec, ExactEncoderSpec)
+                kernel = plain(spec.kernel.description())
+                _check_identity(identity, number, {"images": images, "images2": None, "kernel": kernel})
 
     @property
     def _landmarks(self) -> int | None:
@@ -146,6 +154,9 @@ class Training:
                 if given is None:
                     matrices.append(encoder.gram(self.images, chosen, self.backend, self._of(number)))
                 else:
+                    steps = plain([step.to_dict() for step in encoder.preprocessing])
+                    identity = getattr(given[number], "identity", None)
+                    _check_identity(identity, number + 1, {"preprocessing": steps})
                     encoder.check_gram(given[number], number + 1, self._seed, self.backend)
                     matrices.append(given[number])
         return matrices
@@ -181,3 +192,16 @@ class Training:
         if isinstance(learner, GramRidge) and len(encoders) > 1:
             report["kernel_weights"] = list(learner.kernel_weights_)
         return report
+
+
+def _check_identity(identity: Mapping[str, Any] | None, number: int, expected: Mapping[str, Any]) -> None:
+    """Raise `InvalidData` if a Gram matrix says that it is of something else; None: it says nothing."""
+    if identity is None:
+        return
+    differing = [SAID[name] for name, value in expected.items() if identity.get(name) != value]
+    if differing:
+        raise InvalidData(
+            f"Gram matrix {number} is not that of these images and this kernel: it differs in "
+            f"{' and '.join(differing)}; give the images, layers and preprocessing that it is of, "
+            "or compute it again by ckn gram"
+        )

@@ -99,6 +99,16 @@ def test_what_it_refuses(refused, data, tmp_path, arguments, words):
     refused("gram", *arguments, words=words)
 
 
+def test_memory_is_found_too_small_before_the_long_work(refused, data, tmp_path, monkeypatch):
+    def block(self, *arguments):
+        raise MemoryError("Unable to allocate 9 TiB for an array")
+
+    monkeypatch.setattr(ExactKernel, "block", block)
+    monkeypatch.setattr("ckncuda.cli.gram.fit_preprocessing", None)
+    words = ["does not suffice to compare two images of 12x12x3 (Unable to allocate 9 TiB", "smaller images"]
+    refused("gram", data.npy, "-o", "K.zarr", words=words)
+
+
 def test_a_folder_of_somebody_else_is_not_replaced(refused, data, tmp_path):
     (tmp_path / "K.zarr").mkdir()
     (tmp_path / "K.zarr" / "cat.jpg").touch()
@@ -126,7 +136,7 @@ def test_images_that_are_too_large(ckn, works, data, tmp_path):
     first = ("gram", "x.npy", *OPTIONS, "-o", "H.zarr")
     done = ckn(*first, cwd=tmp_path)
     assert done.rc == 2
-    assert "it is too large for float32; scale or preprocess the images" in done.stderr
+    assert "expected finite numbers up to 1e+16: scale the images" in done.stderr
     assert os.listdir(tmp_path) == ["x.npy"]
     np.save(tmp_path / "x.npy", images / np.float32(1e20))
     works(*first)
@@ -143,7 +153,8 @@ def test_it_says_that_another_matrix_is_replaced(works, data, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("missing", "options", "extra"), [("zarr", (), "exact"), ("distributed", ("--workers", 2), "distributed")]
+    ("missing", "options", "extra"),
+    [("zarr", (), "exact"), ("distributed", ("--scheduler", "tls://a:1"), "distributed")],
 )
 def test_without_an_extra(refused, data, monkeypatch, missing, options, extra):
     monkeypatch.setitem(sys.modules, missing, None)  # which fails to be imported

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import time
 
 import numpy as np
 import psutil
@@ -42,6 +43,11 @@ def begun(tmp_path, alone, start):
     return process
 
 
+def test_no_port_is_opened_to_which_somebody_else_could_connect(begun):
+    every = [psutil.Process(begun.pid), *psutil.Process(begun.pid).children(recursive=True)]
+    assert [place for process in every for place in process.net_connections("inet")] == []
+
+
 def test_a_worker_that_is_killed_changes_nothing(begun, alone, tmp_path):
     workers = workers_of(begun)
     assert len(workers) == 2
@@ -56,9 +62,10 @@ def test_a_worker_that_is_killed_changes_nothing(begun, alone, tmp_path):
 
 
 def test_ctrl_c_ends_all_and_keeps_what_there_is(begun, alone, works, tmp_path):
-    workers = workers_of(begun)
+    workers, moment = workers_of(begun), time.monotonic()
     os.killpg(begun.pid, signal.SIGINT)  # as a terminal does
     _, stderr = begun.communicate(timeout=30)
+    assert time.monotonic() - moment < 2
     assert begun.returncode == 130
     assert stderr.splitlines()[-1].startswith("Interrupted; the finished tiles are kept in K.npy.part")
     assert "Traceback" not in stderr

@@ -1,7 +1,10 @@
 import importlib.util
+import os
+import shutil
 
 import numpy as np
 import pytest
+from factories import rewrite_model
 
 from ckncuda.backend.cupy import why_unavailable
 from ckncuda.cli.main import cli
@@ -82,3 +85,28 @@ def test_help_lists_the_commands_and_the_version(works):
     text = works("--help").stdout
     assert all(f"\n  {command} " in text for command in cli.commands)
     assert works("--version").stdout.startswith("ckn, version 0.")
+
+
+def test_names_with_terminal_escapes_are_shown_not_obeyed(works, model, tmp_path):
+    def change(specification, tensors):
+        specification["class_names"] = ["cat\x1b[31m", "\x07dog", "‮owl"] + [f"c{i}" for i in range(7)]
+        specification["report"]["\x1b]0;title\x07"] = "\x1b[2J"
+
+    shutil.copy(model, tmp_path / "m.ckn")
+    rewrite_model(tmp_path / "m.ckn", change)
+    text = works("info", "m.ckn").stdout
+    assert not set(text) & set("\x1b\x07‮")
+    assert r"0 cat\x1b[31m, 1 \x07dog, 2 \u202eowl" in text
+    assert r"\x1b[2J" in text
+
+
+@pytest.mark.parametrize("what", ["pipe", "images", "labels", "matrix"])
+def test_what_is_no_model_is_refused_at_once(refused, data, tmp_path, what):
+    place = {"images": data.npy, "labels": data.csv, "matrix": "K.zarr", "pipe": "pipe"}[what]
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "K.zarr").mkdir()
+    words = {
+        "pipe": ["is a pipe, not a file"],
+        "matrix": ["is a folder; a model is a file that ckn fit wrote"],
+    }
+    refused("info", place, words=words.get(what, ["is not a model file", "give a file that ckn fit wrote"]))

@@ -28,7 +28,7 @@ NOT_RUN = {
     ". .venv/bin/activate": "what follows is run in the environment of the tests",
     "ckn demo": "tests/studies/test_demo.py runs it, and it takes ten seconds",
     "--backend cupy": "there may be no GPU",
-    "--workers": "tests/exact/test_cluster.py and tests/cli/test_gram.py start processes",
+    "--workers": "tests/exact/test_workers.py and tests/cli/test_gram_cluster.py start processes",
     "--scheduler": "there is no cluster at this address",
 }
 SHORTER = {"--time 30min": "--time 1s"}  # the first system is fitted all the same

@@ -1,9 +1,14 @@
 import os
+import signal
 import stat
+import subprocess
+import sys
+import time
 
 import pytest
 
 from ckncuda.errors import InvalidData
+from ckncuda.files import atomic_file as module
 from ckncuda.files.atomic_file import atomic_file, check_writable
 
 
@@ -80,3 +85,115 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
             with atomic_file(tmp_path / "out") as file:
                 file.write(b"x")
     assert os.listdir(tmp_path) == []
+
+
+WRITER = """
+import sys, time
+from ckncuda.files.atomic_file import atomic_file
+with atomic_file(sys.argv[1]) as file:
+    file.write(b"half"); file.flush(); print("begun", flush=True); time.sleep(60)
+"""
+
+
+@pytest.fixture
+def writer(tmp_path):
+    """A process that has begun to write the file ``out``."""
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(tmp_path / "out")], stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout.readline() == b"begun\n"
+        yield process
+        process.kill()
+
+
+@pytest.mark.parametrize("next_writer", [check_writable, lambda path: atomic_file(path).__enter__()])
+def test_what_a_killed_writer_left_is_removed_by_the_next_one(tmp_path, writer, next_writer):
+    theirs = [".out.0123456789abcde.part", ".out.png.0123456789abcdef.part", ".out.notes-and-more-0.part"]
+    for name in theirs:
+        (tmp_path / name).touch()
+    (left,) = set(os.listdir(tmp_path)) - set(theirs)
+    next_writer(tmp_path / "out")
+    assert (tmp_path / left).exists()  # it lives
+    writer.send_signal(signal.SIGKILL)
+    writer.wait()
+    next_writer(tmp_path / "out")
+    assert not (tmp_path / left).exists()
+    assert set(theirs) <= set(os.listdir(tmp_path))
+
+
+def test_links_and_pipes_are_not_what_is_left_over(tmp_path):
+    (tmp_path / "precious").touch()
+    (tmp_path / ".out.0123456789abcdef.part").symlink_to("precious")
+    os.mkfifo(tmp_path / ".out.0123456789abcdee.part")
+    before = os.listdir(tmp_path)
+    check_writable(tmp_path / "out")
+    assert os.listdir(tmp_path) == before
+
+
+@pytest.mark.parametrize(("age", "stays"), [(3600, True), (100000, False)])
+@pytest.mark.parametrize("locks", ["no system of locks", "no locks on this disk"])
+def test_where_there_are_no_locks_age_tells_what_is_left_over(tmp_path, monkeypatch, age, stays, locks):
+    def flock(*arguments):
+        raise OSError(module.errno.ENOLCK, "No locks available")
+
+    if locks == "no system of locks":
+        monkeypatch.setattr(module, "fcntl", None)
+    else:
+        monkeypatch.setattr(module.fcntl, "flock", flock)
+    left = tmp_path / ".out.0123456789abcdef.part"
+    left.touch()
+    os.utime(left, (time.time() - age,) * 2)
+    with atomic_file(tmp_path / "out") as file:
+        file.write(b"whole")
+    assert left.exists() == stays
+    assert (tmp_path / "out").read_bytes() == b"whole"
+
+
+def test_one_that_looks_for_left_over_files_is_quicker_than_the_lock(tmp_path, monkeypatch):
+    """Between the file's making and its locking, somebody else takes it for left over."""
+    locks, removed = module._locks, []
+
+    def quicker(descriptor):
+        if not removed:
+            removed.extend(tmp_path.iterdir())
+            module.remove_left_over(tmp_path / "out")
+        return locks(descriptor)
+
+    monkeypatch.setattr(module, "_locks", quicker)
+    with atomic_file(tmp_path / "out") as file:
+        file.write(b"whole")
+    assert len(removed) == 1
+    assert os.listdir(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o027, 0o077])
+def test_files_of_other_threads_keep_their_modes(tmp_path, monkeypatch, mask):
+    """The umask is the whole process's: while one changes it, another makes a file."""
+    modes, change = [], os.umask
+
+    def theirs():
+        (tmp_path / "theirs").touch()
+        modes.append(stat.S_IMODE((tmp_path / "theirs").stat().st_mode))
+        (tmp_path / "theirs").unlink()
+
+    def changed(new):
+        old = change(new)
+        theirs()
+        return old
+
+    previous = os.umask(mask)
+    try:
+        monkeypatch.setattr(os, "umask", changed)
+        with atomic_file(tmp_path / "ours"):
+            theirs()
+    finally:
+        change(previous)
+    assert set(modes) == {0o666 & ~mask}
+    assert stat.S_IMODE((tmp_path / "ours").stat().st_mode) == 0o666 & ~mask
+
+
+def test_what_replaces_a_private_file_is_private_while_it_is_written(tmp_path):
+    (tmp_path / "out").touch(0o600)
+    with atomic_file(tmp_path / "out"):
+        (temporary,) = tmp_path.glob(".out.*.part")
+        assert stat.S_IMODE(temporary.stat().st_mode) == 0o600

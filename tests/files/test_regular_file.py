@@ -4,10 +4,11 @@ import os
 import socket
 import time
 
+import numpy as np
 import pytest
 
 from ckncuda.errors import InvalidData
-from ckncuda.files.regular_file import open_regular, read_within
+from ckncuda.files.regular_file import open_regular, read_into, read_within
 
 
 def test_the_content_of_a_file(tmp_path):
@@ -42,6 +43,29 @@ def test_a_larger_file_than_may_be(tmp_path):
     (tmp_path / "a").write_bytes(b"abcd")
     with pytest.raises(InvalidData, match=r"larger than the 3 bytes"):
         read_within(tmp_path / "a", 3)
+
+
+def test_as_much_memory_as_the_file_is_large(tmp_path, peak_memory):
+    (tmp_path / "a").write_bytes(b"abcd")
+    with peak_memory() as peak:
+        read_within(tmp_path / "a", 1 << 30)
+    assert peak() < 1 << 20
+    os.truncate(tmp_path / "a", 1 << 40)  # a hole
+    with peak_memory() as peak, pytest.raises(InvalidData, match="larger than the 1,073,741,824 bytes"):
+        read_within(tmp_path / "a", 1 << 30)
+    assert peak() < 1 << 20
+
+
+@pytest.mark.parametrize("length", [0, 5, 7])
+def test_a_file_that_shrinks_while_it_is_read(tmp_path, length):
+    (tmp_path / "a").write_bytes(bytes(range(8)))
+    numbers = np.empty(2, "<u4")
+    with open_regular(tmp_path / "a") as file:
+        read_into(file, numbers, 0)
+        np.testing.assert_array_equal(numbers, [0x03020100, 0x07060504])
+        os.truncate(tmp_path / "a", length)
+        with pytest.raises(InvalidData, match="a has become shorter while it was read"):
+            read_into(file, numbers, 0)
 
 
 def test_no_file(tmp_path):

@@ -7,9 +7,13 @@ import numpy as np
 import pytest
 
 from ckncuda import ArcCosine, ExactKernel, Exponential, GramRidge, LayerSpec, fit_exact, gram, load
+from ckncuda.backend import get_backend
 from ckncuda.errors import InvalidData, InvalidSpec
+from ckncuda.exact.job import GramJob
 from ckncuda.exact.on_disk.reading import open_gram
-from ckncuda.images.preprocess import Standardize, suggested_preprocessing
+from ckncuda.exact.on_disk.writing import GramStore
+from ckncuda.images.preprocess import ZCA, Standardize, suggested_preprocessing
+from ckncuda.images.preprocessed import fit_preprocessing
 from ckncuda.images.sources import as_images
 from ckncuda.progress import Report
 
@@ -183,12 +187,19 @@ def stored(stripes):
 
 
 @pytest.fixture
-def zarr_matrix(stored, tmp_path):
-    zarr = pytest.importorskip("zarr")
-    path = tmp_path / "K.zarr"
-    checksum = zarr.codecs.Crc32cCodec()
-    options = {"chunks": (7, 7), "dtype": stored.dtype, "compressors": [checksum], "fill_value": np.nan}
-    zarr.create_array(str(path), shape=stored.shape, **options)[...] = stored
+def zarr_matrix(stripes, tmp_path):
+    return written(stripes[0][:40], tmp_path / "K.zarr")
+
+
+def written(images, path, kernel=EXP, preprocessing=(), images2=None):
+    """The path of a matrix that stands there as `ckn gram` writes it."""
+    backend, images = get_backend("numpy"), as_images(images)
+    steps = fit_preprocessing(images, preprocessing)
+    others = None if images2 is None else as_images(images2)
+    job = GramJob(kernel, images, others, preprocessing=steps, tile=7)
+    with GramStore(path, job.tiling, job.identity("numpy")) as store:
+        store.fill(job.blocks(store.unfinished(), backend))
+        store.finish()
     return path
 
 
@@ -221,6 +232,63 @@ def test_a_matrix_of_something_else_is_refused(stripes, stored, kernel, preproce
     labels = stripes[1][:40]
     with pytest.raises(InvalidData, match="matrix 1 is not that of these images and this kernel: of images"):
         fit_exact(stripes[0][images], labels, [(kernel, preprocessing)], grams=[stored], backend="numpy")
+
+
+def changed(images):
+    images = images.copy()
+    images[17, 3, 3, 0] ^= 1  # far less than a few entries tell
+    return images
+
+
+def swapped(images):
+    return images[[*range(20), 21, 20, *range(22, 40)]]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"images": changed}, "IMAGES"),
+        ({"images": swapped}, "IMAGES"),
+        ({"images": lambda images: images.astype(np.float32) / 255}, "IMAGES"),
+        ({"images": lambda images: images[::-1]}, "IMAGES"),
+        ({"preprocessing": [ZCA(0.1)]}, "the preprocessing"),
+        ({"kernel": ExactKernel([LayerSpec(1, 3, 2, Exponential(sigma=0.60001))])}, "the kernel"),
+        ({"kernel": ExactKernel([LAYER], flip=True)}, "the kernel"),
+        ({"kernel": NTK, "images": changed}, "IMAGES and the kernel"),
+        ({"images2": changed}, "IMAGES2"),
+    ],
+)
+def test_a_matrix_that_says_that_it_is_of_something_else(stripes, tmp_path, options, words):
+    """Whatever a few entries say: the matrix holds a digest of all images, and the names of all options."""
+    images = stripes[0][:40]
+    made = {name: change(images) for name, change in options.items() if name in ("images", "images2")}
+    how = {name: value for name, value in options.items() if name not in made}
+    path = written(**{"images": images, "path": tmp_path / "K.zarr"} | made | how)
+    with pytest.raises(InvalidData, match=f"matrix 1 is not that .* differs in {words}; give"):
+        fit(stripes, [(EXP, [ZCA(0.2)] if "preprocessing" in options else ())], grams=[open_gram(path)])
+
+
+def noisy(images, number):
+    images = images.copy()
+    images[number] = 255 - images[number][::-1]
+    return images
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(lambda images, number=number: noisy(images, number) for number in (0, 17, 39)),
+        swapped,
+        lambda images: np.roll(images, 1, axis=0),
+    ],
+    ids=["image 0", "image 17", "image 39", "two swapped", "rolled"],
+)
+def test_every_image_takes_part_where_a_matrix_says_nothing(stripes, tmp_path, change, seed):
+    images = stripes[0][:40]
+    np.save(tmp_path / "K.npy", gram(change(images), EXP, backend="numpy"))
+    with pytest.raises(InvalidData, match="matrix 1 is not that of these images and this kernel: of images"):
+        fit(stripes, grams=[open_gram(tmp_path / "K.npy")], seed=seed)
 
 
 def test_matrices_that_do_not_fit(stripes, stored):

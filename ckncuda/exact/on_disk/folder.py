@@ -5,24 +5,25 @@ Nothing is written into a folder, nor replaced, that is not ours to the last fil
 
 import errno
 import fnmatch
-import json
 import os
+import secrets
 import shutil
 import tempfile
 from pathlib import Path
-from typing import IO, Any
+from typing import BinaryIO
 
 from numpy.lib import format as npy
 
-from ckncuda.errors import InvalidData
+from ckncuda.errors import InvalidData, printable
+from ckncuda.exact.on_disk.chunks import CHECKSUMS, CHUNKS
+from ckncuda.exact.on_disk.description import DESCRIPTION, Description, read_description
 from ckncuda.files.atomic_file import check_writable
+from ckncuda.files.own_folder import check_own_folder, entries_within, open_own_file
+from ckncuda.files.regular_file import open_regular
 
-ATTRIBUTE = "ckncuda_gram"  # of the Zarr array: what it is, and of what
 LOCK = ".lock"
-DESCRIPTION = "zarr.json"  # what Zarr says of the array; our attribute is in it
-CHUNKS = "c"
-HALF_WRITTEN = "*.partial"  # what Zarr is writing, before it has its name
-DESCRIPTION_HALF_WRITTEN = "zarr.*.partial"
+HALF_WRITTEN = "*.partial"  # what is being written, before it has its name
+HALF_WRITTEN_HERE = tuple(f"{name.partition('.')[0]}.{HALF_WRITTEN}" for name in (DESCRIPTION, CHECKSUMS))
 ADVICE = "delete the folder to begin anew, or give another output"
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
@@ -39,7 +40,7 @@ def check_gram_path(path: str | os.PathLike[str]) -> None:
         check_writable(path)
     else:
         if path.exists():
-            check_ours(path, path)
+            check_ours(place_of(path), path)
         folder = place_of(path).parent
         try:
             with tempfile.TemporaryFile(dir=folder):
@@ -73,7 +74,7 @@ def _check_link(path: Path) -> None:
         os.path.realpath(path, strict=True)
         begins = b""
         if is_npy(path) and path.is_file():
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 begins = file.read(len(npy.MAGIC_PREFIX))
     except FileNotFoundError:
         return  # it appears with the matrix
@@ -90,14 +91,27 @@ def check_ours(folder: Path, path: Path) -> None:
     """Raise unless a folder is a Gram matrix, and nothing else, which may be replaced by that of a path."""
     if description_of(folder) is None:
         raise InvalidData(
-            f"cannot write {path}: something stands there that is no Gram matrix of ckn gram; "
-            "give another name"
+            f"cannot write {path}: something stands there that is no Gram matrix of ckn gram, or one whose "
+            f"{DESCRIPTION} is damaged; give another name, or delete it"
         )
-    if foreign := _foreign(folder):
+    check_own_folder(folder)
+    if foreign := _foreign(folder) or _foreign_among_tiles(folder):
         raise InvalidData(
-            f"cannot write {path}: it holds {foreign}, which is not of ckn gram and would be lost; "
-            "move that elsewhere, or give another name"
+            f"cannot write {path}: it holds {printable(foreign)}, which is not of ckn gram and would be "
+            "lost; move that elsewhere, or give another name"
         )
+    _check_removable(folder, path)
+
+
+def _check_removable(folder: Path, path: Path) -> None:
+    """Raise unless a matrix that stands there may be moved and removed, as it is when it is replaced."""
+    inside = (entry for entry in entries_within(folder) if entry.is_dir(follow_symlinks=False))
+    for place in (folder.parent, folder, *map(Path, inside)):
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise InvalidData(
+                f"cannot write {path}: what stands there could not be removed, since {place} is "
+                "write-protected; make it writable, or give another name"
+            )
 
 
 def _check_begun(part: Path) -> None:
@@ -115,9 +129,10 @@ def _check_begun(part: Path) -> None:
         raise InvalidData(f"cannot read {part}: {error.strerror}; give another output") from error
     if foreign:
         raise InvalidData(
-            f"{part} is no folder of ckn gram, since it holds {foreign}; move that elsewhere, "
+            f"{part} is no folder of ckn gram, since it holds {printable(foreign)}; move that elsewhere, "
             "or give another output"
         )
+    check_own_folder(part)
     if not is_ours(part):
         raise damaged(part)
 
@@ -126,9 +141,22 @@ def _foreign(folder: Path) -> str | None:
     """Return the name of something in a folder that `GramStore` has not written, or None."""
     names = set(os.listdir(folder))
     # Tiles without a description of which matrix they are could be taken for those of another.
-    ours = {LOCK, DESCRIPTION, CHUNKS} if DESCRIPTION in names else {LOCK}
-    half_written = fnmatch.filter(names, DESCRIPTION_HALF_WRITTEN)
-    return min(names - ours - set(half_written), default=None)
+    ours = {LOCK, DESCRIPTION, CHECKSUMS, CHUNKS} if DESCRIPTION in names else {LOCK}
+    half_written = {name for pattern in HALF_WRITTEN_HERE for name in fnmatch.filter(names, pattern)}
+    return min(names - ours - half_written, default=None)
+
+
+def _foreign_among_tiles(folder: Path) -> str | None:
+    """Return what stands among the tiles and is none, nor the beginning of one: it would go with them."""
+    if not (folder / CHUNKS).is_dir():
+        return None
+    for entry in entries_within(folder / CHUNKS):
+        depth = len(Path(entry.path).relative_to(folder / CHUNKS).parts)
+        begun = depth == 2 and fnmatch.fnmatch(entry.name, HALF_WRITTEN)
+        is_folder = entry.is_dir(follow_symlinks=False)
+        if not (entry.name.isdecimal() or begun) or is_folder != (depth == 1) or depth > 2:
+            return str(Path(entry.path).relative_to(folder))
+    return None
 
 
 def damaged(part: Path) -> InvalidData:
@@ -138,7 +166,7 @@ def damaged(part: Path) -> InvalidData:
 
 def is_ours(folder: Path) -> bool:
     """Return whether nothing is in a folder but a matrix, or what a kill has left of one."""
-    described = not (folder / DESCRIPTION).exists() or description_of(folder) is not None
+    described = not os.path.lexists(folder / DESCRIPTION) or description_of(folder) is not None
     return described and _foreign(folder) is None
 
 
@@ -152,36 +180,48 @@ def remove(folder: Path) -> None:
     """Remove a folder of ours; its description goes last, so that what a kill leaves is known as ours."""
     if (folder / CHUNKS).exists():
         shutil.rmtree(folder / CHUNKS)
-    for half_written in folder.glob(DESCRIPTION_HALF_WRITTEN):
-        half_written.unlink(missing_ok=True)
-    (folder / DESCRIPTION).unlink(missing_ok=True)
-    (folder / LOCK).unlink(missing_ok=True)
+    for pattern in HALF_WRITTEN_HERE:
+        for half_written in folder.glob(pattern):
+            half_written.unlink(missing_ok=True)
+    for name in (CHECKSUMS, DESCRIPTION, LOCK):
+        (folder / name).unlink(missing_ok=True)
     folder.rmdir()  # fails if anything else is in it
+
+
+def write(folder: Path, name: str, content: bytes) -> None:
+    """Write a file in a folder of ours, which appears whole or not at all."""
+    half_written = folder / f"{name.partition('.')[0]}.{secrets.token_hex(8)}.partial"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    with os.fdopen(os.open(half_written, flags, 0o664), "wb") as file:
+        file.write(content)
+    half_written.replace(folder / name)
 
 
 def remove_replaced(folder: Path) -> None:
     """Remove a matrix that was replaced, now or before a kill; raise `InvalidData` if it is none."""
     if not os.path.lexists(folder):
         return
-    if folder.is_symlink() or not folder.is_dir() or not is_ours(folder):
+    is_folder = folder.is_dir() and not folder.is_symlink()
+    if is_folder:
+        check_own_folder(folder)
+    if not is_folder or not is_ours(folder) or _foreign_among_tiles(folder):
         raise InvalidData(
             f"{folder} is in the way and not of ckn gram: move it elsewhere and give the same command again"
         )
     remove(folder)
 
 
-def description_of(folder: Path) -> dict[str, Any] | None:
-    """Read what a folder of ours says that it is."""
+def description_of(folder: Path) -> Description | None:
+    """Read what a folder of ours says that it is; None: it does not, or it is damaged."""
     try:
-        found = json.loads((folder / DESCRIPTION).read_bytes())["attributes"][ATTRIBUTE]
-    except (OSError, ValueError, LookupError, TypeError):  # not ours, or damaged
+        return read_description(folder)
+    except (OSError, InvalidData):
         return None
-    return found if isinstance(found, dict) else None
 
 
-def locked(folder: Path, path: Path) -> IO[bytes]:
+def locked(folder: Path, path: Path) -> BinaryIO:
     """Lock a file against other processes while this one lives; the system forgets it after a kill."""
-    file = open(folder / LOCK, "ab")  # noqa: SIM115  (open as long as the folder is ours)
+    file = open_own_file(folder / LOCK)  # open as long as the folder is ours
     try:
         import fcntl  # not on Windows, where nobody is kept out
     except ImportError:

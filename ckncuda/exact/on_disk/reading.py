@@ -1,14 +1,19 @@
-"""Gram matrices that are on a disk already, read where they are."""
+"""Gram matrices that are on a disk already, read where they are, and never mapped into memory."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ckncuda.errors import InvalidData
+from ckncuda.data.npy_header import read_npy_header
+from ckncuda.errors import InvalidData, require
+from ckncuda.exact.on_disk.chunks import Chunks
+from ckncuda.exact.on_disk.description import Description, read_description
 from ckncuda.exact.on_disk.folder import part_of
+from ckncuda.files.regular_file import open_regular, read_into
 
 
 def open_gram(path: str | os.PathLike[str]) -> NDArray[Any]:
@@ -21,13 +26,13 @@ def open_gram(path: str | os.PathLike[str]) -> NDArray[Any]:
 
     Returns
     -------
-    gram : array of NumPy or ZarrRows [n, m]
+    gram : NpyRows or ZarrRows [n, m]
         It gives NumPy arrays for ranges of rows.
 
     Raises
     ------
     InvalidData
-        There is none, it is unfinished, or it is no matrix of numbers.
+        There is none, it is unfinished, damaged, or no matrix of numbers.
 
     Examples
     --------
@@ -35,7 +40,7 @@ def open_gram(path: str | os.PathLike[str]) -> NDArray[Any]:
     >>> path = Path(tempfile.mkdtemp()) / "K.npy"
     >>> np.save(path, np.eye(3))
     >>> open_gram(path)[0:1]
-    memmap([[1., 0., 0.]])
+    array([[1., 0., 0.]])
     """
     path = Path(path)
     if not path.exists():
@@ -46,36 +51,116 @@ def open_gram(path: str | os.PathLike[str]) -> NDArray[Any]:
     if suffix not in (".npy", ".zarr"):
         raise InvalidData(f"cannot read a Gram matrix from {path}: give a .npy or .zarr that ckn gram wrote")
     try:
-        gram: Any = np.load(path, mmap_mode="r", allow_pickle=False) if suffix == ".npy" else _zarr(path)
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise InvalidData(f"{path} cannot be read as a matrix ({error}); compute it again") from error
-    if getattr(gram, "ndim", 0) != 2 or gram.dtype.kind != "f":
-        raise InvalidData(f"{path} holds no matrix of floating-point numbers, but {_shown(gram)}")
-    found: Any = gram if suffix == ".npy" else ZarrRows(path, gram)
-    rows: NDArray[Any] = found
-    return rows
+        rows: Any = NpyRows(path) if suffix == ".npy" else ZarrRows.open(path)
+    except OSError as error:
+        why = error.strerror or error
+        raise InvalidData(f"{path} cannot be read as a matrix ({why}); compute it again") from error
+    gram: NDArray[Any] = rows
+    return gram
+
+
+class NpyRows:
+    """The rows of a matrix in NumPy's format.
+
+    Parameters
+    ----------
+    path : path-like
+
+    Raises
+    ------
+    InvalidData
+        It holds no matrix of floating-point numbers, fewer than its header says, or more.
+    """
+
+    ndim = 2
+    identity: Mapping[str, Any] | None = None  # nothing tells of which images it is
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._file = open_regular(path)
+        header = read_npy_header(self._file, str(path))
+        if len(header.shape) != 2 or header.dtype.kind != "f":
+            raise InvalidData(
+                f"{path} holds no matrix of floating-point numbers, but {header.dtype} of shape "
+                f"{list(header.shape)}"
+            )
+        self.shape: tuple[int, ...] = header.shape
+        self.dtype: np.dtype[Any] = header.dtype
+        self._begin, self._by_columns = header.begin, header.order == "F"
+        size = os.fstat(self._file.fileno()).st_size
+        if size != header.end:
+            what = "truncated" if size < header.end else "damaged, or more than one array was saved into it"
+            raise InvalidData(
+                f"{path} is {what}: its header announces {header.end:,} bytes, it has {size:,}: copy or "
+                "compute it again"
+            )
+
+    def __getitem__(self, rows: slice) -> NDArray[Any]:
+        """Return these rows, or raise `InvalidData` if the file has become shorter."""
+        n, m = self.shape
+        start, stop, step = rows.indices(n)
+        count = max(0, stop - start)
+        if self._by_columns:
+            block = np.empty((m, count), self.dtype)
+            for column in range(m):
+                self._read(block[column], column * n + start)
+            return block.T[::step]
+        block = np.empty((count, m), self.dtype)
+        self._read(block, start * m)
+        return block[::step]
+
+    def _read(self, array: NDArray[Any], number: int) -> None:
+        read_into(self._file, array, self._begin + number * self.dtype.itemsize)
 
 
 class ZarrRows:
-    """The rows of a matrix in Zarr's format, whose damages come to light only when they are read.
+    """The rows of a matrix in a folder of ``ckn gram``, whose damages come to light when they are read.
 
     Parameters
     ----------
     path : path-like
         A name for messages.
     array : zarr.Array [n, m]
+    description : Description
+    chunks : Chunks
+
+    Attributes
+    ----------
+    identity : mapping
+        Of which images, preprocessing and kernel it is; see `GramJob.identity`.
     """
 
     ndim = 2
 
-    def __init__(self, path: str | os.PathLike[str], array: Any) -> None:
-        self.shape: tuple[int, ...] = tuple(array.shape)
-        self.dtype: np.dtype[Any] = np.dtype(array.dtype)
-        self._path, self._array = path, array
+    def __init__(
+        self, path: str | os.PathLike[str], array: Any, description: Description, chunks: Chunks
+    ) -> None:
+        self.shape: tuple[int, ...] = description.shape
+        self.dtype: np.dtype[Any] = np.dtype(description.identity["dtype"])
+        self.identity = description.identity
+        self._path, self._array, self._chunks = path, array, chunks
+        self._tile = description.chunk_shape
+
+    @classmethod
+    def open(cls, path: Path) -> "ZarrRows":
+        """Open a folder; raise `InvalidData` if its description is damaged, or not of ``ckn gram``."""
+        require("zarr", purpose=f"{path} needs Zarr", extra="exact")
+        import zarr
+
+        try:
+            description = read_description(path)
+        except InvalidData as error:
+            raise InvalidData(f"{path} cannot be read as a matrix: {error}; compute it again") from error
+        array = zarr.open_array(str(path), mode="r")
+        return cls(path, array, description, Chunks(path, description))
 
     def __getitem__(self, rows: slice) -> NDArray[Any]:
-        """Return these rows, or raise `InvalidData` if any of them is damaged or missing."""
+        """Return these rows, or raise `InvalidData` if any is damaged, missing or of another place."""
         damaged = f"{self._path} is damaged; give the same ckn gram again, which mends it"
+        start, stop, _ = rows.indices(self.shape[0])
+        for i in range(start // self._tile[0], -(-stop // self._tile[0])):
+            for j in range(-(-self.shape[1] // self._tile[1])):
+                if not self._chunks.is_whole((i, j)):
+                    raise InvalidData(damaged)
         try:
             values = np.asarray(self._array[rows])
         except MemoryError:
@@ -86,16 +171,3 @@ class ZarrRows:
         if np.isnan(values).any():  # as a chunk reads that is not there
             raise InvalidData(damaged)
         return values
-
-
-def _zarr(path: Path) -> Any:
-    try:
-        import zarr
-    except ImportError as error:
-        raise InvalidData(f"{path} needs Zarr; install it with: pip install 'ckncuda[exact]'") from error
-    return zarr.open(str(path), mode="r")
-
-
-def _shown(found: Any) -> str:
-    shape, dtype = getattr(found, "shape", None), getattr(found, "dtype", None)
-    return "something else" if shape is None else f"{dtype} of shape {list(shape)}"

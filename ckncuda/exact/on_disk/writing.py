@@ -1,9 +1,10 @@
 """Gram matrices on disk that outlive the process which computes them: Zarr arrays, a chunk a tile.
 
-Until the last tile is there, K.zarr is a folder K.zarr.part, a Zarr array whose chunks carry checksums.
-A tile is finished if its chunks read back without an error and hold no NaN, which is what a chunk that
-is not there reads as; chunks are written under another name and renamed.  So whoever opens the folder
-after a crash, a full disk or a flipped bit finds what is left to be done; without any tile it is not kept.
+Until the last tile is there, K.zarr is a folder K.zarr.part, a Zarr array whose chunks carry checksums; a
+file of its own says which checksum stands where.  A tile is finished if its chunks are those that were
+written in their places, read back without an error and hold no NaN; chunks are written under another name
+and renamed.  So whoever opens the folder after a crash, a full disk or a flipped bit finds what is left to be
+done; without any tile it is not kept.
 At the end the folder is renamed, or copied to K.npy, a row of tiles at a time.
 
 >>> import tempfile
@@ -24,37 +25,31 @@ At the end the folder is renamed, or copied to K.npy, a row of tiles at a time.
 """
 
 import contextlib
-import glob
-import math
+import functools
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 from numpy.lib import format as npy
 
 from ckncuda.errors import InvalidData, require
+from ckncuda.exact.job import SAID
 from ckncuda.exact.on_disk import folder
-from ckncuda.exact.on_disk.folder import CHUNKS, DESCRIPTION, LOCK, description_of, has_tiles
+from ckncuda.exact.on_disk.chunks import CHECKSUMS, CHUNKS, Chunks
+from ckncuda.exact.on_disk.description import DESCRIPTION, Description
+from ckncuda.exact.on_disk.folder import LOCK, description_of, has_tiles
 from ckncuda.exact.tiles import Tile, Tiling, check_finite
 from ckncuda.files.atomic_file import atomic_file
+from ckncuda.files.own_folder import make_own_folder
 from ckncuda.progress import Progress, Report
 from ckncuda.types import Array
 from ckncuda.version import __version__
 
 FORMAT = 1
-_SAID = {  # what identifies a matrix, as people call it
-    "images": "IMAGES",
-    "images2": "IMAGES2",
-    "backend": "the backend",
-    "kernel": "the kernel",
-    "preprocessing": "the preprocessing",
-    "shape": "the numbers of images",
-    "ckncuda": "the version of ckncuda",
-}
 _TOO_LONG = ("images", "images2", "kernel", "preprocessing")  # to be shown
 
 
@@ -91,8 +86,9 @@ class GramStore:
         self._is_npy = folder.is_npy(self.path)
         self._output = folder.place_of(path)
         self._folder = self.part = folder.part_of(path)
-        self._lock: IO[bytes] | None = None
+        self._lock: BinaryIO | None = None
         self._array: Any = None
+        self._chunks: Chunks | None = None
         self._pairs_left = tiling.pairs
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ckncuda-store")
 
@@ -104,15 +100,14 @@ class GramStore:
 
     def bytes_of(self, tile: Tile) -> int:
         """Count the bytes of a tile on the disk; the last of rows and columns take as much as others."""
-        chunk = math.prod(min(size, self.tiling.tile) for size in self.tiling.shape)
-        return chunk * int(self.dtype.itemsize) * (2 if tile.mirrored else 1)
+        return Description(self._identity).chunk_bytes * (2 if tile.mirrored else 1)
 
     def __enter__(self) -> Self:
         with self._writing():
             finished = not self._is_npy and not self.part.exists()
-            if finished and description_of(self._output) == self._identity:
+            if finished and self._is_of_this(self._output):
                 self._folder = self._output
-            self._folder.mkdir(exist_ok=True)
+            make_own_folder(self._folder)
             self._lock = folder.locked(self._folder, self.path)
             try:
                 self._tidy()
@@ -125,7 +120,14 @@ class GramStore:
     def __exit__(self, *error: object) -> None:
         self._thread.shutdown()  # what is being written is written before anybody else may write
         self._array = None
+        if self._chunks is not None:
+            self._chunks.close()
         self._release()
+
+    def _is_of_this(self, place: Path) -> bool:
+        """Return whether a folder holds this matrix, or its beginning."""
+        found = description_of(place)
+        return found is not None and found.identity == self._identity
 
     def _release(self) -> None:
         """Let others write; no trace is left in a finished matrix, nor of one that was never begun."""
@@ -133,8 +135,10 @@ class GramStore:
         with contextlib.suppress(OSError):
             if self._folder == self._output:
                 (self._folder / LOCK).unlink()
-            elif description_of(self._folder) in (None, self._identity) and (
-                folder.is_ours(self._folder) and not has_tiles(self._folder)
+            elif (
+                (description_of(self._folder) is None or self._is_of_this(self._folder))
+                and folder.is_ours(self._folder)
+                and not has_tiles(self._folder)
             ):
                 folder.remove(self._folder)  # nothing is lost with it
         self._lock.close()
@@ -147,43 +151,33 @@ class GramStore:
     def _open(self) -> Any:
         """Open the array in the folder, new if there is none."""
         import zarr
-        from zarr.codecs import Crc32cCodec
 
         description = self._folder / DESCRIPTION
         found = description_of(self._folder)
-        if found not in (None, self._identity) and not has_tiles(self._folder):
+        if found is not None and found.identity != self._identity and not has_tiles(self._folder):
+            (self._folder / CHECKSUMS).unlink(missing_ok=True)
             description.unlink()  # of another matrix that was never begun
-        if description.exists():
+        if os.path.lexists(description):
             if found is None:
                 raise folder.damaged(self._folder)
-            if found != self._identity:
+            if found.identity != self._identity:
                 raise InvalidData(
                     f"{self.part} holds the beginning of another matrix; it differs in "
-                    f"{self._differences(found)}. Give what it was begun with, {folder.ADVICE}"
+                    f"{self._differences(found.identity)}. Give what it was begun with, {folder.ADVICE}"
                 )
-            try:
-                return self._whole(lambda: zarr.open_array(str(self._folder), mode="r+"))
-            except (ValueError, LookupError, TypeError) as error:  # Zarr's words for what it cannot read
-                raise folder.damaged(self._folder) from error
-        shape = self.tiling.shape
-        return self._whole(
-            lambda: zarr.create_array(
-                str(self._folder),
-                shape=shape,
-                chunks=tuple(min(size, self.tiling.tile) for size in shape),
-                dtype=self.dtype,
-                fill_value=float("nan"),
-                filters=None,
-                compressors=[Crc32cCodec()],
-                attributes={folder.ATTRIBUTE: self._identity},
-                zarr_format=3,
-            )
-        )
+        else:
+            found = Description(self._identity)
+            folder.write(self._folder, DESCRIPTION, found.to_bytes())
+        self._chunks = Chunks(self._folder, found)
+        try:
+            return self._whole(lambda: zarr.open_array(str(self._folder), mode="r+"))
+        except (ValueError, LookupError, TypeError) as error:  # Zarr's words for what it cannot read
+            raise folder.damaged(self._folder) from error
 
-    def _differences(self, found: dict[str, Any]) -> str:
+    def _differences(self, found: Mapping[str, Any]) -> str:
         """Name what tells another matrix from this one."""
         return "; ".join(
-            _SAID.get(name, name) + ("" if name in _TOO_LONG else f": {found.get(name)} there, {here} here")
+            SAID.get(name, name) + ("" if name in _TOO_LONG else f": {found.get(name)} there, {here} here")
             for name, here in self._identity.items()
             if found.get(name) != here
         )
@@ -192,17 +186,14 @@ class GramStore:
     def replaces(self) -> str | None:
         """Differences of a finished matrix, which stands there until this one is finished."""
         found = None if self._is_npy else description_of(self._output)
-        return None if found in (None, self._identity) else self._differences(found)
+        if found is None or found.identity == self._identity:
+            return None
+        return self._differences(found.identity)
 
     def _tidy(self) -> None:
         """Remove what a process that was killed has left: files that never got their names."""
-        half_written = [
-            *self._folder.glob(folder.DESCRIPTION_HALF_WRITTEN),
-            *(self._folder / CHUNKS).rglob(folder.HALF_WRITTEN),
-        ]
-        if self._is_npy:
-            half_written += self._output.parent.glob(f".{glob.escape(self._output.name)}.*.part")
-        for file in half_written:
+        half_written = [file for name in folder.HALF_WRITTEN_HERE for file in self._folder.glob(name)]
+        for file in [*half_written, *(self._folder / CHUNKS).rglob(folder.HALF_WRITTEN)]:
             file.unlink(missing_ok=True)
 
     def unfinished(self, progress: Progress | None = None) -> list[Tile]:
@@ -215,9 +206,7 @@ class GramStore:
         """
         report, tiles, left = Report.of(progress), list(self.tiling), []
         for number, tile in enumerate(tiles, 1):
-            # Zarr takes a while to say that there is no file: many tiles, most of them to be computed.
-            sides = self._sides(tile)
-            if not all(self._chunk(*side).is_file() and self._read(*side) is not None for side in sides):
+            if any(self._read(*side) is None for side in self._sides(tile)):
                 self._clear(tile)
                 left.append(tile)
             report("verifying tiles", number, len(tiles))
@@ -231,8 +220,8 @@ class GramStore:
 
     def _clear(self, tile: Tile) -> None:
         """Make way for the files of a tile, or raise `InvalidData`: a folder is not replaced by a file."""
-        for side in self._sides(tile):
-            chunk = self._chunk(*side)
+        for place in self._places(tile):
+            chunk = self._files.path(place)
             with contextlib.suppress(OSError):  # there is none, or it is not empty
                 chunk.rmdir()
             blocking = [above for above in (chunk.parent.parent, chunk.parent) if above.is_file()]
@@ -245,13 +234,22 @@ class GramStore:
         """Return the places of a tile, and of its transpose, in the matrix."""
         return [(tile.rows, tile.columns), (tile.columns, tile.rows)][: 1 + tile.mirrored]
 
-    def _chunk(self, rows: slice, columns: slice) -> Path:
-        """Return the file of a tile."""
-        i, j = (side.start // self.tiling.tile for side in (rows, columns))
-        return self._folder / CHUNKS / str(i) / str(j)
+    def _place(self, rows: slice, columns: slice) -> tuple[int, int]:
+        """Return the number of a tile's row and column of tiles."""
+        return rows.start // self.tiling.tile, columns.start // self.tiling.tile
+
+    def _places(self, tile: Tile) -> list[tuple[int, int]]:
+        return [self._place(*side) for side in self._sides(tile)]
+
+    @property
+    def _files(self) -> Chunks:
+        assert self._chunks is not None, "the store is not entered"
+        return self._chunks
 
     def _read(self, rows: slice, columns: slice) -> Array | None:
-        """Read a part of the matrix; None if any of it is missing or damaged."""
+        """Read one tile of the matrix; None if it is missing, damaged, or that of another place."""
+        if not self._files.is_whole(self._place(rows, columns)):
+            return None
         try:
             block: Array = self._whole(lambda: self._array[rows, columns])
         except Exception:  # whatever a reader says of bytes that are not what was written
@@ -293,10 +291,13 @@ class GramStore:
         """Write a tile, and its transpose where the matrix has it."""
         rows, columns = (range(side.start, side.stop) for side in (tile.rows, tile.columns))
         check_finite(block, rows, columns)
+        parts = (block, block.T)
         with self._writing():
-            if tile.mirrored:
-                self._whole(lambda: self._array.__setitem__((tile.columns, tile.rows), block.T))
-            self._whole(lambda: self._array.__setitem__((tile.rows, tile.columns), block))
+            for (above, beside), part in reversed(list(zip(self._sides(tile), parts, strict=False))):
+                place = self._place(above, beside)
+                self._files.make_way(place)
+                self._whole(functools.partial(self._array.__setitem__, (above, beside), part))
+                self._files.written(place)
         self._pairs_left -= tile.pairs
 
     def finish(self) -> None:
@@ -309,22 +310,32 @@ class GramStore:
             if self._is_npy:
                 self._write_npy()
                 self._array = None
+                self._files.close()
                 folder.remove(self.part)
             else:
+                self._files.close()
+                checksums = self._files.sorted_checksums()
+                if checksums is not None:
+                    folder.write(self._folder, CHECKSUMS, checksums)
                 self._rename()
 
     def _write_npy(self) -> None:
         header = {"descr": self.dtype.str, "fortran_order": False, "shape": self.tiling.shape}
         with atomic_file(self.path) as file:
             npy.write_array_header_1_0(file, header)
-            for start in range(0, self.tiling.n, self.tiling.tile):
-                rows = self._read(slice(start, start + self.tiling.tile), slice(None))
-                if rows is None:
-                    raise InvalidData(
-                        f"a tile of {self.part} has been damaged meanwhile: give the same command again, "
-                        "which finds and mends it"
-                    )
-                file.write(np.ascontiguousarray(rows).data)
+            (n, m), size = self.tiling.shape, self.tiling.tile
+            for start in range(0, n, size):
+                row = np.empty((min(size, n - start), m), self.dtype)
+                for left in range(0, m, size):
+                    rows, columns = slice(start, min(start + size, n)), slice(left, min(left + size, m))
+                    block = self._read(rows, columns)
+                    if block is None:
+                        raise InvalidData(
+                            f"a tile of {self.part} has been damaged meanwhile: give the same command again, "
+                            "which finds and mends it"
+                        )
+                    row[:, columns] = block
+                file.write(row.data)
 
     def _rename(self) -> None:
         """Give the matrix its name; at any moment, all that was finished stands somewhere."""

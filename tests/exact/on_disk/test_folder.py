@@ -17,7 +17,7 @@ from ckncuda.exact.on_disk.writing import GramStore
 def test_what_a_killed_process_left_is_removed(tmp_path, matrix):
     path = tmp_path / "K.npy"
     write(path, matrix, tiles=3)
-    half_written = tmp_path / "K.npy.part/c/0/0.f00.partial", tmp_path / ".K.npy.abc.part"
+    half_written = tmp_path / "K.npy.part/c/0/0.f00.partial", tmp_path / ".K.npy.0123456789abcdef.part"
     for file in half_written:
         file.write_bytes(b"half")
     write(path, matrix, tiles=1)
@@ -128,6 +128,33 @@ def test_a_finished_matrix_with_something_else_in_it_is_not_replaced(tmp_path, m
     (tmp_path / "K.zarr" / "notes.txt").touch()
     with pytest.raises(InvalidData, match=r"cannot write .*K\.zarr: it holds notes.txt"):
         check_gram_path(tmp_path / "K.zarr")
+
+
+@pytest.mark.parametrize("place", ["c/cat.jpg", "c/0/cat.jpg", "c/photos/1", "c/0/0.d/1", "c/3/3/3"])
+@pytest.mark.parametrize("folder", ["K.zarr", ".K.zarr.replaced"])
+def test_nothing_of_somebody_else_goes_with_the_tiles(tmp_path, matrix, place, folder):
+    path, precious = tmp_path / "K.zarr", tmp_path / folder / place
+    write(path, matrix)
+    if folder != "K.zarr":
+        shutil.copytree(path, tmp_path / folder)
+    precious.parent.mkdir(parents=True, exist_ok=True)
+    precious.write_text("precious")
+    with pytest.raises(InvalidData, match=r"K\.zarr: it holds c/|K\.zarr\.replaced is in the way"):
+        write(path, -matrix, identity=OTHER)
+    assert precious.read_text() == "precious"
+
+
+def test_folders_in_folders_without_end(tmp_path, matrix):
+    path = tmp_path / "K.zarr"
+    write(path, matrix, tiles=2)
+    place = str(tmp_path / "K.zarr.part" / "c")
+    for _ in range(1500):
+        place += "/d"
+        os.mkdir(place)
+    with pytest.raises(
+        InvalidData, match="holds folders in folders, 51 deep, which are not ours: remove them"
+    ):
+        write(path, matrix)
 
 
 def test_half_of_a_description_is_no_obstacle(path, part, matrix, tmp_path):

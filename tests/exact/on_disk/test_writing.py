@@ -26,7 +26,7 @@ def test_what_was_begun_is_gone_on_with(path, matrix, tmp_path):
 def test_matrix_of_images_with_others(path, rng):
     tiling = Tiling(5, 9, 4)
     expected = rng.normal(size=(5, 9))
-    with GramStore(path, tiling, IDENTITY | {"dtype": "float64"}) as opened:
+    with GramStore(path, tiling, IDENTITY | {"dtype": "float64", "shape": [5, 9]}) as opened:
         opened.fill(cut(expected, opened.unfinished()))
         opened.finish()
     np.testing.assert_array_equal(read(path), expected)
@@ -199,7 +199,8 @@ def test_without_zarr(path, matrix, monkeypatch):
 def test_memory_is_that_of_a_row_of_tiles(path, peak_memory):
     tiling = Tiling(2048, tile=128)  # 34 MB in all
     block = np.ones((128, 128))
-    with peak_memory() as peak, GramStore(path, tiling, IDENTITY | {"dtype": "float64"}) as opened:
+    identity = IDENTITY | {"dtype": "float64", "shape": [2048, 2048], "tile": 128}
+    with peak_memory() as peak, GramStore(path, tiling, identity) as opened:
         opened.fill((tile, block) for tile in opened.unfinished())
         opened.finish()
     assert peak() < 8e6
