@@ -5,6 +5,7 @@ apart is mutated as bytes.
 """
 
 import bz2
+import copy
 import gzip
 import io
 import json
@@ -235,7 +236,7 @@ def plain(rng: random.Random, content: Any, words: Sequence[str] = ()) -> Any:
             nested = [nested] if rng.random() < 0.5 else {str(key): nested}
         container[key] = nested
     elif kind == 3 and isinstance(container, list):
-        container.insert(key, rng.choice((below, *VALUES)))
+        container.insert(key, copy.deepcopy(rng.choice((below, *VALUES))))
     else:
         container[key] = _another(rng, below, words)
     return content
@@ -243,10 +244,11 @@ def plain(rng: random.Random, content: Any, words: Sequence[str] = ()) -> Any:
 
 def _another(rng: random.Random, value: Any, words: Sequence[str]) -> Any:
     if isinstance(value, str):
-        return rng.choice((*words, mutated_text(rng, value, words), rng.choice(TEXTS), rng.choice(VALUES)))
+        return rng.choice((*words, mutated_text(rng, value, words), rng.choice(TEXTS)))
     if isinstance(value, int | float) and rng.random() < 0.5:
-        return rng.choice((value + 1, -value, value * 2, float(value), str(value), value / 2))
-    return rng.choice(VALUES)
+        whole = (value + 1, -value, value * 2, str(value))
+        return rng.choice(whole if abs(value) > 2**1000 else (*whole, float(value), value / 2))
+    return copy.deepcopy(rng.choice(VALUES))  # which may be mutated in its turn
 
 
 def lines_of_json(rng: random.Random, data: bytes, others: Sequence[bytes], words: Sequence[bytes]) -> bytes:
