@@ -31,7 +31,7 @@ PRELOAD = (
 def patience(seconds: float) -> float:
     """Return how long to wait for what takes so many seconds at most: longer on a machine that is busy."""
     busy = os.getloadavg()[0] / (os.cpu_count() or 1) if hasattr(os, "getloadavg") else 1.0
-    return 2 * seconds * max(1.0, busy)
+    return 2 * seconds * min(max(1.0, busy), 4.0)
 
 
 class Ended(NamedTuple):
