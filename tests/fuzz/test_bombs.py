@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from fuzz import bombs
+from fuzz import bombs, pipes
 from fuzz.bombs import BOMBS, MIB
 from nursery import patience
 
@@ -56,7 +56,7 @@ def test_a_bomb_is_refused(refused, tmp_path, bomb):
 @pytest.mark.parametrize("number", range(20))
 def test_a_pipe_is_refused(refused, tmp_path, number):
     bombs.lay_out(tmp_path)
-    place, arguments = list(bombs.pipes(tmp_path))[number]
+    place, arguments = list(pipes.pipes(tmp_path))[number]
     _needed(arguments)
     path = tmp_path / place
     path.unlink(missing_ok=True)
