@@ -22,6 +22,28 @@ hypothesis.settings.register_profile("ckncuda", deadline=None, derandomize=True,
 hypothesis.settings.load_profile("ckncuda")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let campaigns, of which every run of the tests does a small part, be as long as is asked for."""
+    group = parser.getgroup("campaigns")
+    group.addoption("--fuzz", type=int, default=0, metavar="N", help="mutations of each reader's input")
+    group.addoption(
+        "--kills", type=int, default=0, metavar="N", help="moments at which each command is killed"
+    )
+    group.addoption("--signals", type=int, default=0, metavar="N", help="moments at which a signal is sent")
+
+
+@pytest.fixture(scope="session")
+def nursery():
+    """A process with the library imported, from which children fork that may crash, hang or be killed."""
+    if not hasattr(os, "fork"):
+        pytest.skip("children that fork are not known here")
+    from nursery import Nursery
+
+    made = Nursery()
+    yield made
+    made.close()
+
+
 @pytest.fixture(scope="session")
 def shared_file():
     """Return the path of a file of the shared folder, or skip the test that needs it."""
