@@ -1,60 +1,33 @@
 """Convolutional kernel networks on images.
 
+The public names are those of `ckncuda.public`, which is imported with the first of them that is asked for:
+`ckn` is at work, and takes Ctrl-C, before all that they need is there.
+
 >>> from ckncuda import CKN, Exponential, LayerSpec
 >>> network = CKN([LayerSpec(filters=64, patch=3, subsampling=2, kernel=Exponential(sigma=0.6))])
 """
 
-from ckncuda.classifier import GramRidge, KernelRidge, NystromRidge, Ridge, Softmax, SquaredHinge
-from ckncuda.errors import CknError
-from ckncuda.exact import ExactKernel, gram
-from ckncuda.images.sources import as_images
-from ckncuda.images.symmetries import Symmetries
-from ckncuda.layer import KernelLayer, Layer, LayerSpec, conventions
-from ckncuda.layer.dot_product import (
-    ArcCosine,
-    DotProductKernel,
-    Exponential,
-    InversePolynomial,
-    Linear,
-    Polynomial,
-    Series,
-)
-from ckncuda.model.fit import fit, fit_exact
-from ckncuda.model.model import Model, load
-from ckncuda.model.system import System
-from ckncuda.network.encoder import Encoder, EncoderSpec
-from ckncuda.network.network import CKN
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from ckncuda.version import __version__ as __version__
 
-__all__ = [
-    "CKN",
-    "ArcCosine",
-    "CknError",
-    "DotProductKernel",
-    "Encoder",
-    "EncoderSpec",
-    "ExactKernel",
-    "Exponential",
-    "GramRidge",
-    "InversePolynomial",
-    "KernelLayer",
-    "KernelRidge",
-    "Layer",
-    "LayerSpec",
-    "Linear",
-    "Model",
-    "NystromRidge",
-    "Polynomial",
-    "Ridge",
-    "Series",
-    "Softmax",
-    "SquaredHinge",
-    "Symmetries",
-    "System",
-    "as_images",
-    "conventions",
-    "fit",
-    "fit_exact",
-    "gram",
-    "load",
-]
+if TYPE_CHECKING:
+    from ckncuda.public import *  # noqa: F403
+
+
+def __getattr__(name: str) -> Any:
+    """Return a public name, or a module that the public names need, at its first use."""
+    if name.startswith("__") and name != "__all__":  # which Python asks for while it imports this
+        raise AttributeError(f"module 'ckncuda' has no attribute {name!r}")
+    public = importlib.import_module("ckncuda.public")
+    if name == "__all__" or name in public.__all__:
+        value = globals()[name] = getattr(public, name)
+        return value
+    if name in globals():
+        return globals()[name]
+    raise AttributeError(f"module 'ckncuda' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__getattr__("__all__")})

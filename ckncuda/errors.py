@@ -4,6 +4,7 @@ Each message says what was given, what was expected and what to do.  The command
 message alone and exits with status 2; a program catches `CknError`.
 """
 
+import contextlib
 import importlib
 import re
 
@@ -32,7 +33,7 @@ class BackendUnavailable(CknError, RuntimeError):
 
 
 class NotInstalled(CknError, ImportError):
-    """A package of an extra of ours that is not installed; see `require`."""
+    """A package of an extra of ours that is not installed, or does not import; see `require`."""
 
 
 class OutOfMemory(CknError, MemoryError):
@@ -46,16 +47,60 @@ def require(*modules: str, purpose: str, extra: str) -> None:
 
     Examples
     --------
-    >>> require("zebra", purpose="the zoo needs zebra", extra="zoo")
+    >>> require("zebra", purpose="the zoo needs zebra", extra="exact")
     Traceback (most recent call last):
-    ckncuda.errors.NotInstalled: the zoo needs zebra; install it with: pip install 'ckncuda[zoo]'
+    ckncuda.errors.NotInstalled: the zoo needs zebra; install it with: pip install 'zarr<4,>=3.1'
+    """
+    for module in modules:
+        failure = import_failure(module, module.partition(".")[0], extra)
+        if failure is None:
+            continue
+        if "does not import" in failure:
+            raise NotInstalled(f"{purpose}; {failure}")
+        packages = "them" if " and " in purpose else "it"
+        raise NotInstalled(f"{purpose}; install {packages} with: {installing(extra)}")
+
+
+def import_failure(module: str, name: str, extra: str) -> str | None:
+    """Return why a module of an extra cannot be imported, and what to do; None where it is imported now.
+
+    ``name`` is what people call its package.
+
+    Examples
+    --------
+    >>> import_failure("zebra", "Zebra", "zoo")
+    "Zebra is not installed; install it with: pip install '.[zoo]' in ckncuda's folder"
     """
     try:
-        for module in modules:
-            importlib.import_module(module)
-    except ImportError as error:
-        packages = "them" if " and " in purpose else "it"
-        raise NotInstalled(f"{purpose}; install {packages} with: pip install 'ckncuda[{extra}]'") from error
+        importlib.import_module(module)
+    except MemoryError:
+        raise
+    except Exception as error:  # a package that is damaged, or does not suit another, may raise anything
+        if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
+            return f"{name} is not installed; install it with: {installing(extra)}"
+        reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+        again = installing(extra, "--force-reinstall ")
+        return f"{name} is installed but does not import ({reason}); perhaps this mends it: {again}"
+    return None
+
+
+def installing(extra: str, options: str = "") -> str:
+    """Return the command that installs what an extra of ours brings, wherever ckncuda was installed from.
+
+    Examples
+    --------
+    >>> installing("fast")
+    "pip install 'numba<1,>=0.60'"
+    """
+    import importlib.metadata as installed  # on demand: it takes a good part of the time of `ckn --help`
+
+    with contextlib.suppress(installed.PackageNotFoundError):  # run from its folder alone
+        requirements = (text.partition(";") for text in installed.requires("ckncuda") or ())
+        marked = re.compile(rf"""extra == ['"]{re.escape(extra)}['"]""")
+        packages = [f"'{package.strip()}'" for package, _, when in requirements if marked.search(when)]
+        if packages:
+            return f"pip install {options}{' '.join(packages)}"
+    return f"pip install {options}'.[{extra}]' in ckncuda's folder"
 
 
 def printable(text: object) -> str:

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar, Union
 
+from ckncuda.errors import InvalidSpec, printable
+
 Item = TypeVar("Item")
 
 Progress = Union[Callable[[str, int, int], None], "Report"]
@@ -67,6 +69,11 @@ class Report:
     @classmethod
     def of(cls, progress: Progress | None) -> "Report":
         """Return a report itself, or a new one that tells a callable, or nobody, what is done."""
+        if progress is not None and not callable(progress):
+            raise InvalidSpec(
+                f"progress is {printable(repr(progress))[:80]}; expected a function of (stage, done, total), "
+                "such as print"
+            )
         return progress if isinstance(progress, Report) else cls(progress)
 
     def labelled(self, label: str) -> "Report":

@@ -8,6 +8,7 @@ from ckncuda.backend import Backend
 from ckncuda.studies.demo import run_demo
 
 from . import options
+from .output import show
 from .progress import ProgressBars
 
 
@@ -29,9 +30,6 @@ def demo(output: str, seed: int, engine: Backend) -> None:
     """
     with ProgressBars() as progress:
         result = run_demo(Path(output), seed, engine, progress)
-    for path in result.files:
-        click.echo(f"wrote {path}")
-    click.echo(
-        f"accuracy {result.accuracy:.4f} on {result.n_test} images it did not train on, "
-        f"in {result.seconds:.1f} seconds"
-    )
+    show(f"wrote {path}" for path in result.files)
+    accuracy = f"accuracy {result.accuracy:.4f} on {result.n_test} images it did not train on"
+    show([f"{accuracy}, in {result.seconds:.1f} seconds"])

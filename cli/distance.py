@@ -34,7 +34,12 @@ def numbers(text: str) -> tuple[int, ...]:
 @click.command()
 @click.argument("images")
 @click.option("-o", "--output", help="A plot, such as distance.png.")
-@click.option("--model", "path", help="A model file: how far its network is from its exact kernel.")
+@click.option(
+    "--model",
+    "path",
+    help="A model file: how far its network is from its exact kernel, which has no decorrelation: its layers "
+    "must have none, as of the presets those of seed.",
+)
 @click.option("--config", help="A TOML file that describes the layers, as of ckn fit.")
 @click.option("--layer", multiple=True, help="One layer, from the image upwards; as of ckn gram.")
 @click.option("--preprocess", multiple=True, help="As of ckn fit. [default: as --config says, or auto]")

@@ -12,6 +12,7 @@ from ckncuda.backend import Backend
 from ckncuda.errors import InvalidData, printable
 
 from . import options
+from .output import say
 
 LONGEST_NAME = 16  # of a class in the table
 
@@ -44,8 +45,7 @@ def evaluate(
     if (numbers := _numbers(known_names)) is not None:
         predicted, known = numbers[predicted], numbers[known]
     if unknown := sorted(set(truth.tolist()) - set(known.tolist())):
-        message = f"the model never saw the labels {_some(unknown)}; it cannot predict them"
-        click.echo(f"Warning: {message}", err=True)
+        say(f"Warning: the model never saw the labels {_some(unknown)}; it cannot predict them")
     classes, confusion = confusion_matrix(truth, predicted)
     result = {
         "accuracy": float(np.mean(truth == predicted)),

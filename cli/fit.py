@@ -12,7 +12,7 @@ from ckncuda.data import ImageSource
 from ckncuda.errors import InvalidSpec
 from ckncuda.exact.on_disk.reading import open_gram
 from ckncuda.model.configuration import read_toml
-from ckncuda.model.fit import fit as fit_system
+from ckncuda.model.fit import fit as learn
 from ckncuda.model.model import Model
 from ckncuda.model.presets import PRESETS
 from ckncuda.model.system import CLASSIFIERS, System
@@ -165,7 +165,7 @@ def fit(
         )
         system = _system(method, described, source, report)
         grams = [open_gram(path) for path in gram] or None
-        model = fit_system(system, source, targets, grams=grams, seed=seed, backend=engine, progress=report)
+        model = learn(source, targets, system=system, grams=grams, seed=seed, backend=engine, progress=report)
     with report.stage("writing"):
         model.save(output)
     result = {
@@ -199,22 +199,26 @@ def _system(method: str, described: dict[str, Any], source: ImageSource, report:
     return system
 
 
-def peak_memory() -> int:
-    """Return the most memory that this process has held, in bytes."""
+def peak_memory() -> int | None:
+    """Return the most memory that this process has held, in bytes; None where the system does not tell."""
     with contextlib.suppress(OSError):  # Linux; there, getrusage counts what its parent held, too
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
-    import resource  # not on Windows
-
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _lines(result: dict[str, Any], model: Model) -> list[str]:
+    peak = result["peak_memory"]
+    memory = "" if peak is None else f", peak memory {peak / 2**20:.0f} MiB"
     lines = [
         f"{result['n_features']} features an image, {model.n_parameters:,} parameters",
-        f"{options.shown_seconds(result['seconds'])}, peak memory {result['peak_memory'] / 2**20:.0f} MiB",
+        f"{options.shown_seconds(result['seconds'])}{memory}",
         f"wrote {result['model']}",
     ]
     if model.classifier is None or result["validation_accuracy"] is None:

@@ -222,9 +222,13 @@ def _say_plan(job: GramJob, store: GramStore, tiles: list[Tile], engine: Backend
     widest = max(tiles, key=lambda tile: tile.pairs)
     report.tell(
         f"Plan: {pairs:,} pairs of images in {len(tiles):,} tile{'s' * (len(tiles) > 1)}; "
-        f"{all_tiles - len(tiles):,} of {all_tiles:,} tiles are finished and verified\n"
+        f"{all_tiles - len(tiles):,} of {all_tiles:,} tiles are finished and verified"
+    )
+    report.tell(
         f"Time: about {shown_duration(seconds * pairs)} on this machine alone, "
-        f"{shown_duration(seconds * widest.pairs)} a tile\n"
+        f"{shown_duration(seconds * widest.pairs)} a tile"
+    )
+    report.tell(
         f"Size: {_shown_bytes(store.nbytes)} in {store.path}, {_shown_bytes(store.bytes_of(widest))} a tile"
     )
 

@@ -1,98 +1,98 @@
-"""Entry point of the `ckn` command, and what all commands share: errors, Ctrl-C, warnings."""
+"""Entry point of the `ckn` command: signals and streams first, then all that takes long to import."""
 
-import io
-import logging
+import os
 import signal
 import sys
-import warnings
+import threading
+import time
 from types import FrameType
 from typing import NoReturn
 
-import click
-
-from ckncuda import __version__
-from ckncuda.errors import CknError
-
-from .backends import backends
-from .baseline import baseline
-from .bench import bench
-from .demo import demo
-from .distance import distance
-from .evaluate import evaluate
-from .extract import extract
-from .fit import fit
-from .gram import gram
-from .info import info
-from .predict import predict
-from .search import search
-
-BAD_INPUT = 2
 INTERRUPTED = 130  # as shells report a process that Ctrl-C ended
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(__version__, prog_name="ckn")
-def cli() -> None:
-    """Convolutional kernel networks on images.
-
-    \b
-    Fit on the training images, then predict:
-        ckn fit Xtr.csv --labels Ytr.csv -o model.ckn
-        ckn predict model.ckn Xte.csv -o submission.csv
-    """
-
-
-for each in (fit, search, extract, predict, evaluate, gram, info, distance, bench, backends, demo, baseline):
-    cli.add_command(each)
+PATIENCE = 5.0  # seconds to tidy up in, after which another Ctrl-C ends the process at once
+DEAF = 0.7  # seconds after which a computation that hears no signal is ended with the process
+SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
 
 
 def main() -> NoReturn:
     """Run the command line; print failures that a user can mend as one message, and exit with 2."""
-    for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP; nohup ignores it, and so do we then
-        if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) != signal.SIG_IGN:
-            signal.signal(getattr(signal, name), _terminate)
-    for stream in (sys.stdout, sys.stderr):  # \u03bb rather than a failure where the encoding has no λ
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-    warnings.showwarning = _show_warning
-    logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    logging.getLogger("ckncuda").setLevel(logging.INFO)
-    # When one of several reads of Zarr fails, asyncio complains of the others; the failure is reported.
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    try:
-        cli.main(standalone_mode=False, prog_name="ckn")
-        status = 0
-    except click.exceptions.Exit as exit_:
-        status = exit_.exit_code
-    except click.ClickException as error:
-        error.show()
-        status = BAD_INPUT
-    except CknError as error:
-        status = _fail(str(error))
-    except MemoryError as error:
-        words = str(error).rstrip(".")
-        status = _fail(f"not enough memory: {words}. Give fewer images or filters, or a smaller --memory")
-    except BrokenPipeError:
-        sys.stderr.close()  # whoever read our output has gone: nobody is left to tell
-        status = 1
-    except OSError as error:
-        status = _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
-    except (KeyboardInterrupt, click.Abort) as interrupt:
-        left = str(interrupt) or "no partial file was left"
-        click.echo(f"\nInterrupted; {left}.", err=True)
-        status = INTERRUPTED
+    interruption = Interruption()
+    open_streams()
+    from ckncuda.cli.commands import run
+
+    status = run(interruption.raise_it, INTERRUPTED)
+    interruption.leave_at_once()  # nothing is left to be tidied up
     sys.exit(status)
 
 
-def _fail(message: str) -> int:
-    click.echo(f"Error: {message}", err=True)
-    return BAD_INPUT
+class Interruption:
+    """Requests to end: Ctrl-C, SIGTERM, SIGHUP.
+
+    Before there is anything to tidy up, and after it has been, they end the process at once. In between the
+    first unwinds the stack, so that temporary files are removed. A computation of some library that does not
+    come back to Python meanwhile would hold it up: then a thread ends the process.
+    """
+
+    def __init__(self) -> None:
+        self._heard = threading.Event()
+        self._since = 0.0
+        self._written_to: int | None = None
+        self.leave_at_once()
+
+    def leave_at_once(self) -> None:
+        """Have signals end the process without a word."""
+        if self._written_to is not None:
+            signal.set_wakeup_fd(-1)
+            os.close(self._written_to)  # so that the thread ends
+            self._written_to = None
+        _handle(lambda number, frame: os._exit(INTERRUPTED))
+
+    def raise_it(self) -> None:
+        """Have the first signal raise KeyboardInterrupt, and not another while that unwinds."""
+        _handle(self._raise)
+        reading, self._written_to = os.pipe()
+        os.set_blocking(self._written_to, False)
+        signal.set_wakeup_fd(self._written_to, warn_on_full_buffer=False)  # as soon as a signal arrives
+        threading.Thread(target=self._watch, args=(reading,), name="signals", daemon=True).start()
+
+    def _raise(self, number: int, frame: FrameType | None) -> None:
+        if not self._heard.is_set():
+            self._heard.set()
+            self._since = time.monotonic()
+            raise KeyboardInterrupt
+        if time.monotonic() - self._since > PATIENCE:
+            os._exit(INTERRUPTED)
+
+    def _watch(self, signals: int) -> None:
+        handled = {int(getattr(signal, name)) for name in SIGNALS if hasattr(signal, name)}
+        with open(signals, "rb", buffering=0) as pipe:
+            while number := pipe.read(1):
+                if number[0] not in handled or self._heard.wait(DEAF):
+                    continue
+                from ckncuda.cli.output import say
+
+                say("")
+                say("Interrupted; what was not finished is lost.")
+                os._exit(INTERRUPTED)
 
 
-def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    """Unwind, so that temporary files are removed, when asked to end."""
-    raise KeyboardInterrupt
+def _handle(handler: "signal._HANDLER") -> None:
+    """Set the handler of all requests to end, but of those that we were started to ignore, as by nohup."""
+    for name in SIGNALS:
+        if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) != signal.SIG_IGN:
+            signal.signal(getattr(signal, name), handler)
 
 
-def _show_warning(message: Warning | str, *rest: object, **more: object) -> None:
-    click.echo(f"Warning: {message}", err=True)
+def open_streams() -> None:
+    """Open what is closed of the standard streams onto nothing: else the next file would take its number."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+        if getattr(sys, name) is None:
+            mode = "w" if number else "r"
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115

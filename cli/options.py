@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 import numpy as np
@@ -14,6 +14,7 @@ import threadpoolctl
 from numpy.typing import NDArray
 
 from ckncuda.backend import NAMES, get_backend
+from ckncuda.backend.numpy import available_threads, usable_cores
 from ckncuda.data import ImageSource, open_images, read_labels
 from ckncuda.data.foreign import BEGIN, kind_of
 from ckncuda.data.open import FORMATS, find_format
@@ -24,6 +25,7 @@ from ckncuda.model.model import Model, load
 from ckncuda.progress import Report
 from ckncuda.types import Shape
 
+from .output import say, show
 from .progress import ProgressBars
 
 Command = Callable[..., Any]
@@ -33,7 +35,37 @@ Printed = tuple[dict[str, Any], list[str]]
 MODEL_HEADER = b'{"'  # in the bytes 8 and 9 of a model, damaged or not
 POSITIVE = click.IntRange(min=1)
 _STAGES = ("reading", "preprocessing", "anchors", "features", "classifier", "writing")
+if TYPE_CHECKING:
+    _OfText = click.ParamType[str]
+else:  # before 8.4 click has no such thing
+    _OfText = click.ParamType
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+class Text(_OfText):
+    """A text that is not empty, such as a path: an unset variable of a shell leaves an empty one."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the text, or refuse it."""
+        if not str(value):
+            self.fail("it is empty (an unset shell variable?)", param, ctx)
+        return str(value)
+
+
+TEXT = Text()
+
+
+class Commands(click.Group):
+    """Commands none of whose texts may be empty."""
+
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        """Add a command."""
+        for parameter in cmd.params:
+            if parameter.type is click.STRING:
+                parameter.type = TEXT
+        super().add_command(cmd, name)
 
 
 def memory_size(text: str) -> int:
@@ -70,7 +102,8 @@ def images(command: Command) -> Command:
         "--image-shape",
         type=image_size,
         metavar="HXWXC",
-        help="Height x width x channels of CSV rows; found out for 32x32x3 and 28x28x1.",
+        help="Height x width x channels of CSV rows, found out for 32x32x3 and 28x28x1; of an array whose "
+        "channels come first; of a single image.",
     )
     @click.option(
         "--split",
@@ -115,14 +148,24 @@ def backend(command: Command) -> Command:
     def with_engine(
         name: str, precision: str, memory: int | None, threads: int | None, **options: Any
     ) -> Any:
-        if threads is not None:
-            import scipy.linalg  # noqa: F401  (brings a BLAS of its own, which is to be limited too)
-
-            threadpoolctl.threadpool_limits(threads)  # of the whole process: classifiers too
+        _limit_blas(threads)
         engine = get_backend(name, threads=threads, memory=memory, precision=precision)
         return command(engine=engine, **options)
 
     return with_engine
+
+
+def _limit_blas(threads: int | None) -> None:
+    """Give BLAS no more threads than were asked for, in the whole process, nor more than there are cores.
+
+    Its threads wait for work by turning round: more of them than cores keep one another from it.
+    """
+    cores = usable_cores()
+    if threads is None and cores == (os.cpu_count() or 1):
+        return  # as many as it takes anyway
+    import scipy.linalg  # noqa: F401  (brings a BLAS of its own, which is to be limited too)
+
+    threadpoolctl.threadpool_limits(min(threads or available_threads(), cores))
 
 
 labels = click.option(
@@ -140,7 +183,8 @@ def printed(command: Callable[..., Printed]) -> Command:
     @functools.wraps(command)
     def printing(as_json: bool, **options: Any) -> None:
         result, lines = command(**options)
-        click.echo(json.dumps(result) if as_json else "\n".join(lines))
+        # Escaped by JSON's own rules, DEL too: so it is shown as it is.
+        show([json.dumps(result).replace("\x7f", "\\u007f")] if as_json else lines)
 
     return printing
 
@@ -161,9 +205,9 @@ def opened(
     with open_images(
         path, format=how.format, image_shape=image_shape, split=how.split or split, channels=channels
     ) as source:
-        click.echo(f"{purpose} {source.description}", err=True)
+        say(f"{purpose} {source.description}")
         for note in source.notes:
-            click.echo(f"Note: {note}", err=True)
+            say(f"Note: {note}")
         yield source
 
 

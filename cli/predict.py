@@ -14,6 +14,7 @@ from ckncuda.errors import printable
 from ckncuda.files.atomic_file import atomic_file
 
 from . import options
+from .output import say
 
 MOST_SHOWN = 20  # classes that a note names
 
@@ -80,11 +81,10 @@ def _tell(names: Sequence[str] | None, files: Sequence[str] | None) -> None:
     if names is not None:
         shown = ", ".join(f"{number} {printable(name)}" for number, name in enumerate(names[:MOST_SHOWN]))
         shown += f" and {len(names) - MOST_SHOWN} more, see ckn info" if len(names) > MOST_SHOWN else ""
-        click.echo(f"Note: predictions are the numbers of classes: {shown}", err=True)
+        say(f"Note: predictions are the numbers of classes: {shown}")
     if files is not None and len(files) > 1:
         first, last = printable(files[0]), printable(files[-1])
-        click.echo(
+        say(
             f"Note: ids count the files in natural order, 1 {first} to {len(files)} {last}; --files writes"
-            " their names",
-            err=True,
+            " their names"
         )

@@ -4,10 +4,14 @@ import sys
 import time
 from typing import Never, Self
 
-import click
 import tqdm
 
+from ckncuda.errors import printable
 from ckncuda.progress import shown_duration
+
+from .output import Unescaped, say
+
+DELAY = 1.0  # seconds after which a bar appears
 
 
 class _Shown:
@@ -16,7 +20,7 @@ class _Shown:
     def say(self, line: str) -> None:
         """Write a line to standard error, where no bar is then."""
         self.close()
-        click.echo(line, err=True)
+        say(line)
 
     def close(self) -> None:
         """Take away what is shown of a stage."""
@@ -50,12 +54,12 @@ class ProgressBars(_Shown):
             self.close()
             self._stage = stage
             self._bar = tqdm.tqdm(
-                desc=stage,
+                desc=printable(stage),
                 total=total,
                 initial=done,  # what was there before the stage began took it no time
-                delay=1.0,
+                delay=DELAY,
                 leave=False,
-                file=sys.stderr,
+                file=Unescaped(),
                 disable=not sys.stderr.isatty(),
             )
         assert self._bar is not None

@@ -1,12 +1,14 @@
 """Options such as --preset, --config, --layer, --preprocess and --classifier as a `System`."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ckncuda.errors import InvalidSpec
+from ckncuda.errors import InvalidSpec, printable
 from ckncuda.exact import ExactKernel
 from ckncuda.exact.encoder import ExactEncoderSpec
+from ckncuda.given.parameters import shown
 from ckncuda.images.preprocess import Preprocessor, preprocessor_from_dict
 from ckncuda.layer.dot_product import DotProductKernel, kernel_from_dict
 from ckncuda.layer.spec import LayerSpec
@@ -15,6 +17,12 @@ from ckncuda.model.presets import EXACT_LAYERS
 from ckncuda.model.system import System
 from ckncuda.network.encoder import EncoderSpec
 from ckncuda.types import Shape
+
+MOST_SHOWN = 200  # characters of an option in a message
+_WHOLE = re.compile(r"[+-]?[0-9]{1,300}")
+_NUMBER = re.compile(
+    r"[+-]?([0-9]+([.][0-9]*)?|[.][0-9]+)(e[+-]?[0-9]+)?|[+-]?(inf|infinity|nan)", re.IGNORECASE
+)
 
 OF_CLASSIFIERS = ("regularization", "kernel", "landmarks", "optimizer", "validation")
 
@@ -57,7 +65,7 @@ class SystemOptions:
         if self.config:
             system = System.from_toml(self.config, "nystrom")
         elif self.layer:
-            system = System([EncoderSpec([parse_layer(text) for text in self.layer], None)])
+            system = System([EncoderSpec([parse_layer(text) for text in self.layer])])
         else:
             system = System.preset(self.preset or "default", n, shape)
         if self.preprocess:
@@ -94,9 +102,9 @@ class SystemOptions:
             encoders = exact_encoders(read_toml(self.config), self.config, given)
         elif self.layer:
             layers = [parse_options(text, f"--layer {text}") for text in self.layer]
-            encoders = [ExactEncoderSpec(ExactKernel.from_dict({"layers": layers} | given), None)]
+            encoders = [ExactEncoderSpec(ExactKernel.from_dict({"layers": layers} | given))]
         else:
-            encoders = [ExactEncoderSpec(ExactKernel(EXACT_LAYERS, **given), None)]
+            encoders = [ExactEncoderSpec(ExactKernel(EXACT_LAYERS, **given))]
         options = _given(self.classifier_options)
         landmarks = options.pop("landmarks", None)
         encoders = [replace(encoder, landmarks=landmarks) for encoder in encoders]
@@ -130,34 +138,41 @@ def parse_preprocessing(texts: tuple[str, ...]) -> tuple[Preprocessor, ...] | No
         name, _, options = text.partition(",")
         if name in ("auto", "none"):
             raise InvalidSpec(f"--preprocess {name} goes with no other --preprocess")
-        preprocessing.append(
-            preprocessor_from_dict({"name": name} | parse_options(options, f"--preprocess {text}"))
-        )
+        own = parse_options(options, f"--preprocess {text}")
+        if "name" in own:
+            raise InvalidSpec(f"--preprocess {_brief(text)}: the name stands first, without name=")
+        preprocessing.append(preprocessor_from_dict({"name": name.strip()} | own))
     return tuple(preprocessing)
 
 
 def parse_options(text: str, where: str) -> dict[str, Any]:
     """Read ``name=value,name=value``; ``where`` is said in errors."""
     options: dict[str, Any] = {}
+    where = _brief(where)
     for item in filter(None, text.split(",")):
-        name, equals, value = item.partition("=")
-        if not equals or not value:
-            raise InvalidSpec(f"{where}: {item!r} is not of the form name=value")
+        name, equals, value = (part.strip() for part in item.partition("="))
+        if not equals or not name or not value:
+            comma = "; decimals have a point, as in sigma=0.6" if item.strip().isdecimal() and options else ""
+            raise InvalidSpec(f"{where}: {shown(item)} is not of the form name=value{comma}")
         if name in options:
-            raise InvalidSpec(f"{where}: {name} is given twice")
-        options[name.strip()] = _parse_value(value.strip())
+            raise InvalidSpec(f"{where}: {_brief(name)} is given twice")
+        options[name] = _parse_value(value)
     return options
 
 
 def _parse_value(text: str) -> Any:
     if ":" in text:
         return tuple(_parse_value(part) for part in text.split(":"))
-    for number in (int, float):
-        try:
-            return number(text)
-        except ValueError:
-            continue
+    if _WHOLE.fullmatch(text):
+        return int(text)
+    if _NUMBER.fullmatch(text):
+        return float(text)
     return text
+
+
+def _brief(text: str) -> str:
+    """Return what was typed for a message: as a terminal shows it, and not too much of it."""
+    return printable(text) if len(text) <= MOST_SHOWN else f"{printable(text[:MOST_SHOWN])}..."
 
 
 def _parse_kernel(text: str) -> DotProductKernel:
@@ -165,7 +180,8 @@ def _parse_kernel(text: str) -> DotProductKernel:
     options = parse_options(f"kernel={text}", f"--kernel {text}")
     kernel = kernel_from_dict(options)
     if options:
-        raise InvalidSpec(f"--kernel {text}: the kernel {kernel.name} has no {', '.join(options)}")
+        unknown = _brief(", ".join(options))
+        raise InvalidSpec(f"--kernel {_brief(text)}: the kernel {kernel.name} has no {unknown}")
     return kernel
 
 

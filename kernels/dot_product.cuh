@@ -1,15 +1,18 @@
 // The dot-product kernels κ of a cosine t: the device's side of ckncuda/layer/dot_product.py.
 //
-// Each is made from `parameters`, a few floats of global memory, the same for all threads.
+// Each is made from `parameters`, a few floats of global memory, the same for all threads. BRANCHES: the lanes of a warp
+// may go different ways, by their t, so that what needs them together must bring them together.
 #pragma once
 
 struct Exponential {  // exp(α (t − 1)); parameters: α log₂ e
+    static constexpr bool BRANCHES = false;
     float rate;
     __device__ explicit Exponential(const float* parameters) : rate(parameters[0]) {}
     __device__ float operator()(float t) const { return exp2f(fmaf(rate, t, -rate)); }
 };
 
 struct Polynomial {  // ((t + c) / (1 + c))^d; parameters: d, c, 1 / (1 + c)
+    static constexpr bool BRANCHES = false;
     int degree;
     float offset, factor;
     __device__ explicit Polynomial(const float* parameters)
@@ -25,6 +28,7 @@ struct Polynomial {  // ((t + c) / (1 + c))^d; parameters: d, c, 1 / (1 + c)
 };
 
 struct InversePolynomial {  // 1 / (2 − t)
+    static constexpr bool BRANCHES = false;
     __device__ explicit InversePolynomial(const float*) {}
     __device__ float operator()(float t) const { return __fdividef(1, 2 - t); }  // from 1/3 to 1
 };
@@ -33,11 +37,13 @@ struct InversePolynomial {  // 1 / (2 − t)
 __device__ inline float angle_from_opposite(float t) { return 3.14159265f - acosf(fminf(fmaxf(t, -1.0f), 1.0f)); }
 
 struct ArcCosine0 {  // 1 − arccos(t) / π
+    static constexpr bool BRANCHES = true;
     __device__ explicit ArcCosine0(const float*) {}
     __device__ float operator()(float t) const { return angle_from_opposite(t) * 0.318309886f; }
 };
 
 struct ArcCosine1 {  // (√(1 − t²) + t (π − arccos t)) / π
+    static constexpr bool BRANCHES = true;
     __device__ explicit ArcCosine1(const float*) {}
     __device__ float operator()(float t) const {
         t = fminf(fmaxf(t, -1.0f), 1.0f);
@@ -54,11 +60,13 @@ __device__ inline void relu_and_step(float t, float& relu, float& step) {
 }
 
 struct Linear {  // t
+    static constexpr bool BRANCHES = false;
     __device__ explicit Linear(const float*) {}
     __device__ float operator()(float t) const { return t; }
 };
 
 struct Series {  // Σ a_m t^m, m = 0 … M; parameters: M, a_0, …, a_M
+    static constexpr bool BRANCHES = false;
     const float* parameters;
     __device__ explicit Series(const float* parameters) : parameters(parameters) {}
     __device__ float operator()(float t) const {

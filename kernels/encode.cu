@@ -159,7 +159,7 @@ __global__ void __launch_bounds__(THREADS, 2) encode(
             scale[p] = scale_is_floored ? floored : norm;
         }
         __syncthreads();
-        product.each([&](int p) {
+        product.each([&](int, int p) {
             bool used = p < group * positions;
             float factor = used ? inverse[p] : 0, norm = used ? scale[p] : 0;
             float* row = unpooled + p * MAP_STRIDE;

@@ -4,15 +4,28 @@
 // Tile. A block has 128 patches and goes through all anchors, 64 at a time; 32 terms of both lie in shared memory,
 // twice, since the next ones arrive while these are used (product.cuh).
 //
-// Registers: the products of 128 × 64, 32 a thread; the best anchor so far of half a patch's anchors.
-// Shared memory: two stages of patches and anchors; the 128 × 64 products, on their way to the comparison.
+// Registers: the products of 128 × 64, 32 a thread; of each of its patches, 4 or 8, the best of the thread's anchors.
+// Shared memory: two stages of patches and anchors, 55 KiB: two blocks a multiprocessor from 8.0 on, one on 7.5. In the
+// end, in their place, the best of half of the anchors.
 // Global memory: the patches once for each 64 anchors, the anchors once for each 128 patches (both from L2).
 //
 // Arithmetic: 2 d FLOP a patch and anchor. Floor: that at the rate of the precision.
 #include "product.cuh"
 
 constexpr int PATCH_STRIDE = TERMS + 4;   // of a patch in shared memory: 8 patches × 4 terms meet 32 banks
-constexpr int COSINE_STRIDE = ANCHORS + 1;
+
+// An anchor and its cosine with a patch.
+struct Best {
+    float cosine = -3.0e38f;  // below any
+    int anchor = 0;
+    // Of equal ones the first.
+    __device__ void take(float other, int other_anchor) {
+        if (other > cosine || (other == cosine && other_anchor < anchor)) {
+            cosine = other;
+            anchor = other_anchor;
+        }
+    }
+};
 
 template <class Precision>
 __global__ void __launch_bounds__(THREADS, 2) nearest_anchor(
@@ -25,8 +38,7 @@ __global__ void __launch_bounds__(THREADS, 2) nearest_anchor(
     constexpr int tile = PATCHES * PATCH_STRIDE, words = Precision::words * STRIDE;
     float* stage_patches = reinterpret_cast<float*>(shared);                          // [2][tile]
     uint32_t* stage_anchors = reinterpret_cast<uint32_t*>(stage_patches + 2 * tile);  // [2][words]
-    float* cosines = reinterpret_cast<float*>(stage_anchors + 2 * words);             // [PATCHES][COSINE_STRIDE]
-    int* at = reinterpret_cast<int*>(cosines + PATCHES * COSINE_STRIDE);              // [PATCHES]
+    int* at = reinterpret_cast<int*>(stage_anchors + 2 * words);                      // [PATCHES]
     int* offset = at + PATCHES;                                                       // [TERMS]
     for (int p = threadIdx.x; p < PATCHES; p += THREADS) at[p] = p * PATCH_STRIDE * sizeof(float);
     for (int i = threadIdx.x; i < TERMS; i += THREADS) offset[i] = i * sizeof(float);
@@ -55,10 +67,9 @@ __global__ void __launch_bounds__(THREADS, 2) nearest_anchor(
             copy_async_16(to + i / ANCHORS * STRIDE + i % ANCHORS, from + i, true);
     };
 
-    int row = threadIdx.x / 2, half = threadIdx.x % 2 * (ANCHORS / 2);  // what this thread compares
-    float best = -3.0e38f;  // below any cosine
-    int best_anchor = 0;
-    Product<Precision> product;
+    using Products = Product<Precision>;
+    Products product;
+    Best best[Products::ROWS];
     fetch(0, 0);
     copy_commit();
     for (int number = 0; number < slabs * stages; ++number) {
@@ -68,31 +79,44 @@ __global__ void __launch_bounds__(THREADS, 2) nearest_anchor(
         __syncthreads();
         product.add(stage_patches + number % 2 * tile, at, offset, stage_anchors + number % 2 * words);
         if ((number + 1) % stages == 0) {  // all terms of a slab of anchors
-            product.each([&](int p) {
-                float* row = cosines + p * COSINE_STRIDE;
-                return [=](int anchor, float value) { row[anchor] = value; };
+            int slab = number / stages * ANCHORS;
+            product.each([&](int i, int) {
+                return [&best, i, slab, clusters](int anchor, float value) {
+                    if (slab + anchor < clusters) best[i].take(value, slab + anchor);
+                };
             });
             product.clear();
-            __syncthreads();
-            int slab = number / stages * ANCHORS;
-            for (int j = half; j < half + ANCHORS / 2 && slab + j < clusters; ++j) {
-                float value = cosines[row * COSINE_STRIDE + j];
-                if (value > best) {
-                    best = value;
-                    best_anchor = slab + j;
-                }
+        }
+        __syncthreads();  // the buffers may be filled again
+    }
+
+#pragma unroll
+    for (int i = 0; i < Products::ROWS; ++i)
+#pragma unroll
+        for (int bits = 1; bits < Products::LANES_ACROSS; bits *= 2) {
+            float other = __shfl_xor_sync(0xffffffffu, best[i].cosine, bits);
+            best[i].take(other, __shfl_xor_sync(0xffffffffu, best[i].anchor, bits));
+        }
+    float* cosines = stage_patches;                             // [PATCHES], of the warps to the right
+    int* numbers = reinterpret_cast<int*>(cosines + PATCHES);   // [PATCHES]
+    bool left = threadIdx.x / 32 % Products::WARPS_ACROSS == 0, leads = threadIdx.x % Products::LANES_ACROSS == 0;
+    if (Products::WARPS_ACROSS > 1) {
+        if (leads && !left)
+#pragma unroll
+            for (int i = 0; i < Products::ROWS; ++i) {
+                cosines[product.patch(i)] = best[i].cosine;
+                numbers[product.patch(i)] = best[i].anchor;
+            }
+        __syncthreads();
+    }
+    if (leads && left)
+#pragma unroll
+        for (int i = 0; i < Products::ROWS; ++i) {
+            int p = product.patch(i);
+            if (Products::WARPS_ACROSS > 1) best[i].take(cosines[p], numbers[p]);
+            if (first + p < count) {
+                nearest[first + p] = best[i].anchor;
+                cosine[first + p] = best[i].cosine;
             }
         }
-        __syncthreads();  // the buffers and the cosines may be written again
-    }
-    float other = __shfl_xor_sync(0xffffffffu, best, 1);
-    int other_anchor = __shfl_xor_sync(0xffffffffu, best_anchor, 1);
-    if (other > best || (other == best && other_anchor < best_anchor)) {
-        best = other;
-        best_anchor = other_anchor;
-    }
-    if (half == 0 && first + row < count) {
-        nearest[first + row] = best_anchor;
-        cosine[first + row] = best;
-    }
 }

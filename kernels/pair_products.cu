@@ -250,6 +250,7 @@ public:
         copy_wait<0>();
         __syncthreads();  // this row has arrived, and all are done with the one before
         if (y + 1 < s.bottom) fetch(y + 1);
+        __syncwarp();  // some lanes copy more than others, and the products are those of whole warps
         PatchRows first = patches(0);
         const uint32_t* row = rows + y % 2 * first.of_row();
         const uint32_t* row_norms = row + first.of_patches() + column();
@@ -268,6 +269,7 @@ public:
                     values[i] = norm * kernel(t);
                 }
             }
+            if constexpr (TANGENT || Kernel::BRANCHES) __syncwarp();  // before the products of the next group
             take(group, values, tangents);
         });
     }

@@ -43,6 +43,10 @@ class Product {
     int lane, first_patch, first_anchor;
 
 public:
+    static constexpr int ROWS = 4;          // patches of which a thread has products
+    static constexpr int LANES_ACROSS = 4;  // neighbours in a warp that have the same patches, and other anchors
+    static constexpr int WARPS_ACROSS = 2;  // and warps
+
     __device__ Product() {
         int warp = threadIdx.x / 32;
         lane = threadIdx.x % 32;
@@ -60,14 +64,16 @@ public:
     // Add a stage: `at` [PATCHES] and `offset` [TERMS] are bytes into the slab, `anchors` [words][STRIDE].
     __device__ void add(const float* slab, const int* at, const int* offset, const uint32_t* anchors);
 
-    // For each patch of which this thread has products, call of_patch(patch), and what that returns with
-    // (anchor, product) for each of these.
-    template <class OfPatch>
-    __device__ void each(OfPatch of_patch) const {
-        int row = lane / 4, column = lane % 4 * 2;
+    // The patch of a row.
+    __device__ int patch(int i) const { return first_patch + 8 * i + lane / 4; }
+
+    // For each row, call of_row(row, patch), and what that returns with (anchor, product), anchor after anchor.
+    template <class OfRow>
+    __device__ void each(OfRow of_row) const {
+        int column = lane % 4 * 2;
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            auto visit = of_patch(first_patch + 8 * i + row);
+        for (int i = 0; i < ROWS; ++i) {
+            auto visit = of_row(i, patch(i));
 #pragma unroll
             for (int j = 0; j < 8; ++j)
                 visit(first_anchor + j / 2 * 8 + column + j % 2, sums[i / 2][j / 2][i % 2 * 2 + j % 2]);
@@ -184,6 +190,8 @@ class Product<Fma> {
     int first_patch, first_anchor;
 
 public:
+    static constexpr int ROWS = 8, LANES_ACROSS = 16, WARPS_ACROSS = 1;
+
     __device__ Product() : first_patch(threadIdx.x / 16 * 8), first_anchor(threadIdx.x % 16 * 4) { clear(); }
 
     __device__ void clear() {
@@ -211,11 +219,13 @@ public:
         }
     }
 
-    template <class OfPatch>
-    __device__ void each(OfPatch of_patch) const {
+    __device__ int patch(int i) const { return first_patch + i; }
+
+    template <class OfRow>
+    __device__ void each(OfRow of_row) const {
 #pragma unroll
-        for (int i = 0; i < 8; ++i) {
-            auto visit = of_patch(first_patch + i);
+        for (int i = 0; i < ROWS; ++i) {
+            auto visit = of_row(i, patch(i));
 #pragma unroll
             for (int j = 0; j < 4; ++j) visit(first_anchor + j, sums[i][j]);
         }

@@ -12,6 +12,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import hypothesis
 import numpy as np
 import pytest
+from gpu_faults import pytest_runtest_logreport, pytest_runtest_makereport, pytest_runtest_teardown  # noqa: F401
 
 # Shared data may stand beside the checkout; the project does without it.
 SHARED = Path(os.environ.get("CKNCUDA_SHARED", Path(__file__).parents[2] / "shared"))
@@ -19,6 +20,28 @@ SHARED = Path(os.environ.get("CKNCUDA_SHARED", Path(__file__).parents[2] / "shar
 # A slow machine is no failure; the same examples on every run make a failure repeatable.
 hypothesis.settings.register_profile("ckncuda", deadline=None, derandomize=True, max_examples=25)
 hypothesis.settings.load_profile("ckncuda")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let campaigns, of which every run of the tests does a small part, be as long as is asked for."""
+    group = parser.getgroup("campaigns")
+    group.addoption("--fuzz", type=int, default=0, metavar="N", help="mutations of each reader's input")
+    group.addoption(
+        "--kills", type=int, default=0, metavar="N", help="moments at which each command is killed"
+    )
+    group.addoption("--signals", type=int, default=0, metavar="N", help="moments at which a signal is sent")
+
+
+@pytest.fixture(scope="session")
+def nursery():
+    """A process with the library imported, from which children fork that may crash, hang or be killed."""
+    if not hasattr(os, "fork"):
+        pytest.skip("children that fork are not known here")
+    from nursery import Nursery
+
+    made = Nursery()
+    yield made
+    made.close()
 
 
 @pytest.fixture(scope="session")

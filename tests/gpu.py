@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from cuda_on_cpu import environment
 
-from ckncuda.backend.cupy import CupyBackend, why_unavailable
+from ckncuda.backend.cupy import CupyBackend, unavailability, why_unavailable
 
 PRECISIONS = {
     "cupy, float32": ("float32", None),
@@ -31,7 +31,7 @@ def a_gpu() -> Iterator[None]:
         pytest.skip(f"there is no GPU, and {reason}")
     sys.modules.update(_stand_in)
     environment.install()
-    why_unavailable.cache_clear()
+    unavailability.cache_clear()
     try:
         assert why_unavailable() is None
         yield
@@ -39,7 +39,7 @@ def a_gpu() -> Iterator[None]:
         sys.path.remove(str(environment.HERE))
         for name in [n for n in sys.modules if n.partition(".")[0] in ("cupy", "cupyx")]:
             _stand_in[name] = sys.modules.pop(name)
-        why_unavailable.cache_clear()
+        unavailability.cache_clear()
 
 
 def device_name() -> str:

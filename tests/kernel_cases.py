@@ -30,6 +30,7 @@ CASES = {
     "no pooling": ((2, 4, 5, 4), make_layer(4, subsampling=1, patch=1)),
 }
 PAIR_PRECISIONS = ["cupy, float32", "cupy, float32 without tensor cores"]  # that differ in exact kernels
+KAPPAS = (*factories.SMOOTH_KERNELS, ArcCosine(0))  # all of them
 RELU = {"kernel": ArcCosine(1), "filters": 1}
 # Images, layers and whether of tangents, that reach every branch of the kernels of pairs in little time.
 PAIR_CASES = {
@@ -87,7 +88,7 @@ def run_everything():
         backend = gpu.cupy_backend(precision)
         for case in PAIR_CASES:
             run_pairs(backend, case)
-    for kernel in (*factories.SMOOTH_KERNELS, ArcCosine(0)):
+    for kernel in KAPPAS:
         backend.encode(backend.asarray(np.ones((1, 4, 4, 1))), [make_layer(1, kernel=kernel)])
 
 

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = """
     types, errors, progress, version, kernels
     given
-    layer, files
+    layer, files, compiled
     backend | data
     classifier | images
     network | exact
@@ -25,6 +25,7 @@ FLOORS = """
     supervised
     sklearn, robustness
     studies
+    public
     ckncuda
     cli
 """

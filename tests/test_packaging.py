@@ -1,5 +1,7 @@
 """Installations from a wheel and editable ones: what lands in them."""
 
+import importlib.metadata
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import ckncuda
+from ckncuda.errors import installing
 
 ROOT = Path(__file__).parents[1]
 SOURCES = {"ckncuda": "ckncuda", "cli": "ckncuda/cli", "kernels": "ckncuda/kernels"}
@@ -75,3 +78,45 @@ def test_this_installation_offers_no_module_called_cli_or_kernels(tmp_path):
 def test_the_version_is_stated_once_more_and_the_same():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["version"] == ckncuda.__version__
+
+
+def bounds():
+    """The least version of each package that pyproject.toml names, but for those of GPUs, style and types."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    texts = list(project["dependencies"])
+    for name in set(extras) - {"cuda13", "cuda12", "lint"}:
+        texts += extras[name]
+    found = (re.match(r"([\w-]+)(?:\[[^]]*\])?>=([\d.]+)", text) for text in texts)
+    return {match[1]: match[2] for match in found if match}
+
+
+def test_the_lowest_versions_that_are_tested_are_those_that_are_admitted():
+    lines = (ROOT / "constraints-lowest.txt").read_text(encoding="utf-8").splitlines()
+    tested = dict(line.split("==") for line in lines if not line.startswith("#"))
+    admitted = bounds()
+    assert set(tested) == set(admitted)
+    for name, version in admitted.items():  # 1.11 is 1.11.1 where the first of a series cannot be had
+        assert f"{tested[name]}.".startswith(f"{version}."), f"{name}: {tested[name]} is not {version}"
+
+
+def test_versions_that_are_known_to_work_are_admitted():
+    for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines():
+        name, _, known = line.partition("==")
+        lowest = {key.lower(): value for key, value in bounds().items()}.get(name.lower())
+        if lowest is not None:
+            assert [int(n) for n in known.split(".")[:2]] >= [int(n) for n in lowest.split(".")[:2]], name
+
+
+def test_messages_advise_what_can_be_installed(monkeypatch):
+    """Extras of the name ckncuda are nobody's yet on PyPI, and may be anybody's."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for extra, packages in extras["optional-dependencies"].items():
+        command = installing(extra)
+        assert command.startswith("pip install '")
+        for package in packages:
+            name = re.match(r"[\w-]+", package)[0]
+            assert name == "ckncuda" or name.lower() in command.lower()
+    gone = importlib.metadata.PackageNotFoundError("ckncuda")
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: (_ for _ in ()).throw(gone))
+    assert installing("fast") == "pip install '.[fast]' in ckncuda's folder"

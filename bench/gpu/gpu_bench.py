@@ -1,4 +1,4 @@
-"""How gpu.py measures: ours and PyTorch's take turns, what fails stands in its row, floors beside rates."""
+"""How gpu_measure.py measures: in turns with PyTorch, failures in their rows, floors beside rates."""
 
 import contextlib
 import importlib
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from gpu_plan import Budget, OutOfTime, Plan, Subject
 from gpu_report import Report, Row, one_line
+from gpu_results import lost_the_gpu
 
 from ckncuda.backend import Backend
 
@@ -67,6 +68,10 @@ def difference(found: Any, expected: Any) -> float:
     return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 
+class LostTheGpu(Exception):
+    """Nothing that follows in this process means anything."""
+
+
 class Bench:
     """What all measurements share."""
 
@@ -107,12 +112,21 @@ class Bench:
         except OutOfTime as error:
             row.remarks.append(str(error))
         except Exception as error:
-            row.remarks.append(f"failed: {one_line(error)}")
+            self.note(row, "", error)
         return row
 
+    def note(self, row: Row, side: str, error: Exception) -> None:
+        """Put a failure into a row; one that takes the GPU with it ends this process once the row is kept."""
+        row.remarks.append(f"{side} failed: {one_line(error)}".lstrip())
+        row.lost_the_gpu |= lost_the_gpu(error)
+
     def add(self, row: Row, measure: Callable[[Row], None]) -> Row:
-        """Fill a row and add it to the report."""
-        self.report.add(self.fill(row, measure))
+        """Fill a row, unless it is known from an earlier run, and add it to the report."""
+        known = self.report.earlier.pop((row.what, row.precision), None)
+        row = known or self.fill(row, measure)
+        self.report.add(row)
+        if row is not known and row.lost_the_gpu:
+            raise LostTheGpu
         return row
 
     def in_turns(self, row: Row, runs: dict[str, Run], clocks: dict[str, Seconds] | None = None) -> None:
@@ -122,7 +136,7 @@ class Bench:
             try:
                 clocks[side](run)  # compiles, loads, takes memory; waits, so that it fails here if it does
             except Exception as error:
-                row.remarks.append(f"{side} failed: {one_line(error)}")
+                self.note(row, side, error)
                 del runs[side]
         row.seconds = {side: [] for side in runs}
         for number in range(self.rounds if runs else 0):

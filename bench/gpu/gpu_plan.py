@@ -1,4 +1,4 @@
-"""What gpu.py measures: networks with their images, sizes, and how long it may take."""
+"""What gpu_measure.py measures: networks with their images, sizes, and how long it may take."""
 
 import math
 import sys

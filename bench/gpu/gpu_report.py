@@ -1,4 +1,4 @@
-"""What gpu.py writes: rows, the table that holds them, and the machine that they were measured on."""
+"""What gpu_measure.py writes: rows, the table that holds them, and the machine that they were measured on."""
 
 import dataclasses
 import json
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from gpu_results import write_whole
 
 COLUMNS = (
     "what",
@@ -43,6 +44,7 @@ class Row:
     seconds: dict[str, list[float]] = field(default_factory=dict)
     tried: dict[str, float] = field(default_factory=dict)  # rates of PyTorch's forms
     remarks: list[str] = field(default_factory=list)
+    lost_the_gpu: bool = False
 
     @property
     def ratio(self) -> float | None:
@@ -105,13 +107,14 @@ class Report:
     exp_rate: float | None = None  # exponentials a second
     failures: list[str] = field(default_factory=list)  # of what has no row
     rows: list[Row] = field(default_factory=list)
+    earlier: dict[tuple[str, str], Row] = field(default_factory=dict)  # by what and precision
     status: str = "still running"
 
     def head(self) -> list[str]:
         """What stands above the table."""
         title = "# Extraction, k-means and exact kernels on a GPU"
         if self.rehearsal:
-            title = "# A rehearsal of `bench/gpu/gpu.py` without a GPU: these figures mean nothing"
+            title = "# A rehearsal of `bench/gpu/gpu_measure.py` without a GPU: these figures mean nothing"
         rates = [f"{rate / 1e12:,.4g} ({name})" for name, rate in self.matrix_rates.items()]
         ceilings = [f"copies {self.copy_rate / 1e9:,.4g} GB/s, read and written"] if self.copy_rate else []
         ceilings += [f"matrix products {', '.join(rates)} TFLOP/s"] if rates else []
@@ -153,16 +156,29 @@ class Report:
         """The same as plain data, in full precision."""
         own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         own["rows"] = [dataclasses.asdict(row) | {"ratio": row.ratio} for row in self.rows]
+        # Until all had their turn, earlier rows are those of the file, too.
+        own["rows"] += [dataclasses.asdict(row) | {"ratio": row.ratio} for row in self.earlier.values()]
+        del own["earlier"]
         return {name: value for name, value in own.items() if not name.endswith("_path")}
 
     def write(self) -> None:
         """Write both files, where they are wanted."""
         if self.markdown_path:
-            self.markdown_path.parent.mkdir(parents=True, exist_ok=True)
-            self.markdown_path.write_text(self.markdown())
+            write_whole(self.markdown_path, self.markdown())
         if self.json_path:
-            self.json_path.parent.mkdir(parents=True, exist_ok=True)
-            self.json_path.write_text(json.dumps(self.data(), indent=1, ensure_ascii=False) + "\n")
+            write_whole(self.json_path, json.dumps(self.data(), indent=1, ensure_ascii=False) + "\n")
+
+    def resume(self) -> None:
+        """Take over what an earlier run has measured; rows stay apart until their turn comes."""
+        if self.json_path is None or not self.json_path.exists():
+            return
+        found = json.loads(self.json_path.read_text(encoding="utf-8"))
+        for name in ("copy_rate", "matrix_rates", "exp_rate"):
+            setattr(self, name, found[name])
+        for row in found["rows"]:
+            row.pop("ratio")
+            if row["ours"] is not None or row["lost_the_gpu"]:  # what else failed is tried again
+                self.earlier[row["what"], row["precision"]] = Row(**row)
 
 
 def machine(cupy: Any, torch: Any) -> dict[str, str]:

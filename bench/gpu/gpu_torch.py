@@ -1,4 +1,4 @@
-"""PyTorch's side of gpu.py: the same network and the same steps of k-means, in their fastest forms.
+"""PyTorch's side of gpu_measure.py: the same network and the same steps of k-means, in their fastest forms.
 
 A network's form is a batch size, a way of pooling, and whether it is compiled.  In every form maps are
 channels-last, nothing is recorded for derivatives, a layer's norms come from a sum over channels and a

@@ -4,13 +4,20 @@
 Nothing outside this room knows where an array lives.
 """
 
+import functools
+import logging
+import operator
 import os
 import weakref
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from ckncuda.backend.operations import Backend
 from ckncuda.backend.process_lock import ProcessLock
 from ckncuda.errors import InvalidSpec
+from ckncuda.given.parameters import shown
 from ckncuda.layer.spec import LayerSpec
 from ckncuda.types import Shape
 
@@ -51,7 +58,8 @@ def get_backend(
         ``auto`` takes the environment variable ``CKNCUDA_BACKEND`` if it is set, else CUDA where it
         works, else NumPy.
     threads : int, optional
-        CPU threads to use; by default as many as this process may run on.
+        CPU threads to use, of which more than there are cores are not started; by default as many as this
+        process may run on: its cores, its quota of them (cgroups), or ``OMP_NUM_THREADS``, whatever is least.
     memory : int, optional
         Bytes that all of a fit or a prediction on a CPU keeps to, above the process with its imports: half
         for a sample of patches, an eighth for blocks of images; what needs more is refused before the work.
@@ -72,12 +80,14 @@ def get_backend(
     'numpy'
     """
     name, origin = _named(name)
+    threads = _whole("threads", threads, "at least 1, such as 4")
+    memory = _whole("memory", memory, "a number of bytes, at least 64 MiB, such as 2 * 2**30")
     if threads is not None and threads < 1:
         raise InvalidSpec(f"threads is {threads}; it must be at least 1")
     if memory is not None and memory < 64 << 20:
-        raise InvalidSpec(f"memory is {memory} bytes; it must be at least 64 MiB")
-    if name not in NAMES:
-        raise InvalidSpec(f"there is no backend {name!r}{origin}; the backends are auto, {', '.join(NAMES)}")
+        raise InvalidSpec(f"memory is {memory} byte{'s' * (memory != 1)}; it must be at least 64 MiB")
+    if not isinstance(name, str) or name not in NAMES:
+        raise InvalidSpec(f"there is no backend {shown(name)}{origin}; give auto, {', '.join(NAMES)}")
     # Imported on demand: nobody pays for a backend that is not used.
     if name == "cupy":
         from ckncuda.backend.cupy import CupyBackend
@@ -107,9 +117,14 @@ def shared_backend(backend: Backend | str) -> Backend:
     >>> kept = shared_backend("numpy")
     >>> kept is shared_backend("numpy")
     True
+
+    Raises
+    ------
+    InvalidSpec
+        This is neither a backend nor the name of one.
     """
     if not isinstance(backend, str):
-        return backend
+        return _checked(backend)
     name, _ = _named(backend)
     if name not in ("numpy", "reference"):
         return get_backend(backend)
@@ -146,13 +161,36 @@ class KeptBackends:
         return KeptBackends, ()
 
 
+def _checked(backend: Any) -> Backend:
+    """Return a backend; raise `InvalidSpec` for anything else."""
+    if isinstance(backend, type) or not hasattr(backend, "images_per_block"):
+        raise InvalidSpec(
+            f"backend is {shown(backend)}; expected a name, {', '.join(('auto', *NAMES))}, or what "
+            'get_backend gives, such as get_backend("numpy")'
+        )
+    checked: Backend = backend
+    return checked
+
+
+def _whole(name: str, value: Any, expected: str) -> int | None:
+    """Return a whole number of any type that has them, or None; True is none."""
+    if value is None:
+        return None
+    try:
+        if isinstance(value, bool | np.bool_):
+            raise TypeError
+        return operator.index(value)
+    except TypeError as error:
+        raise InvalidSpec(f"{name} is {value!r}; it must be a whole number, {expected}") from error
+
+
 def backend_statuses() -> list[BackendStatus]:
     """Return what each backend can do on this machine."""
-    from ckncuda.backend.numpy import available_threads, describe, has_numba
+    from ckncuda.backend.numpy import available_threads, describe, why_plain
     from ckncuda.backend.reference import ReferenceBackend
 
     return [
-        BackendStatus("numpy", True, describe(available_threads(), has_numba())),
+        BackendStatus("numpy", True, describe(available_threads(), why_plain())),
         _cupy_status(),
         BackendStatus("reference", True, ReferenceBackend.description),
     ]
@@ -168,11 +206,26 @@ def unfused_reason(spec: LayerSpec, shape: Shape) -> str | None:
 def _named(name: str) -> tuple[str, str]:
     """Return the name of a backend in place of ``auto``, and, in words, where it is from."""
     origin = ""
-    if name == "auto" and "CKNCUDA_BACKEND" in os.environ:
+    if name == "auto" and os.environ.get("CKNCUDA_BACKEND"):
         name, origin = os.environ["CKNCUDA_BACKEND"], " (from the environment variable CKNCUDA_BACKEND)"
     if name == "auto":
-        name = "cupy" if _cupy_status().works else "numpy"
+        name = "cupy" if _gpu_works() else "numpy"
     return name, origin
+
+
+def _gpu_works() -> bool:
+    """Say once, where the GPU would be taken but for something that is missing, that it is not."""
+    from ckncuda.backend.cupy import unavailability
+
+    found = unavailability()
+    if found is not None and found.surprising:
+        _warn_once(f"the GPU is not used, NumPy computes instead: {found.reason}")
+    return found is None
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    logging.getLogger("ckncuda").warning("%s", message)
 
 
 def _cupy_status() -> BackendStatus:

@@ -70,6 +70,12 @@ class Backend(Protocol):
         ``out`` [n, …], NumPy's or the backend's, if it is given: its parts are what is yielded then.
         """
 
+    def each_image(self, function: Callable[[Array], Array], images: Array, size: int) -> Array:
+        """Apply a function that takes each image by itself, and keeps its shape, to images [n, h, w, c].
+
+        Where there are threads, each takes so many images at a time.
+        """
+
     def nearest_anchor(self, patches: Array, anchors: Array) -> tuple[Index, Array]:
         """Return the number of the anchor [k, d] of largest cosine to each unit patch [n, d], and the cosine.
 
@@ -131,6 +137,10 @@ class HostBlocks(Backend):
     def anchor_search(self, patches: Array) -> AnchorSearch:
         """Prepare nothing: every call computes all products."""
         return functools.partial(self.nearest_anchor, patches)
+
+    def each_image(self, function: Callable[[Array], Array], images: Array, size: int) -> Array:
+        """Take all at once."""
+        return function(images)
 
     def map_blocks(
         self, function: Callable[[Array], Array], blocks: Blocks, out: NDArray[Any] | None = None

@@ -13,6 +13,7 @@ from typing import ParamSpec
 import numpy as np
 
 from ckncuda.errors import InvalidSpec
+from ckncuda.given.parameters import number, shown
 from ckncuda.layer.dot_product import DotProductKernel, Exponential
 from ckncuda.progress import Progress
 
@@ -332,10 +333,12 @@ def check_weights(weights: Sequence[float] | str, kernels: int | None, of: str) 
         if weights != "auto":
             raise InvalidSpec(f'weights are {weights!r}; expected numbers, or "auto"')
         return
-    given = list(weights) if np.iterable(weights) else weights
-    numbers = np.iterable(given) and all(isinstance(each, int | float | np.number) for each in given)
-    if not numbers or not all(0 <= float(each) < math.inf for each in given) or not any(given):
-        raise InvalidSpec(f"weights are {given}; expected numbers that are not negative, one positive")
+    expected = "expected numbers that are not negative, one positive"
+    if np.ndim(weights) != 1 if isinstance(weights, np.ndarray) else not np.iterable(weights):
+        raise InvalidSpec(f"weights are {shown(weights)}; {expected}, such as [0.5, 0.5]")
+    given = [number(f"weights[{i}]", each, lambda w: w >= 0, expected) for i, each in enumerate(weights)]
+    if not any(given):
+        raise InvalidSpec(f"weights are {given}; {expected}")
     if kernels not in (None, len(given)):
         raise InvalidSpec(f"{len(given)} weights were given for {kernels} {of}")
 

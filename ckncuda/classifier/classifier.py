@@ -1,6 +1,5 @@
 """Scores and predictions of all classifiers, and the options of those that learn."""
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
@@ -11,6 +10,7 @@ import numpy.typing as npt
 from ckncuda.backend.arrays import to_host
 from ckncuda.classifier.training_data import BLOCK_BYTES, TrainingData, check_features
 from ckncuda.errors import InvalidData, InvalidSpec
+from ckncuda.given.parameters import number, whole
 from ckncuda.progress import Progress
 from ckncuda.types import Array
 
@@ -130,15 +130,16 @@ class ValidatedClassifier(Classifier):
 
         `fit` does so first; others may before the long work that comes before it.
         """
-        check_regularization(self.regularization)
-        held_out = self.validation != 0 or (self.regularization == "auto" and not self.leaves_one_out)
-        if held_out and not (isinstance(self.validation, int | float) and 0 < self.validation < 1):
-            raise InvalidSpec(
-                f"validation is {self.validation!r}; expected a fraction of the images between 0 and 1, both "
-                "excluded (0 only together with a given regularization: nothing is held out then)"
-            )
-        if not isinstance(self.seed, int) or self.seed < 0:
-            raise InvalidSpec(f"seed is {self.seed!r}; expected a whole number that is not negative")
+        self.regularization = checked_regularization(self.regularization)
+        none_held_out = self.leaves_one_out or self.regularization != "auto"
+        self.validation = number(
+            "validation",
+            self.validation,
+            lambda fraction: 0 < fraction < 1 or (fraction == 0 and none_held_out),
+            "expected a fraction of the images between 0 and 1, both excluded (0 only together with a given "
+            "regularization: nothing is held out then)",
+        )
+        self.seed = whole("seed", self.seed, 0, "expected a whole number that is not negative")
 
 
 class TrainableClassifier(ValidatedClassifier):
@@ -190,12 +191,13 @@ class TrainableClassifier(ValidatedClassifier):
         """Learn from what is checked."""
 
 
-def check_regularization(regularization: float | str) -> None:
-    """Raise `InvalidSpec` unless λ is "auto" or a positive, finite number."""
+def checked_regularization(regularization: float | str) -> float | str:
+    """Return λ, "auto" or a positive, finite number; raise `InvalidSpec` for anything else."""
     if isinstance(regularization, str) and regularization == "auto":
-        return
-    if not (isinstance(regularization, int | float) and 0 < regularization < math.inf):
-        raise InvalidSpec(
-            f'regularization is {regularization!r}; expected "auto" or a number greater than 0 '
-            "(0 is not allowed: the minimiser need not exist; give a small one such as 1e-8)"
-        )
+        return regularization
+    expected = (
+        'expected "auto" or a number greater than 0 (0 is not allowed: the minimiser need not exist; give a '
+        "small one such as 1e-8)"
+    )
+    given: float = number("regularization", regularization, lambda x: x > 0, expected)
+    return given

@@ -14,7 +14,7 @@ from ckncuda.classifier.choice import (
     normalized_weights,
     shown_weights,
 )
-from ckncuda.classifier.classifier import check_regularization
+from ckncuda.classifier.classifier import checked_regularization
 from ckncuda.classifier.gram_matrices import GramMatrices, check_grams
 from ckncuda.classifier.landmarks import GramLandmarks, check_points, fit_ridge, weighted_sum
 from ckncuda.classifier.linear import LinearClassifier
@@ -90,7 +90,7 @@ class GramRidge(LinearClassifier, LeaveOneOut[GramMatrices]):
 
     def check_options(self, images: int | None = None, encoders: int | None = None) -> None:
         """Raise `InvalidSpec` if an option is out of its range, or does not suit kernels and images."""
-        check_regularization(self.regularization)
+        self.regularization = checked_regularization(self.regularization)
         check_weights(self.weights, encoders, "kernels")
         super().check_options()
         check_count(images, "landmarks")

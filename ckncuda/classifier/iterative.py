@@ -17,7 +17,7 @@ from ckncuda.classifier.losses import Loss, cross_entropy, squared_hinge
 from ckncuda.classifier.sgd import minimize_sgd
 from ckncuda.classifier.training_data import FeatureScaling, TrainingData, block_bytes
 from ckncuda.classifier.validation import held_out_sentence, held_out_split
-from ckncuda.errors import InvalidSpec
+from ckncuda.given.parameters import choice, whole
 from ckncuda.progress import Progress
 from ckncuda.types import Array, Index
 
@@ -70,8 +70,7 @@ class IterativeClassifier(LinearClassifier, TrainableClassifier):
     def check_options(self, images: int | None = None, encoders: int | None = None) -> None:
         """Raise `InvalidSpec` if an option is out of its range."""
         super().check_options()
-        if self.max_iterations < 1:
-            raise InvalidSpec(f"max_iterations is {self.max_iterations}; expected at least 1")
+        self.max_iterations = whole("max_iterations", self.max_iterations, 1, "expected at least 1")
 
     def _fit(self, data: TrainingData, progress: Progress | None) -> None:
         images = len(data.targets)
@@ -206,8 +205,7 @@ class Softmax(IterativeClassifier):
     def check_options(self, images: int | None = None, encoders: int | None = None) -> None:
         """Raise `InvalidSpec` if an option is out of its range."""
         super().check_options()
-        if self.optimizer not in ("lbfgs", "sgd"):
-            raise InvalidSpec(f'optimizer is {self.optimizer!r}; expected "lbfgs" or "sgd"')
+        choice("optimizer", self.optimizer, ("lbfgs", "sgd"), 'expected "lbfgs" or "sgd"')
 
     def _prepare(self, features: npt.NDArray[np.float32], progress: Progress | None) -> spaces.Features:
         if self.optimizer == "sgd":

@@ -6,12 +6,13 @@ import numpy as np
 
 from ckncuda.backend.arrays import to_host
 from ckncuda.classifier.choice import Choice, Judgement, Options, check_weights
-from ckncuda.classifier.classifier import TrainableClassifier, check_regularization
+from ckncuda.classifier.classifier import TrainableClassifier, checked_regularization
 from ckncuda.classifier.kernel_classifier import KernelClassifier
 from ckncuda.classifier.systems import MANY, KernelSystem, check_count
 from ckncuda.classifier.training_data import FeatureScaling, TrainingData, block_bytes
 from ckncuda.classifier.validation import LeaveOneOut
 from ckncuda.errors import InvalidSpec
+from ckncuda.given.parameters import instance
 from ckncuda.layer.dot_product import DotProductKernel, Exponential
 from ckncuda.progress import Progress
 
@@ -76,11 +77,12 @@ class KernelRidge(KernelClassifier, LeaveOneOut[TrainingData], TrainableClassifi
 
     def check_options(self, images: int | None = None, encoders: int | None = None) -> None:
         """Raise `InvalidSpec` if an option is out of its range, or does not suit images and encoders."""
-        if not (isinstance(self.kernel, DotProductKernel) or self.kernel == "auto"):
-            raise InvalidSpec(f'kernel is {self.kernel!r}; expected a kernel such as ArcCosine(1), or "auto"')
+        if not isinstance(self.kernel, str) or self.kernel != "auto":
+            expected = 'expected a kernel such as ArcCosine(1), or "auto"'
+            instance("kernel", self.kernel, DotProductKernel, expected)
         if isinstance(self.kernel, Exponential) and self.kernel.sigma is None:
             raise InvalidSpec('the kernel of a classifier takes sigma, not quantile; or kernel "auto"')
-        check_regularization(self.regularization)
+        self.regularization = checked_regularization(self.regularization)
         check_weights(self.weights, encoders, "encoders")
         super().check_options()
         check_count(images, "nystrom-ridge (NystromRidge)")

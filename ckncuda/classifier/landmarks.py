@@ -20,6 +20,7 @@ from ckncuda.classifier.ridge import Ridge
 from ckncuda.classifier.training_data import FeatureScaling, TrainingData, block_bytes, blocks
 from ckncuda.classifier.validation import held_out_split
 from ckncuda.errors import InvalidData, InvalidSpec
+from ckncuda.given.parameters import whole
 from ckncuda.layer.dot_product import DotProductKernel
 from ckncuda.progress import Progress
 from ckncuda.types import Array, Index
@@ -92,8 +93,7 @@ class NystromRidge(KernelClassifier, TrainableClassifier):
         """Raise `InvalidSpec` if an option is out of its range, or does not suit so many encoders."""
         self._chooser().check_options(encoders=encoders)
         super().check_options()
-        if not isinstance(self.landmarks, int) or self.landmarks < 2:
-            raise InvalidSpec(f"landmarks is {self.landmarks!r}; expected a whole number of at least 2")
+        self.landmarks = whole("landmarks", self.landmarks, 2, "expected a whole number of at least 2")
 
     def bytes_to_fit(self, n: int, d: int, encoders: int) -> int:
         """Count landmarks in three precisions, their Gram matrix, new features and the ridge on these."""

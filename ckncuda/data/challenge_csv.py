@@ -11,7 +11,6 @@ installed and the block holds nothing unusual, by `ckncuda.data.compiled.csv`, t
 """
 
 import functools
-import importlib.util
 import math
 import re
 from array import array
@@ -21,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ckncuda.compiled import imported
 from ckncuda.data.csv_header import BYTE_ORDER_MARK, check_separators, header_of, is_number, unquoted
 from ckncuda.data.source import ImageSource, StrPath, format_shape, reading
 from ckncuda.errors import InvalidData, printable
@@ -339,10 +339,6 @@ def _notes(table: _Table, columns: range, is_labelled: bool) -> tuple[str, ...]:
 
 @functools.cache
 def _compiled_parser() -> Callable[..., bool] | None:
-    """Return `parse_numbers` where Numba is installed."""
-    if importlib.util.find_spec("numba") is None:
-        return None
-    from ckncuda.data.compiled.csv import parse_numbers
-
-    parser: Callable[..., bool] = parse_numbers
-    return parser
+    """Return `parse_numbers` where Numba compiles it."""
+    module = imported("ckncuda.data.compiled.csv")
+    return None if module is None else module.parse_numbers

@@ -27,6 +27,7 @@ from ckncuda.given.labels import check_labels
 
 PIXELS = 3 * 32 * 32
 AT_ONCE = 4096  # records that are read for their labels
+MOST_RECORDS = 1 << 19  # of a batch: the authors' have 10,000 and 50,000
 NAMES = {  # of files: CIFAR-10 first, then CIFAR-100; binary ones end in .bin
     "train": re.compile(r"(data_batch_\d+|train)(\.bin)?"),
     "test": re.compile(r"(test_batch|test)(\.bin)?"),
@@ -125,6 +126,12 @@ class _BinaryBatch:
                 " copy or download it again"
             )
         count = size // self._record
+        if count > MOST_RECORDS:
+            self._file.close()
+            raise InvalidData(
+                f"{printable(path)} has {size:,} bytes, as of {count:,} images; no CIFAR batch has more than"
+                f" {MOST_RECORDS:,}: give it as .npy, which is not read whole for its labels"
+            )
         parts = (self._records(start, min(start + AT_ONCE, count)) for start in range(0, count, AT_ONCE))
         self.labels = np.concatenate([part[:, self._label_bytes - 1] for part in parts]).astype(np.int64)
         _check_range(self.labels, 10 if self._label_bytes == 1 else 100, path)

@@ -11,8 +11,6 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from ckncuda.data.pickle_descriptions import (
     NAMES,
     Array,
@@ -31,6 +29,7 @@ from ckncuda.errors import printable
 
 SHORT = 256  # bytes of a string that is read at once: a name, a key, the bytes of a number
 LONGEST_LINE = 512  # bytes of a number or a name in the old, textual instructions
+LONGEST_TEXT = 256 << 20  # bytes of a string in them: the images of a batch have 100 MB
 MOST_INSTRUCTIONS = 1_500_000  # 60,000 images with labels of NumPy's integers take two thirds of them
 MOST_TEXT = 64 << 20  # bytes of short strings in all
 AT_ONCE = 1 << 20  # bytes of a line that are read at a time
@@ -117,40 +116,47 @@ class Interpreter:
         if length > SHORT:
             self._stream.seek(offset + length)
             return LongString(offset, length, form)
-        self._left -= length
-        if self._left < 0:
-            raise Damaged(f"its short strings take more than {MOST_TEXT >> 20} MiB")
+        self._count(length)
         data = self._read(length)
         return data if form == "bytes" else decoded(data, form)
 
+    def _count(self, length: int) -> None:
+        """Count a short string, which is kept; all of them are bounded."""
+        self._left -= length
+        if self._left < 0:
+            raise Damaged(f"its short strings take more than {MOST_TEXT >> 20} MiB")
+
     def _textual(self, form: str) -> bytes | str | LongString:
         """Return a string that a line of text holds, as the oldest pickles have them."""
-        offset, length = self._stream.tell(), 0
-        while (part := self._stream.readline(AT_ONCE)) and not part.endswith(b"\n"):
-            length += len(part)
-        if not part:
-            raise Damaged("a line has no end")
-        length += len(part) - 1
-        end = self._stream.tell()
+        offset = self._stream.tell()
+        line = self._stream.readline(LONGEST_LINE)
+        if line.endswith(b"\n"):
+            length, ends = len(line) - 1, line[:1] + line[-2:-1]
+        else:
+            length = self._end_of_line(offset, len(line)) - offset
+            ends = line[:1] + self._stream.read(2)[:1]
         if form == "escapes":
-            quotes = self._at(offset, 1) + self._at(offset + length - 1, 1) if length > 1 else b""
-            self._stream.seek(end)
-            if quotes not in (b"''", b'""'):
+            if length < 2 or ends not in (b"''", b'""'):
                 raise Damaged("a string is not quoted")
-            offset, length = offset + 1, length - 2
-        string = LongString(offset, length, form)
+            offset, length, line = offset + 1, length - 2, line[1:]
         if length > SHORT:
-            return string
-        self._left -= length
-        text = decoded(self._at(offset, length), form)
-        self._stream.seek(end)
-        return text
+            return LongString(offset, length, form)
+        self._count(length)
+        return decoded(line[:length], form)
 
-    def _at(self, offset: int, length: int) -> bytes:
-        data = np.empty(length, np.uint8)
-        if length:
-            self._file.read_into(data, offset)
-        return data.tobytes()
+    def _end_of_line(self, offset: int, searched: int) -> int:
+        """Return where a long line ends, and leave the file before its last byte."""
+        while searched <= LONGEST_TEXT:
+            part = self._stream.read(AT_ONCE)
+            if not part:
+                raise Damaged("a line has no end")
+            found = part.find(b"\n")
+            if found >= 0:
+                end = offset + searched + found
+                self._stream.seek(end - 1)
+                return end
+            searched += len(part)
+        raise Damaged(f"a line of more than {LONGEST_TEXT >> 20} MiB: pickle it again with protocol 2")
 
     # What they do with the stack.
 
@@ -175,7 +181,12 @@ class Interpreter:
         return values
 
     def _popped(self, count: int) -> tuple[Any, ...]:
-        return tuple(reversed([self._pop() for _ in range(count)]))
+        begin = len(self._stack) - count
+        if begin < (self._marks[-1] if self._marks else 0):
+            raise Damaged("its stack is empty")
+        values = tuple(self._stack[begin:])
+        del self._stack[begin:]
+        return values
 
     def _set(self, pairs: list[Any]) -> None:
         into = self._top(dict)
@@ -201,9 +212,10 @@ class Interpreter:
             raise Damaged("a name is no text")
         asked = NAMES.get((module.replace("numpy._core.", "numpy.core."), name))  # of NumPy 2, and 1
         if asked is None:
+            trust = "" if module.startswith("numpy") else "; do not trust this file"
             raise Damaged(
                 f"it asks for {printable(module[:80])}.{printable(name[:80])}, which no CIFAR batch needs:"
-                " refused, nothing of it was run"
+                f" refused before it ran{trust}"
             )
         self._stack.append(asked)
 
@@ -232,8 +244,8 @@ def _unknown(code: bytes) -> str:
         return "it ends in the middle"
     known = next((op for op in pickletools.opcodes if op.code.encode("latin1") == code), None)
     return (
-        f"an instruction {known.name if known else code.hex()}, which no CIFAR batch has: refused,"
-        " nothing of it was run"
+        f"an instruction {known.name if known else code.hex()}, which no CIFAR batch has: refused"
+        " before it ran"
     )
 
 

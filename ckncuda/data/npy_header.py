@@ -24,7 +24,7 @@ _ENTRY = re.compile(
         [ub]?'(?P<descr>[^'\\]*+)' | [ub]?"(?P<other>[^"\\]*+)" | (?P<order>True|False)
         | \((?P<shape>NUMBERS)\)
     )\s*+(?:,|(?=\}))""".replace("NUMBERS", _NUMBERS),
-    re.VERBOSE,
+    re.VERBOSE | re.ASCII,
 )
 _PLAIN = re.compile(
     r"[<>|=]?[biufcSUVMm?][0-9]{0,9}(\[[0-9]{0,9}[A-Za-z]{1,2}\])?|u?int(8|16|32|64)|float(16|32|64)|bool"
@@ -74,7 +74,7 @@ def read_npy_header(stream: IO[bytes], where: str) -> Header:
     if len(size) < LENGTH_BYTES[version] or len(text) < length:
         raise InvalidData(_damaged(where, f"a header of {length:,} bytes, which are not there"))
     entries = _entries(text.decode("latin1"), where)
-    shape = tuple(int(number.strip(" L\t\n")) for number in entries["shape"].split(",") if number.strip())
+    shape = tuple(map(int, re.findall("[0-9]+", entries["shape"])))
     dtype = _plain_type(entries["descr"], where)
     if len(shape) > MOST_AXES or math.prod(shape) * dtype.itemsize >= 1 << 62:
         raise InvalidData(_damaged(where, f"a shape of {len(shape)} axes, {printable(shape)[:100]}"))
@@ -88,7 +88,7 @@ def _entries(text: str, where: str) -> dict[str, str]:
     entries: dict[str, str] = {}
     place = 1
     while (found := _ENTRY.match(text, place)) is not None:
-        key, place = found["key"], found.end()
+        key = found["key"]
         values = {
             "descr": found["descr"] or found["other"],
             "fortran_order": found["order"],
@@ -96,7 +96,7 @@ def _entries(text: str, where: str) -> dict[str, str]:
         }
         if key in entries or values[key] is None:
             break
-        entries[key] = values[key]
+        entries[key], place = values[key], found.end()
     rest = text[place:].strip()
     if not text.startswith("{") or rest != "}" or len(entries) != 3:
         if re.match(r"\s*['\"]descr['\"]\s*:\s*[\[(]", rest):

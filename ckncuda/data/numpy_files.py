@@ -15,11 +15,6 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-try:
-    import lzma
-except ImportError:  # a Python that was built without it reads no such archives
-    lzma = None  # type: ignore[assignment]
-
 from ckncuda.data.npy_header import Header, read_npy_header
 from ckncuda.data.positional import ForwardStream, PositionalFile, more_behind
 from ckncuda.data.source import SPLITS, StrPath, choose_split, format_shape, reading
@@ -42,7 +37,6 @@ DEFLATED_AT_MOST = 1040  # times smaller than what it holds: what the format all
 UNZIPPING: tuple[type[Exception], ...] = (
     *(zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, struct.error, EOFError),
     *(RuntimeError, ValueError, OverflowError, IndexError, AttributeError, MemoryError, KeyError),
-    *((lzma.LZMAError,) if lzma else ()),
 )
 SUSPECT, SUSPECT_RATIO = 256 << 20, 100  # bytes in Fortran order, and how many times smaller they are stored
 
@@ -199,6 +193,13 @@ class _Archive:
     def stream(self, key: str) -> tuple[IO[bytes], Header]:
         """Return a stream of an array, where its data begin, and its header, which fits what is stored."""
         info, where = self.members[key], self.where(key)
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            # Others unpack a few bytes to gigabytes at one go, and NumPy never writes them.
+            method = zipfile.compressor_names.get(info.compress_type, f"method {info.compress_type}")  # type: ignore[attr-defined]
+            raise InvalidData(
+                f"{where} is packed by {method}; expected deflate, or none: save it again by"
+                " numpy.savez_compressed"
+            )
         with _unzipping(self._path):
             stream = self._files.enter_context(self._zip.open(info))
             header = read_npy_header(stream, where)
@@ -206,8 +207,7 @@ class _Archive:
         if info.file_size > header.end:
             raise InvalidData(more_behind(where, info.file_size - header.end))
         most = info.compress_size * (DEFLATED_AT_MOST if info.compress_type == zipfile.ZIP_DEFLATED else 1)
-        packed = info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # without a known limit
-        if info.file_size < header.end or (not packed and most < info.file_size):
+        if info.file_size < header.end or most < info.file_size:
             raise InvalidData(
                 f"{where} is truncated or damaged: its header announces {header.end:,} bytes,"
                 f" {min(info.file_size, most):,} are there at most: copy or download it again"

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from ckncuda.backend import Backend
 from ckncuda.backend.operations import NormedMaps
 from ckncuda.backend.process_lock import ProcessLock
-from ckncuda.errors import InvalidData, InvalidSpec
+from ckncuda.errors import InvalidData
 from ckncuda.exact.gram import gram
 from ckncuda.exact.job import check_images
 from ckncuda.exact.kernel import ExactKernel
 from ckncuda.exact.tiles import TILE, check_finite, read_maps
+from ckncuda.given.parameters import instance, whole
 from ckncuda.images.preprocess import (
     PreprocessingSpec,
     Preprocessor,
@@ -44,23 +45,28 @@ class ExactEncoderSpec(PreprocessingSpec):
     ----------
     kernel : ExactKernel
     preprocessing : sequence of Preprocessor, or None
-        See `EncoderSpec`.
+        Applied in this order; ``()``: none.  By default as the images suggest.
     landmarks : int, optional
         Images, drawn at random, to compare with; by default all training images.
     """
 
     kernel: ExactKernel
-    preprocessing: Sequence[Preprocessor] | None = ()
+    preprocessing: Sequence[Preprocessor] | None = None
     landmarks: int | None = None
     compares: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        instance("kernel", self.kernel, ExactKernel, "expected an ExactKernel, such as ExactKernel(layers)")
+        if self.landmarks is not None:
+            expected = "expected a whole number of at least 2"
+            object.__setattr__(self, "landmarks", whole("landmarks", self.landmarks, 2, expected))
 
     def check(self, images: Images) -> None:
         """Raise `InvalidSpec` or `InvalidData` unless images can be compared."""
         check_images(images, images, self.kernel)
         if isinstance(images, DeviceImages):
             raise InvalidData("exact kernels are computed from images in the host's memory: copy them there")
-        if self.landmarks is not None and (not isinstance(self.landmarks, int) or self.landmarks < 2):
-            raise InvalidSpec(f"landmarks is {self.landmarks!r}; expected a whole number of at least 2")
 
     def bytes_to_fit(
         self, n: int, shape: Shape, patches: int, backend: Backend, memory: int
@@ -161,7 +167,7 @@ class ExactEncoder:
         """Compute the kernels [b, m] of images [b, h, w, c] with the points, where the backend computes."""
         if self.preprocessing:
             with report.stage("preprocessing"):
-                images = preprocessed(images, self.preprocessing)
+                images = preprocessed(images, self.preprocessing, backend)
         return backend.asarray(self.kernels(images, backend))
 
     def encode_in_stages(
@@ -170,7 +176,7 @@ class ExactEncoder:
         """Compute features [b, m] step by step, each in a context of its name: what takes which time."""
         for step in self.preprocessing:
             with stage(step.name):
-                images = step.apply(images)
+                images = preprocessed(images, (step,), backend)
         with stage(f"kernels with {len(self.points):,} images"):
             return backend.asarray(self.kernels(images, backend))
 

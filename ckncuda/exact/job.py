@@ -16,6 +16,7 @@ from ckncuda.backend.operations import promised_memory
 from ckncuda.errors import InvalidData, InvalidSpec, OutOfMemory
 from ckncuda.exact.kernel import ExactKernel
 from ckncuda.exact.tiles import TILE, Tile, Tiling, read_maps
+from ckncuda.given.parameters import shown
 from ckncuda.images.preprocess import Preprocessor
 from ckncuda.images.preprocessed import PreprocessedImages
 from ckncuda.images.sources import Images
@@ -73,9 +74,14 @@ class GramJob:
     tile: int = TILE
 
     def __post_init__(self) -> None:
-        dtype = np.dtype(self.dtype)
+        try:
+            dtype = np.dtype(self.dtype)
+        except TypeError:
+            dtype = np.dtype(object)
         if dtype not in (np.float32, np.float64):
-            raise InvalidSpec(f"dtype is {dtype}; exact kernels are computed in float32 or float64")
+            raise InvalidSpec(
+                f"dtype is {shown(self.dtype)}; exact kernels are computed in float32 or float64"
+            )
         object.__setattr__(self, "dtype", dtype)
         check_images(self.images, self.images if self.images2 is None else self.images2, self.kernel)
 

@@ -10,6 +10,7 @@ import numpy as np
 from ckncuda.backend import Backend
 from ckncuda.backend.operations import NormedMaps
 from ckncuda.errors import InvalidSpec
+from ckncuda.given.parameters import flag, listed, several
 from ckncuda.layer.dot_product import ArcCosine, Exponential
 from ckncuda.layer.spec import KernelLayer, LayerSpec, check_specs
 from ckncuda.types import Array, Shape
@@ -50,7 +51,8 @@ class ExactKernel:
     flip: bool = False
 
     def __post_init__(self) -> None:
-        layers = (self.layers,) if isinstance(self.layers, KernelLayer | LayerSpec) else self.layers
+        expected = "expected a list of layers such as KernelLayer(patch=3, subsampling=2, kernel=…)"
+        layers = several("layers", self.layers, (KernelLayer, LayerSpec), expected)
         both = [(layer, layer.without_anchors()) for layer in layers]
         # One filter, and all else as by default, stands in a file for no anchor points.
         layers = tuple(bare if layer == bare.with_anchors(1) else layer for layer, bare in both)
@@ -58,8 +60,7 @@ class ExactKernel:
         if not layers:
             raise InvalidSpec("an exact kernel needs at least one layer")
         for name in ("tangent", "flip"):
-            if not isinstance(getattr(self, name), bool):
-                raise InvalidSpec(f"{name} is {getattr(self, name)!r}; expected true or false")
+            object.__setattr__(self, name, flag(name, getattr(self, name)))
         for number, layer in enumerate(layers, 1):
             if isinstance(layer.kernel, Exponential) and layer.kernel.sigma is None:
                 raise InvalidSpec(
@@ -152,8 +153,8 @@ class ExactKernel:
         """Make a kernel from plain data, or raise `InvalidSpec`; layers need no ``filters`` there."""
         options = dict(options)
         layers = [LayerSpec.from_dict({"filters": 1} | layer) for layer in options.pop("layers", [])]
-        if unknown := sorted(set(options) - {"tangent", "flip"}):
+        if unknown := set(options) - {"tangent", "flip"}:
             raise InvalidSpec(
-                f"an exact kernel has no option {', '.join(unknown)}; it has layers, tangent, flip"
+                f"an exact kernel has no option {listed(unknown)}; it has layers, tangent, flip"
             )
         return cls(layers, **options)

@@ -1,1 +1,1 @@
-"""Arrays that users give, judged alike whether they come from a file or from Python."""
+"""Arrays and parameters that users give, judged alike whether they come from a file or from Python."""

@@ -205,7 +205,7 @@ def first_bad(block: NDArray[Any]) -> tuple[int, ...] | None:
     lowest, highest = (-LARGEST_AS_FLOAT32, LARGEST_AS_FLOAT32) if block.dtype.kind == "f" else (0, 255)
     if lowest <= float(block.min()) and float(block.max()) <= highest:  # not so with NaN among them
         return None
-    with np.errstate(over="ignore"):
+    with np.errstate(all="ignore"):
         numbers = block.astype(np.float64)
     good = (numbers >= lowest) & (numbers <= highest)
     return tuple(int(i) for i in np.argwhere(~good)[0])

@@ -48,6 +48,7 @@ number the names by numpy.unique(labels, return_inverse=True)[1]
     check_label_array(values.shape, values.dtype, n, where)
     values = values.reshape(-1)
     if values.dtype.kind == "f":
+        values = values.astype(np.float64)
         _check(
             np.isfinite(values) & (values == np.rint(values)), values, "expected whole numbers", where, first
         )

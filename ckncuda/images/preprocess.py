@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ckncuda.backend.arrays import as_float, to_host
 from ckncuda.errors import InvalidData, InvalidSpec
 from ckncuda.files.model_file import group
+from ckncuda.given.parameters import listed, number, several, shown, whole
 from ckncuda.images.sources import Images
 from ckncuda.progress import Progress, Report
 from ckncuda.types import Shape
@@ -50,6 +51,10 @@ class Preprocessor(abc.ABC):
     def apply(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Preprocess images [n, h, w, c] into a new array of that shape."""
 
+    def workspace(self, shape: Shape) -> int | None:
+        """Count the bytes that one image of a shape takes on its way; None where images are not apart."""
+        return None
+
     def to_dict(self) -> dict[str, Any]:
         """Return the name and the options."""
         options = {f.name: getattr(self, f.name) for f in fields(self) if f.init}  # type: ignore[arg-type]
@@ -74,6 +79,10 @@ class Standardize(Preprocessor):
         """Preprocess images [n, h, w, c] into a new array of that shape."""
         return _standardized(images, (1, 2))
 
+    def workspace(self, shape: Shape) -> int:
+        """Count the bytes that one image takes on its way: centred, squared."""
+        return 4 * 3 * math.prod(shape)
+
 
 @dataclass(frozen=True)
 class LocalWhitening(Preprocessor):
@@ -93,12 +102,10 @@ class LocalWhitening(Preprocessor):
     name = "local_whitening"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.patch, int) or self.patch < 2:
-            raise InvalidSpec(
-                f"local_whitening: patch is {self.patch}; it must be a whole number of at least 2"
-            )
-        if not isinstance(self.power, int | float) or not 0 < self.power <= 0.5:
-            raise InvalidSpec(f"local_whitening: power is {self.power}; it must lie in (0, 0.5]")
+        object.__setattr__(self, "patch", whole("local_whitening: patch", self.patch, 2))
+        expected = "it must lie in (0, 0.5]"
+        power = number("local_whitening: power", self.power, lambda p: 0 < p <= 0.5, expected)
+        object.__setattr__(self, "power", power)
 
     def bytes_to_fit(self, shape: Shape) -> int:
         """Count the bytes of patches of a few images, or of one."""
@@ -126,6 +133,10 @@ class LocalWhitening(Preprocessor):
                 out[i : i + size, dy : dy + rows, dx : dx + columns] += whitened[:, :, :, dy, dx]
         out /= count
         return out
+
+    def workspace(self, shape: Shape) -> int:
+        """Count the bytes that one image takes on its way: its patches, centred, copied and whitened."""
+        return 4 * 4 * math.prod(shape) * self.patch**2
 
     def _whiten(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Whitened patches [n, patches, k·k·c]."""
@@ -177,9 +188,19 @@ class ZCA(Preprocessor):
     )
     name = "zca"
 
+    def __eq__(self, other: object) -> bool:
+        """Tell whether the other has the same ε and has learned the same, if anything."""
+        if not isinstance(other, ZCA) or self.epsilon != other.epsilon:
+            return False
+        mine, others = self.arrays(), other.arrays()
+        return all(np.array_equal(mine[name], others[name]) for name in mine)
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.epsilon))
+
     def __post_init__(self) -> None:
-        if not isinstance(self.epsilon, int | float) or not 0 < self.epsilon < math.inf:
-            raise InvalidSpec(f"zca: epsilon is {self.epsilon}; it must be a positive number, such as 0.1")
+        expected = "it must be a positive number, such as 0.1"
+        object.__setattr__(self, "epsilon", number("zca: epsilon", self.epsilon, lambda e: e > 0, expected))
 
     def fit(self, images: Images, progress: Progress | None = None) -> "ZCA":
         """Mean and covariance of the training images, read in blocks."""
@@ -274,11 +295,11 @@ def preprocessor_from_dict(options: Mapping[str, Any]) -> Preprocessor:
     options = dict(options)
     name = options.pop("name", None)
     if not isinstance(name, str) or name not in PREPROCESSORS:
-        raise InvalidSpec(f"there is no preprocessing {name!r}; there is {', '.join(PREPROCESSORS)}")
+        raise InvalidSpec(f"there is no preprocessing {shown(name)}; there is {', '.join(PREPROCESSORS)}")
     known = [f.name for f in fields(PREPROCESSORS[name]) if f.init]  # type: ignore[arg-type]
     if unknown := sorted(set(options) - set(known)):
         raise InvalidSpec(
-            f"the preprocessing {name} has no option {', '.join(map(repr, unknown))}; "
+            f"the preprocessing {name} has no option {listed(map(repr, unknown))}; "
             f"it has {', '.join(known) or 'none'}"
         )
     return PREPROCESSORS[name](**options)
@@ -326,7 +347,11 @@ class PreprocessingSpec:
 
     def __post_init__(self) -> None:
         if self.preprocessing is not None:
-            object.__setattr__(self, "preprocessing", tuple(self.preprocessing))
+            expected = (
+                "expected a list of steps such as ZCA(epsilon=0.1), or None for those that images suggest"
+            )
+            steps = several("preprocessing", self.preprocessing, Preprocessor, expected)
+            object.__setattr__(self, "preprocessing", steps)
 
     def resolved(self, images: Images, report: Report | None = None) -> Self:
         """Return this with the steps that these images suggest, if they are left open; a report is told."""

@@ -17,13 +17,23 @@ from ckncuda.progress import Progress, Report
 from ckncuda.types import Array
 
 AT_ONCE = 256  # images that are preprocessed at a time
+SHARE = 4 << 20  # bytes of workspace of the images that a thread takes at a time, if they are small
+LARGE = 16 << 20  # of one image; such ones are no matter of many threads, each with a workspace of its own
 
 
-def preprocessed(images: Array, preprocessing: Sequence[Preprocessor]) -> Array:
-    """Return images [n, h, w, c] after these steps, where they are; bytes 0…255 become 0…1."""
+def preprocessed(images: Array, preprocessing: Sequence[Preprocessor], backend: Backend | None) -> Array:
+    """Return images [n, h, w, c] after these steps, where they are; bytes 0…255 become 0…1.
+
+    A backend shares images that do not depend on one another among its threads: products of single images
+    are too small for those of BLAS, which wait for one another by turning round.
+    """
     images = as_float(images)
     for step in preprocessing:
-        images = step.apply(images)
+        per_image = step.workspace(images.shape[1:])
+        if backend is None or per_image is None or per_image > LARGE:
+            images = step.apply(images)
+        else:
+            images = backend.each_image(step.apply, images, max(1, SHARE // per_image))
     return images
 
 
@@ -78,11 +88,11 @@ class PreprocessedImages(Images):
             if not self._left:
                 return block
             with self._repeatable():
-                return preprocessed(block, self._left)
+                return preprocessed(block, self._left, None)
         with self._report.stage("reading"):
             block = self._images.read(start, stop)
         with self._report.stage("preprocessing"):
-            return preprocessed(self._backend.asarray(block), self._left)
+            return preprocessed(self._backend.asarray(block), self._left, self._backend)
 
     def _repeatable(self) -> contextlib.AbstractContextManager[Any]:
         """Hold BLAS to one thread on the host: a sum of several threads may round differently each time."""

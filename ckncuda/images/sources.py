@@ -162,7 +162,7 @@ def as_images(images: Any, layout: Layout | None = None) -> Images:
             )
         source: Images = images if hasattr(images, "blocks") else FirstImages(images)
         return source
-    if isinstance(images, np.ndarray) or not hasattr(images, "__dlpack_device__"):
+    if isinstance(images, np.ndarray | type) or not hasattr(images, "__dlpack_device__"):
         return _of_host(host_array(images, "images"), layout)
     if getattr(images, "requires_grad", False):
         raise InvalidData("images require gradients, which are not passed on: give images.detach()")
@@ -196,7 +196,7 @@ def _of_host(array: NDArray[Any], layout: Layout | None) -> ArrayImages:
     stack = stack_of(array.shape, "images", origin=PYTHON, layout=layout)
     if min(stack.shape[1:]) < 1:
         raise InvalidData(f"images are of shape {array.shape}; expected at least one pixel")
-    array = stack.last(array.reshape(stack.stored))
+    array = stack.last(array if array.ndim == 4 else array.reshape(stack.stored))
     return ArrayImages(array if array.dtype == kind else _bytes_of(array))
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ckncuda.errors import InvalidSpec
+from ckncuda.given.parameters import flag, whole
 from ckncuda.types import Array
 
 MOST = 16  # pixels of a shift: beyond, it is no small change of any image that fits a layer
@@ -38,12 +38,9 @@ class Symmetries:
     shift: int = 0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.flip, bool):
-            raise InvalidSpec(f"flip is {self.flip!r}; expected true or false")
-        if not isinstance(self.shift, int) or isinstance(self.shift, bool) or not 0 <= self.shift <= MOST:
-            raise InvalidSpec(
-                f"shift is {self.shift!r}; expected a whole number of pixels from 0 (none) to {MOST}"
-            )
+        expected = f"expected a whole number of pixels from 0 (none) to {MOST}"
+        object.__setattr__(self, "flip", flag("flip", self.flip))
+        object.__setattr__(self, "shift", whole("shift", self.shift, 0, expected, most=MOST))
 
     def __len__(self) -> int:
         """Count the variants of an image, itself included."""

@@ -18,7 +18,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ckncuda.errors import InvalidSpec
+from ckncuda.given.parameters import number, shown, whole
 from ckncuda.types import Array
+
+LEAST_SIGMA = 1e-3  # a cosine of float32 may be 1 + 1e-6, where κ is then e
+MOST_DEGREE = 1_000_000  # of a polynomial: a power that any machine computes
 
 
 class DotProductKernel(abc.ABC):
@@ -86,12 +90,18 @@ class Exponential(DotProductKernel):
             raise InvalidSpec(
                 "the kernel exp takes sigma (such as 0.6) or quantile (such as 0.1), one of the two"
             )
-        if self.sigma is not None and not (_is_number(self.sigma) and self.sigma > 0):
-            raise InvalidSpec(f"sigma is {self.sigma}; it must be a positive number, such as 0.6")
-        if self.sigma is not None and not 1e-6 <= self.sigma <= 1e6:
-            raise InvalidSpec(f"sigma is {self.sigma}; it is a distance on the unit sphere, such as 0.6")
-        if self.quantile is not None and not (_is_number(self.quantile) and 0 < self.quantile < 1):
-            raise InvalidSpec(f"quantile is {self.quantile}; it must lie between 0 and 1, such as 0.1")
+        if self.sigma is not None:
+            sigma = number("sigma", self.sigma, lambda s: s > 0, "it must be a positive number, such as 0.6")
+            if not LEAST_SIGMA <= sigma <= 1e6:
+                raise InvalidSpec(
+                    f"sigma is {sigma}; it is a distance on the unit sphere, such as 0.6, and at least "
+                    f"{LEAST_SIGMA:g}: below, the rounding of cosines is all that κ sees"
+                )
+            object.__setattr__(self, "sigma", sigma)
+        else:
+            expected = "it must lie between 0 and 1, such as 0.1"
+            quantile = number("quantile", self.quantile, lambda q: 0 < q < 1, expected)
+            object.__setattr__(self, "quantile", quantile)
 
     @property
     def alpha(self) -> float:
@@ -130,10 +140,10 @@ class Exponential(DotProductKernel):
             these, others = (patches[np.asarray(index[pair], like=patches)] for index in (first, second))
             distances[pair] = np.linalg.norm(these - others, axis=1).tolist()
         sigma = float(np.quantile(distances, self.quantile))
-        if sigma == 0:
+        if sigma < LEAST_SIGMA:
             raise InvalidSpec(
                 f"sigma cannot be chosen as the {self.quantile} quantile of distances between patches: "
-                "it is 0, since many patches are alike; give sigma instead"
+                f"it is {sigma:.2g}, since many patches are alike; give sigma instead"
             )
         return Exponential(sigma=sigma)
 
@@ -156,10 +166,11 @@ class Polynomial(DotProductKernel):
     device_name = "Polynomial"
 
     def __post_init__(self) -> None:
-        if not _is_number(self.degree) or self.degree != int(self.degree) or self.degree < 1:
-            raise InvalidSpec(f"degree is {self.degree}; it must be a whole number of at least 1")
-        if not (_is_number(self.offset) and self.offset >= 0):
-            raise InvalidSpec(f"offset is {self.offset}; it must be a number that is not negative")
+        expected = "it must be a whole number of at least 1"
+        degree = number("degree", self.degree, lambda d: d == int(d) and 1 <= d <= MOST_DEGREE, expected)
+        expected = "it must be a number that is not negative"
+        object.__setattr__(self, "degree", degree)
+        object.__setattr__(self, "offset", number("offset", self.offset, lambda c: c >= 0, expected))
 
     def device_parameters(self) -> tuple[float, ...]:
         """Return d, c and 1/(1 + c)."""
@@ -210,8 +221,8 @@ class ArcCosine(DotProductKernel):
     degree: int
 
     def __post_init__(self) -> None:
-        if self.degree not in (0, 1):
-            raise InvalidSpec(f"degree is {self.degree}; the arc-cosine kernels here are of degree 0 and 1")
+        expected = "the arc-cosine kernels here are of degree 0 and 1"
+        object.__setattr__(self, "degree", whole("degree", self.degree, 0, expected, most=1))
 
     @property
     def name(self) -> str:  # type: ignore[override]
@@ -277,14 +288,13 @@ class Series(DotProductKernel):
     device_name = "Series"
 
     def __post_init__(self) -> None:
-        given = self.coefficients
-        if (
-            not isinstance(given, list | tuple)
-            or not given
-            or not all(_is_number(a) and a >= 0 for a in given)
-        ):
-            raise InvalidSpec(f"coefficients are {given}; they must be a list of one or more numbers ≥ 0")
-        coefficients = tuple(float(a) for a in given)
+        given: Any = self.coefficients
+        expected = "they must be a list of one or more numbers ≥ 0, such as [0.25, 0.5, 0.25]"
+        if not isinstance(given, list | tuple | np.ndarray) or not np.shape(given) or not len(given):
+            raise InvalidSpec(f"coefficients are {shown(given)}; {expected}")
+        coefficients = tuple(
+            float(number(f"coefficients[{m}]", a, lambda a: a >= 0, expected)) for m, a in enumerate(given)
+        )
         total = sum(coefficients)
         if abs(total - 1) > 1e-6:
             raise InvalidSpec(
@@ -302,11 +312,6 @@ class Series(DotProductKernel):
     def derivative(self, t: Array) -> Array:
         """Compute κ'(t) = Σ m a_m t^(m−1)."""
         return _horner([m * a for m, a in enumerate(self.coefficients)][1:] or [0.0], t)
-
-
-def _is_number(value: object) -> bool:
-    """Tell whether a parameter, which may come from a file, is a finite number."""
-    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _horner(coefficients: list[float] | tuple[float, ...], t: Array) -> Array:
@@ -341,7 +346,7 @@ def kernel_from_dict(options: dict[str, Any]) -> DotProductKernel:
     """
     name = options.pop("kernel", "exp")
     if not isinstance(name, str) or name not in KERNELS:
-        raise InvalidSpec(f"there is no kernel {name!r}; the kernels are {', '.join(KERNELS)}")
+        raise InvalidSpec(f"there is no kernel {shown(name)}; the kernels are {', '.join(KERNELS)}")
     constructor = KERNELS[name]
     names = list(inspect.signature(constructor).parameters)
     try:

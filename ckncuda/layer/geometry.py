@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckncuda.errors import InvalidSpec
+from ckncuda.given.parameters import shown, whole
 from ckncuda.layer.pooling import Alignment, Pooling, pooled_size, pooling_matrix
 from ckncuda.types import Shape
 
@@ -87,19 +88,12 @@ class Geometry:
         return pooling_matrix(height, *how), pooling_matrix(width, *how)
 
 
-def is_whole(value: object) -> bool:
-    """Return whether a value, which may come from a file, is a whole number of at least 1."""
-    return not isinstance(value, bool) and isinstance(value, int | np.integer) and bool(value >= 1)
-
-
 def checked_patch(value: object) -> Patch:
     """Return a patch as a side, or as height and width where they differ; refuse everything else."""
-    if isinstance(value, list | tuple) and len(value) == 2 and all(map(is_whole, value)):
-        height, width = map(int, value)
-        return height if height == width else (height, width)
-    if not is_whole(value):
-        raise InvalidSpec(
-            f"patch is {value!r}; it must be a whole number of at least 1"
-            + (", or two of them, height and width" if isinstance(value, list | tuple) else "")
-        )
-    return int(value)  # type: ignore[call-overload, no-any-return]  # is_whole has looked
+    if not isinstance(value, list | tuple):
+        return whole("patch", value, 1)
+    expected = "it must be a whole number of at least 1, or two of them, height and width"
+    if len(value) != 2:
+        raise InvalidSpec(f"patch is {shown(value)}; {expected}")
+    height, width = (whole("patch", side, 1, expected) for side in value)
+    return height if height == width else (height, width)

@@ -32,7 +32,13 @@ def inverse_square_root(
     """
     # On the host whatever the backend: p is a few thousand at most, this is done once a layer, and equal
     # anchor points have the same projection, bit for bit, with whatever backend they were learned.
-    eigenvalues, vectors = np.linalg.eigh(np.asarray(gram, dtype=np.float64))
+    gram = np.asarray(gram, dtype=np.float64)
+    if not np.isfinite(gram).all():
+        raise InvalidSpec(
+            "the kernel of the anchor points is not finite: look at the parameters of its kernel, and at the "
+            "size of the images' values"
+        )
+    eigenvalues, vectors = np.linalg.eigh(gram)
     eigenvalues = np.maximum(eigenvalues, 0)
     if epsilon == 0 and eigenvalues[0] <= len(gram) * np.finfo(np.float64).eps * eigenvalues[-1]:
         raise InvalidSpec(

@@ -1,13 +1,13 @@
 """Layers before they have learned anything: `LayerSpec`, and `KernelLayer`, which never learns."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 from ckncuda.errors import InvalidSpec
+from ckncuda.given.parameters import choice, instance, listed, number, whole
 from ckncuda.layer.dot_product import DotProductKernel, kernel_from_dict
-from ckncuda.layer.geometry import Geometry, Padding, Patch, checked_patch, is_whole
+from ckncuda.layer.geometry import Geometry, Padding, Patch, checked_patch
 from ckncuda.layer.pooling import Alignment, Pooling
 from ckncuda.layer.projection import Whitening
 from ckncuda.types import Shape
@@ -31,33 +31,26 @@ class _PatchLayer(Geometry):
     scale: Scale
 
     def __post_init__(self) -> None:
-        for name in ("filters", "patch", "subsampling"):
-            value = getattr(self, name, 1)
+        checked = self._own()  # of a layer without anchor points fewer than those here
+        for name, value in checked.items():
             if name == "patch":
-                object.__setattr__(self, name, checked_patch(value))
-            elif not is_whole(value):
-                raise InvalidSpec(f"{name} is {value!r}; it must be a whole number of at least 1")
-        for name, literal in _CHOICES.items():
-            choices = get_args(literal)
-            value = getattr(self, name, choices[0])
-            if value not in choices:
-                raise InvalidSpec(f"{name} is {value!r}; it must be one of {', '.join(choices)}")
-        for name in ("epsilon", "norm_floor"):
-            value = getattr(self, name, 0.0)
-            if not isinstance(value, int | float) or not (value >= 0 and math.isfinite(value)):
-                raise InvalidSpec(f"{name} is {value!r}; it must be a number that is not negative")
-        decorrelation = getattr(self, "decorrelation", 0.0)
-        if not isinstance(decorrelation, int | float) or not 0 <= decorrelation <= 0.5:
-            raise InvalidSpec(f"decorrelation is {decorrelation!r}; it must lie between 0 and 0.5")
+                value = checked_patch(value)
+            elif name in ("filters", "subsampling"):
+                value = whole(name, value, 1)
+            elif name in _CHOICES:
+                value = choice(name, value, get_args(_CHOICES[name]))
+            elif name in ("epsilon", "norm_floor"):
+                value = number(name, value, lambda x: x >= 0, "it must be a number that is not negative")
+            elif name == "decorrelation":
+                value = number(name, value, lambda p: 0 <= p <= 0.5, "it must lie between 0 and 0.5")
+            object.__setattr__(self, name, value)
         if self.norm_floor < 1e-30:
             raise InvalidSpec(
                 f"norm_floor is {self.norm_floor}; it must be at least 1e-30, since patches of zeros "
                 "are divided by it"
             )
-        if not isinstance(self.kernel, DotProductKernel):
-            raise InvalidSpec(
-                f"kernel is {self.kernel!r}; it must be a kernel such as Exponential(sigma=0.6)"
-            )
+        expected = "it must be a kernel such as Exponential(sigma=0.6)"
+        instance("kernel", self.kernel, DotProductKernel, expected)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, the kernel's parameters among the layer's: what a configuration file holds."""
@@ -175,7 +168,7 @@ class LayerSpec(_PatchLayer):
         known = [f.name for f in fields(cls)]
         if unknown := sorted(set(options) - set(known)):
             raise InvalidSpec(
-                f"a layer with the kernel {kernel.name} has no option {', '.join(map(repr, unknown))}; "
+                f"a layer with the kernel {kernel.name} has no option {listed(map(repr, unknown))}; "
                 f"it has {', '.join([*known, *list(kernel.to_dict())[1:]])}"
             )
         if missing := [name for name in ("filters", "patch", "subsampling") if name not in options]:
@@ -186,10 +179,10 @@ class LayerSpec(_PatchLayer):
 def check_specs(specs: Sequence[KernelLayer | LayerSpec], shape: Shape) -> list[Shape]:
     """Return the output shapes of a stack of layers, for images of a shape; an error names the layer."""
     shapes = []
-    for number, spec in enumerate(specs, 1):
+    for place, spec in enumerate(specs, 1):
         try:
             shape = spec.output_shape(shape)
         except InvalidSpec as error:
-            raise InvalidSpec(f"layer {number} does not fit: {error}") from error
+            raise InvalidSpec(f"layer {place} does not fit: {error}") from error
         shapes.append(shape)
     return shapes

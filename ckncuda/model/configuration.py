@@ -1,13 +1,16 @@
 """TOML files in which people describe systems; `System.from_toml` puts together what is read here."""
 
+import codecs
+import re
 import tomllib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from ckncuda.errors import InvalidSpec
+from ckncuda.errors import InvalidData, InvalidSpec, printable
 from ckncuda.exact.encoder import ExactEncoderSpec
 from ckncuda.exact.kernel import ExactKernel
+from ckncuda.files.regular_file import read_within
+from ckncuda.given.parameters import listed, shown
 from ckncuda.images.preprocess import Preprocessor, preprocessor_from_dict
 from ckncuda.images.symmetries import Symmetries
 from ckncuda.layer.spec import LayerSpec
@@ -15,18 +18,49 @@ from ckncuda.network.encoder import EncoderSpec
 
 Table = Mapping[str, Any]
 
+MOST_BYTES = 1 << 20  # of a configuration file
+MOST_DOTS = 20  # of a key
+_DEEP = re.compile(rf"(?<![^\s.=\[\]{{}},#])(?:[^\s.=\[\]{{}},#]+[ \t]*\.[ \t]*){{{MOST_DOTS + 1}}}")
+
 _OF_AN_ENCODER = ("layers", "preprocessing", "symmetries")
 _OF_A_KERNEL = ("tangent", "flip")
 
 
 def read_toml(path: str) -> dict[str, Any]:
-    """Read a configuration file, or raise `InvalidSpec`."""
+    """Read a configuration file, whatever its line ends and byte-order mark, or raise `InvalidSpec`."""
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InvalidSpec(f"cannot read the configuration {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InvalidSpec(f"{path} is not TOML: {error}") from error
+        content = read_within(path, MOST_BYTES)
+    except InvalidData as error:
+        raise InvalidSpec(f"cannot read the configuration {error}") from error
+    except (OSError, ValueError) as error:  # the latter of a name that no file can have
+        reason = getattr(error, "strerror", None) or error
+        raise InvalidSpec(f"cannot read the configuration {printable(path)}: {reason}") from error
+    is_wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text = content.decode("utf-16" if is_wide else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InvalidSpec(f"{printable(path)} is not TOML: it is no UTF-8 text, save it as such") from error
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if _DEEP.search(text):  # for which tomllib takes time quadratic in the depth
+        raise InvalidSpec(f"{printable(path)} is no configuration: it has keys of more than {MOST_DOTS} dots")
+    try:
+        return tomllib.loads(text)
+    except RecursionError as error:
+        raise InvalidSpec(
+            f"{printable(path)} is not TOML for us: its brackets are nested too deep"
+        ) from error
+    except ValueError as error:  # numbers of thousands of digits, too
+        raise InvalidSpec(
+            f"{printable(path)} is not TOML: {printable(error)}{_advice(text, error)}"
+        ) from error
+
+
+def _advice(text: str, error: ValueError) -> str:
+    """Say what to write in a line where a number has a decimal comma."""
+    found = re.search(r"at line (\d+)", str(error))
+    line = text.split("\n")[int(found[1]) - 1] if found else ""
+    comma = re.search(r"=\s*[+-]?\d+,\d", line)
+    return f"; in {shown(line.strip())} write a point, not a comma" if comma else ""
 
 
 def is_exact(content: Table) -> bool:
@@ -50,14 +84,14 @@ def check_network_file(content: Table, path: str) -> None:
     """Raise `InvalidSpec` for a table that a file of networks has no place for."""
     known = ["encoders", *_OF_AN_ENCODER, "classifier"]
     if unknown := sorted(set(content) - set(known)):
-        raise InvalidSpec(f"{path}: there is no table {', '.join(unknown)}; there are {', '.join(known)}")
+        raise InvalidSpec(f"{path}: there is no table {listed(unknown)}; there are {', '.join(known)}")
 
 
 def network(table: Table, path: str) -> EncoderSpec:
     """Return the encoder that a table describes."""
     if unknown := sorted(set(table) - set(_OF_AN_ENCODER)):
         raise InvalidSpec(
-            f"{path}: an encoder has no {', '.join(unknown)}; it has layers, preprocessing and symmetries"
+            f"{path}: an encoder has no {listed(unknown)}; it has layers, preprocessing and symmetries"
         )
     described = _layers(table, path, "filters, patch, subsampling")
     symmetries = Symmetries(**_symmetries(table, path))
@@ -72,12 +106,12 @@ def exact_encoders(
     known = {*_OF_AN_ENCODER, *_OF_A_KERNEL, "encoders", "exact", "classifier"}
     if unknown := sorted(set(content) - known):
         raise InvalidSpec(
-            f"{path}: there is no {', '.join(unknown)} in the description of an exact kernel; "
+            f"{path}: there is no {listed(unknown)} in the description of an exact kernel; "
             f"there is {', '.join(sorted(known))}"
         )
     exact = content.get("exact", {})
     if not isinstance(exact, dict) or set(exact) - set(_OF_A_KERNEL):
-        raise InvalidSpec(f"{path}: exact must be a table of tangent and flip; it is {exact}")
+        raise InvalidSpec(f"{path}: exact must be a table of tangent and flip; it is {shown(exact)}")
     top = {name: content[name] for name in _OF_A_KERNEL if name in content}
     for name in set(top) & set(exact):
         raise InvalidSpec(f"{path}: {name} stands at the top and in [exact]; leave one of them out")
@@ -90,14 +124,14 @@ def _exact_encoder(table: Table, shared: Table, given: Table, path: str) -> Exac
     known = {*_OF_AN_ENCODER, *_OF_A_KERNEL}
     if unknown := sorted(set(table) - known):
         raise InvalidSpec(
-            f"{path}: an exact kernel has no {', '.join(unknown)}; it has {', '.join(sorted(known))}"
+            f"{path}: an exact kernel has no {listed(unknown)}; it has {', '.join(sorted(known))}"
         )
     layers = _layers(table, path, "patch and subsampling")
     symmetries = _symmetries(table, path)
     if symmetries.get("shift", 0) != 0:
         raise InvalidSpec(
-            f"{path}: shift is {symmetries['shift']}; exact kernels are averaged over mirror images alone: "
-            "leave shift out"
+            f"{path}: shift is {shown(symmetries['shift'])}; exact kernels are averaged over mirror images "
+            "alone: leave shift out"
         )
     mirrored = {"flip": symmetries["flip"]} if "flip" in symmetries else {}
     own = {name: table[name] for name in _OF_A_KERNEL if name in table}
@@ -124,11 +158,14 @@ def _symmetries(table: Table, path: str) -> dict[str, Any]:
     """Return flip and shift, where a table gives them."""
     symmetries = table.get("symmetries", {})
     if not isinstance(symmetries, dict) or set(symmetries) - {"flip", "shift"}:
-        raise InvalidSpec(f"{path}: symmetries must be a table of flip and shift; it is {symmetries}")
+        raise InvalidSpec(f"{path}: symmetries must be a table of flip and shift; it is {shown(symmetries)}")
     return symmetries
 
 
-def _preprocessing(table: Table, path: str) -> tuple[Preprocessor, ...]:
+def _preprocessing(table: Table, path: str) -> tuple[Preprocessor, ...] | None:
+    """Return the steps, none where a table says nothing of them; None for those that images suggest."""
+    if table.get("preprocessing") == "auto":
+        return None
     return tuple(preprocessor_from_dict(step) for step in _tables(table, "preprocessing", path))
 
 

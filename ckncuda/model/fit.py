@@ -9,13 +9,15 @@ from numpy.typing import NDArray
 from ckncuda.backend import Backend, shared_backend
 from ckncuda.backend.operations import block_memory
 from ckncuda.classifier import GramRidge
+from ckncuda.errors import InvalidData, InvalidSpec
 from ckncuda.exact.encoder import ExactEncoderSpec
 from ckncuda.exact.job import GramJob, seconds_a_pair
 from ckncuda.exact.kernel import ExactKernel
 from ckncuda.exact.tiles import Tiling
+from ckncuda.given.parameters import instance, listed, shown, whole
 from ckncuda.images import sources
 from ckncuda.images.preprocess import Preprocessor
-from ckncuda.images.sources import ArrayImages, DeviceImages, Images, ImagesOrArray
+from ckncuda.images.sources import ArrayImages, DeviceImages, Images, ImagesOrArray, as_images
 from ckncuda.model.model import Model
 from ckncuda.model.system import System
 from ckncuda.model.training import Learner, Training
@@ -23,25 +25,28 @@ from ckncuda.progress import Progress, Report, shown_duration
 
 
 def fit(
-    system: System,
     images: ImagesOrArray,
     labels: NDArray[np.int64] | None = None,
+    preset: str | None = None,
     *,
+    system: System | None = None,
     grams: Sequence[NDArray[Any]] | None = None,
     seed: int = 0,
     backend: Backend | str = "auto",
     progress: Progress | None = None,
 ) -> Model:
-    """Fit a system, as ``ckn fit`` does: encoders without labels, then the classifier.
+    """Fit a model, as ``ckn fit`` does, byte for byte: encoders without labels, then the classifier.
 
     Parameters
     ----------
-    system : System
-        Such as ``System.preset("fast", n, shape)`` or ``System.from_toml("net.toml")``.
     images : [n, h, w, c] or `Images`
         uint8 or floating point; those of files are held in memory where half of the budget suffices.
     labels : int64 [n], optional
         By default those that the images come with; without any, the model extracts features only.
+    preset : str, optional
+        A name of `ckncuda.PRESETS`, whole systems that suit themselves to the images; by default ``default``.
+    system : System, optional
+        In place of a preset, such as ``System.from_toml("net.toml")`` or ``System([EncoderSpec(layers)])``.
     grams, seed, backend, progress
         See `Model.fit`, for errors too.
 
@@ -49,11 +54,13 @@ def fit(
     --------
     >>> labels = np.arange(60) % 2
     >>> images = np.random.default_rng(0).normal(labels[:, None, None, None], size=(60, 8, 8, 1))
-    >>> fit(System.preset("fast", 60, (8, 8, 1)), images, labels).predict(images).shape
+    >>> fit(images, labels, "fast").predict(images).shape
     (60,)
     """
     report = Report.of(progress)
     engine = shared_backend(backend)
+    seed = whole("seed", seed, 0)
+    system = _system(images, preset, system)
     labels = getattr(images, "labels", None) if labels is None else labels
     classifier = _classifier(system, seed, labels is not None, report)
     training = Training(images, system.encoders, seed, engine, report)
@@ -72,6 +79,23 @@ def fit(
     model = Model.fit(source, labels, specs, classifier=classifier, grams=grams, **how)
     model.class_names = sources.class_names(images, labels)
     return model
+
+
+def _system(images: ImagesOrArray, preset: str | None, system: System | None) -> System:
+    """Return the system that is given, or that of a preset for these images."""
+    if isinstance(images, System):
+        raise InvalidSpec("images is a System; the images come first: fit(images, labels, system=system)")
+    if isinstance(preset, System):
+        raise InvalidSpec("preset is a System; give it by its name: fit(images, labels, system=system)")
+    if preset is not None and system is not None:
+        raise InvalidSpec(f"the preset {shown(preset)} and a system each describe a model; give one of them")
+    if system is None:
+        n, height, width, channels = as_images(images).shape
+        if not n:
+            raise InvalidData("images is empty; expected one image at least, [n, height, width, channels]")
+        return System.preset("default" if preset is None else preset, n, (height, width, channels))
+    example = 'System.from_toml("net.toml") or System([EncoderSpec(layers)])'
+    return instance("system", system, System, f"expected a System, such as {example}")
 
 
 def _classifier(system: System, seed: int, is_labelled: bool, report: Report) -> Learner | None:
@@ -134,6 +158,13 @@ def fit_exact(
     >>> bool(np.mean(model.predict(images) == labels) > 0.9)
     True
     """
+    expected = "expected a list of pairs such as (ExactKernel(layers), None)"
+    for i, pair in enumerate(instance("kernels", kernels, (list, tuple), expected)):
+        if not isinstance(pair, list | tuple) or len(pair) != 2:
+            raise InvalidSpec(f"kernels[{i}] is {shown(pair)}; {expected}")
     specs = [ExactEncoderSpec(kernel, preprocessing, landmarks) for kernel, preprocessing in kernels]
+    if unknown := set(options) - {"regularization", "weights", "validation"}:
+        known = "there are regularization, weights, validation"
+        raise InvalidSpec(f"there is no option {listed(unknown)}; {known}")
     how: dict[str, Any] = {"grams": grams, "seed": seed, "backend": backend, "progress": progress}
     return Model.fit(images, labels, specs, classifier=GramRidge(seed=seed, **options), **how)

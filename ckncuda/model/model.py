@@ -12,6 +12,7 @@ from ckncuda.backend import Backend, KeptBackends
 from ckncuda.classifier import Classifier, GramRidge, TrainableClassifier, classifier_from_arrays
 from ckncuda.errors import InvalidData, InvalidSpec
 from ckncuda.files import model_file
+from ckncuda.given.parameters import file_name
 from ckncuda.images.sources import Images, ImagesOrArray, as_images, class_names, type_name
 from ckncuda.model.encoders import ImageEncoder, ImageEncoderSpec, encoder_from_dict
 from ckncuda.model.memory import check_prediction
@@ -116,7 +117,7 @@ class Model:
         encoders = training.encoders(patches, None if labels is None else classifier)
         shape, kind = training.images.shape, type_name(training.images)
         model = cls(encoders, None, shape[1:], kind, class_names(images, labels))
-        model.report = {"n_images": shape[0], "n_features": model.n_features, "seed": seed}
+        model.report = {"n_images": shape[0], "n_features": model.n_features, "seed": training.seed}
         if classifier is None or labels is None:
             return model
         if training.compares:
@@ -288,7 +289,8 @@ class Model:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model file; see `ckncuda.files.model_file`."""
         about = {name: getattr(self, name) for name in ("image_shape", "image_type", "class_names", "report")}
-        model_file.save(model_file.Contents(self.encoders, self.classifier, about), path)
+        contents = model_file.Contents(self.encoders, self.classifier, about)
+        model_file.save(contents, file_name(path, '"model.ckn"'))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Model":
@@ -299,7 +301,7 @@ class Model:
         InvalidModelFile
             There is no such file, it is not a model, it is damaged, or it is of a newer version.
         """
-        return model_file.load(path, cls._put_together)
+        return model_file.load(file_name(path, '"model.ckn"'), cls._put_together)
 
     @classmethod
     def _put_together(cls, contents: model_file.Contents) -> "Model":

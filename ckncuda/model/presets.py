@@ -83,7 +83,7 @@ def _best(n: int, shape: Shape) -> list[EncoderSpec]:
 
 def _seed(n: int, shape: Shape) -> list[EncoderSpec]:
     options = {"patch": 3, "subsampling": 2, "kernel": Exponential(sigma=0.6), **CHEN}
-    return [EncoderSpec([LayerSpec(filters=filters, **options) for filters in (64, 64, 128)])]
+    return [EncoderSpec([LayerSpec(filters=filters, **options) for filters in (64, 64, 128)], ())]
 
 
 PRESETS: Mapping[str, Preset] = {

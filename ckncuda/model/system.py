@@ -18,6 +18,7 @@ from ckncuda.classifier import (
 from ckncuda.errors import InvalidSpec
 from ckncuda.exact.encoder import ExactEncoderSpec
 from ckncuda.exact.kernel import ExactKernel
+from ckncuda.given.parameters import choice, file_name, instance, listed, several, shown, whole
 from ckncuda.images.preprocess import Preprocessor, preprocessor_from_dict
 from ckncuda.images.symmetries import Symmetries
 from ckncuda.layer.dot_product import DotProductKernel, Exponential, kernel_from_dict
@@ -39,6 +40,8 @@ CLASSIFIERS: Mapping[str, type[TrainableClassifier]] = {
 """Classifiers on features."""
 
 OF_EXACT_KERNELS = "gram-ridge"
+
+_OPTIONS = 'expected the options by name, such as {"regularization": 1e-4}'
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,10 @@ class System:
     patches: int = PATCHES
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "encoders", tuple(self.encoders))
+        expected = "expected a list of encoders such as EncoderSpec(layers)"
+        encoders = several("encoders", self.encoders, (EncoderSpec, ExactEncoderSpec), expected)
+        object.__setattr__(self, "encoders", encoders)
+        object.__setattr__(self, "patches", whole("patches", self.patches, 1))
         if not self.encoders:
             raise InvalidSpec("a system needs at least one encoder")
         if len({type(encoder) for encoder in self.encoders}) > 1:
@@ -93,16 +99,33 @@ class System:
             )
         elif not self.exact:
             _check_classifier(self.classifier)
+        options = dict(instance("classifier_options", self.classifier_options, Mapping, _OPTIONS))
+        object.__setattr__(self, "classifier_options", options)
+        if classifier := self.make_classifier(seed=0):
+            classifier.check_options()
 
     @classmethod
     def preset(cls, name: str, n: int, shape: Shape) -> Self:
         """Return a named system for n images of a shape (height, width, channels), or raise `InvalidSpec`."""
-        if name not in PRESETS:
-            raise InvalidSpec(f"there is no preset {name!r}; the presets are {', '.join(PRESETS)}")
+        if not isinstance(name, str) or name not in PRESETS:
+            raise InvalidSpec(f"there is no preset {shown(name)}; the presets are {', '.join(PRESETS)}")
+        if not isinstance(shape, list | tuple) or len(shape) != 3:
+            raise InvalidSpec(
+                f"shape is {shown(shape)}; expected height, width and channels, such as (32, 32, 3)"
+            )
+        n, (height, width, channels) = whole("n", n, 1), (whole("shape", side, 1) for side in shape)
+        shape = height, width, channels
         chosen = PRESETS[name]
         too_many = chosen.classifier == "kernel-ridge" and n > MOST_FOR_KERNEL_RIDGE
         classifier = "nystrom-ridge" if too_many else chosen.classifier
-        return cls(chosen.encoders(n, shape), classifier, dict(chosen.classifier_options), chosen.patches)
+        system = cls(chosen.encoders(n, shape), classifier, dict(chosen.classifier_options), chosen.patches)
+        try:
+            system.check(shape)
+        except InvalidSpec as error:
+            size = "x".join(map(str, shape))
+            advice = "take larger images, or the preset default, which suits itself to them"
+            raise InvalidSpec(f"the preset {name} is not for images of {size}: {error}; {advice}") from error
+        return system
 
     @classmethod
     def from_toml(
@@ -123,15 +146,17 @@ class System:
         InvalidSpec
             The file cannot be read, or something in it is unknown or out of range.
         """
-        path = os.fspath(path)
-        content = configuration.read_toml(path)
+        file = file_name(path, '"net.toml"')
+        if method is not None:
+            choice("method", method, ("nystrom", "exact"))
+        content = configuration.read_toml(file)
         if method == "exact" or (method is None and configuration.is_exact(content)):
-            return cls(configuration.exact_encoders(content, path))
-        configuration.check_network_file(content, path)
-        tables = configuration.encoder_tables(content, path)
-        name, options = configuration.classifier(content, path)
-        _check_classifier(name, f"{path}: ")
-        return cls([configuration.network(table, path) for table in tables], name, options)
+            return cls(configuration.exact_encoders(content, file))
+        configuration.check_network_file(content, file)
+        tables = configuration.encoder_tables(content, file)
+        name, options = configuration.classifier(content, file)
+        _check_classifier(name, f"{file}: ")
+        return cls([configuration.network(table, file) for table in tables], name, options)
 
     @property
     def exact(self) -> bool:
@@ -160,7 +185,7 @@ class System:
         for kernel in self.kernels:
             kernel.check_shape(shape)
         if classifier := self.make_classifier(seed=0):
-            classifier.check_options()
+            classifier.check_options(encoders=len(self.encoders))
 
     def make_classifier(self, seed: int) -> TrainableClassifier | GramRidge | None:
         """Return the classifier, not yet fitted, or raise `InvalidSpec`; None for ``none``.
@@ -170,7 +195,7 @@ class System:
         options = dict(self.classifier_options)
         if self.classifier == "none":
             if options:
-                raise InvalidSpec(f"without a classifier there is no {', '.join(sorted(options))}")
+                raise InvalidSpec(f"without a classifier there is no {listed(options)}")
             return None
         constructor: type[TrainableClassifier | GramRidge]
         constructor = GramRidge if self.exact else CLASSIFIERS[self.classifier]
@@ -178,9 +203,9 @@ class System:
         names = [name for name in parameters if name != "max_iterations"]  # which is for programs alone
         if isinstance(options.get("kernel"), str) and options["kernel"] != "auto":
             options["kernel"] = kernel_from_dict(options)  # takes its parameters along
-        if unknown := sorted(set(options) - set(names)):
+        if unknown := set(options) - set(names):
             has = f"it has {', '.join(names)}"
-            raise InvalidSpec(f"the classifier {self.classifier} has no option {', '.join(unknown)}; {has}")
+            raise InvalidSpec(f"the classifier {self.classifier} has no option {listed(unknown)}; {has}")
         return constructor(**({"seed": seed} | options))
 
     def to_dict(self) -> dict[str, Any]:
@@ -209,8 +234,9 @@ class System:
 
 
 def _check_classifier(name: Any, where: str = "") -> None:
-    if name not in (*CLASSIFIERS, "none"):
-        raise InvalidSpec(f"{where}there is no classifier {name!r}; there is {', '.join(CLASSIFIERS)}, none")
+    if not isinstance(name, str) or name not in (*CLASSIFIERS, "none"):
+        known = ", ".join(CLASSIFIERS)
+        raise InvalidSpec(f"{where}there is no classifier {shown(name)}; there is {known}, none")
 
 
 def _encoder_data(encoder: ImageEncoderSpec) -> dict[str, Any]:

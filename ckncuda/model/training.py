@@ -13,9 +13,11 @@ from ckncuda.classifier.training_data import check_classes
 from ckncuda.errors import InvalidData, InvalidSpec
 from ckncuda.exact.encoder import ExactEncoder, ExactEncoderSpec, drawn_landmarks
 from ckncuda.exact.job import SAID, digest, plain
+from ckncuda.given.parameters import instance, several, shown, whole
 from ckncuda.images.sources import ImagesOrArray, as_images
 from ckncuda.model.encoders import ImageEncoder, ImageEncoderSpec
 from ckncuda.model.memory import check_fit
+from ckncuda.network.encoder import EncoderSpec
 from ckncuda.progress import Report
 from ckncuda.types import Array, Index
 
@@ -37,6 +39,7 @@ class Training:
     ----------
     images : Images
     backend : Backend
+    seed : int
     compares : bool
         True if features are comparisons with the training images, by exact kernels.
     """
@@ -49,16 +52,25 @@ class Training:
         backend: Backend | str,
         report: Report,
     ) -> None:
+        expected = "expected a list of encoders such as EncoderSpec(layers), or of ExactEncoderSpec(kernel)"
+        kinds = (EncoderSpec, ExactEncoderSpec)
+        self._specs: tuple[ImageEncoderSpec, ...] = several("specs", specs, kinds, expected)
         self.images = as_images(images)
         self.backend = shared_backend(backend)
-        self.compares = any(spec.compares for spec in specs)
-        self._specs, self._seed, self._report = specs, seed, report
+        self.compares = any(spec.compares for spec in self._specs)
+        self.seed, self._report = whole("seed", seed, 0), report
 
     def check(
         self, labels: NDArray[np.int64] | None, learner: Learner | None, grams: Sequence[Array] | None
     ) -> None:
         """Raise `InvalidSpec` or `InvalidData` for what could not be fitted; nothing is computed."""
         n, count = self.images.shape[0], len(self._specs)
+        if learner is not None:
+            kinds = (TrainableClassifier, GramRidge)
+            expected = (
+                "expected a classifier that is not fitted yet, such as Ridge() or KernelRidge(), or None"
+            )
+            instance("classifier", learner, kinds, expected)
         if self.compares:
             self._check_labels(labels, "exact kernels need one label an image to be fitted")
         elif learner is not None and not isinstance(learner, GramRidge):
@@ -91,15 +103,18 @@ class Training:
 
     def _check_labels(self, labels: NDArray[np.int64] | None, needs: str) -> None:
         n = self.images.shape[0]
-        if labels is None or len(labels) != n:
-            given = "no" if labels is None else str(len(labels))
-            raise InvalidData(f"{needs}: given {n} images, {given} labels")
-        check_classes(labels)
+        if labels is None:
+            raise InvalidData(f"{needs}: given {n} images, no labels")
+        _, targets = check_classes(labels)
+        if len(targets) != n:
+            raise InvalidData(f"{needs}: given {n} images, {len(targets)} labels")
 
     def _check_grams(self, grams: Sequence[Array]) -> None:
         n = self.images.shape[0]
         if self._landmarks is not None:
             raise InvalidSpec("landmarks spare a Gram matrix of all images, but one is given: leave one out")
+        if not isinstance(grams, list | tuple):
+            raise InvalidSpec(f"grams is {shown(grams)}; expected a list with one a kernel, such as [K]")
         if len(grams) != len(self._specs):
             raise InvalidSpec(
                 f"{len(grams)} Gram matrices were given for {len(self._specs)} kernels; give one each"
@@ -126,7 +141,7 @@ class Training:
 
     def _chosen(self) -> Index | None:
         """Return the numbers of the landmarks; None: all images are compared with."""
-        return drawn_landmarks(self._landmarks, self.images.shape[0], self._seed)
+        return drawn_landmarks(self._landmarks, self.images.shape[0], self.seed)
 
     def encoders(self, patches: int, learner: Learner | None) -> tuple[ImageEncoder, ...]:
         """Learn the encoders, one after the other, without labels; a learner will follow, or none.
@@ -138,8 +153,9 @@ class Training:
         """
         with self._report.stage("preprocessing"):
             specs = [spec.resolved(self.images, self._report) for spec in self._specs]
+        patches = whole("patches", patches, 1)
         check_fit(specs, learner, self.images, patches, self.backend, self._report)
-        how: dict[str, Any] = {"patches": patches, "seed": self._seed}
+        how: dict[str, Any] = {"patches": patches, "seed": self.seed}
         encoders: list[ImageEncoder] = []
         for number, spec in enumerate(specs):
             report = self._of(number)
@@ -165,7 +181,7 @@ class Training:
                     steps = plain([step.to_dict() for step in encoder.preprocessing])
                     identity = getattr(given[number], "identity", None)
                     _check_identity(identity, number + 1, {"preprocessing": steps})
-                    encoder.check_gram(given[number], number + 1, self._seed, self.backend)
+                    encoder.check_gram(given[number], number + 1, self.seed, self.backend)
                     matrices.append(given[number])
         return matrices
 

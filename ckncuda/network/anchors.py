@@ -31,7 +31,7 @@ def patches_at(maps: Array, spec: LayerSpec, image: Index, y: Index, x: Index) -
     image, y, x = (np.asarray(index, like=maps)[:, None, None] for index in (image, y, x))
     down, across = np.arange(height, like=maps), np.arange(width, like=maps)
     patches: Array = padded[image, y + down[:, None], x + across]
-    return patches.reshape(len(image), -1)
+    return patches.reshape(len(image), spec.terms(maps.shape[3]))  # of no patches, too
 
 
 def normalized(patches: Array) -> Array:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ckncuda.backend import Backend, unfused_reason
 from ckncuda.errors import InvalidSpec
+from ckncuda.given.parameters import instance
 from ckncuda.images.preprocess import (
     ZCA,
     PreprocessingSpec,
@@ -36,7 +37,7 @@ class EncoderSpec(PreprocessingSpec):
     layers : sequence of LayerSpec
         The network, from the image upwards.
     preprocessing : sequence of Preprocessor, or None
-        Applied in this order.  None: as the images suggest, see
+        Applied in this order; ``()``: none.  By default as the images suggest, as ``ckn fit`` does, see
         `ckncuda.images.preprocess.suggested_preprocessing`.
     symmetries : Symmetries
         Over which features are averaged.
@@ -50,7 +51,7 @@ class EncoderSpec(PreprocessingSpec):
     """
 
     layers: Sequence[LayerSpec]
-    preprocessing: Sequence[Preprocessor] | None = ()
+    preprocessing: Sequence[Preprocessor] | None = None
     symmetries: Symmetries = field(default_factory=Symmetries)
     compares: ClassVar[bool] = False
     """True if features are comparisons with the training images, so that those of these are a Gram matrix."""
@@ -58,6 +59,8 @@ class EncoderSpec(PreprocessingSpec):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "layers", CKN(self.layers).specs)
+        expected = "expected Symmetries(flip=True), for instance"
+        instance("symmetries", self.symmetries, Symmetries, expected)
 
     def output_shape(self, shape: Shape) -> Shape:
         """Return the shape (height, width, filters) of the features of an image (height, width, channels)."""
@@ -189,7 +192,7 @@ class Encoder:
         """Compute feature maps [n, h', w', filters] of images [n, h, w, c], where the backend computes."""
         if self.preprocessing:
             with report.stage("preprocessing"):
-                images = preprocessed(images, self.preprocessing)
+                images = preprocessed(images, self.preprocessing, backend)
         return self.symmetries.average(lambda block: backend.encode(block, self.network.layers), images)
 
     def encode_in_stages(
@@ -198,7 +201,7 @@ class Encoder:
         """Compute features [n, d] step by step, each in a context of its name: what takes which time."""
         for step in self.preprocessing:
             with stage(step.name):
-                images = step.apply(images)
+                images = preprocessed(images, (step,), backend)
 
         def network(maps: Array) -> Array:
             for number, layer in enumerate(self.network.layers, 1):

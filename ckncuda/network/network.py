@@ -13,6 +13,7 @@ from ckncuda.backend import Backend, KeptBackends
 from ckncuda.backend.arrays import to_host
 from ckncuda.errors import InvalidData, InvalidSpec
 from ckncuda.files import model_file
+from ckncuda.given.parameters import several, shown, whole
 from ckncuda.images.sources import DeviceImages, Images, ImagesOrArray, as_images
 from ckncuda.images.symmetries import Symmetries
 from ckncuda.layer.layer import Layer
@@ -56,10 +57,10 @@ class CKN:
     layers_: tuple[Layer, ...]
 
     def __init__(self, specs: Sequence[LayerSpec]) -> None:
-        specs = (specs,) if isinstance(specs, LayerSpec) else tuple(specs)
-        if not specs:
+        expected = "expected a list of layers such as LayerSpec(filters=64, patch=3, subsampling=2, kernel=…)"
+        self.specs = several("layers", specs, LayerSpec, expected)
+        if not self.specs:
             raise InvalidSpec("a network needs at least one layer")
-        self.specs = specs
         self._backends = KeptBackends()
 
     @classmethod
@@ -79,6 +80,10 @@ class CKN:
             The anchors do not fit the specifications or one another.
         """
         specs = cls(specs).specs
+        if not isinstance(anchors, list | tuple):
+            raise InvalidSpec(
+                f"anchors is {shown(anchors)}; expected a list of arrays, one a layer, such as [Z]"
+            )
         if len(anchors) != len(specs):
             raise InvalidSpec(f"there are {len(specs)} layers but {len(anchors)} arrays of anchors")
         layers: list[Layer] = []
@@ -138,6 +143,8 @@ class CKN:
             The images are not finite or not of the right form.
         """
         images = as_images(images)
+        patches, seed = whole("patches", patches, 1), whole("seed", seed, 0)
+        max_iterations = whole("max_iterations", max_iterations, 1)
         check_specs(self.specs, images.shape[1:])
         backend = self._backends.of(backend)
         layers: list[Layer] = []
@@ -346,14 +353,13 @@ def _sample(
     fitting = backend.memory_budget // 2 // (np.dtype(backend.dtype).itemsize * size)
     m = min(patches, fitting, n * height * width)
     if m < spec.filters:
-        what = (
-            f" in {backend.memory_budget >> 20} MiB: give more memory"
-            if m == fitting
-            else ": give more images"
-        )
+        ways = {
+            patches: f": give {spec.filters} patches or more, or fewer filters",
+            fitting: f" in {backend.memory_budget >> 20} MiB: give more memory, or fewer filters",
+        }
         raise InvalidSpec(
             f"{spec.filters} filters were asked for, but only {m} patches of {size} numbers can be sampled"
-            + what
+            + ways.get(m, ": give more images, or fewer filters")
         )
     chosen = np.sort(rng.choice(n * height * width, m, replace=False))
     image, position = np.divmod(chosen, height * width)
@@ -361,15 +367,16 @@ def _sample(
     report("sampling", 0, n)
     done = 0
     for block in images.blocks(backend.images_per_block(layers, images.shape[1:])):
-        maps = backend.encode(backend.asarray(block), layers)
-        # A few images' patches at a time: those of a block may be as many as all.
-        step = max(1, PART_BYTES // (4 * size * max(1, m // n)))
-        for begin in range(0, len(maps), step):
-            part = maps[begin : begin + step]
-            first, last = np.searchsorted(image, [done, done + len(part)])
-            y, x = np.divmod(position[first:last], width)
-            sample[first:last] = patches_at(part, spec, image[first:last] - done, y, x)
-            done += len(part)
+        start, done = done, done + len(block)
+        if np.searchsorted(image, start) < np.searchsorted(image, done):
+            maps = backend.encode(backend.asarray(block), layers)
+            # A few images' patches at a time: those of a block may be as many as all.
+            step = max(1, PART_BYTES // (4 * size * max(1, m // n)))
+            for begin in range(0, len(maps), step):
+                part = maps[begin : begin + step]
+                first, last = np.searchsorted(image, [start + begin, start + begin + len(part)])
+                y, x = np.divmod(position[first:last], width)
+                sample[first:last] = patches_at(part, spec, image[first:last] - start - begin, y, x)
         report("sampling", done, n)
     return sample
 

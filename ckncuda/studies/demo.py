@@ -16,7 +16,7 @@ from ckncuda.layer.spec import LayerSpec
 from ckncuda.model.model import Model
 from ckncuda.network.encoder import EncoderSpec
 from ckncuda.progress import Progress
-from ckncuda.studies.plots import draw_model
+from ckncuda.studies.plots import MATPLOTLIB, draw_model
 
 N_TEST = 500
 
@@ -33,7 +33,9 @@ class DemoResult:
 
 def load_digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Return scikit-learn's 1,797 handwritten digits, uint8 [1797, 8, 8, 1] of 0…255, and their labels."""
-    require("sklearn.datasets", purpose="the demo needs scikit-learn and matplotlib", extra="demo")
+    require(
+        "sklearn.datasets", *MATPLOTLIB, purpose="the demo needs scikit-learn and matplotlib", extra="demo"
+    )
     from sklearn.datasets import load_digits as digits
 
     pixels, labels = digits(return_X_y=True)
@@ -61,7 +63,7 @@ def run_demo(folder: Path, seed: int, backend: Backend, progress: Progress | Non
         LayerSpec(filters=256, patch=3, subsampling=2, kernel=kernel),
     ]
     classifier = Ridge()
-    encoders = [EncoderSpec(layers)]
+    encoders = [EncoderSpec(layers, ())]
     model = Model.fit(
         images[train],
         labels[train],

@@ -17,6 +17,7 @@ MAX_FILTERS = 64
 ROWS, COLUMNS = 4, 8  # of predictions
 PIXELS = 6  # of the picture, for one of an anchor
 LINE = (0.45, 0.6, 0.85)
+MATPLOTLIB = ("matplotlib.figure", "matplotlib.backends.backend_agg")  # what draws
 
 
 def filter_mosaic(anchors: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -137,7 +138,7 @@ def check_plotting(path: str) -> None:
     """Raise `NotInstalled` unless matplotlib is there, `InvalidData` unless the path is a PNG's."""
     if not path.lower().endswith(".png"):
         raise InvalidData(f"the plot is a PNG: give a name ending in .png, not {path}")
-    require("matplotlib", purpose="the plot needs matplotlib", extra="demo")
+    require(*MATPLOTLIB, purpose="the plot needs matplotlib", extra="demo")
 
 
 def draw_search(rows: Sequence[Row], images: int, path: Path) -> None:

@@ -101,7 +101,7 @@ def measure_speed(
     >>> backend = get_backend("numpy")
     >>> images = np.random.default_rng(0).normal(size=(20, 8, 8, 1)).astype(np.float32)
     >>> spec = LayerSpec(filters=8, patch=3, subsampling=2, kernel=Exponential(sigma=0.6))
-    >>> model = Model.fit(images, None, [EncoderSpec([spec])])
+    >>> model = Model.fit(images, None, [EncoderSpec([spec], ())])
     >>> speed = measure_speed(model, RandomImages(model, backend), backend, n=10)
     >>> list(speed.seconds), speed.total > 0
     (['reading', 'layer 1 (3x3, 8 filters)'], True)

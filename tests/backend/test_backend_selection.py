@@ -1,6 +1,7 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from ckncuda.backend import backend_statuses, get_backend
@@ -18,7 +19,7 @@ def test_environment_chooses_for_auto(monkeypatch):
     assert get_backend("numpy").name == "numpy"
     monkeypatch.setenv("CKNCUDA_BACKEND", "abacus")
     with pytest.raises(
-        InvalidSpec, match="there is no backend 'abacus' .*CKNCUDA_BACKEND.*; the backends are auto, numpy"
+        InvalidSpec, match="there is no backend 'abacus' .*CKNCUDA_BACKEND.*; give auto, numpy"
     ):
         get_backend("auto")
 
@@ -51,3 +52,19 @@ def test_a_backend_that_does_not_work_says_why():
         get_backend("cupy")
     assert status["cupy"].detail in str(caught.value)
     assert "install" in str(caught.value) or "--backend numpy" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["threads", "memory"])
+@pytest.mark.parametrize("value", [True, np.True_, 2.5, "4", "2GiB", [4], np.array([4, 4])])
+def test_options_that_are_no_whole_numbers(name, value):
+    with pytest.raises(InvalidSpec, match=f"{name} is .*; it must be a whole number, "):
+        get_backend("numpy", **{name: value})
+
+
+def test_whole_numbers_of_any_type():
+    assert get_backend("numpy", threads=np.int64(1), memory=np.uint32(1 << 30)).memory_budget == 1 << 30
+
+
+def test_a_variable_that_is_empty_is_not_set(monkeypatch):
+    monkeypatch.setenv("CKNCUDA_BACKEND", "")
+    assert get_backend("auto").name in ("numpy", "cupy")

@@ -37,7 +37,7 @@ def gpu(monkeypatch):
     core = importlib.import_module("gpu_bench")
     monkeypatch.setattr(core, "our_backend", FakeBackend)
     monkeypatch.setattr(core, "imported", lambda name: None)
-    spec = importlib.util.spec_from_file_location("bench_gpu", BENCH / "gpu.py")
+    spec = importlib.util.spec_from_file_location("bench_gpu", BENCH / "gpu_measure.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -123,3 +123,65 @@ def test_targets_are_judged_only_on_a_gpu(gpu):
     assert row.target(judged=True).endswith("reached")
     assert row.target(judged=False) == "≥ 5 times"
     assert gpu.Row("S", "tf32", of_floor=0.4, least_of_floor=0.5).target(judged=True).endswith("missed")
+
+
+@pytest.mark.usefixtures("without_torch")
+def test_a_resumed_run_measures_what_is_missing_alone(gpu, tmp_path, monkeypatch):
+    def broken(precision):
+        if precision == "tf32":
+            raise MemoryError("no memory for tf32")
+        return FakeBackend(precision)
+
+    monkeypatch.setattr("gpu_bench.our_backend", broken)
+    _, before, _ = rehearse(gpu, tmp_path)
+    asked = []
+    monkeypatch.setattr(
+        "gpu_bench.our_backend", lambda precision: asked.append(precision) or FakeBackend(precision)
+    )
+    monkeypatch.setattr(gpu.Bench, "typical_seconds", None)  # of ceilings, which are known
+    status, data, _ = rehearse(gpu, tmp_path, "--resume")
+    assert (status, set(asked)) == (0, {"tf32"})
+    assert len(data["rows"]) == ROWS
+    known = {(row["what"], row["precision"]): row["seconds"] for row in before["rows"] if row["ours"]}
+    again = {(row["what"], row["precision"]): row["seconds"] for row in data["rows"]}
+    assert len(again) == ROWS
+    assert all(row["ours"] for row in data["rows"])
+    assert {key: again[key] for key in known} == known
+
+
+@pytest.mark.usefixtures("without_torch")
+def test_a_resumed_run_that_is_interrupted_keeps_the_rows_whose_turn_has_not_come(gpu, tmp_path, monkeypatch):
+    rehearse(gpu, tmp_path)
+
+    def interrupted(bench):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gpu, "kmeans", interrupted)
+    status, data, _ = rehearse(gpu, tmp_path, "--resume")
+    assert status == 1
+    assert len({(row["what"], row["precision"]) for row in data["rows"]}) == ROWS
+
+
+@pytest.mark.usefixtures("without_torch")
+def test_a_measurement_that_loses_the_gpu_ends_its_process_and_is_not_taken_again(gpu, tmp_path, monkeypatch):
+    class CUDARuntimeError(RuntimeError):
+        status = 700
+
+    def broken(precision):
+        if precision == "tf32":
+            raise CUDARuntimeError("cudaErrorIllegalAddress")
+        return FakeBackend(precision)
+
+    monkeypatch.setattr("gpu_bench.our_backend", broken)
+    statuses, rows = [], []
+    while not statuses or statuses[-1] == 75:
+        status, data, _ = rehearse(gpu, tmp_path, "--resume")
+        statuses.append(status)
+        rows.append(len(data["rows"]))
+    lost = [row for row in data["rows"] if row["lost_the_gpu"]]
+    assert statuses == [75] * len(lost) + [0]
+    assert rows == sorted(rows)
+    assert {row["precision"] for row in lost} == {"tf32"}
+    assert all("failed: CUDARuntimeError: cudaErrorIllegalAddress" in row["remarks"][-1] for row in lost)
+    assert len(data["rows"]) == ROWS
+    assert all(row["ours"] for row in data["rows"] if row["precision"] != "tf32")

@@ -193,9 +193,9 @@ def test_fits_and_scores_are_the_same_in_blocks(kind, monkeypatch):
     [
         (FEATURES, LABELS[:-1], r"59 labels .* 60 images"),
         (FEATURES, np.zeros(60, int), r"all 60 labels are 0.*two classes"),
-        (FEATURES, LABELS - 1, r"label -1 of image 0 is negative"),
-        (FEATURES, LABELS / 2, r"float64.*expected integers"),
-        (FEATURES, LABELS[:, None], r"\(60, 1\).*expected integers"),
+        (FEATURES, LABELS - 1, r"label -1 of image 0; expected 0 or greater"),
+        (FEATURES, LABELS / 2, r"label 0.5 of image 1; expected whole numbers"),
+        (FEATURES, np.eye(7)[LABELS % 7], r"\(60, 7\); expected one axis.*argmax"),
         (FEATURES[0], LABELS, r"shape \(15,\).*\[images, features\]"),
         (FEATURES[:0], LABELS[:0], r"shape \(0, 15\)"),
         ([["a"]], [0], "must be numbers"),
@@ -242,7 +242,11 @@ def test_bad_options_are_refused(kinds, option, values, words):
     for kind, value in itertools.product(kinds, values):
         # Where λ is given, validation may be 0.
         given = {"regularization": 1e-2} if value == -0.1 else {}
-        check_refused(kind, given | {option: value}, rf"{option} (is|are) {re.escape(repr(value))}; {words}")
+        named = option
+        shown = "the class Exponential, .*" if value is Exponential else re.escape(repr(value))
+        if isinstance(value, list) and len(value) == 2 and value != [0, 0.0]:  # the second of them is wrong
+            named, shown = "weights.1.", re.escape(repr(value[1]))
+        check_refused(kind, given | {option: value}, rf"{named} (is|are) {shown}; {words}")
 
 
 @pytest.mark.parametrize("kind", WITH_WEIGHTS)

@@ -87,7 +87,7 @@ def test_any_kernel_and_weights_are_rebuilt(kernel, weights):
         ({"classes": np.array([0, 1])}, r"classes \(2,\)"),
         ({"classes": np.array([0, 2, 1])}, r"\[0, 2, 1\]; expected each class once, in increasing order"),
         ({"classes": np.array([0, 1, 1])}, r"in increasing order"),
-        ({"classes": np.array([-1, 0, 1])}, r"label -1 of image 0 is negative"),
+        ({"classes": np.array([-1, 0, 1])}, r"label -1 of image 0; expected 0 or greater"),
         ({"dual": np.ones((40, 1)), "classes": np.array([0])}, r"do not make a classifier"),
         ({"intercept": np.full(3, np.nan)}, r"NaN, infinity or a norm of 0"),
         ({"points": np.full((40, 12), np.nan)}, r"NaN, infinity or a norm of 0"),

@@ -63,7 +63,7 @@ def process_of_ckn(*arguments, env, through=(), **options):
 def call_of_ckn(*arguments, cwd, env):
     """Run `ckn` to its end in this process, which afterwards is as it was before."""
     root, project = logging.getLogger(), logging.getLogger("ckncuda")
-    handlers = {name: signal.getsignal(name) for name in (signal.SIGTERM, signal.SIGHUP)}
+    handlers = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     streams = [io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2)]
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         for name in [name for name in os.environ if name.startswith("CKNCUDA_")]:
@@ -85,6 +85,7 @@ def call_of_ckn(*arguments, cwd, env):
             with pytest.raises(SystemExit) as end:
                 main()
         finally:
+            signal.set_wakeup_fd(-1)
             for name, handler in handlers.items():
                 signal.signal(name, handler)
     texts = [stream.buffer.getvalue().decode() for stream in streams]

@@ -25,7 +25,7 @@ CASES = {
     "malicious": (
         "data_batch_1",
         lambda d: pickle.dumps({b"labels": [0], b"data": Call(os.system, "touch harmed")}),
-        ["system", "refused, nothing of it was run"],
+        ["system", "refused before it ran"],
     ),
     "unknown": ("x.dat", lambda d: b"\x7fELF" * 9, ["cannot tell what", "x.dat", "--format"]),
     "office": ("x.doc", lambda d: b"\xd0\xcf\x11\xe0" * 9, ["x.doc is an Office document"]),

@@ -123,7 +123,7 @@ def test_options_that_cannot_be(fit_refused, layer, case):
 def test_backend_cupy_without_a_gpu(refused, fit_refused, data, tiny, model):
     env = {"CUDA_VISIBLE_DEVICES": ""} if why_unavailable() is None else {}
     installed = importlib.util.find_spec("cupy") is not None
-    words = ["backend cupy cannot run here", "--backend numpy" if installed else "ckncuda[cuda1"]
+    words = ["backend cupy cannot run here", "--backend numpy" if installed else "cupy-cuda13x"]
     fit_refused(*tiny, "--backend", "cupy", words=words, env=env)
     refused("extract", model, data.npz, "-o", "f.npy", "--backend", "cupy", words=words, env=env)
 

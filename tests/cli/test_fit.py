@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -123,25 +125,58 @@ def test_fit_measures_its_own_memory_not_that_of_its_parent(works, data, tiny):
     assert result["peak_memory"] < ballast.nbytes
 
 
-FILES = {
-    "two encoders": (
-        "[[encoders]]\nlayers = [{ filters = 4, patch = 3, subsampling = 4, sigma = 0.6 }]\n"
-        "[[encoders]]\nlayers = [{ filters = 4, patch = 2, subsampling = 3, sigma = 0.6 }]\n"
-        "preprocessing = [{ name = 'standardize' }]\n[classifier]\nname = 'kernel-ridge'\n",
-        (),
+LAYERS = [ckncuda.LayerSpec(filters=4, patch=3, subsampling=4, kernel=ckncuda.Exponential(sigma=0.6))]
+EXACT = ckncuda.ExactKernel([ckncuda.KernelLayer(3, 4, ckncuda.Exponential(sigma=0.6))], flip=True)
+TEXT = "patch=3,subsampling=4,sigma=0.6"
+TWO_ENCODERS = (
+    "[[encoders]]\nlayers = [{ filters = 4, patch = 3, subsampling = 4, sigma = 0.6 }]\n"
+    "[[encoders]]\nlayers = [{ filters = 4, patch = 2, subsampling = 3, sigma = 0.6 }]\n"
+    "preprocessing = [{ name = 'standardize' }]\n[classifier]\nname = 'kernel-ridge'\n"
+)
+EXACT_FILE = "flip = true\n[[layers]]\npatch = 3\nsubsampling = 2\nsigma = 0.6\n"
+
+
+def of_file(text):
+    """A system of a file in the folder of the test."""
+    Path("net.toml").write_text(text)
+    return ckncuda.System.from_toml("net.toml")
+
+
+# What is typed -> what a program writes for it
+WAYS = {
+    "nothing": ((), lambda x, y: ckncuda.fit(x, y)),
+    "a preset": (("--preset", "fast"), lambda x, y: ckncuda.fit(x, y, "fast")),
+    "a preset and a seed": (
+        ("--preset", "mnist", "--seed", "5"),
+        lambda x, y: ckncuda.fit(x, y, preset="mnist", seed=5),
+    ),
+    "layers": (
+        ("--layer", f"filters=4,{TEXT}"),
+        lambda x, y: ckncuda.fit(x, y, system=ckncuda.System([ckncuda.EncoderSpec(LAYERS)])),
+    ),
+    "layers, by Model.fit": (
+        ("--layer", f"filters=4,{TEXT}"),
+        lambda x, y: ckncuda.Model.fit(x, y, [ckncuda.EncoderSpec(LAYERS)], classifier=ckncuda.Ridge()),
+    ),
+    "a file": (
+        ("--config", "net.toml"),
+        lambda x, y: ckncuda.fit(x, y, system=of_file(TWO_ENCODERS)),
     ),
     "an exact kernel": (
-        "flip = true\n[[layers]]\npatch = 3\nsubsampling = 2\nsigma = 0.6\n",
-        ("--method", "exact"),
+        ("--method", "exact", "--flip", "--layer", TEXT),
+        lambda x, y: ckncuda.fit(x, y, system=ckncuda.System([ckncuda.ExactEncoderSpec(EXACT)])),
+    ),
+    "a file of an exact kernel": (
+        ("--method", "exact", "--config", "net.toml"),
+        lambda x, y: ckncuda.fit(x, y, system=of_file(EXACT_FILE)),
     ),
 }
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_python_fits_a_configuration_to_the_same_model_file(works, data, tmp_path, name):
-    text, method = FILES[name]
-    (tmp_path / "net.toml").write_text(text)
-    works("fit", data.npz, "-o", "m.ckn", "--config", "net.toml", *method)
-    system = ckncuda.System.from_toml(str(tmp_path / "net.toml"))
-    ckncuda.fit(system, data.images, data.labels).save(tmp_path / "python.ckn")
-    assert (tmp_path / "python.ckn").read_bytes() == (tmp_path / "m.ckn").read_bytes()
+@pytest.mark.parametrize("name", WAYS)
+def test_python_fits_the_same_model_file_as_the_command_line(works, data, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    options, fit = WAYS[name]
+    fit(data.images, data.labels).save("python.ckn")
+    works("fit", data.npz, "-o", "m.ckn", *options)
+    assert Path("python.ckn").read_bytes() == Path("m.ckn").read_bytes()

@@ -7,7 +7,7 @@ import pytest
 from factories import rewrite_model
 
 from ckncuda.backend.cupy import why_unavailable
-from ckncuda.cli.main import cli
+from ckncuda.cli.commands import cli
 
 
 def test_info_counts_the_parameters_of_the_seed_preset(works, tmp_path, rng):

@@ -1,13 +1,22 @@
 """Ctrl-C and requests to end leave nothing half-written."""
 
+import re
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.lib import format as npy
 
 LONG = 60  # seconds that nothing here should take
+
+
+def _attentive():
+    """Take Ctrl-C, which whoever runs the tests may have told them to ignore."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
@@ -66,3 +75,62 @@ def test_extract_that_is_interrupted_leaves_nothing(interrupted, slow_model, tmp
 
     extract = ("extract", slow_model, "x.npy", "-o", output)
     interrupted(*extract, announced="Extracting", signal_=signal.Signals[name], ready=partial_file)
+
+
+def takes_signals(process):
+    """Wait until a process has taken over what ends it: before, it is Python's that it is not yet ours."""
+    status, bit = Path(f"/proc/{process.pid}/status"), 1 << (signal.SIGTERM - 1)
+    while process.poll() is None:
+        caught = re.search(r"^SigCgt:\s*(\w+)", status.read_text(), re.MULTILINE)
+        if caught and int(caught[1], 16) & bit:
+            return
+        time.sleep(0.0005)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs to see when signals are taken")
+@pytest.mark.parametrize("moment", range(20))
+def test_an_interrupt_while_things_are_imported_ends_at_once(start, tmp_path, data, listing, moment):
+    before = listing(tmp_path)
+    name = ("SIGINT", "SIGINT", "SIGTERM", "SIGHUP")[moment % 4]
+    process = start("fit", data.npz, "-o", "m.ckn", "--patches", "1000000")
+    takes_signals(process)
+    time.sleep(0.025 * moment)
+    sent = time.monotonic()
+    process.send_signal(signal.Signals[name])
+    stdout, stderr = process.communicate(timeout=LONG)
+    assert process.returncode == 130, stderr
+    assert time.monotonic() - sent < 5  # on a busy machine; a second on another
+    assert "Traceback" not in stderr
+    assert "ignored" not in stderr
+    assert stdout == ""
+    assert listing(tmp_path) == before
+
+
+DEAF = """
+import sys, time
+from ckncuda.cli import commands, main, output
+main.DEAF = 0.3
+
+@commands.cli.command()
+def long():
+    import numpy as np
+    output.say("began")
+    np.linalg.eigvalsh(np.eye(SIZE) + np.random.default_rng(0).normal(size=(SIZE, SIZE)))
+    output.say("ended")
+
+sys.argv = ["ckn", "long"]
+main.main()
+""".replace("SIZE", "4000")
+
+
+def test_a_computation_that_hears_no_signal_is_ended_with_the_process():
+    """LAPACK does not come back to Python for many seconds."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([sys.executable, "-c", DEAF], **pipes, preexec_fn=_attentive)
+    assert process.stderr.readline() == "began\n"
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=LONG)
+    assert process.returncode == 130, stderr
+    assert "Interrupted" in stderr
+    assert "ended" not in stderr

@@ -6,8 +6,10 @@
 import _ctypes
 import contextlib
 import ctypes
+import functools
 import importlib
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,10 +18,25 @@ from . import compiler
 
 HERE = Path(__file__).resolve().parent
 
+WAYS = "-fsanitize-coverage=trace-pc -DCKN_WAYS"
+"""Flags (`CKNCUDA_CPU_FLAGS`) with which a warp's product fails where a branch has parted its lanes."""
+
 
 def why_unavailable() -> str | None:
     """Why kernels cannot run on this machine's CPU; None where they can."""
     return None if compiler.compiler() else "there is no C++ compiler (g++) to compile the kernels with"
+
+
+@functools.cache
+def why_no_ways() -> str | None:
+    """Why the compiler cannot follow the branches of threads; None where it can."""
+    program = compiler.compiler()
+    if program is None:
+        return "there is no C++ compiler"
+    code = 'extern "C" [[gnu::no_sanitize_coverage]] void __sanitizer_cov_trace_pc() {} int main() {}'
+    flags = [*WAYS.split(), "-Werror=attributes", "-x", "c++", "-", "-o", os.devnull]
+    done = subprocess.run([program, *flags], input=code, capture_output=True, text=True)
+    return f"the compiler follows no branches: {done.stderr.strip()[:200]}" if done.returncode else None
 
 
 def environment() -> dict[str, str]:

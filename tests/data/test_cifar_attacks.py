@@ -143,11 +143,11 @@ def test_an_attack_is_refused_and_nothing_is_run(tmp_path, monkeypatch, name):
 
     for module, function in [(os, "system"), (pickle, "loads"), (pickle, "load"), (np, "load")]:
         monkeypatch.setattr(module, function, runs)
-    before, start = digest_of_numpy(), time.perf_counter()
+    before, start = digest_of_numpy(), time.process_time()
     (tmp_path / "data_batch_1").write_bytes(ATTACKS[name])
     with pytest.raises(InvalidData, match="data_batch_1"):
         open_images(tmp_path, format="cifar")
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
     assert digest_of_numpy() == before
     (tmp_path / "data_batch_1").write_bytes(batch(array()))
     with open_images(tmp_path) as source:  # a good one is read as before

@@ -14,7 +14,7 @@ import pytest
 import threadpoolctl
 from click.testing import CliRunner
 
-from ckncuda.cli.main import cli
+from ckncuda.cli.commands import cli
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "results.md"  # written by bench/results.py, which runs its commands

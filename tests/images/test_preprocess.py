@@ -141,7 +141,7 @@ def test_auto_whitens_raw_images_only(smooth, rng):
         ({}, "there is no preprocessing None"),
         ({"name": "zca", "epsilon": 0}, "epsilon is 0"),
         ({"name": "zca", "strength": 1}, "zca has no option 'strength'; it has epsilon"),
-        ({"name": "zca", "epsilon": "much"}, "epsilon is much; it must be a positive number"),
+        ({"name": "zca", "epsilon": "much"}, "epsilon is 'much'; it must be a positive number"),
         ({"name": "local_whitening", "patch": 1}, "patch is 1"),
         ({"name": "local_whitening", "power": 1}, "power is 1"),
         ({"name": "standardize", "epsilon": 1}, "standardize has no option 'epsilon'; it has none"),

@@ -6,12 +6,14 @@ the kernels of pairs, which take all registers for their sums, read back once a 
 """
 
 import json
+import re
 from pathlib import Path
 
 import nvrtc
 import pytest
 
 from ckncuda import ArcCosine, Exponential, LayerSpec
+from ckncuda.backend.cupy import nearest
 from ckncuda.backend.cupy import pair_tiling as cuda_pair_tiling
 from ckncuda.backend.cupy.encode_tiling import Tiling, tiling
 from ckncuda.backend.cupy.product import THREADS, WORDS
@@ -19,7 +21,14 @@ from ckncuda.kernels import source
 from ckncuda.layer.dot_product import DotProductKernel
 
 BUDGET = json.loads(Path(__file__).with_name("budget.json").read_text())
-SHARED_LIMITS = {"sm_75": 64 << 10, "sm_80": 163 << 10, "sm_90a": 227 << 10, "sm_100": 227 << 10}
+SHARED_LIMITS = {
+    "sm_75": 64 << 10, "sm_80": 163 << 10, "sm_89": 99 << 10, "sm_90a": 227 << 10, "sm_100": 227 << 10,
+    "sm_120": 99 << 10,
+}  # fmt: skip
+FEW = (
+    "sm_89",
+    "sm_120",
+)  # one instantiation of each operation: of what the others are, with less shared memory
 REGISTERS = 65536  # of a multiprocessor
 
 
@@ -85,6 +94,7 @@ def test_kernels_compile_within_the_budget(compiler, architecture, operation, pr
         "pair_products": pair_kernels(architecture, "pair_products"),
         "pair_sums": pair_kernels(architecture, "pair_sums"),
     }[operation]
+    names = names[:1] if architecture in FEW else names
     found = nvrtc.resources_of(compiler, source(operation), names, architecture)
     assert list(found) == names
     for name, resources in found.items():
@@ -94,6 +104,24 @@ def test_kernels_compile_within_the_budget(compiler, architecture, operation, pr
         assert resources.stack_bytes <= BUDGET["spilled_bytes"][operation], f"{name}: {resources}"
         assert resources.static_shared_bytes <= 1024, f"{name}: {resources}"  # the system's own
     assert BUDGET["registers"][operation] * THREADS * BUDGET["blocks"][operation] <= REGISTERS
+
+
+@pytest.mark.parametrize("probes", ["checks", "rates", "sums"])
+def test_probes_of_the_hardware_compile(compiler, monkeypatch, probes):
+    """Those of `bench/gpu`, where they are beside these tests: with wgmma, for Hopper alone."""
+    bench = Path(__file__).parents[2] / "bench" / "gpu"
+    if not bench.exists():
+        pytest.skip("bench/gpu/ is not beside these tests")
+    monkeypatch.syspath_prepend(bench)
+    import gpu_probe
+
+    text = gpu_probe.source(probes)
+    names = re.findall(r'extern "C" __global__ void (?:__launch_bounds__\(.*?\) )?([a-z]\w+)\(', text)
+    names += re.findall(r"^(?:WGMMA|MMA)_RATE\((\w+),", text, re.MULTILINE)
+    assert len(names) == {"checks": 3, "rates": 8, "sums": 2}[probes]
+    architecture = "sm_80" if probes == "sums" else "sm_90a"
+    found = nvrtc.resources_of(compiler, text, names, architecture)
+    assert all(resources.spilled_bytes == 0 for resources in found.values())
 
 
 def test_a_kernel_beyond_the_budget_is_seen(compiler):
@@ -124,6 +152,13 @@ LAYERS = {
     "L2": (spec(1024, 6), (16, 16, 256)),
     "224": (spec(64, 4), (224, 224, 3)),
 }
+
+
+@pytest.mark.parametrize("precision", WORDS)
+def test_shared_memory_of_k_means_is_within_the_budget(precision):
+    """Of the oldest devices, too."""
+    assert BUDGET["nearest_shared_bytes"] <= SHARED_LIMITS["sm_75"]
+    assert nearest.shared_bytes(precision) <= BUDGET["nearest_shared_bytes"]
 
 
 @pytest.mark.parametrize("layer", LAYERS)

@@ -1,5 +1,6 @@
 """How kernels run on a CPU: threads, barriers, asynchronous copies, tensor cores."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -220,3 +221,42 @@ def test_products_of_tiles(cp, toys, rng, order, kind):
     toys.get_function(f"multiply<{kind}>")((1,), (32,), (*operands, sums, np.int32(2)))
     expected = held_sums(d + 2 * exact[0] @ exact[1])
     np.testing.assert_allclose(sums.get(), expected, rtol=3e-7, atol=1e-6)
+
+
+def summed(start, products, terms, extra):
+    """Start plus products, so many at a time, all aligned to the largest and cut off: by whole numbers."""
+    for i in range(0, len(products), terms):
+        addends = [start, *products[i : i + terms]]
+        unit = 2.0 ** (math.frexp(max(map(abs, addends)))[1] - 24 - extra)
+        mantissa, exponent = math.frexp(sum(math.trunc(addend / unit) for addend in addends) * unit)
+        start = math.ldexp(math.trunc(mantissa * 2**24), exponent - 24)
+    return start
+
+
+@pytest.mark.parametrize(
+    ("capability", "terms", "extra"), [(80, (4, 8), 1), (89, (4, 8), 1), (90, (8, 16), 2)]
+)
+@pytest.mark.parametrize("kind", ["tf32", "f16"])
+def test_sums_are_cut_off_as_tensor_cores_do(cp, toys, rng, monkeypatch, kind, capability, terms, extra):
+    """Bits, not tolerances; terms of very different sizes."""
+    monkeypatch.setenv("CKNCUDA_CPU_COMPUTE_CAPABILITY", str(capability))
+    depth = 8 if kind == "tf32" else 16
+    a, b = (rng.normal(size=s) * 2.0 ** rng.integers(-6, 6, s) for s in ((16, depth), (depth, 8)))
+    d = (rng.normal(size=(16, 8)) * 2.0 ** rng.integers(-9, 9, (16, 8))).astype(np.float32)
+    if kind == "tf32":
+        bits = [tf32(m.astype(np.float32)) for m in (a, b)]
+        exact, held = [m.view(np.float32).astype(np.float64) for m in bits], fragments_tf32(*bits)
+    else:
+        exact = [m.astype(np.float16).astype(np.float64) for m in (a, b)]
+        held = fragments_bf16(*(m.astype(np.float16).view(np.uint16).astype(np.uint32) for m in (a, b)))
+    sums = cp.asarray(held_sums(d))
+    operands = [cp.asarray(np.ascontiguousarray(m)) for m in held]
+    toys.get_function(f"multiply<{kind}>")((1,), (32,), (*operands, sums, np.int32(1)))
+    at_once = terms[kind == "f16"]
+    expected = [
+        [summed(float(d[i, j]), exact[0][i] * exact[1][:, j], at_once, extra) for j in range(8)]
+        for i in range(16)
+    ]
+    np.testing.assert_array_equal(sums.get(), held_sums(np.array(expected, np.float32)))
+    rounded = held_sums((d + exact[0] @ exact[1]).astype(np.float32))
+    assert (sums.get() != rounded).any()

@@ -103,6 +103,9 @@ FAULTS = {
         "__syncthreads();  // all are done with the tile before",
         "",
     ),
+    "copies by some lanes": ("pair_products", "__syncwarp();  // some lanes copy more than others", "//"),
+    "κ by branches": ("pair_products", "if constexpr (TANGENT || Kernel::BRANCHES) __syncwarp();", ""),
+    "norms by some lanes": ("encode", "__syncwarp();  // the products are those of whole warps", ""),
     "wrong halo": (
         "encode",
         "int bottom = min(map_height, origin_y + (last_row - 1) * subsampling + taps_y);",
@@ -172,6 +175,45 @@ def test_a_missing_barrier_of_pairs_is_caught(planted, tmp_path):
     assert "pair_pooling.cuh" in done.report
 
 
+@pytest.fixture
+def followed(on_a_cpu, monkeypatch):
+    """Kernels whose warps must be together, by way of the same branches, at each product."""
+    if environment.why_no_ways():
+        pytest.skip(environment.why_no_ways())
+    monkeypatch.setenv("CKNCUDA_CPU_FLAGS", environment.WAYS)
+    device.compiled.cache_clear()
+    yield
+    device.compiled.cache_clear()
+
+
+def test_warps_are_together_where_they_must_be(followed):
+    for precision in (name for name in gpu.PRECISIONS if "without" not in name):
+        backend = gpu.cupy_backend(precision)
+        for case in CASES:
+            run_encode(backend, case)
+        run_kmeans(backend)
+    for case in PAIR_CASES:
+        run_pairs(gpu.cupy_backend("cupy, float32"), case)
+
+
+@pytest.mark.parametrize(
+    ("planted", "case"),
+    [
+        ("copies by some lanes", "colour, two layers"),
+        ("κ by branches", "tangents of two layers"),
+        ("norms by some lanes", "colour"),
+    ],
+    indirect=["planted"],
+)
+def test_a_warp_that_a_branch_has_parted_is_caught_at_its_product(followed, planted, case):
+    """The result is right here; but a GPU need not bring the lanes together, and the product needs all."""
+    import cupy
+
+    run = run_pairs if case in PAIR_CASES else run_encode
+    with pytest.raises(cupy.KernelFault, match="mma_.*has come here by other branches than lane"):
+        run(gpu.cupy_backend("cupy, float32"), case)
+
+
 @pytest.mark.parametrize("planted", ["wrong halo"], indirect=True)
 def test_a_wrong_halo_is_caught(planted):
     """Only where an image is cut into tiles: in the rows at their seams."""
@@ -190,6 +232,7 @@ def test_all_lines_of_the_kernels_are_executed(tmp_path, record_property):
     variables = os.environ | line_coverage.variables(tmp_path)
     subprocess.run([sys.executable, kernel_cases.__file__], env=variables, check=True, timeout=300)
     counted = line_coverage.lines(tmp_path)
+    counted = {name: lines for name, lines in counted.items() if name.startswith("kernels/")}
     report = {name: f"{lines.covered} of {lines.executable}" for name, lines in counted.items()}
     record_property("lines of kernels executed", json.dumps(report))
     headers = {f"kernels/{name}.cuh" for name in ("block", "dot_product", "pair_pooling", "product")}

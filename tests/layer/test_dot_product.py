@@ -99,7 +99,7 @@ def test_quantile_of_equal_patches_is_refused(rng):
         ({"kernel": "exp", "sigma": -1}, "positive"),
         ({"kernel": "exp", "sigma": float("nan")}, "positive"),
         ({"kernel": "exp", "quantile": 1.5}, "between 0 and 1"),
-        ({"kernel": "exp", "sigma": "wide"}, "sigma is wide; it must be a positive number"),
+        ({"kernel": "exp", "sigma": "wide"}, "sigma is .wide.; it must be a positive number"),
         ({"kernel": "poly"}, "degree"),
         ({"kernel": "poly", "degree": 0}, "at least 1"),
         ({"kernel": "poly", "degree": 2, "offset": -1}, "number that is not negative"),

@@ -120,4 +120,4 @@ def test_networks_of_any_kernel_are_stored(tmp_path, rng, kernel):
 def test_gram_matrices_are_those_of_exact_kernels(digits):
     images, labels = digits
     with pytest.raises(InvalidSpec, match="networks have features: give none"):
-        Model.fit(images, labels, [EncoderSpec(SPECS)], classifier=Ridge(), grams=[np.eye(len(images))])
+        Model.fit(images, labels, [EncoderSpec(SPECS, ())], classifier=Ridge(), grams=[np.eye(len(images))])

@@ -60,6 +60,14 @@ def test_every_preset_has_a_summary_and_an_unknown_one_is_refused():
         System.preset("huge", 1000, (32, 32, 3))
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 3), (2, 3, 1), (3, 3, 3)])
+def test_images_that_are_too_small_for_a_preset_are_refused_with_another(shape):
+    size = "x".join(map(str, shape))
+    with pytest.raises(InvalidSpec, match=f"the preset seed is not for images of {size}: layer .*default"):
+        System.preset("seed", 100, shape)
+    assert System.preset("default", 100, shape)
+
+
 def test_best_whitens_as_the_images_allow():
     def names(n, shape):
         return [

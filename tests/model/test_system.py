@@ -15,10 +15,10 @@ from ckncuda.exact.encoder import ExactEncoderSpec
 from ckncuda.images.preprocess import ZCA, LocalWhitening, Standardize
 from ckncuda.layer.spec import KernelLayer
 
-NETWORK = EncoderSpec([make_spec(filters=4)])
+NETWORK = EncoderSpec([make_spec(filters=4)], ())
 SPEC = KernelLayer(patch=3, subsampling=2, kernel=Exponential(sigma=0.6))
 RELU_SPEC = KernelLayer(patch=3, subsampling=3, kernel=ArcCosine(1))
-EXACT = ExactEncoderSpec(ExactKernel([SPEC]))
+EXACT = ExactEncoderSpec(ExactKernel([SPEC]), ())
 
 LAYER = "[[layers]]\nfilters=4\npatch=3\nsubsampling=2\nsigma=1\n"
 TWO = """
@@ -160,7 +160,7 @@ BAD_FILES = [
 def test_a_file_of_an_exact_kernel(toml, name):
     text, kernel = EXACT_FILES[name]
     system = System.from_toml(toml(text), "exact")
-    assert system == System([ExactEncoderSpec(kernel)], "gram-ridge")
+    assert system == System([ExactEncoderSpec(kernel, ())], "gram-ridge")
     assert (system.exact, system.kernels) == (True, (kernel,))
     if name != "as one encoder":  # which says nothing at its top
         assert System.from_toml(toml(text)) == system

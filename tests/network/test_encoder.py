@@ -32,7 +32,7 @@ def ensemble(pictures):
     """Two encoders of unlike features, and a kernel ridge regression."""
     specs = [
         EncoderSpec([LAYER], PREPROCESSING, Symmetries(flip=True, shift=1)),
-        EncoderSpec([OTHER], symmetries=FLIP),
+        EncoderSpec([OTHER], (), FLIP),
     ]
     return fit(pictures, specs, classifier=KernelRidge())
 
@@ -98,7 +98,7 @@ def test_preprocessing_left_open_is_that_which_the_images_suggest(rng, smooth):
 
 def test_specifications_compare_and_tell_shapes():
     spec = EncoderSpec([LAYER])
-    assert spec == EncoderSpec((LAYER,), (), Symmetries())
+    assert spec == EncoderSpec((LAYER,), None, Symmetries())
     assert spec == EncoderSpec(LAYER)
     assert spec != EncoderSpec([LAYER], symmetries=FLIP)
     assert spec.output_shape((9, 8, 1)) == (3, 3, 8)
@@ -225,7 +225,7 @@ def test_an_ensemble_has_no_one_network_or_feature_map(pictures, ensemble, tmp_p
 
 def test_encoders_of_a_network_alone_leave_the_size_of_images_open(pictures):
     images, _ = pictures
-    model = Model.of_network(fit(pictures, [EncoderSpec([LAYER])]).network)
+    model = Model.of_network(fit(pictures, [EncoderSpec([LAYER], ())]).network)
     assert model.features(images[:, :6]).shape == (60, 2 * 3 * 8)
     with pytest.raises(InvalidSpec, match="depends on the size of the images"):
         model.widths  # noqa: B018
@@ -251,7 +251,7 @@ def test_blocks_of_any_size_make_no_difference(pictures, ensemble, monkeypatch, 
 
 
 def test_fitting_in_blocks_learns_the_same(pictures, monkeypatch):
-    specs = [EncoderSpec([LAYER], PREPROCESSING, FLIP), EncoderSpec([OTHER])]
+    specs = [EncoderSpec([LAYER], PREPROCESSING, FLIP), EncoderSpec([OTHER], ())]
     whole = fit(pictures, specs, classifier=Ridge(1e-2))
     monkeypatch.setattr(type(get_backend("numpy")), "images_per_block", lambda self, layers, shape: 13)
     pieces = fit(pictures, specs, classifier=Ridge(1e-2))
@@ -275,7 +275,7 @@ def test_room_for_several_encoders_and_variants_is_left(pictures, ensemble, monk
 def test_stages_take_the_time_that_they_take(pictures):
     images, _ = pictures
     report = Report()
-    specs = [EncoderSpec([LAYER], [Standardize()], FLIP), EncoderSpec([OTHER])]
+    specs = [EncoderSpec([LAYER], [Standardize()], FLIP), EncoderSpec([OTHER], ())]
     model = fit(pictures, specs, classifier=KernelRidge(regularization=1e-2), progress=report)
     assert set(report.seconds) == {"preprocessing", "anchors", "reading", "features", "classifier"}
     assert all(seconds > 0 for seconds in report.seconds.values())
@@ -291,6 +291,10 @@ def test_stages_take_the_time_that_they_take(pictures):
 def test_progress_tells_the_encoders_of_an_ensemble_apart(pictures):
     for count, prefixes in ((1, [""]), (2, ["encoder 1: ", "encoder 2: "])):
         told = []
-        fit(pictures, [EncoderSpec([LAYER])] * count, progress=lambda *stage, told=told: told.append(stage))
+        fit(
+            pictures,
+            [EncoderSpec([LAYER], ())] * count,
+            progress=lambda *stage, told=told: told.append(stage),
+        )
         expected = [f"{prefix}layer 1: {stage}" for prefix in prefixes for stage in ("sampling", "k-means")]
         assert list(dict.fromkeys(stage for stage, _, _ in told)) == expected

@@ -144,6 +144,10 @@ def test_conventions_on_images_with_empty_patches(backend, convention, channels,
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_shape(backend, check, n, height, width, channels, filters, patch, subsampling, seed):
     rng = np.random.default_rng(seed)
+    if (
+        channels * patch == 1
+    ):  # anchors are 1 and -1: more of them are equal, and the projection enlarges rounding
+        filters = min(filters, 2)
     layer = make_layer(channels, rng, filters=filters, patch=patch, subsampling=subsampling)
     try:
         layer.spec.output_shape((height, width, channels))

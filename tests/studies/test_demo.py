@@ -20,7 +20,7 @@ def test_digits_come_as_bytes():
 def test_what_is_missing_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn", None)
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(NotInstalled, match=r"pip install 'ckncuda\[demo\]'"):
+    with pytest.raises(NotInstalled, match=r"pip install 'scikit-learn<.*' 'matplotlib<"):
         load_digits()
 
 

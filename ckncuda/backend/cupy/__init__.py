@@ -3,7 +3,8 @@
 Imported only once a GPU is asked for; importing it needs neither CuPy nor a GPU.
 """
 
+from ckncuda.backend.cupy.availability import unavailability, why_unavailable
 from ckncuda.backend.cupy.backend import CupyBackend
-from ckncuda.backend.cupy.device import describe, why_unavailable
+from ckncuda.backend.cupy.device import describe
 
-__all__ = ["CupyBackend", "describe", "why_unavailable"]
+__all__ = ["CupyBackend", "describe", "unavailability", "why_unavailable"]

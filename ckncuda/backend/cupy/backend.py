@@ -26,7 +26,9 @@ MAX_BLOCK = 8192  # images
 class CupyBackend:
     """Float32 maps on an NVIDIA GPU; see `ckncuda.backend.Backend`.
 
-    Operations are queued on CuPy's current stream, as CuPy's own are.
+    Operations are queued on CuPy's current stream, as CuPy's own are.  Our kernels give the same bits in
+    every run; the projection is cuBLAS's, which does not promise that for blocks on two streams: see the
+    module `memory`.
 
     Parameters
     ----------
@@ -56,6 +58,10 @@ class CupyBackend:
         self.encoder = Encoder(self.gpu)
         self._most_images: int | None = None  # once a block did not fit the device's memory
         self._pairs: dict[Any, FusedPairs | None] = {}
+
+    def each_image(self, function: Callable[[Array], Array], images: Array, size: int) -> Array:
+        """Take all at once."""
+        return function(images)
 
     def encode(self, maps: Array, layers: Sequence[Layer]) -> Array:
         """Encode maps [n, h, w, c] that are on the device: one launch and one product a layer.

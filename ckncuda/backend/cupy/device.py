@@ -1,9 +1,8 @@
-"""The GPU itself: whether there is one, what it can do, kernels compiled for it and their launches."""
+"""The GPU itself: what it can do, kernels compiled for it and their launches."""
 
-import ctypes
+import contextlib
 import functools
 import hashlib
-import importlib.util
 import logging
 import os
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ckncuda.backend.cupy.availability import why_unavailable
 from ckncuda.errors import BackendUnavailable, InvalidSpec
 from ckncuda.kernels import source
 
@@ -18,33 +18,6 @@ TENSOR_CORES = 80  # compute capability from which they know TF32 and bfloat16
 
 PRECISIONS = {"float32": "Tf32x3", "tf32": "Tf32", "bfloat16": "Bf16"}
 """C++ names of the precisions; before `TENSOR_CORES`, float32 is ``Fma`` and the others do not exist."""
-
-
-@functools.cache
-def why_unavailable() -> str | None:
-    """Say why the CUDA backend cannot run on this machine, and what to do; None when it can.
-
-    Asked lazily, never at import: a CUDA context made before a fork breaks the child processes.
-    """
-    if importlib.util.find_spec("cupy") is None:
-        return "CuPy is not installed; with an NVIDIA GPU, install it with: pip install 'ckncuda[cuda13]'"
-    try:
-        ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return "there is no NVIDIA driver on this machine (libcuda.so.1 was not found); use --backend numpy"
-    try:  # a broken CuPy has many ways to say so
-        import cupy
-
-        devices = cupy.cuda.runtime.getDeviceCount()
-    except Exception as error:
-        return f"CUDA finds no usable GPU ({type(error).__name__}: {error}); use --backend numpy"
-    if devices == 0:
-        return "CUDA finds no GPU; use --backend numpy"
-    try:
-        cupy.cuda.nvrtc.getVersion()
-    except Exception as error:
-        return f"CuPy finds no compiler for kernels, NVRTC ({error}); pip install nvidia-cuda-nvrtc"
-    return None
 
 
 def describe(precision: str = "float32") -> str:
@@ -166,13 +139,18 @@ def compiled(operation: str, instantiation: str) -> Any:
 
 def _announce(what: str) -> None:
     """Say that something will take longer, unless CuPy's folder of compiled kernels has a mark of this."""
-    folder = Path(os.environ.get("CUPY_CACHE_DIR", Path.home() / ".cupy" / "kernel_cache"))
-    mark = folder / f"ckncuda-{hashlib.sha256(what.encode()).hexdigest()[:16]}"
-    if mark.exists():
-        return
-    logging.getLogger("ckncuda").info("Compiling CUDA kernels: a few seconds, at the first use of each kind")
+    mark: Path | None = None
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = Path(os.environ.get("CUPY_CACHE_DIR") or Path.home() / ".cupy" / "kernel_cache")
+        mark = folder / f"ckncuda-{hashlib.sha256(what.encode()).hexdigest()[:16]}"
+        if mark.exists():
+            return
+    except (OSError, RuntimeError):  # no home, or one that is not ours to look into
+        mark = None
+    logging.getLogger("ckncuda").info("Compiling CUDA kernels: a few seconds, at the first use of each kind")
+    if mark is None:
+        return
+    # A folder that cannot be written to costs the message each time, no more.
+    with contextlib.suppress(OSError):
+        mark.parent.mkdir(parents=True, exist_ok=True)
         mark.touch()
-    except OSError:  # a folder that cannot be written to costs the message each time, no more
-        pass

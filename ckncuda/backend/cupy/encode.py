@@ -8,6 +8,7 @@ is packed anew, but never planned anew.
 import functools
 import logging
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,7 @@ from ckncuda.types import Shape
 Array = Any  # a CuPy array, whose type is not known here
 
 PLANS = 256  # kept: of a few networks on images of a few shapes
+LAUNCHES = 16  # kept of a plan: blocks of images are of one size, but for the last one of each run
 LEAST_SHARED = 64 << 10  # bytes that a block may have on compute capability 7.5, the oldest
 
 
@@ -49,6 +51,15 @@ def packed_anchors(layer: Layer, laid_out: Tiling, precision: str) -> NDArray[np
 
 
 @dataclass(frozen=True)
+class _Launch:
+    """All that a launch takes but arrays: made once for so many images, since it takes longer than it."""
+
+    grid: tuple[int]
+    shared: int
+    numbers: tuple[np.generic, ...]
+
+
+@dataclass(frozen=True)
 class _Plan:
     """Arrays that layers of one specification share for inputs of one shape, on the device."""
 
@@ -56,6 +67,7 @@ class _Plan:
     offsets: Array
     parameters: Array  # of κ
     weights: Array  # of the pooling
+    launch: Callable[[int], _Launch] | None  # for so many images
 
 
 @dataclass(frozen=True)
@@ -94,20 +106,27 @@ class Encoder:
     def _launch(
         self, maps: Array, pooled: Array, spec: LayerSpec, plan: _Plan, laid_out: Tiling, anchors: Array
     ) -> None:
-        images, products = len(maps), self._gpu.products
         if laid_out.channels % 4 == 0 and maps.data.ptr % 16:  # another library's, not as its copies need it
             maps = maps.copy()
-        tile_rows = laid_out.tile_rows(images, self._gpu.multiprocessors)
+        assert plan.launch is not None
+        launch = plan.launch(len(maps))
         self._gpu.launch(
             "encode",
-            (products, str(spec.kernel.device_name)),
-            (laid_out.blocks(images, tile_rows),),
+            (self._gpu.products, str(spec.kernel.device_name)),
+            launch.grid,
             THREADS,
-            laid_out.shared_bytes(products),
+            launch.shared,
             *(maps, pooled, anchors, plan.offsets, plan.parameters, plan.weights),
-            *laid_out.arguments(tile_rows, images),
-            np.float32(spec.norm_floor),
-            np.int32(spec.scale == "floored_norm"),
+            *launch.numbers,
+        )
+
+    def _launch_of(self, spec: LayerSpec, laid_out: Tiling, images: int) -> _Launch:
+        tile_rows = laid_out.tile_rows(images, self._gpu.multiprocessors)
+        floor, floored = np.float32(spec.norm_floor), np.int32(spec.scale == "floored_norm")
+        return _Launch(
+            (laid_out.blocks(images, tile_rows),),
+            laid_out.shared_bytes(self._gpu.products),
+            (*laid_out.arguments(tile_rows, images), floor, floored),
         )
 
     def prepare(self, layer: Layer, shape: Shape) -> tuple[_Plan, _Packed]:
@@ -122,10 +141,12 @@ class Encoder:
         laid_out = tiling(spec, shape, self._gpu.products, self._gpu.shared_limit)
         if isinstance(laid_out, str):
             logging.getLogger("ckncuda").info("A layer takes array operations: %s", laid_out)
-            return _Plan(None, None, None, None)
+            return _Plan(None, None, None, None, None)
         parameters = np.array(spec.kernel.device_parameters() or (0,), np.float32)
         arrays = laid_out.offsets(), parameters, pooling_weights(spec, shape)
-        return _Plan(laid_out, *map(self._gpu.cupy.asarray, arrays))
+        offsets, parameters, weights = map(self._gpu.cupy.asarray, arrays)
+        launch = functools.lru_cache(LAUNCHES)(functools.partial(self._launch_of, spec, laid_out))
+        return _Plan(laid_out, offsets, parameters, weights, launch)
 
     def _pack(self, layer: Layer, laid_out: Tiling | None) -> _Packed:
         cupy = self._gpu.cupy

@@ -4,6 +4,9 @@ Of blocks, while one is computed the next is copied there and the last one back.
 stream of its own and memory of the host that does not move (pinned), which the device reads and writes by
 itself.  A slot's memory is used again only once its stream has come to an end.  Blocks that are on the device
 already, and results that stay there, are not copied.
+
+Both streams multiply through one handle of cuBLAS, which promises the same bits in every run only to one
+stream at a time, or with a workspace fixed by the environment variable ``CUBLAS_WORKSPACE_CONFIG=:4096:8``.
 """
 
 import collections

@@ -12,6 +12,12 @@ Array = Any  # a CuPy array, whose type is not known here
 LANES, WARPS = 32, 8  # of `sum_by_anchor`
 
 
+def shared_bytes(products: str) -> int:
+    """Return the bytes of shared memory of a block of ``nearest_anchor``, piece by piece in its order."""
+    patches, anchors = PATCHES * (TERMS + 4), WORDS[products] * STRIDE
+    return 4 * (2 * (patches + anchors) + PATCHES + TERMS)
+
+
 def nearest_anchor(gpu: Gpu, patches: Array, anchors: Array) -> tuple[Array, Array]:
     """Find the anchor of largest cosine to each unit patch, product and comparison in one kernel.
 
@@ -33,15 +39,13 @@ def nearest_anchor(gpu: Gpu, patches: Array, anchors: Array) -> tuple[Array, Arr
     width = -(-clusters // ANCHORS) * ANCHORS
     terms = cupy.zeros((1, size, width), np.float32)
     terms[0, :, :clusters] = anchors.T
-    words = WORDS[gpu.products] * STRIDE
-    shared = 4 * (2 * PATCHES * (TERMS + 4) + 2 * words + PATCHES * (ANCHORS + 1) + PATCHES + TERMS)
     if count:
         gpu.launch(
             "nearest_anchor",
             (gpu.products,),
             (-(-count // PATCHES),),
             THREADS,
-            shared,
+            shared_bytes(gpu.products),
             patches if size % 4 or patches.data.ptr % 16 == 0 else patches.copy(),
             packed_terms(terms, gpu.products),
             nearest,

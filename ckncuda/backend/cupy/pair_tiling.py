@@ -4,6 +4,7 @@ The constants are those of ``kernels/pair_pooling.cuh`` and ``pair_products.cu``
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -49,8 +50,9 @@ class PairTiling:
     slots: int
     stride: int
 
+    @functools.cached_property
     def arguments(self) -> tuple[np.int32, ...]:
-        """Return the kernel's whole numbers."""
+        """The kernel's whole numbers, made once: they take longer than a launch."""
         return tuple(np.int32(value) for value in dataclasses.astuple(self)[2:])
 
     def _pooling_bytes(self) -> int:

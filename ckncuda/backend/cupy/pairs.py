@@ -245,7 +245,7 @@ class FusedPairs:
         found = self._cupy.zeros((len(i), layer.pooled_positions, layer.pooled_positions), np.float32)
         also = self._cupy.zeros_like(found) if self._tangent else found  # without tangents, of no account
         arrays = (*x, *y, i, j, found, also, layer.parameters, layer.weights)
-        arguments = (*arrays, *layer.laid_out.arguments())
+        arguments = (*arrays, *layer.laid_out.arguments)
         shared = layer.laid_out.shared_bytes()
         if isinstance(layer.laid_out, ProductTiling):
             products = self._products(layer.laid_out)

@@ -8,7 +8,7 @@ Two rooms have modules of the same names and functions for the steps: ``plain`` 
 ``compiled`` what Numba compiles, where it is installed (the extra ``fast``).
 """
 
-from ckncuda.backend.numpy.backend import NumpyBackend, describe, has_numba
-from ckncuda.backend.numpy.threads import available_threads
+from ckncuda.backend.numpy.backend import NumpyBackend, describe, has_numba, why_plain
+from ckncuda.backend.numpy.threads import available_threads, usable_cores
 
-__all__ = ["NumpyBackend", "available_threads", "describe", "has_numba"]
+__all__ = ["NumpyBackend", "available_threads", "describe", "has_numba", "usable_cores", "why_plain"]

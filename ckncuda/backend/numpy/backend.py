@@ -2,12 +2,11 @@
 
 import functools
 import importlib
-import importlib.util
 import itertools
 import logging
 import math
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -16,10 +15,11 @@ from numpy.typing import NDArray
 
 from ckncuda.backend.arrays import as_float, on_host
 from ckncuda.backend.numpy.sketch import Sketch, pays, sketch
-from ckncuda.backend.numpy.threads import Threads, available_threads
+from ckncuda.backend.numpy.threads import Threads, available_threads, usable_cores
 from ckncuda.backend.numpy.tiles import Band, LayerPlan
 from ckncuda.backend.operations import AnchorSearch, HostBlocks, NormedMaps, Specs, block_memory, mirror
 from ckncuda.backend.process_lock import ProcessLock
+from ckncuda.compiled import is_installed, say_why_plain, why_not_importable
 from ckncuda.errors import InvalidData
 from ckncuda.layer.layer import Layer
 from ckncuda.layer.spec import LayerSpec
@@ -34,20 +34,29 @@ MAX_BLOCK = 512  # images: enough to keep every thread busy, few enough for memo
 _PACKING = ProcessLock()
 
 
+def why_plain() -> str | None:
+    """Return why the plain forms compute, and what to do; None where Numba compiles the inner loops."""
+    return why_not_importable(*(_name(True, operation) for operation in ("encode", "nearest", "pairs")))
+
+
 def has_numba() -> bool:
-    """Tell whether the extra ``fast`` is installed."""
-    return importlib.util.find_spec("numba") is not None
+    """Tell whether Numba compiles the inner loops here."""
+    return why_plain() is None
 
 
-def describe(threads: int, compiled: bool) -> str:
-    """Say what computes, for people."""
-    loops = "with Numba's inner loops" if compiled else "pip install 'ckncuda[fast]' compiles its inner loops"
+def describe(threads: int, plain: str | None) -> str:
+    """Say for people what computes: with plain inner loops, and why, or with compiled ones."""
+    loops = "with Numba's inner loops" if plain is None else f"with plain inner loops: {plain}"
     return f"NumPy {np.__version__}, float32, {threads} thread{'s' * (threads > 1)}; {loops}"
+
+
+def _name(compiled: bool, operation: str) -> str:
+    return f"ckncuda.backend.numpy.{'compiled' if compiled else 'plain'}.{operation}"
 
 
 def _module(compiled: bool, operation: str) -> ModuleType:
     """Return a room's module for an operation, imported when it is first needed."""
-    return importlib.import_module(f"ckncuda.backend.numpy.{'compiled' if compiled else 'plain'}.{operation}")
+    return importlib.import_module(_name(compiled, operation))
 
 
 @functools.cache
@@ -58,7 +67,7 @@ def _say_why_not_compiled(reason: str) -> None:
 class NumpyBackend(HostBlocks):
     """Float32 on NumPy; see `ckncuda.backend.Backend` and, for threads and memory, `get_backend`.
 
-    ``compiled`` says whether Numba compiles the inner loops; by default it does where it is installed.
+    ``compiled`` says whether Numba compiles the inner loops; by default it does where it works.
     """
 
     name = "numpy"
@@ -67,14 +76,27 @@ class NumpyBackend(HostBlocks):
     def __init__(
         self, threads: int | None = None, memory: int | None = None, compiled: bool | None = None
     ) -> None:
-        self._compiled = has_numba() if compiled is None else compiled
+        plain = why_plain() if compiled is None else None if compiled else "it was asked for"
+        if compiled is None and plain is not None and is_installed():
+            say_why_plain(plain)
+        self._compiled = plain is None
         self.options: dict[str, Any] = {"name": self.name, "threads": threads, "memory": memory}
         self.memory_budget = memory if memory is not None else DEFAULT_MEMORY
-        self._threads = Threads(threads if threads is not None else available_threads())
-        self.description = describe(self._threads.count, self._compiled)
+        self._threads = Threads(available_threads() if threads is None else min(threads, usable_cores()))
+        self.description = describe(self._threads.count, plain)
         self._steps, self._nearest = (_module(self._compiled, name) for name in ("encode", "nearest"))
         self._plan = functools.lru_cache(PLANS)(self._steps.Plan)  # of any layer of a specification
         self._packed: weakref.WeakKeyDictionary[Layer, Any] = weakref.WeakKeyDictionary()
+
+    def each_image(self, function: Callable[[Array], Array], images: Array, size: int) -> Array:
+        """Share the images among the threads."""
+        out = np.empty(images.shape, np.float32)
+
+        def some(start: int) -> None:
+            out[start : start + size] = function(images[start : start + size])
+
+        self._threads.run(some, ((start,) for start in range(0, len(images), size)))
+        return out
 
     def encode(self, maps: Array, layers: Sequence[Layer]) -> NDArray[np.float32]:
         """Encode maps [n, h, w, c] through all layers: a few images at a time, or one in bands of rows."""

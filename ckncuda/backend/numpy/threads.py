@@ -3,11 +3,14 @@
 import collections
 import concurrent.futures
 import contextlib
+import itertools
 import math
 import os
+import re
 import threading
 from collections.abc import Callable, Hashable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,8 +24,62 @@ VIEWS = 64  # kept of a thread's arrays: more than a network has layers and band
 
 
 def available_threads() -> int:
-    """Count the CPUs this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Count the threads to start where nobody says how many: `usable_cores`, or fewer by ``OMP_NUM_THREADS``.
+
+    Clusters, and libraries that start several processes, set that variable to what each shall take.
+    """
+    told = re.match(r"\s*(\d{1,9})\s*(,|$)", os.environ.get("OMP_NUM_THREADS", ""))
+    wanted = int(told[1]) if told else 0  # which means nothing
+    return min(wanted, usable_cores()) if wanted else usable_cores()
+
+
+def usable_cores() -> int:
+    """Count the CPUs this process may run on, and no more than its quota of their time amounts to."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.ceil(min(affinity, cpu_quota())))
+
+
+def cpu_quota(root: Path = Path("/"), group: str = "proc/self/cgroup") -> float:
+    """Return how many CPUs' time the control groups of this process allow, as containers have it; ∞ for any.
+
+    A quota of a group holds for the groups in it too.  Elsewhere than on Linux there is none.
+
+    Parameters
+    ----------
+    root : path
+        Of the file system.
+    group : str
+        The file below it that names the groups.
+    """
+    quota = math.inf
+    with contextlib.suppress(OSError):
+        for line in (root / group).read_text().splitlines():
+            number, controllers, path = (*line.split(":", 2), "", "")[:3]
+            if number == "0":  # version 2
+                mounts, read = ["sys/fs/cgroup", "sys/fs/cgroup/unified"], _quota_of_version_2
+            elif "cpu" in controllers.split(","):
+                mounts, read = ["sys/fs/cgroup/cpu", "sys/fs/cgroup/cpu,cpuacct"], _quota_of_version_1
+            else:
+                continue
+            place = Path(path.strip("/"))
+            for mount, inside in itertools.product(mounts, (place, *place.parents)):
+                with contextlib.suppress(OSError, ValueError, IndexError):
+                    quota = min(quota, read(root / mount / inside))
+    return quota
+
+
+def _quota_of_version_2(folder: Path) -> float:
+    allowed, period = (folder / "cpu.max").read_text().split()
+    return _quotient(allowed, period)
+
+
+def _quota_of_version_1(folder: Path) -> float:
+    return _quotient(*((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period")))
+
+
+def _quotient(allowed: str, period: str) -> float:
+    """Return the share, where one is set: not "max", nor −1."""
+    return int(allowed) / int(period) if allowed.strip().isdecimal() and int(period) > 0 else math.inf
 
 
 class _SingleThreadedBlas:

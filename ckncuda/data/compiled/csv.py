@@ -16,7 +16,8 @@ True
 # mypy: disable-error-code="no-untyped-call,untyped-decorator,no-untyped-def,assignment"
 
 import numpy as np
-from numba import njit
+
+from ckncuda.compiled.functions import compiled
 
 _POWERS = 10.0 ** np.arange(23)  # those that float64 holds exactly
 _EXACT = 1 << 53  # whole numbers up to here too
@@ -24,7 +25,7 @@ _SPACE, _TAB, _RETURN, _NEWLINE, _COMMA = (ord(c) for c in " \t\r\n,")
 _PLUS, _MINUS, _POINT, _ZERO, _NINE, _E, _SMALL_E = (ord(c) for c in "+-.09Ee")
 
 
-@njit(nogil=True, cache=True)
+@compiled(exact=True)
 def parse_numbers(text, first, width, numbers):
     """Read lines of comma separated numbers; return whether all of them were ordinary.
 
@@ -60,7 +61,7 @@ def parse_numbers(text, first, width, numbers):
     return i == len(text)
 
 
-@njit(nogil=True, cache=True)
+@compiled(exact=True)
 def _number(text, i):
     """Read the number at a place; return the place behind it, its value, and whether it was ordinary."""
     end = len(text)

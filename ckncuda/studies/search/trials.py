@@ -13,7 +13,6 @@ compared by their leave-one-out accuracy.
 (2, (60,), True)
 """
 
-import contextlib
 import itertools
 import math
 import os
@@ -22,7 +21,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,20 +30,19 @@ from ckncuda.backend import Backend, shared_backend
 from ckncuda.backend.operations import promised_memory
 from ckncuda.classifier.training_data import check_classes
 from ckncuda.classifier.validation import held_out_split
-from ckncuda.errors import CknError, InvalidData, InvalidSpec, require
+from ckncuda.errors import CknError, InvalidData, printable, require
+from ckncuda.given.parameters import number, whole
 from ckncuda.images.sources import ArrayImages, SomeImages, host_images
 from ckncuda.model.model import Model
 from ckncuda.model.presets import PRESETS
 from ckncuda.model.system import System
 from ckncuda.progress import Progress
-from ckncuda.studies.plots import draw_search
+from ckncuda.studies.plots import MATPLOTLIB, draw_search
 from ckncuda.studies.search.folder import describe, search_folder
-from ckncuda.studies.search.journal import Journal
+from ckncuda.studies.search.journal import MOST_LETTERS, Journal, Trial
 from ckncuda.studies.search.leaderboard import Row, write_leaderboard
+from ckncuda.studies.search.sampling import check_parameters, suggested, system_of
 from ckncuda.studies.search.space import VERSION, SearchSpace, system_of_preset, work
-
-if TYPE_CHECKING:
-    import optuna
 
 ONE_RUNG = 1200  # images, below which a quarter says too little
 RUNGS = (4, 2, 1)  # parts of the images
@@ -77,6 +75,16 @@ class SearchOptions:
     trials: int | None = None
     hold_out: float = 0.1
     seed: int = 0
+
+    def checked(self) -> "SearchOptions":
+        """Return these options as plain numbers, or raise `InvalidSpec` for one that is out of its range."""
+        expected = "expected a fraction from 0 (nothing) to below 1"
+        return SearchOptions(
+            number("seconds", self.seconds, lambda seconds: seconds >= 0, "expected seconds, 0 or more"),
+            None if self.trials is None else whole("trials", self.trials, 1),
+            number("hold_out", self.hold_out, lambda part: 0 <= part < 1, expected),
+            whole("seed", self.seed, 0),
+        )
 
 
 @dataclass(frozen=True)
@@ -127,7 +135,7 @@ def search(
         Made if it does not exist.  Holds all trials (``journal.log``), what they are of
         (``search.json``), ``leaderboard.md`` and ``accuracy.png``.
     origin : dict, optional
-        Names of where images and labels come from, to be compared when the search goes on.
+        Names of where images and labels come from, for people.
     options, backend, progress
         See `SearchOptions` and `Model.fit`.
     tell : callable, optional
@@ -140,7 +148,7 @@ def search(
     InvalidData
         No trial succeeded, the folder is of another search, or images and labels are malformed.
     InvalidSpec
-        ``hold_out`` is no fraction.
+        An option is out of its range.
     """
     options = options or SearchOptions()
     images = host_images(images)
@@ -148,25 +156,23 @@ def search(
     if len(targets) != len(images):
         raise InvalidData(f"{len(targets)} labels were given for {len(images)} images; expected one an image")
     ArrayImages(images).read(0, len(images))  # finds what is not finite before the long work
-    if not 0 <= options.hold_out < 1:
-        raise InvalidSpec(f"hold_out is {options.hold_out}; expected a fraction from 0 (nothing) to below 1")
+    options = options.checked()
     check_installed()
     folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise InvalidData(f"{folder} is a file; the search needs a folder: give another name")
     parts = np.arange(len(images)), np.arange(0)
     if options.hold_out:
         parts = held_out_split(targets, options.hold_out, options.seed)
     about = {"seed": options.seed, "hold_out": options.hold_out, "search_space": VERSION}
+    labels = classes[targets]
     with search_folder(folder, describe(images, labels, origin or {}, **about)):
-        running = _Search(folder, images, classes[targets], parts, options, backend, progress, tell)
+        running = _Search(folder, images, labels, parts, options, backend, progress, tell)
         running.run()
         return running.result()
 
 
 def check_installed() -> None:
     """Raise `NotInstalled` unless Optuna and matplotlib are there."""
-    require("matplotlib", "optuna", purpose="the search needs Optuna and matplotlib", extra="search")
+    require(*MATPLOTLIB, "optuna", purpose="the search needs Optuna and matplotlib", extra="search")
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -200,43 +206,41 @@ class _Search:
         self.space = SearchSpace(
             images.shape[1:], len(images), len(self.rungs[0]), _for_features(self.backend)
         )
-        self.journal = Journal(folder / "journal.log")
+        self.presets = self._presets()
+        self.journal = Journal(folder / "journal.log", self._check)
         self._fitted: tuple[int, Model] | None = None  # the best trial of this run, and its model
-        self._enqueue_presets()
 
     def run(self) -> None:
-        """Try one system after another while there is time."""
+        """Try one system after another while there is time, which decides how many they are, never which."""
         end = time.perf_counter() + self.options.seconds
-        out_of_time = 0
         self._publish()
         while True:
-            complete, ended = self.journal.complete(), self.journal.ended()
+            complete, ended = self.journal.complete(), self.journal.trials
             if self.options.trials is not None and len(ended) >= self.options.trials:
                 return
             if not complete and len(ended) >= FAILURES:
-                last = self.journal.failure(ended[-1].number)
-                raise InvalidData(f"the first {len(ended)} trials all failed; the last: {last}")
-            usual = statistics.median(t.user_attrs["seconds_in_all"] for t in complete) if complete else 0.0
+                raise InvalidData(f"the first {len(ended)} trials all failed; the last: {ended[-1].failure}")
+            usual = statistics.median(trial.seconds_in_all for trial in complete) if complete else 0.0
             deadline = end - self._reserve()
             if time.perf_counter() + usual >= deadline:
                 return
             try:
-                self._try_one(deadline if complete else math.inf, out_of_time)
+                self._try_one(deadline if complete else math.inf)
             except _OutOfTime:
-                out_of_time += 1
+                return
             self._publish()
 
     def result(self) -> SearchResult:
         """Return the best system, measured on what was held out and fitted on all images."""
         rows = self.journal.rows()
         if not rows:
-            ended = self.journal.ended()
+            ended = self.journal.trials
             raise InvalidData(
                 "no trial has been completed, so there is nothing to write: give more --time or --trials"
-                + (f"; the last failed: {self.journal.failure(ended[-1].number)}" if ended else "")
+                + (f"; the last failed: {ended[-1].failure}" if ended and ended[-1].failure else "")
             )
         best = rows[0]
-        system = System.from_dict(self.journal.trials()[best.trial].user_attrs["system"])
+        system = self._system(self.journal.trials[best.trial])
         model = self._fitted[1] if self._fitted and self._fitted[0] == best.trial else None
         if model is None:
             model = self._fit(system, self.kept)
@@ -261,53 +265,59 @@ class _Search:
         }
         return SearchResult(model, best, rows, counts, accuracy, len(self.held_out))
 
-    def _try_one(self, deadline: float, out_of_time: int) -> None:
+    def _try_one(self, deadline: float) -> None:
         """Carry out one trial, from its choice to its end, whichever it is.
 
-        A trial that is interrupted, or for which there is no time, does not count: the sampler is not told
-        of it, and the next run begins with the same system, since the sampler is seeded by how many
-        trials have ended.
+        One that is interrupted, or for which there is no time, does not count: the next run begins with it.
         """
-        import optuna
-
-        state = optuna.trial.TrialState
-        so_far = [self.options.seed, len(self.journal.ended()), out_of_time]
-        seed = int(np.random.SeedSequence(so_far).generate_state(1)[0])
-        self.journal.study.sampler = optuna.samplers.TPESampler(seed=seed)
+        trial = self._next()
+        system = self._system(trial)
+        accuracies: dict[int, float] = {}
         try:
-            trial = self.journal.study.ask()
-            system = self._system(trial)
-            trial.set_user_attr("system", system.to_dict())
-            accuracy = self._judge(trial, system, deadline)
-            pruned = state.PRUNED if accuracy is None else None
-            self.journal.study.tell(trial, accuracy, state=pruned)
+            self.journal.begin(trial)
+            trial = self._judge(trial, system, accuracies, deadline)
         except (CknError, MemoryError, np.linalg.LinAlgError) as error:
-            trial.set_user_attr("failure", str(error) or type(error).__name__)
-            self.journal.study.tell(trial, state=state.PRUNED)  # so that the sampler learns to keep away
-            self.tell(f"trial {trial.number}: failed: {self.journal.failure(trial.number)}")
-            return
+            failure = printable(str(error) or type(error).__name__)[:MOST_LETTERS]
+            trial = replace(trial, accuracies=accuracies, failure=failure)  # the sampler learns to keep away
         except _OutOfTime:
-            self.journal.study.tell(trial, state=state.FAIL)
+            self.journal.stop()
             self.tell(f"trial {trial.number}: no time left for {system}")
             raise
         except (KeyboardInterrupt, Exception):  # the latter a fault of ours; the next run goes on either way
-            with contextlib.suppress(Exception):  # Optuna, too, was interrupted, and where is not known
-                self.journal.end_running(state.FAIL)
+            self.journal.stop()
             raise
-        self.tell(self.journal.line(trial.number))
+        self.journal.end(trial)
+        self.tell(self.journal.line(trial))
 
-    def _system(self, trial: "optuna.trial.Trial") -> System:
-        name = trial.user_attrs.get("preset")
-        if name is None:
-            return self.space.draw(trial)
-        system = self._preset(name)
-        assert system is not None
-        for parameter in self.space.matching(system):
-            self.space.suggest(trial, parameter)
-        return system
+    def _next(self) -> Trial:
+        """Return the trial that comes next: a preset while there is one, then what the sampler suggests."""
+        trials = self.journal.trials
+        tried = {trial.preset for trial in trials}
+        for name, system in self.presets.items():
+            if name not in tried:
+                return Trial(len(trials), self.space.matching(system), name, str(system))
+        params = suggested(self.space, trials, self.options.seed)
+        return Trial(len(trials), params, None, str(system_of(self.space, params)))
 
-    def _judge(self, trial: "optuna.trial.Trial", system: System, deadline: float) -> float | None:
-        """Return the leave-one-out accuracy on all images of the search; None if it was given up before."""
+    def _system(self, trial: Trial) -> System:
+        """Return the system of a trial."""
+        if trial.preset is not None:
+            return self.presets[trial.preset]
+        return system_of(self.space, dict(trial.params))
+
+    def _check(self, trial: Trial) -> None:
+        """Raise `ValueError` for a trial that is none of this search."""
+        check_parameters(self.space, trial)
+        if trial.preset is not None and trial.preset not in self.presets:
+            raise ValueError("it is of a preset that does not fit these images")
+        sizes = [len(numbers) for numbers in self.rungs]
+        if not set(trial.accuracies) <= set(sizes):
+            raise ValueError("its accuracies are of other numbers of images")
+        if trial.state == "complete" and sizes[-1] not in trial.accuracies:
+            raise ValueError("it is complete, but was not fitted on all images")
+
+    def _judge(self, trial: Trial, system: System, accuracies: dict[int, float], deadline: float) -> Trial:
+        """Return a trial with its accuracies, which are put down one by one, up to where it was given up."""
         in_all = 0.0
         for numbers, following in itertools.pairwise([*self.rungs, None]):
             assert numbers is not None
@@ -315,27 +325,21 @@ class _Search:
             model = self._fit(system, numbers, len(numbers) / len(self.kept), deadline)
             now = time.perf_counter()
             in_all += now - began
-            accuracy = float(model.report["validation_accuracy"])
-            trial.report(accuracy, len(numbers))
-            trial.set_user_attr("seconds", now - began)
-            trial.set_user_attr("seconds_in_all", in_all)
+            accuracy = accuracies[len(numbers)] = float(model.report["validation_accuracy"])
+            trial = replace(trial, accuracies=dict(accuracies), seconds=now - began, seconds_in_all=in_all)
             if following is None:
                 continue
-            if "preset" not in trial.user_attrs and not self._goes_on(len(numbers), accuracy):
-                return None
+            if trial.preset is None and not self._goes_on(len(numbers), accuracy):
+                return trial
             if now + (now - began) * len(following) / len(numbers) > deadline:
                 raise _OutOfTime
-        trial.set_user_attr("n_features", model.n_features)
         if all(row.accuracy < accuracy for row in self.journal.rows()):
             self._fitted = trial.number, model
-        return accuracy
+        return replace(trial, n_features=model.n_features)
 
     def _goes_on(self, images: int, accuracy: float) -> bool:
-        """Return whether an accuracy is in the better half of all trials on so many images.
-
-        Optuna's pruner would count those that were interrupted, too.
-        """
-        others = [t.intermediate_values for t in self.journal.ended()]
+        """Return whether an accuracy is in the better half of all trials on so many images."""
+        others = [trial.accuracies for trial in self.journal.trials]
         reached = sorted([values[images] for values in others if images in values] + [accuracy])
         return bool(accuracy >= reached[-max(1, len(reached) // 2)])
 
@@ -369,14 +373,15 @@ class _Search:
         at_hand = self._fitted is not None and self._fitted[0] == rows[0].trial
         return rows[0].seconds * (int(not at_hand) + int(bool(self.options.hold_out)))
 
-    def _enqueue_presets(self) -> None:
-        """Let presets come first, so that the search does not end worse than they are."""
-        settled = {t.user_attrs.get("preset") for t in self.journal.trials() if t.state.name != "FAIL"}
-        systems = {name: self._preset(name) for name in PRESETS if name not in settled}
+    def _presets(self) -> dict[str, System]:
+        """Return the presets that a search can judge, the cheapest first.
+
+        They come before what is drawn, so that the search does not end worse than they are.  The cheapest is
+        fitted however long it takes, and tells what there is time for.
+        """
+        systems = {name: self._preset(name) for name in PRESETS}
         fitting = {name: system for name, system in systems.items() if system is not None}
-        # The cheapest first: it is fitted however long it takes, and tells what there is time for.
-        for name, system in sorted(fitting.items(), key=lambda item: work(item[1], self.images.shape[1:])):
-            self.journal.study.enqueue_trial(self.space.matching(system), user_attrs={"preset": name})
+        return dict(sorted(fitting.items(), key=lambda item: work(item[1], self.images.shape[1:])))
 
     def _preset(self, name: str) -> System | None:
         """Return a preset that a search can judge, with the preprocessing that the images suggest."""

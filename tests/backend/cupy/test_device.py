@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from cuda_on_cpu import compiler
 from factories import make_layer
 
 from ckncuda.backend import get_backend
@@ -48,6 +49,39 @@ def test_the_first_use_of_a_kernel_says_that_it_compiles(device, monkeypatch, tm
         with caplog.at_level(logging.INFO, "ckncuda"):
             device.encode(device.asarray(rng.normal(size=(1, 8, 8, 1))), [make_layer(1, rng)])
         assert caplog.text.count("Compiling CUDA kernels") == expected
+
+
+@pytest.mark.parametrize(
+    "problem", [RuntimeError("Could not determine home directory."), PermissionError(13, "no")]
+)
+def test_nowhere_to_mark_what_is_compiled_costs_the_message_alone(
+    device, monkeypatch, problem, rng, caplog, check_encode
+):
+    from ckncuda.backend.cupy.device import compiled
+
+    def home():
+        raise problem
+
+    monkeypatch.setenv("CKNCUDA_CPU_CACHE", str(compiler.cache_folder()))
+    monkeypatch.delenv("CUPY_CACHE_DIR", raising=False)
+    monkeypatch.setattr("pathlib.Path.home", home)
+    compiled.cache_clear()
+    with caplog.at_level(logging.INFO, "ckncuda"):
+        check_encode(device, rng.normal(size=(1, 8, 8, 1)), [make_layer(1, rng)])
+    assert caplog.text.count("Compiling CUDA kernels") == 1
+
+
+def test_an_empty_folder_of_the_cache_is_none(device, monkeypatch, tmp_path, rng):
+    """Such a variable is not set: marks must not land in the current folder."""
+    from ckncuda.backend.cupy.device import compiled
+
+    monkeypatch.setenv("CUPY_CACHE_DIR", "")
+    monkeypatch.setenv("CKNCUDA_CPU_CACHE", str(compiler.cache_folder()))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    compiled.cache_clear()
+    device.encode(device.asarray(rng.normal(size=(1, 8, 8, 1))), [make_layer(1, rng)])
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
 
 
 def test_importing_the_backend_needs_no_cupy():

@@ -9,8 +9,9 @@ import pytest
 from factories import make_layer, network_and_images
 
 from ckncuda import Exponential, Layer, LayerSpec, Linear
-from ckncuda.backend.cupy import encode, product
+from ckncuda.backend.cupy import encode, pair_tiling, product
 from ckncuda.backend.cupy.encode_tiling import MAP_STRIDE, Tiling, tiling
+from ckncuda.backend.operations import NormedMaps
 from ckncuda.layer.dot_product import DotProductKernel
 
 LIMIT = 227 << 10
@@ -128,9 +129,40 @@ def test_a_new_layer_of_a_known_geometry_is_not_planned_anew(device, rng):
     assert list(device.encoder._packed) == [kept]
 
 
-@pytest.mark.parametrize("name", ["cupy, float32", "cupy, float32 without tensor cores"])
-def test_thousands_of_terms_of_one_sign(device, name, rng, check_encode):
-    """Tensor cores cut sums off: where all terms are positive, errors of one sign add up."""
+def test_a_launch_is_laid_out_once_for_so_many_images(device, monkeypatch, rng):
+    """What a kernel is told of its tiles takes longer to make than to launch it."""
+    made = []
+    whole = Tiling.arguments
+    monkeypatch.setattr(Tiling, "arguments", lambda *of: made.append(of[2]) or whole(*of))
+    layers = [make_layer(3, rng), make_layer(12, rng)]
+    for n in (5, 5, 5, 2, 5, 2):
+        device.encode(device.asarray(rng.normal(size=(n, 12, 12, 3))), layers)
+    assert made == [5, 5, 2, 2]
+
+
+def test_a_launch_of_pairs_is_laid_out_once(device, monkeypatch, rng):
+    made = []
+    whole = dataclasses.astuple
+    monkeypatch.setattr(pair_tiling.dataclasses, "astuple", lambda of: made.append(of) or whole(of))
+    specs, maps = [make_layer(3, rng).spec, make_layer(12, rng).spec], rng.normal(size=(3, 12, 12, 3))
+    maps = maps.astype(np.float32)
+    images = NormedMaps(maps, device.patch_norms(maps, specs))
+    for _ in range(3):
+        device.gram_block(images, images, specs)
+    assert len(made) == len(specs)
+
+
+@pytest.mark.parametrize(
+    ("name", "capability"),
+    [("cupy, float32", "80"), ("cupy, float32", "90"), ("cupy, float32 without tensor cores", "90")],
+)
+def test_thousands_of_terms_of_one_sign(device, monkeypatch, name, capability, rng, check_encode):
+    """Tensor cores cut sums off: where all terms are positive, errors of one sign add up.
+
+    Without a GPU, as those of a capability do: 4.3e-6 and 1.1e-6 with those of 8.0, half of it from 9.0 on.
+    Sums in float32, one term after another, are no better: cosines are 2.3e-6 off.
+    """
+    monkeypatch.setenv("CKNCUDA_CPU_COMPUTE_CAPABILITY", capability)
     backend = gpu.cupy_backend(name)
     for kernel in (Exponential(sigma=0.4), Linear()):
         spec = LayerSpec(filters=6, patch=3, subsampling=2, kernel=kernel)
@@ -141,7 +173,7 @@ def test_thousands_of_terms_of_one_sign(device, name, rng, check_encode):
     patches = rng.random(size=(20, 4608))
     patches /= np.linalg.norm(patches, axis=1)[:, None]
     _, cosines = backend.nearest_anchor(backend.asarray(patches), backend.asarray(patches[::-1].copy()))
-    np.testing.assert_allclose(backend.to_host(cosines), 1, atol=3e-6)
+    np.testing.assert_allclose(backend.to_host(cosines), 1, atol=5e-6)
 
 
 @pytest.mark.parametrize("scale", ["norm", "floored_norm"])

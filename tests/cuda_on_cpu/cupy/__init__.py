@@ -4,6 +4,7 @@ It has what the backend of this project uses, is as strict as CuPy or stricter, 
 the harness of the folder above.  See README.md there.
 """
 
+import os as _os
 from typing import Any
 
 import numpy as _numpy
@@ -30,7 +31,7 @@ from ._functions import (
 )
 from ._module import KernelFault, RawKernel, RawModule
 
-__version__ = "14.0.0"
+__version__ = _os.environ.get("CKNCUDA_CPU_CUPY_VERSION", "14.2.0")
 
 __all__ = [
     "KernelFault", "RawKernel", "RawModule", "array", "asarray", "ascontiguousarray", "asfortranarray",

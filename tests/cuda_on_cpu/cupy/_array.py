@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from . import _memory
 from ._streams import Stream, get_current_stream, lock
+from .cuda.runtime import Sticky
 
 # What NumPy's arrays have and CuPy's do not.
 _ABSENT = {
@@ -68,6 +69,7 @@ def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     values = Values()
     raw, named = values.unwrap(args), values.unwrap(kwargs)
     with lock:
+        Sticky.check()
         get_current_stream().synchronize()
         try:
             return values.wrap(function(*raw, **named))

@@ -11,10 +11,11 @@ from . import _memory
 from ._array import ndarray
 from ._harness import harness
 from ._streams import Stream, get_current_stream, lock
+from .cuda import runtime
 from .cuda.compiler import CompileException
 from .cuda.driver import CUDADriverError
 
-SHARED_DEFAULT, SHARED_MOST = 48 << 10, 227 << 10
+SHARED_DEFAULT = 48 << 10
 _FREE_FOR_ALL = ("v0", "u1")  # void* and unsigned char* point to anything
 
 
@@ -73,6 +74,8 @@ class RawModule:
 def load(code: str, names: Sequence[str], options: Sequence[str]) -> ctypes.CDLL:
     """Compile a module and bring it into this process."""
     compiler = harness("compiler")
+    if "headers" in runtime.lacking():
+        raise CompileException('catastrophic error: cannot open source file "cuda_fp16.h"')
     try:
         path: Path = compiler.build(code, names, options)
     except compiler.CompilationFailed as error:
@@ -116,10 +119,10 @@ class RawKernel:
 
     @max_dynamic_shared_size_bytes.setter
     def max_dynamic_shared_size_bytes(self, size: int) -> None:
-        if not 0 <= size <= SHARED_MOST:
+        if not 0 <= size <= runtime.shared_most():
             raise CUDADriverError(
                 f"CUDA_ERROR_INVALID_VALUE: invalid argument ({size} bytes of shared memory; "
-                f"the most is {SHARED_MOST})"
+                f"the most is {runtime.shared_most()})"
             )
         self._most_shared = int(size)
 
@@ -133,6 +136,7 @@ class RawKernel:
         stream: Stream | None = None,
     ) -> None:
         """Put the launch on the stream, or the current one."""
+        runtime.Sticky.check(self.name)
         shape = self._shape(grid, block, shared_mem)
         if len(args) != len(self.parameters):
             wanted = f"{len(self.parameters)} arguments ({', '.join(self.parameters)})"

@@ -29,6 +29,7 @@ struct Thread {
     Site waits{};             // what == nullptr: it runs, may run, or has ended
     bool ended = false;
     void* operand = nullptr;  // what it brought to its warp's collective operation
+    uint64_t way = 0;         // a digest of the branches taken since all lanes of the warp were last together
     Copy* copies = nullptr;
     unsigned n_copies = 0, room_for_copies = 0, group = 0;
 };
@@ -71,6 +72,9 @@ struct Block {
 
 inline Block block;
 inline Thread* current = nullptr;
+
+// With CKN_WAYS, the compiler calls __sanitizer_cov_trace_pc, below, in each basic block of a kernel.
+CKN_HARNESS void together() { current->way = 0; }
 
 constexpr size_t order_objects = 4 + most_threads * 2;
 enum : unsigned { order_end = 0, order_fence = 1, order_barrier = 2, order_warps = 4 };
@@ -189,6 +193,7 @@ CKN_HARNESS void at_barrier(Site site) {
     if (++block.at_barrier == block.live) open_barrier();
     wait();
     current->waits.what = nullptr;
+    together();
     order_acquire(order_object(order_barrier + parity));
 }
 
@@ -222,6 +227,18 @@ CKN_HARNESS void check_lanes(Site site, const Collective& what, unsigned lane, c
     give_up();
 }
 
+// What needs the whole warp at once finds it together only if all lanes have come the same way since they last were: a
+// GPU may run those that took a branch apart from the others for as long as it likes.
+CKN_HARNESS void check_way(Site site, const Pending& pending) {
+    if (!pending.arrived) return;
+    unsigned other = __builtin_ctz(pending.arrived), first = (current->linear / lanes) * lanes;
+    if (block.threads[first + other].way == current->way) return;
+    blame(site);
+    describe("lane %u of the warp has come here by other branches than lane %u, and no __syncwarp has brought them together",
+             current->linear % lanes, other);
+    give_up();
+}
+
 // Meet the other lanes of the mask; each brings an operand, and what is completed is written to these.
 CKN_HARNESS void meet(Site site, const Collective& what, void* operand) {
     Thread& self = *current;
@@ -230,6 +247,7 @@ CKN_HARNESS void meet(Site site, const Collective& what, void* operand) {
     unsigned slot = what.mask ? __builtin_ctz(what.mask) : 0;
     Pending& pending = warp.pending[slot];
     check_lanes(site, what, lane, warp, pending);
+    if (what.whole_warp) check_way(site, pending);
     unsigned object = order_warps + (number * lanes + slot) * 2 + (pending.generation & 1);
     if (what.orders_memory) order_release(order_object(object));
     pending.mask = what.mask;
@@ -241,6 +259,7 @@ CKN_HARNESS void meet(Site site, const Collective& what, void* operand) {
     complete_if_all_arrived(number, pending);
     wait();
     self.waits.what = nullptr;
+    if (what.mask == ~0u) together();
     if (what.orders_memory) order_acquire(order_object(object));
 }
 
@@ -268,6 +287,14 @@ CKN_HARNESS void thread_main() {
 }
 
 }  // namespace ckn
+
+#ifdef CKN_WAYS
+extern "C" __attribute__((visibility("hidden"), no_sanitize_coverage, noinline, used)) inline void
+__sanitizer_cov_trace_pc() {
+    auto place = reinterpret_cast<uint64_t>(__builtin_return_address(0));
+    if (ckn::current) ckn::current->way = (ckn::current->way ^ place) * 0x9e3779b97f4a7c15u;
+}
+#endif
 
 #define threadIdx (ckn::current->index)
 #define blockIdx (ckn::block.index)

@@ -76,6 +76,7 @@ CKN_HARNESS void set_up_threads(Choice& choice) {
         thread.waits.what = nullptr;
         thread.ended = false;
         thread.n_copies = thread.group = 0;
+        thread.way = 0;
         prepare(thread.context, thread_main, i);
 #ifdef CKN_TSAN
         thread.context.identity = new_identity();
@@ -169,6 +170,7 @@ CKN_HARNESS void set_up_launch(const Shape& shape, void (*run)(const void*), con
     block.arguments = arguments;
     block.failed = false;
     block.error[0] = 0;
+    set_up_tensor_cores();
     describe_own_stack(block.outside);
 }
 

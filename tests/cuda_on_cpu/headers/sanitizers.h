@@ -33,7 +33,11 @@ void AnnotateIgnoreWritesEnd(const char* file, int line);
 // The harness's own bookkeeping is shared by all fibers of one thread of the system, rightly so: the thread
 // sanitizer must not look at it.  Functions so marked touch plain arrays only, as what they call is looked at.
 #define CKN_NOT_WATCHED __attribute__((no_sanitize("thread")))
+#ifdef CKN_WAYS
+#define CKN_HARNESS CKN_NOT_WATCHED __attribute__((no_sanitize_coverage, noinline)) inline
+#else
 #define CKN_HARNESS CKN_NOT_WATCHED inline
+#endif
 
 namespace [[gnu::visibility("hidden")]] ckn {
 

@@ -4,6 +4,7 @@ import itertools
 import json
 import re
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,9 +16,9 @@ from ckncuda.model import system
 from ckncuda.model.presets import PRESETS, Preset
 from ckncuda.network.encoder import EncoderSpec
 from ckncuda.studies.plots import draw_search
+from ckncuda.studies.search import journal
 from ckncuda.studies.search import trials as searching
 from ckncuda.studies.search.folder import alone_in
-from ckncuda.studies.search.journal import Journal
 from ckncuda.studies.search.trials import SearchOptions
 
 optuna = pytest.importorskip("optuna", reason="Optuna, the extra `search`, is not installed")
@@ -187,16 +188,81 @@ def test_images_on_which_everything_fails_end_the_search(images, tmp_path):
         search(np.zeros_like(pixels), labels, tmp_path, hold_out=0)
 
 
-def test_a_journal_whose_process_was_killed_is_read(images, tmp_path):
-    search(*images, tmp_path, trials=2, hold_out=0)
-    journal = tmp_path / "journal.log"
-    study = Journal(journal).study
-    study.ask()  # left running
-    whole = journal.read_bytes()
-    journal.write_bytes(whole + whole.splitlines()[-1][:7])  # and half a line
-    found = search(*images, tmp_path, trials=4, hold_out=0)
-    assert found.counts["failed"] == 1
-    assert sum(found.counts.values()) == 4
+class Killed(BaseException):
+    """The end of a process, of which nothing is told."""
+
+
+def test_a_search_that_was_killed_tries_what_one_at_a_stretch_tries(images, tmp_path, monkeypatch):
+    whole = search(*images, tmp_path / "whole", trials=5, hold_out=0)
+    whole.model.save(tmp_path / "whole.ckn")
+    tries, fit = itertools.count(), searching._Search._fit
+
+    def killed(self, *arguments, **options):
+        if next(tries) in (0, 1, 3):  # in the midst of the preset, twice, and of a system that was drawn
+            raise Killed
+        return fit(self, *arguments, **options)
+
+    monkeypatch.setattr(searching._Search, "_fit", killed)
+    for _ in range(3):
+        with pytest.raises(Killed):
+            search(*images, tmp_path / "parts", trials=5, hold_out=0)
+    found = search(*images, tmp_path / "parts", trials=5, hold_out=0)
+    found.model.save(tmp_path / "parts.ckn")
+    assert [(row.trial, row.system) for row in found.leaderboard] == [
+        (row.trial, row.system) for row in whole.leaderboard
+    ]
+    assert (tmp_path / "parts.ckn").read_bytes() == (tmp_path / "whole.ckn").read_bytes()
+
+
+def trials_after(path, monkeypatch, times, kills):
+    """Return what a journal holds after a process was ended so many times in the midst of its first trial."""
+    monkeypatch.setattr(journal, "kills_for_memory", lambda: next(kills))
+    for _ in range(times):
+        opened = journal.Journal(path, lambda trial: None)
+        assert not opened.trials
+        opened.begin(journal.Trial(0, {}, "small", "a system"))
+    return journal.Journal(path, lambda trial: None).trials
+
+
+@pytest.mark.parametrize(
+    ("times", "kills"),
+    [(journal.FOR_MEMORY, itertools.count()), (journal.UNKNOWN, itertools.repeat(None))],
+)
+def test_a_system_that_is_too_large_is_given_up(tmp_path, monkeypatch, times, kills):
+    (trial,) = trials_after(tmp_path / "journal.log", monkeypatch, times, kills)
+    assert trial.state == "failed"
+    assert re.search(f"ended {times} times (for lack of memory|in the midst)", trial.failure)
+
+
+@pytest.mark.parametrize(("times", "failed"), [(journal.ATTEMPTS - 1, 0), (journal.ATTEMPTS, 1)])
+def test_a_process_that_was_not_ended_for_memory_is_ended_often(tmp_path, monkeypatch, times, failed):
+    assert len(trials_after(tmp_path / "journal.log", monkeypatch, times, itertools.repeat(7))) == failed
+
+
+def test_ctrl_c_is_no_attempt(tmp_path, monkeypatch):
+    monkeypatch.setattr(journal, "kills_for_memory", lambda: None)
+    for _ in range(2 * journal.ATTEMPTS):
+        opened = journal.Journal(tmp_path / "journal.log", lambda trial: None)
+        opened.begin(journal.Trial(0, {}, "small", "a system"))
+        opened.stop()
+    assert not opened.trials
+
+
+def test_the_system_says_how_often_memory_lacked():
+    if Path("/proc/vmstat").exists():
+        assert journal.kills_for_memory() >= 0
+    else:
+        assert journal.kills_for_memory() is None
+
+
+def test_of_equal_accuracies_time_does_not_choose(images, tmp_path, monkeypatch):
+    clock = itertools.count(0, -1)  # each fit seems to be quicker than all before
+    perfect = np.arange(90)[:, None, None, None] % 3 * np.ones((90, 12, 12, 3), np.float32)
+    monkeypatch.setattr(searching.time, "perf_counter", lambda: next(clock) * 1e-3)
+    found = search(perfect + images[0] / 100, images[1], tmp_path, trials=4, hold_out=0)
+    equal = [row for row in found.leaderboard if row.accuracy == found.best.accuracy]
+    assert len(equal) > 1
+    assert equal == sorted(equal, key=lambda row: (row.n_features, row.trial))
 
 
 def test_a_folder_of_another_search_is_refused(images, tmp_path):
@@ -236,7 +302,7 @@ def test_what_is_malformed_is_refused_before_anything_is_written(images, tmp_pat
         search(pixels, labels, folder, hold_out=1)
     assert not folder.exists()
     folder.write_text("a file")
-    with pytest.raises(InvalidData, match="is a file"):
+    with pytest.raises(InvalidData, match="is no folder"):
         search(pixels, labels, folder)
 
 
@@ -262,10 +328,3 @@ def test_a_fault_of_ours_ends_the_trial_and_is_not_hidden(images, tmp_path, monk
         patched.setattr(searching._Search, "_judge", broken)
         search(*images, tmp_path, trials=1)
     assert len(search(*images, tmp_path, trials=1).leaderboard) == 1
-
-
-@pytest.mark.parametrize("content", ['{"a": 1}\n', "garbage\n"])
-def test_a_journal_that_is_none_is_refused(images, tmp_path, content):
-    (tmp_path / "journal.log").write_text(content)
-    with pytest.raises(InvalidData, match=r"journal.log is damaged, or not the journal of a search"):
-        search(*images, tmp_path, trials=1)

@@ -14,8 +14,8 @@ import numpy as np
 from numba import float32, int32
 from numpy.typing import NDArray
 
-from ckncuda.backend.numpy.compiled.cache import compiled
 from ckncuda.backend.numpy.compiled.llvm.product import PANEL
+from ckncuda.compiled.functions import compiled
 from ckncuda.layer.dot_product import DotProductKernel
 
 _OVER_PI = float32(1 / np.pi)

@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 
 from ckncuda.backend.numpy import tiles
 from ckncuda.backend.numpy.compiled import encode_loops as loops
-from ckncuda.backend.numpy.compiled.cache import announce
 from ckncuda.backend.numpy.compiled.dot_product import slope_of
 from ckncuda.backend.numpy.compiled.llvm.product import PANEL, packed
 from ckncuda.backend.numpy.compiled.llvm.winograd import COLOURS, ROW, colour_filters
 from ckncuda.backend.numpy.tiles import Band, Buffer, bands
 from ckncuda.backend.numpy.winograd import SPAN, TILE, transformed_filters
+from ckncuda.compiled.functions import announce
 from ckncuda.layer.layer import Layer
 from ckncuda.layer.spec import LayerSpec
 from ckncuda.types import Shape

@@ -13,12 +13,12 @@ import numpy as np
 from numba import float32
 from numpy.typing import NDArray
 
-from ckncuda.backend.numpy.compiled.cache import compiled
 from ckncuda.backend.numpy.compiled.dot_product import exponential
 from ckncuda.backend.numpy.compiled.llvm import winograd
 from ckncuda.backend.numpy.compiled.llvm.emitter import LANES
 from ckncuda.backend.numpy.compiled.llvm.product import PANEL, ROWS, product, weighted_sum
 from ckncuda.backend.numpy.compiled.llvm.winograd import COLOURS, ROW, input_transform, output_transform
+from ckncuda.compiled.functions import compiled
 
 Array = NDArray[np.float32]
 DIRECT, COLOUR, MANY = 0, 1, 2

@@ -7,13 +7,13 @@ import numpy as np
 from numba import float32
 from numpy.typing import NDArray
 
-from ckncuda.backend.numpy.compiled.cache import announce, compiled
 from ckncuda.backend.numpy.compiled.encode_loops import product_of_rows
 from ckncuda.backend.numpy.compiled.llvm.emitter import LANES
 from ckncuda.backend.numpy.compiled.llvm.maxima import first_maximum, raise_bounds
 from ckncuda.backend.numpy.compiled.llvm.product import PANEL, packed
 from ckncuda.backend.numpy.sketch import SLACK, Sketch
 from ckncuda.backend.numpy.tiles import Buffer
+from ckncuda.compiled.functions import announce, compiled
 from ckncuda.types import Index
 
 Vectors = NDArray[np.float32]

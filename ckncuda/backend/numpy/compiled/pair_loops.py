@@ -17,13 +17,13 @@ import numpy as np
 from numba import float32
 from numpy.typing import NDArray
 
-from ckncuda.backend.numpy.compiled.cache import compiled
 from ckncuda.backend.numpy.compiled.dot_product import TANGENT, apply, apply_to_strip, arccos0, arccos1
 from ckncuda.backend.numpy.compiled.encode_loops import COLOUR, Taps, patch_products, pool_columns, pool_rows
 from ckncuda.backend.numpy.compiled.llvm.emitter import LANES
 from ckncuda.backend.numpy.compiled.llvm.product import NARROW_ROWS, PANEL, add_multiple, narrow_product
 from ckncuda.backend.numpy.compiled.llvm.winograd import COLOURS
 from ckncuda.backend.numpy.winograd import SPAN, G
+from ckncuda.compiled.functions import compiled
 
 Array = NDArray[np.float32]
 Index = NDArray[np.int64]

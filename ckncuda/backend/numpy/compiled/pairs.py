@@ -10,7 +10,6 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from ckncuda.backend.numpy.compiled import encode_loops, pair_loops
-from ckncuda.backend.numpy.compiled.cache import announce
 from ckncuda.backend.numpy.compiled.dot_product import NUMBERS, number_of, parameters_of, slope_of
 from ckncuda.backend.numpy.compiled.encode import taps_of
 from ckncuda.backend.numpy.compiled.llvm.emitter import LANES
@@ -21,6 +20,7 @@ from ckncuda.backend.numpy.threads import Threads
 from ckncuda.backend.numpy.tiles import Buffer, aligned
 from ckncuda.backend.numpy.winograd import SPAN, TILE
 from ckncuda.backend.operations import NormedMaps, PairSpec, Specs
+from ckncuda.compiled.functions import announce
 from ckncuda.types import Shape
 
 Array = NDArray[np.float32]

@@ -23,4 +23,4 @@ class Device:
 
     @property
     def attributes(self) -> dict[str, int]:
-        return {"MultiProcessorCount": 4, "MaxSharedMemoryPerBlockOptin": 227 << 10}
+        return {"MultiProcessorCount": 4, "MaxSharedMemoryPerBlockOptin": runtime.shared_most()}

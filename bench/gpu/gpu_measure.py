@@ -1,7 +1,7 @@
 """Everything that an NVIDIA GPU has to show, in one run: extraction, k-means, exact kernels.
 
-    python bench/gpu/gpu.py [--seconds 300]       needs CuPy and, for the other side, PyTorch
-    python bench/gpu/gpu.py --rehearse            tiny sizes, no GPU; the figures mean nothing
+    python bench/gpu/gpu_measure.py [--seconds 300]       needs CuPy and, for the other side, PyTorch
+    python bench/gpu/gpu_measure.py --rehearse            tiny sizes, no GPU; the figures mean nothing
 
 Ours and PyTorch's take turns on data that is on the device, timed by CUDA events, and medians count;
 exact kernels have nobody beside them.
@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gpu_bench import NO_TORCH, OURS, TORCH, Bench, Run, difference, gpu_torch, wall_seconds
+from gpu_bench import NO_TORCH, OURS, TORCH, Bench, LostTheGpu, Run, difference, gpu_torch, wall_seconds
 from gpu_exact import exact_kernels
 from gpu_plan import CHECKED, FULL, TINY, Budget, Subject
 from gpu_report import Report, Row, gpu_state, machine, one_line
+from gpu_results import AGAIN
 from numpy.typing import NDArray
 
 from ckncuda import Layer
@@ -82,7 +83,11 @@ def ceilings(bench: Bench) -> None:
     measurements: dict[str, Run] = {"copies": copy_rate}
     for precision in PRECISIONS:
         measurements[f"matrix products in {precision}"] = lambda precision=precision: matrix_rate(precision)
+    known = ["copies"] if bench.report.copy_rate else []
+    known += [f"matrix products in {precision}" for precision in bench.report.matrix_rates]
     for name, measurement in measurements.items():
+        if name in known:
+            continue
         try:
             measurement()
         except Exception as error:
@@ -144,7 +149,9 @@ def networks(bench: Bench) -> None:
     measured = []
     for subject in bench.subjects:
         for precision in PRECISIONS:
-            theirs, remark = tuned(bench, subject, precision)
+            whats = [f"{subject.network.name}: {n:,} images" for n in subject.network.sizes]
+            known = all((what, precision) in bench.report.earlier for what in whats)
+            theirs, remark = (None, "") if known else tuned(bench, subject, precision)
             rows = []
             for n in subject.network.sizes:
                 row = Row(f"{subject.network.name}: {n:,} images", precision)
@@ -325,6 +332,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=300, help="that the whole run may take [300]")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each side [5]")
     parser.add_argument("--rehearse", action="store_true", help="tiny sizes, one turn, no GPU")
+    parser.add_argument("--resume", action="store_true", help="keep the rows that the files hold already")
     parser.add_argument("-o", "--output", type=Path, help="the table [bench/results/gpu.md]")
     parser.add_argument("--json", type=Path, help="the same as data [bench/results/gpu.json]")
     options = parser.parse_args(arguments)
@@ -341,26 +349,33 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and write; 1 where it was interrupted."""
+    """Measure and write; 1 where it was interrupted, `AGAIN` where it lost the GPU."""
     options = parsed(arguments)
     if not options.rehearse:
         from ckncuda.backend.cupy import why_unavailable
 
         if reason := why_unavailable():
             raise SystemExit(f"{reason}; without a GPU, --rehearse shows what would be measured")
-    command = shlex.join(["python", "bench/gpu/gpu.py", *(sys.argv[1:] if arguments is None else arguments)])
+    command = shlex.join(
+        ["python", "bench/gpu/gpu_measure.py", *(sys.argv[1:] if arguments is None else arguments)]
+    )
     report = Report(command, options.rehearse, options.output, options.json, NOTES)
+    if options.resume:
+        report.resume()
     budget = Budget(options.seconds)
     bench = Bench(TINY if options.rehearse else FULL, report, budget, options.rounds)
     report.machine = machine(bench.cupy, gpu_torch and gpu_torch.torch)
     try:
         measure(bench)
-        end = "took"
+        end, status = "took", 0
     except KeyboardInterrupt:
-        end = "interrupted after"
+        end, status = "interrupted after", 1
+    except LostTheGpu:
+        end, status = "lost the GPU after", AGAIN
     report.status = f"{end} {budget.taken():.0f} of {options.seconds:g} s, medians of {options.rounds} turns"
     report.write()
-    return int(end != "took")
+    print(f"{len(report.rows)} rows; {report.status}", flush=True)
+    return status
 
 
 if __name__ == "__main__":
