@@ -159,7 +159,7 @@ class EncoderSpec(PreprocessingSpec):
 
 
 def _planned(layers: Sequence[LayerSpec]) -> list[LayerSpec]:
-    """Return layers in which a σ that is yet to be chosen is 1: how they lie in memory does not depend on it."""
+    """Return layers with any σ where it is yet to be chosen: no size depends on it."""
     return [
         replace(layer, kernel=Exponential(sigma=1.0))
         if isinstance(layer.kernel, Exponential) and layer.kernel.sigma is None
