@@ -12,16 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckncuda.errors import InvalidData, printable
+from ckncuda.exact.job import digest
 from ckncuda.files import strict_json
 from ckncuda.files.atomic_file import atomic_file, remove_left_over
 from ckncuda.files.lock import open_locked
 from ckncuda.files.own_folder import check_own_folder, make_own_folder
 from ckncuda.files.regular_file import read_within
 from ckncuda.given.parameters import shown
+from ckncuda.images.sources import ArrayImages
 
 FORMAT = 2  # of what stands in the folder
 ABOUT_BYTES = 1 << 20  # of search.json, at most
-DIGEST_BYTES = 16 << 20  # of images that are read at a time
 FILES = ("search.json", "leaderboard.md", "accuracy.png")
 
 
@@ -35,21 +36,13 @@ def describe(
     return {
         "format": FORMAT,
         "origin": dict(origin),
-        "images_sha256": _digest(images),
-        "labels_sha256": _digest(labels.astype(np.int64)),
+        "images_sha256": digest(ArrayImages(images)),
+        "labels_sha256": hashlib.sha256(labels.astype(np.int64).tobytes()).hexdigest(),
         "n_images": len(images),
         "image_shape": list(images.shape[1:]),
         "image_type": str(images.dtype),
         **options,
     }
-
-
-def _digest(array: NDArray[Any]) -> str:
-    digest = hashlib.sha256()
-    step = max(1, DIGEST_BYTES // max(1, array[:1].nbytes))
-    for start in range(0, len(array), step):
-        digest.update(np.ascontiguousarray(array[start : start + step]).tobytes())
-    return digest.hexdigest()[:32]
 
 
 @contextlib.contextmanager
