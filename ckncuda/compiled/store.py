@@ -11,6 +11,7 @@ import functools
 import hashlib
 import logging
 import os
+import secrets
 import stat
 import sys
 import tempfile
@@ -25,7 +26,6 @@ from ckncuda.files.regular_file import open_regular
 VARIABLE = "CKNCUDA_CPU_CACHE"
 BEGINNING = b"ckncuda: compiled by Numba\n"
 ENDING = ".machine-code"
-PROBE = f"ckncuda-probe.{os.getpid()}.part"
 FORGOTTEN = 30 * 86400  # seconds after which code of other versions is removed
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
@@ -91,7 +91,7 @@ class Folder:
             self.path.mkdir(mode, parents=True, exist_ok=True)
         if problem := self.problem():
             raise PermissionError(f"{self.path}: {problem}")
-        part = self.path / f"{name}.{os.getpid()}.part"
+        part = self.path / f"{name}.{secrets.token_hex(8)}.part"  # in a container, all are process 1
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
             with open(os.open(part, flags, 0o644), "wb") as file:
@@ -164,8 +164,9 @@ def problem() -> str | None:
     problems = []
     for folder in folders():
         try:
-            folder.write(PROBE, b"")
-            os.unlink(folder.path / PROBE)
+            probe = f"ckncuda-probe.{secrets.token_hex(8)}.part"  # other threads may be at it, too
+            folder.write(probe, b"")
+            os.unlink(folder.path / probe)
         except OSError as error:
             problems.append(_shown(folder, error))
         else:

@@ -24,19 +24,13 @@ from ckncuda.compiled import imported
 from ckncuda.data.csv_header import BYTE_ORDER_MARK, check_separators, header_of, is_number, unquoted
 from ckncuda.data.source import ImageSource, StrPath, format_shape, reading
 from ckncuda.errors import InvalidData, printable
-from ckncuda.files.regular_file import open_regular
+from ckncuda.files.regular_file import open_regular, read_into
 from ckncuda.types import Shape
 
 SHAPES = {3072: (32, 32, 3), 784: (28, 28, 1)}  # what a number of values means when no shape is given
-INDEX_NAMES = {
-    "",
-    "id",
-    "index",
-    "unnamed: 0",
-    "imageid",
-    "image_id",
-}  # headers of an index column, in lower case
-LABEL_NAMES = {"label", "labels", "class", "target", "y", "digit", "prediction"}  # and of one of labels
+# Headers of an index column, of one of labels, and of one of files, in lower case.
+INDEX_NAMES = {"", "id", "index", "unnamed: 0", "imageid", "image_id"}
+LABEL_NAMES = {"label", "labels", "class", "target", "y", "digit", "prediction"}
 FILE_NAMES = {"file", "filename", "file_name", "image", "image_name", "path", "filepath", "img"}
 ROWS_AT_ONCE = 128  # parsed together: the text of so few images takes little memory beside a block
 LONGEST_LINE = 16 << 20  # in bytes, or 64 a value of the image shape: an endless line ends there
@@ -60,6 +54,7 @@ class ChallengeCsv(ImageSource):
 
     def __init__(self, path: StrPath, image_shape: Shape | None = None) -> None:
         shapes = SHAPES if image_shape is None else {math.prod(image_shape): image_shape}
+        self._path = path
         self._table = table = _Scan(path, shapes).table()
         self._columns = _columns(table, shapes, path)
         height, width, channels = shapes[len(self._columns)]
@@ -73,29 +68,25 @@ class ChallengeCsv(ImageSource):
     def _read(self, start: int, stop: int) -> NDArray[np.float32]:
         _, height, width, channels = self.shape
         block = np.empty((stop - start, height, width, channels), np.float32)
-        with reading(self.where), open_regular(self.where) as file:
+        with reading(self._path), open_regular(self._path) as file:
             for row in range(start, stop, ROWS_AT_ONCE):
                 end = min(row + ROWS_AT_ONCE, stop)
                 offset, after = (int(self._table.offsets[i]) for i in (row, end))
-                file.seek(offset)
-                text = file.read(after - offset)
-                if len(text) < after - offset:
-                    raise InvalidData(
-                        f"{self.where} has become shorter while it was read: give it whole again"
-                    )
+                text = np.empty(after - offset, np.uint8)
+                read_into(file, text, offset)
                 planes = self._parse(text, row, end - row)
                 planes = planes.reshape(-1, channels, height, width)
                 block[row - start : end - start] = planes.transpose(0, 2, 3, 1)
         return block
 
-    def _parse(self, text: bytes, row: int, images: int) -> NDArray[np.float32]:
+    def _parse(self, text: NDArray[np.uint8], row: int, images: int) -> NDArray[np.float32]:
         """Parse the lines of so many images, from ``row`` on, to [images, values]."""
         columns, width = self._columns, self._table.width
         numbers = np.empty((images, len(columns)), np.float32)
         parse_numbers = _compiled_parser()
-        if parse_numbers and parse_numbers(np.frombuffer(text, np.uint8), columns.start, width, numbers):
+        if parse_numbers and parse_numbers(text, columns.start, width, numbers):
             return numbers
-        lines = text.rstrip().split(b"\n")
+        lines = text.tobytes().rstrip().split(b"\n")
         try:
             parsed = np.loadtxt(
                 lines,

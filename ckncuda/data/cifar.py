@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckncuda.data.cifar_pickle import Interpreter
-from ckncuda.data.pickle_descriptions import Array, Damaged, LongString, read_bytes
+from ckncuda.data.pickle_descriptions import Array, Damaged, LongString, read_bytes, type_of
 from ckncuda.data.positional import PositionalFile
 from ckncuda.data.source import ImageSource, StrPath, choose_split, reading
 from ckncuda.errors import InvalidData, printable
@@ -227,7 +227,7 @@ def _labels(labels: list[Any] | Array, n: int, file: PositionalFile, path: Path)
         return check_labels(_numbers(labels, file), n, printable(path))
     for image, label in enumerate(labels):
         if type(label) is not int or not 0 <= label < 1 << 31:
-            shown = label if type(label) is int else f"a {type(label).__name__.lower()}"
+            shown = label if type(label) is int else type_of(label)
             raise InvalidData(
                 f"{printable(path)}: label {shown} of image {image + 1}; expected a whole number from 0"
             )

@@ -9,21 +9,9 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # Excel begins its CSV files with it
 # Cells that stand for a number which is missing: a line with one of them is no header.
 MISSING = frozenset(
     [
-        *(
-            b"",
-            b"na",
-            b"n/a",
-            b"#n/a",
-            b"#na",
-            b"<na>",
-            b"nan",
-            b"-nan",
-            b"null",
-            b"none",
-            b"nil",
-            b"missing",
-        ),
-        *(b"-", b"--", b"?", b".", b"inf", b"-inf", b"undefined", b"#value!", b"#div/0!", b"true", b"false"),
+        *(b"", b"na", b"n/a", b"#n/a", b"#na", b"<na>", b"nan", b"-nan", b"null", b"none", b"nil"),
+        *(b"missing", b"-", b"--", b"?", b".", b"inf", b"-inf", b"undefined", b"#value!", b"#div/0!"),
+        *(b"true", b"false"),
     ]
 )
 FEWEST_COUNTED = 4  # columns that a header may count: a line 0,1 may well be an image

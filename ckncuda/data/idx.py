@@ -15,7 +15,7 @@ from typing import IO, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from ckncuda.data.positional import ForwardStream, PositionalFile, Stored
+from ckncuda.data.positional import DEFLATED_AT_MOST, ForwardStream, PositionalFile, Stored
 from ckncuda.data.source import StrPath, choose_split, reading
 from ckncuda.data.stored import StoredSource
 from ckncuda.errors import InvalidData, printable
@@ -26,7 +26,6 @@ from ckncuda.types import Shape
 
 GZIP_MAGIC = b"\x1f\x8b"
 UNSIGNED_BYTE = b"\0\0\x08"
-DEFLATED_AT_MOST = 1040  # times smaller than what it holds: what the format allows, and a little
 IMAGES_NAME = re.compile(r"images[.-]idx\d", re.IGNORECASE)
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ckncuda.data.pictures import SUFFIXES, read_header, read_pixels
 from ckncuda.data.source import SPLITS, ImageSource, StrPath, format_shape, reading
 from ckncuda.errors import InvalidData, printable
+from ckncuda.given.parameters import first_few
 
 SPLIT_NAMES = {
     **{name: "train" for name in ("train", "training", "trn")},
@@ -26,7 +27,6 @@ COMPANIONS = frozenset(
         *("thumbs.db", "ehthumbs.db", "desktop.ini", "lost+found", "icon\r"),
     ]
 )
-MOST_SHOWN = 5  # of the files that a message lists
 
 
 class ImageFolder(ImageSource):
@@ -124,7 +124,7 @@ def _list(folder: Path) -> _Found:
     files, others, folders = _entries(folder)
     if not folders:
         if not files:
-            held = f" but {_shown([other.name for other in others])}" if others else ""
+            held = f" but {first_few([other.name for other in others])}" if others else ""
             raise InvalidData(
                 f"{folder} holds no images{held}; expected files such as 1.png, a sub-folder a class,"
                 " or the path of a file instead of its folder"
@@ -150,7 +150,7 @@ def _class_files(folder: Path) -> tuple[list[Path], list[Path]]:
             f" in the classes' folders: perhaps you mean to give {printable(folder)}"
         )
     if not files:
-        held = f" but {_shown([other.name for other in others])}" if others else ""
+        held = f" but {first_few([other.name for other in others])}" if others else ""
         raise InvalidData(
             f"{printable(folder)} holds no images{held}; expected those of a class: add some or"
             " remove the folder"
@@ -207,13 +207,8 @@ def _notes(others: list[str], paged: list[str]) -> tuple[str, ...]:
             if len(others) == 1
             else f"{len(others)} files are no pictures that are read"
         )
-        notes.append(f"{files}, and passed over: {_shown(others)}")
+        notes.append(f"{files}, and passed over: {first_few(others)}")
     if paged:
         files = "1 file has" if len(paged) == 1 else f"{len(paged)} files have"
-        notes.append(f"{files} several pages or frames, of which the first is read: {_shown(paged)}")
+        notes.append(f"{files} several pages or frames, of which the first is read: {first_few(paged)}")
     return tuple(notes)
-
-
-def _shown(names: list[str]) -> str:
-    rest = f" and {len(names) - MOST_SHOWN} more" if len(names) > MOST_SHOWN else ""
-    return ", ".join(printable(name) for name in names[:MOST_SHOWN]) + rest

@@ -16,9 +16,9 @@ from ckncuda.data.numpy_files import read_npy_labels, read_npz_labels
 from ckncuda.data.source import StrPath, reading
 from ckncuda.errors import InvalidData, printable
 from ckncuda.files.regular_file import open_regular
+from ckncuda.given.parameters import file_name, first_few, whole
 
 EXPECTED = "expected a header such as Id,Prediction, then lines of an id from 1 and a label"
-MOST_SHOWN = 5  # of the ids that a message lists
 PACKED = {GZIP_MAGIC: "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz"}
 SMALLEST_LIMIT, BYTES_A_LABEL = 1 << 20, 256  # what a CSV file may have, whatever the images, and for each
 MOST_BESIDE = 1000  # lines that are read beside those of the images, to say what is wrong with them
@@ -55,6 +55,7 @@ def read_labels(path: StrPath, n_images: int) -> NDArray[np.int64]:
     >>> read_labels(path, 2)
     array([9, 7])
     """
+    path, n_images = file_name(path, '"Ytr.csv"'), whole("n_images", n_images, 0)
     with reading(path), open_regular(path) as file:
         begin = file.read(BEGIN)
     if begin.startswith(b"\x93NUMPY"):
@@ -191,16 +192,11 @@ def _check_ids(rows: list[_Row], n_images: int, path: StrPath) -> int:
     if missing or others:
         found = f"{path}: {len(rows)} labels for {n_images} images"
         if missing:
-            found += f"; no label for id {_shown(missing)}"
+            found += f"; no label for id {first_few(missing)}"
         if others:
-            found += f"; no image for id {_shown(others)}"
+            found += f"; no image for id {first_few(others)}"
         raise InvalidData(f"{found}; expected the ids {first} to {first + n_images - 1}, each once")
     return first
-
-
-def _shown(ids: list[int]) -> str:
-    rest = f" and {len(ids) - MOST_SHOWN} more" if len(ids) > MOST_SHOWN else ""
-    return ", ".join(map(str, ids[:MOST_SHOWN])) + rest
 
 
 def _is_header(cells: list[str]) -> bool:

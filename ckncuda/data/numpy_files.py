@@ -9,20 +9,21 @@ import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ckncuda.data.npy_header import Header, read_npy_header
-from ckncuda.data.positional import ForwardStream, PositionalFile, more_behind
+from ckncuda.data.positional import DEFLATED_AT_MOST, ForwardStream, PositionalFile, more_behind
 from ckncuda.data.source import SPLITS, StrPath, choose_split, format_shape, reading
 from ckncuda.data.stored import StoredSource
 from ckncuda.errors import InvalidData, printable
 from ckncuda.files.regular_file import open_regular
 from ckncuda.given.images import stack_of
 from ckncuda.given.labels import check_label_array, check_labels
+from ckncuda.given.parameters import first_few
 from ckncuda.types import Shape
 
 IMAGE_KEYS = ("images", "x", "data")  # in any case
@@ -30,9 +31,7 @@ LABEL_KEYS = ("labels", "y")
 KEYS_EXPECTED = (
     "expected images (or x, data, or x_train and x_test) and, for labels, labels (or y, y_train, y_test)"
 )
-MOST_SHOWN = 5  # of an archive's arrays
 LONGEST_DIRECTORY = 8 << 20  # bytes of an archive's list of members: some 100,000
-DEFLATED_AT_MOST = 1040  # times smaller than what it holds: what the format allows, and a little
 # All that zipfile and its decompressors raise of their own.
 UNZIPPING: tuple[type[Exception], ...] = (
     *(zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, struct.error, EOFError),
@@ -122,7 +121,7 @@ def read_npz_labels(path: StrPath, n: int | None = None) -> NDArray[np.int64]:
         keys = _named(archive.members, LABEL_KEYS) or list(archive.members)
         if len(keys) != 1:
             raise InvalidData(
-                f"{printable(path)} holds the arrays {_shown(archive.members)}; expected one array labels"
+                f"{printable(path)} holds the arrays {first_few(archive.members)}; expected one array labels"
                 " or y"
             )
         return archive.labels(keys[0], n)
@@ -279,7 +278,7 @@ def _choose_keys(members: Mapping[str, object], split: str | None, path: StrPath
         images, labels = [*plain, *(f"x_{name}" for name in splits)], _named(members, LABEL_KEYS)
     if len(images) != 1 or len(labels) > 1:
         raise InvalidData(
-            f"{printable(path)} holds the arrays {_shown(members)}: it is not clear what to read;"
+            f"{printable(path)} holds the arrays {first_few(members)}: it is not clear what to read;"
             f" {KEYS_EXPECTED}"
         )
     return images[0], labels[0] if labels else None
@@ -287,10 +286,3 @@ def _choose_keys(members: Mapping[str, object], split: str | None, path: StrPath
 
 def _named(members: Collection[str], names: Collection[str]) -> list[str]:
     return [key for key in members if key.lower() in names]
-
-
-def _shown(names: Collection[str]) -> str:
-    """List a few names."""
-    shown: Sequence[str] = [printable(name[:100]) for name in list(names)[:MOST_SHOWN]]
-    rest = f" and {len(names) - MOST_SHOWN:,} more" if len(names) > MOST_SHOWN else ""
-    return ", ".join(shown) + rest

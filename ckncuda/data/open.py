@@ -14,6 +14,8 @@ from ckncuda.data.pictures import SUFFIXES
 from ckncuda.data.source import SPLITS, ImageSource, StrPath, format_shape, reading
 from ckncuda.errors import InvalidData
 from ckncuda.files.regular_file import open_regular
+from ckncuda.given.parameters import file_name
+from ckncuda.given.parameters import image_shape as checked_shape
 from ckncuda.types import Shape
 
 OPENERS: dict[str, Callable[[StrPath, Shape | None, str | None, int | None], ImageSource]] = {
@@ -61,6 +63,8 @@ def open_images(
     ------
     InvalidData
         No such file, an unknown format, or whatever the format's reader finds wrong.
+    InvalidSpec
+        This is no name of a file, or no shape of an image.
 
     Examples
     --------
@@ -74,15 +78,12 @@ def open_images(
     """
     if split is not None and split not in SPLITS:
         raise InvalidData(f"split {split!r}; expected train or test")
-    shape = None if image_shape is None else _checked_shape(image_shape)
+    path = file_name(path, '"Xtr.csv"')
+    shape = None if image_shape is None else checked_shape("image_shape", image_shape)
     if format is not None and format not in OPENERS:
         raise InvalidData(f"unknown format {format!r}; {FORMATS_KNOWN}")
     if not Path(path).exists():
         raise InvalidData(f"no such file or folder: {path}")
-    if not (Path(path).is_file() or Path(path).is_dir()):
-        raise InvalidData(
-            f"{path} is a pipe or a device; images are read from files and folders: save them first"
-        )
     channels = channels if shape is None else shape[2]
     source = OPENERS[format or find_format(path)](path, shape, split, channels)
     if shape is not None and source.shape[1:] != shape:
@@ -91,15 +92,6 @@ def open_images(
             f"{source.description}; but the image shape asked for is {format_shape(shape)}: leave it out"
         )
     return source
-
-
-def _checked_shape(image_shape: Sequence[int]) -> Shape:
-    if len(image_shape) != 3 or min(image_shape) < 1:
-        raise InvalidData(
-            f"image shape {tuple(image_shape)}; expected height, width and channels, such as (32, 32, 3)"
-        )
-    height, width, channels = map(int, image_shape)
-    return height, width, channels
 
 
 def find_format(path: StrPath) -> str:

@@ -17,18 +17,7 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MOST_BESIDE = 4 << 20  # bytes in chunks of a PNG, or in extensions of a GIF, that hold no pixels
 MOST_DIRECTORIES = 100  # of a TIFF, one a page
 _PIXELS = (b"IDAT", b"fdAT")
-_NUMBERS = {
-    3: 2,
-    4: 4,
-    5: 8,
-    8: 2,
-    9: 4,
-    10: 8,
-    11: 4,
-    12: 8,
-    13: 4,
-    16: 8,
-}  # bytes of TIFF's types of numbers
+_NUMBERS = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}  # bytes of TIFF's types
 
 
 def check_chunks(stream: BinaryIO, length: int, where: object) -> None:

@@ -12,6 +12,7 @@ from ckncuda.errors import InvalidData, printable
 from ckncuda.files.regular_file import open_regular, read_into
 
 CHUNK = 1 << 18  # bytes that a decompressor is asked for at once
+DEFLATED_AT_MOST = 1040  # times smaller than what it holds: what the format allows, and a little
 
 
 class Stored(Protocol):

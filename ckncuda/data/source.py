@@ -25,7 +25,7 @@ from ckncuda.given.images import (
     pixel_type,
     stack_of,
 )
-from ckncuda.given.labels import check_labels as check_labels
+from ckncuda.given.labels import check_labels
 
 StrPath = str | os.PathLike[str]
 

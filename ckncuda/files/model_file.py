@@ -172,8 +172,6 @@ def _put_together(specification: Mapping[str, Any], tensors: Tensors) -> Content
     ]
     classifier = specification["classifier"]
     classifier = None if classifier is None else _part(classifier, tensors, "classifier.")
-    if not encoders:
-        raise ValueError("it has no encoder")
     return Contents(encoders, classifier, {name: specification[name] for name in _ABOUT})
 
 

@@ -4,12 +4,14 @@ Each returns the value as plain Python has it, a NumPy scalar as a number, or ra
 parameter's name, what was given and what is expected.  A bool is no number.
 """
 
+import itertools
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, TypeVar
 
 from ckncuda.errors import InvalidSpec, printable
+from ckncuda.types import Shape
 
 T = TypeVar("T")
 
@@ -17,6 +19,7 @@ MOST = 2**63 - 1
 """The largest whole number: beyond, neither NumPy nor a file of ours holds one."""
 
 _SHOWN = 80  # characters of a value in a message
+_FEW = 5  # of many names
 
 
 def number(name: str, value: object, meant: Callable[[float], bool], expected: str) -> Any:
@@ -53,6 +56,22 @@ def whole(name: str, value: object, least: int, expected: str = "", most: int = 
             f"{name} is {shown(value)}; {expected or f'it must be a whole number of at least {least}'}"
         )
     return plain
+
+
+def image_shape(name: str, value: object) -> Shape:
+    """Return height, width and channels of an image.
+
+    Examples
+    --------
+    >>> image_shape("shape", [8, 8])
+    Traceback (most recent call last):
+    ckncuda.errors.InvalidSpec: shape is [8, 8]; expected height, width and channels, such as (32, 32, 3)
+    """
+    expected = "expected height, width and channels, such as (32, 32, 3)"
+    if not isinstance(value, list | tuple) or len(value) != 3:
+        raise InvalidSpec(f"{name} is {shown(value)}; {expected}")
+    height, width, channels = (whole(name, side, 1, expected) for side in value)
+    return height, width, channels
 
 
 def flag(name: str, value: object) -> bool:
@@ -127,6 +146,18 @@ def listed(names: Iterable[object]) -> str:
     """Return names that somebody gave, sorted, for a message."""
     text = ", ".join(sorted(printable(name) for name in names))
     return text if len(text) <= 2 * _SHOWN else f"{text[: 2 * _SHOWN - 3]}..."
+
+
+def first_few(names: Collection[object]) -> str:
+    """Return the first few of many names that somebody gave, in their order, for a message.
+
+    Examples
+    --------
+    >>> first_few(range(8))
+    '0, 1, 2, 3, 4 and 3 more'
+    """
+    few = ", ".join(printable(name)[:100] for name in itertools.islice(names, _FEW))
+    return few if len(names) <= _FEW else f"{few} and {len(names) - _FEW:,} more"
 
 
 def _plain(value: object) -> object:

@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as hnp
 
 from ckncuda.data import open_images
 from ckncuda.data.challenge_csv import ChallengeCsv
-from ckncuda.errors import InvalidData
+from ckncuda.errors import InvalidData, InvalidSpec
 
 FINITE = st.floats(-(2.0**53), 2.0**53, width=32)
 
@@ -186,7 +186,7 @@ def test_not_finite(tmp_path, text):
 
 @pytest.mark.parametrize("shape", [(2, 2), (0, 4, 1), (2, -2, -1)])
 def test_image_shape_that_is_none(tmp_path, shape):
-    with pytest.raises(InvalidData, match="expected height, width and channels"):
+    with pytest.raises(InvalidSpec, match="expected height, width and channels"):
         open_images(write(tmp_path / "X.csv", [[1, 2, 3, 4]]), image_shape=shape)
 
 

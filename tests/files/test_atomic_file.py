@@ -1,3 +1,4 @@
+import errno
 import os
 import signal
 import stat
@@ -9,6 +10,7 @@ import pytest
 
 from ckncuda.errors import InvalidData
 from ckncuda.files import atomic_file as module
+from ckncuda.files import lock
 from ckncuda.files.atomic_file import atomic_file, check_writable
 
 
@@ -134,12 +136,12 @@ def test_links_and_pipes_are_not_what_is_left_over(tmp_path):
 @pytest.mark.parametrize("locks", ["no system of locks", "no locks on this disk"])
 def test_where_there_are_no_locks_age_tells_what_is_left_over(tmp_path, monkeypatch, age, stays, locks):
     def flock(*arguments):
-        raise OSError(module.errno.ENOLCK, "No locks available")
+        raise OSError(errno.ENOLCK, "No locks available")
 
     if locks == "no system of locks":
-        monkeypatch.setattr(module, "fcntl", None)
+        monkeypatch.setattr(lock, "fcntl", None)
     else:
-        monkeypatch.setattr(module.fcntl, "flock", flock)
+        monkeypatch.setattr(lock.fcntl, "flock", flock)
     left = tmp_path / ".out.0123456789abcdef.part"
     left.touch()
     os.utime(left, (time.time() - age,) * 2)
@@ -151,7 +153,7 @@ def test_where_there_are_no_locks_age_tells_what_is_left_over(tmp_path, monkeypa
 
 def test_one_that_looks_for_left_over_files_is_quicker_than_the_lock(tmp_path, monkeypatch):
     """Between the file's making and its locking, somebody else takes it for left over."""
-    locks, removed = module._locks, []
+    locks, removed = module.lock, []
 
     def quicker(descriptor):
         if not removed:
@@ -159,7 +161,7 @@ def test_one_that_looks_for_left_over_files_is_quicker_than_the_lock(tmp_path, m
             module.remove_left_over(tmp_path / "out")
         return locks(descriptor)
 
-    monkeypatch.setattr(module, "_locks", quicker)
+    monkeypatch.setattr(module, "lock", quicker)
     with atomic_file(tmp_path / "out") as file:
         file.write(b"whole")
     assert len(removed) == 1

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ckncuda.errors import InvalidData, printable
+from ckncuda.files import strict_json
 from ckncuda.files.own_folder import open_own_file
 from ckncuda.files.regular_file import read_within
 from ckncuda.given.parameters import number, whole
@@ -162,7 +163,7 @@ class Journal:
         for place, line in enumerate(whole_lines.split(b"\n")[:-1], 1):
             try:
                 self._replay(*_parsed(line))
-            except (ValueError, RecursionError) as error:
+            except ValueError as error:
                 raise InvalidData(
                     f"{printable(self.path)} is damaged, or not the journal of a search (line {place}: "
                     f"{printable(error)}): move {printable(self.path.parent)} away, or give another --folder"
@@ -246,7 +247,7 @@ def _parsed(line: bytes) -> tuple[str, dict[str, Any]]:
     digest, _, text = line.partition(b" ")
     if digest != _digest(text):
         raise ValueError("its digest is another's")
-    about = json.loads(text)
+    about = strict_json.loads(text)
     if not isinstance(about, dict):
         raise ValueError("it is no object")
     return str(about.pop("event", "")), about

@@ -245,7 +245,7 @@ def test_half_a_line_is_left_out(folder):
 
 
 def test_what_a_killed_process_left_is_removed(folder):
-    left = [folder / f".{name}.x1.part" for name in FILES]
+    left = [folder / f".{name}.0123456789abcdef.part" for name in FILES]
     for path in left:
         path.write_text("half of it")
     with search_folder(folder, json.loads((folder / "search.json").read_text())):
