@@ -29,7 +29,7 @@ FORMATS_KNOWN = (
     "the formats are csv (comma separated numbers, an image a line), npy, npz, cifar (CIFAR-10 or CIFAR-100,"
     " binary or pickled), idx (MNIST's, gzipped or not) and folder (of PNG, JPEG, ... files, or one of them)"
 )
-NUMBER_BYTES = frozenset(b'0123456789+-.eEnaNifINF", \t\r\n')
+NUMBER_BYTES = frozenset(b'0123456789+-.eEnaNifINF",; \t\r\n')
 PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*")  # how most pictures begin
 
 
@@ -140,14 +140,17 @@ def _format_of_content(path: Path, begin: bytes) -> str | None:
     if is_idx(begin):
         return "idx"
     line = begin.removeprefix(BYTE_ORDER_MARK)
-    return "csv" if b"," in line and NUMBER_BYTES.issuperset(line) else None
+    is_numbers = NUMBER_BYTES.issuperset(line) and any(s in line.strip() for s in b",; \t")
+    return "csv" if is_numbers else None
 
 
 def _format_of_name(path: Path) -> str | None:
-    named = {".csv": "csv", ".txt": "csv", ".npy": "npy", ".npz": "npz"}.get(path.suffix.lower())
-    if named is not None:
-        return named
-    if path.suffix.lower() in SUFFIXES:
+    suffix = path.suffix.lower()
+    if suffix in (".csv", ".txt", ".tsv"):
+        return "csv"
+    if suffix in (".npy", ".npz"):
+        return suffix[1:]
+    if suffix in SUFFIXES:
         return "folder"
     is_batch = path.stem.startswith(("data_batch", "test_batch")) or path.suffix == ".bin"
     return "cifar" if is_batch else None

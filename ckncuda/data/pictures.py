@@ -33,8 +33,8 @@ SUFFIXES = frozenset(
     ]
 )
 MOST_PIXELS = 1 << 26  # 8192x8192
-# In colour, of which Pillow holds four bytes a pixel: a photograph has more only in a file that is as large as
-# photographs are, which a few bytes that announce many pixels are not.
+# In colour, of which Pillow holds four bytes a pixel, fewer, unless the file is as large as photographs are:
+# a few bytes that announce many pixels are none.
 MOST_PIXELS_PACKED, LEAST_PACKED = 1 << 25, 64  # pixels, and pixels a byte of the file
 MOST_BYTES = 96 << 20  # of a file: Pillow holds a chunk of it, such as a comment, whole
 PIXELS_AT_ONCE = 1 << 20  # converted together
@@ -123,7 +123,7 @@ def _opened(file: Path) -> Iterator[tuple[BinaryIO, Image.Image]]:
     """Open a picture; whatever is raised while it is used becomes `InvalidData`."""
     try:
         with warnings.catch_warnings(), open_regular(file) as stream:
-            # Of many pixels, of palettes, of EXIF: they name no file, and what matters is refused in our words.
+            # Of many pixels, palettes, EXIF: they name no file, and what matters is refused in our words.
             warnings.simplefilter("ignore")
             if (length := os.fstat(stream.fileno()).st_size) > MOST_BYTES:
                 raise InvalidData(

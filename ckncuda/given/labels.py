@@ -64,7 +64,12 @@ def check_label_array(shape: Sequence[int], dtype: np.dtype[Any], n: int | None,
     """Raise `InvalidData` unless an array of this shape and type may hold ``n`` labels, before it is read."""
     column = len(shape) == 2 and shape[1] == 1
     if len(shape) != 1 and not column:
-        advice = ": of a column for each class, give labels.argmax(axis=1)" if len(shape) == 2 else ""
+        advice = ""
+        if len(shape) == 2:
+            is_row = shape[0] == 1 and n in (None, shape[1])
+            advice = (
+                ": give labels[0]" if is_row else ": of a column for each class, give labels.argmax(axis=1)"
+            )
         raise InvalidData(
             f"{where}: labels of shape {tuple(shape)}; expected one axis, a label an image{advice}"
         )

@@ -209,7 +209,9 @@ def test_warnings_of_pillow_name_no_file_and_are_not_passed_on(picture, name, re
     content = {
         "palette.png": encoded(palette, "PNG", transparency=bytes([0, 128, 255])),
         "exif.jpg": encoded(RGB, "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff"),
-        "13300x7000.jpg": encoded(RGB, "JPEG").replace(struct.pack(">HH", 6, 9), struct.pack(">HH", 7000, 13300)),
+        "13300x7000.jpg": encoded(RGB, "JPEG").replace(
+            struct.pack(">HH", 6, 9), struct.pack(">HH", 7000, 13300)
+        ),
     }[name]
     file = picture(name, content)
     with contextlib.suppress(InvalidData):
