@@ -198,17 +198,28 @@ def opened(
     CSV rows have the shape of a model, pictures its channels, and the split is this one, where the options
     give no other.
     """
-    image_shape = how.image_shape
-    if image_shape is None and shape is not None and os.path.isfile(path):
-        image_shape = shape if (how.format or find_format(path)) == "csv" else None
-    channels = None if shape is None else shape[2]
-    with open_images(
-        path, format=how.format, image_shape=image_shape, split=how.split or split, channels=channels
-    ) as source:
+    with _opened(path, how, shape, split) as source:
         say(f"{purpose} {source.description}")
         for note in source.notes:
             say(f"Note: {note}")
         yield source
+
+
+def _opened(path: str, how: ImageOptions, shape: Shape | None, split: str | None) -> ImageSource:
+    """Open IMAGES as the options say, and as a model takes them where they say nothing."""
+    image_shape = how.image_shape
+    if image_shape is None and shape is not None and os.path.isfile(path):
+        image_shape = shape if (how.format or find_format(path)) == "csv" else None
+    channels = None if shape is None else shape[2]
+    choices: dict[str, Any] = {"format": how.format, "split": how.split or split, "channels": channels}
+    try:
+        return open_images(path, image_shape=image_shape, **choices)
+    except InvalidData:
+        if image_shape is None and shape is not None and os.path.isfile(path):
+            # An array that looks as if it were something else may hold images of the model's shape.
+            with contextlib.suppress(InvalidData):
+                return open_images(path, image_shape=shape, **choices)
+        raise
 
 
 def load_model(path: str) -> Model:
