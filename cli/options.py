@@ -207,19 +207,17 @@ def opened(
 
 def _opened(path: str, how: ImageOptions, shape: Shape | None, split: str | None) -> ImageSource:
     """Open IMAGES as the options say, and as a model takes them where they say nothing."""
-    image_shape = how.image_shape
-    if image_shape is None and shape is not None and os.path.isfile(path):
-        image_shape = shape if (how.format or find_format(path)) == "csv" else None
     channels = None if shape is None else shape[2]
     choices: dict[str, Any] = {"format": how.format, "split": how.split or split, "channels": channels}
-    try:
-        return open_images(path, image_shape=image_shape, **choices)
-    except InvalidData:
-        if image_shape is None and shape is not None and os.path.isfile(path):
-            # An array that looks as if it were something else may hold images of the model's shape.
+    if how.image_shape is None and shape is not None and os.path.isfile(path):
+        kind = how.format or find_format(path)
+        if kind == "csv":
+            return open_images(path, image_shape=shape, **choices)
+        if kind in ("npy", "npz", "idx"):
+            # Arrays of the model's shape are read so even if they look as if they were something else.
             with contextlib.suppress(InvalidData):
                 return open_images(path, image_shape=shape, **choices)
-        raise
+    return open_images(path, image_shape=how.image_shape, **choices)
 
 
 def load_model(path: str) -> Model:
