@@ -49,9 +49,10 @@ def whole(name: str, value: object, least: int, expected: str = "", most: int = 
     """
     plain = _plain(value)
     if isinstance(plain, bool) or not isinstance(plain, int) or not least <= plain <= most:
-        raise InvalidSpec(
-            f"{name} is {shown(value)}; {expected or f'it must be a whole number of at least {least}'}"
-        )
+        usual = f"it must be a whole number of at least {least}"
+        if isinstance(plain, int) and plain > most:
+            usual += f" and at most {most}"
+        raise InvalidSpec(f"{name} is {shown(value)}; {expected or usual}")
     return plain
 
 
