@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 
 from ckncuda.errors import InvalidSpec
 from ckncuda.given.parameters import choice, instance, listed, number, whole
-from ckncuda.layer.dot_product import DotProductKernel, kernel_from_dict
+from ckncuda.layer.dot_product import KERNELS, DotProductKernel, kernel_from_dict
 from ckncuda.layer.geometry import Geometry, Padding, Patch, checked_patch
 from ckncuda.layer.pooling import Alignment, Pooling
 from ckncuda.layer.projection import Whitening
@@ -164,8 +164,14 @@ class LayerSpec(_PatchLayer):
     def from_dict(cls, options: dict[str, Any]) -> "LayerSpec":
         """Make a layer from what `to_dict` gave; options with defaults may be absent."""
         options = dict(options)
-        kernel = kernel_from_dict(options)
         known = [f.name for f in fields(cls)]
+        name = options.get("kernel", "exp")
+        try:
+            kernel = kernel_from_dict(options)
+        except InvalidSpec as error:
+            if isinstance(name, str) and name in KERNELS and (unknown := sorted(set(options) - set(known))):
+                raise InvalidSpec(f"{error}; there is no option {listed(map(repr, unknown))}") from error
+            raise
         if unknown := sorted(set(options) - set(known)):
             raise InvalidSpec(
                 f"a layer with the kernel {kernel.name} has no option {listed(map(repr, unknown))}; "
