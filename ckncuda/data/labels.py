@@ -13,9 +13,10 @@ from ckncuda.data.csv_header import MISSING, is_number, whole_number
 from ckncuda.data.foreign import BEGIN, kind_of
 from ckncuda.data.idx import GZIP_MAGIC, is_idx, read_idx_labels
 from ckncuda.data.numpy_files import read_npy_labels, read_npz_labels
-from ckncuda.data.source import StrPath, reading
+from ckncuda.data.source import StrPath, path_of, reading
 from ckncuda.errors import InvalidData, printable
 from ckncuda.files.regular_file import open_regular
+from ckncuda.given.parameters import whole
 
 EXPECTED = (
     "expected a header such as Id,Prediction, then lines of an id from 1 and a label, or of a label alone"
@@ -56,6 +57,9 @@ def read_labels(path: StrPath, n_images: int) -> NDArray[np.int64]:
     >>> read_labels(path, 2)
     array([9, 7])
     """
+    path, n_images = path_of(path), whole("n_images", n_images, 0)
+    if "\0" in str(path):
+        raise InvalidData(f"no such file or folder: {printable(path)}")
     with reading(path), open_regular(path) as file:
         begin = file.read(BEGIN)
     if begin.startswith(b"\x93NUMPY"):

@@ -11,9 +11,10 @@ from ckncuda.data.idx import GZIP_MAGIC, IdxSource, idx_splits, is_idx, open_may
 from ckncuda.data.image_folder import ImageFolder
 from ckncuda.data.numpy_files import NpySource, NpzSource
 from ckncuda.data.pictures import SUFFIXES
-from ckncuda.data.source import SPLITS, ImageSource, StrPath, format_shape, reading
+from ckncuda.data.source import SPLITS, ImageSource, StrPath, format_shape, path_of, reading
 from ckncuda.errors import InvalidData
 from ckncuda.files.regular_file import open_regular
+from ckncuda.given.parameters import shown
 from ckncuda.types import Shape
 
 OPENERS: dict[str, Callable[[StrPath, Shape | None, str | None, int | None], ImageSource]] = {
@@ -72,14 +73,17 @@ def open_images(
     ...     print(source.description, [block.shape for block in source.blocks(4)])
     NumPy file x.npy, 5 images of 8x8x3 [(4, 8, 8, 3), (1, 8, 8, 3)]
     """
+    path = path_of(path)
     if split is not None and split not in SPLITS:
         raise InvalidData(f"split {split!r}; expected train or test")
     shape = None if image_shape is None else _checked_shape(image_shape)
     if format is not None and format not in OPENERS:
         raise InvalidData(f"unknown format {format!r}; {FORMATS_KNOWN}")
-    if not Path(path).exists():
-        raise InvalidData(f"no such file or folder: {path}")
-    if not (Path(path).is_file() or Path(path).is_dir()):
+    with reading(path):
+        if not path.exists():
+            raise FileNotFoundError
+        is_read = path.is_file() or path.is_dir()
+    if not is_read:
         raise InvalidData(
             f"{path} is a pipe or a device; images are read from files and folders: save them first"
         )
@@ -94,11 +98,15 @@ def open_images(
 
 
 def _checked_shape(image_shape: Sequence[int]) -> Shape:
-    if len(image_shape) != 3 or min(image_shape) < 1:
+    try:
+        height, width, channels = map(int, image_shape)
+        is_one = (height, width, channels) == tuple(image_shape) and min(height, width, channels) > 0
+    except (TypeError, ValueError, OverflowError):  # not three, or no numbers
+        is_one = False
+    if not is_one:
         raise InvalidData(
-            f"image shape {tuple(image_shape)}; expected height, width and channels, such as (32, 32, 3)"
+            f"image shape {shown(image_shape)}; expected height, width and channels, such as (32, 32, 3)"
         )
-    height, width, channels = map(int, image_shape)
     return height, width, channels
 
 

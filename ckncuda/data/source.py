@@ -26,6 +26,7 @@ from ckncuda.given.images import (
     stack_of,
 )
 from ckncuda.given.labels import check_labels as check_labels
+from ckncuda.given.parameters import shown
 
 StrPath = str | os.PathLike[str]
 
@@ -186,6 +187,17 @@ def choose_split(present: Collection[str], wanted: str | None, where: str) -> st
     return wanted or found[0]
 
 
+def path_of(path: object) -> Path:
+    """Return the path of a file or a folder, or raise `InvalidData` for what is none."""
+    named = os.fspath(path) if isinstance(path, os.PathLike) else path
+    if isinstance(named, str) and "://" in named:
+        raise InvalidData(f"{printable(named)} is an address; expected a file or a folder: download it first")
+    if isinstance(named, str) and named:
+        return Path(named)
+    what = "empty" if isinstance(path, str) else shown(path)
+    raise InvalidData(f"the path is {what}; expected the name of a file or a folder, such as 'Xtr.csv'")
+
+
 @contextlib.contextmanager
 def reading(path: StrPath) -> Iterator[None]:
     """Turn what can go wrong while a file is read into `InvalidData`."""
@@ -197,8 +209,9 @@ def reading(path: StrPath) -> Iterator[None]:
         raise InvalidData(
             f"{printable(path)} is truncated or damaged ({printable(error)}): copy or download it again"
         ) from error
-    except OSError as error:
-        raise InvalidData(f"cannot read {printable(path)}: {error.strerror or error}") from error
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or printable(error)
+        raise InvalidData(f"cannot read {printable(path)}: {reason}") from error
 
 
 def _check_extent(shape: tuple[int, int, int, int], dtype: np.dtype[Any], where: str) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import ArrayLike, NDArray
 
-from ckncuda.data.source import StrPath, check_labels
+from ckncuda.data.source import StrPath, check_labels, path_of
 from ckncuda.errors import InvalidData, printable
 from ckncuda.files.atomic_file import atomic_file
 
@@ -55,6 +55,7 @@ def write_submission(
     >>> path.read_text()
     "Id,Prediction\na.png,'=dog\nb.png,cat\n"
     """
+    path = path_of(path)
     values = check_labels(labels, None, f"predictions for {path}")
     if class_names is not None and len(values) and int(values.max()) >= len(class_names):
         raise InvalidData(
@@ -137,6 +138,7 @@ def feature_writer(path: StrPath, n: int, d: int) -> Iterator[FeatureWriter]:
     >>> np.load(path)[:, 0]
     array([0., 0., 0., 1.], dtype=float32)
     """
+    path = path_of(path)
     check_features_path(path)
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(atomic_file(path))
