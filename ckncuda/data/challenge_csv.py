@@ -21,7 +21,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckncuda.compiled import imported
-from ckncuda.data.csv_header import BYTE_ORDER_MARK, check_separators, header_of, is_number, unquoted
+from ckncuda.data.csv_header import (
+    BYTE_ORDER_MARK,
+    check_separators,
+    header_of,
+    is_mangled,
+    is_number,
+    unquoted,
+    whole_number,
+)
 from ckncuda.data.source import ImageSource, StrPath, format_shape, reading
 from ckncuda.errors import InvalidData, printable
 from ckncuda.files.regular_file import open_regular, read_into
@@ -216,10 +224,22 @@ class _Scan:
                         f"{self.path}: line {blank} is blank, but not the last; expected an image a line:"
                         " remove it"
                     )
-                if number == 1 and (header := header_of(line.rstrip())) is not None:
-                    self.header = header
-                    continue
+                if number == 1:
+                    self.header = self._header(line.rstrip(), file.readline(longest))
+                    file.seek(end)
+                    if self.header is not None:
+                        continue
                 yield number, offset, line
+
+    def _header(self, row: bytes, following: bytes) -> list[str] | None:
+        """Return the names in the first line; refuse the names that pandas makes of an image."""
+        if is_mangled(row):
+            raise InvalidData(
+                f"{self.path}: line 1 is an image that pandas took for names of columns"
+                f" ({printable(row[:20].decode('utf-8', 'replace'))}...): read its file with"
+                " read_csv(header=None), and write this one with to_csv(header=False, index=False)"
+            )
+        return header_of(row, following)
 
     def _begin(self, row: bytes, values: int, number: int) -> None:
         """Learn from the first image's line how many values each has; refuse what cannot be images."""
@@ -234,13 +254,19 @@ class _Scan:
         expected = " or ".join(f"{values} ({format_shape(s)})" for values, s in self.shapes.items())
         names = [name.lower() for name in self.header or ()]
         beside = [name for name in names if name in LABEL_NAMES | INDEX_NAMES | FILE_NAMES]
+        empty = len(row) - len(row.rstrip(b",")) - row.endswith(b",")
         hint = "for images of another size give their height, width and channels with --image-shape"
         if not row.strip(b', "'):
             hint = f"line {number} holds empty cells alone: remove it"
         elif row.startswith(b"#"):
             hint = f"line {number} is a comment, which is not read: remove it"
         elif values - len(beside) in self.shapes:
-            hint = f"remove the columns that are not pixels: {printable(', '.join(beside))}"
+            shown = ", ".join(name or "the first, which has no name" for name in beside)
+            hint = f"remove the columns that are not pixels: {printable(shown)}"
+            if names[: len(beside)] == beside:
+                hint += f"; with cut -d, -f{len(beside) + 1}- {printable(self.path)}"
+        elif values - empty in self.shapes:
+            hint = f"the lines end in empty cells, {empty} each: remove them"
         elif values == 2 or (beside and values < 10):
             hint = (
                 "these seem to be labels: give the file or folder of images as IMAGES, and this with --labels"
@@ -278,8 +304,8 @@ def _columns(table: _Table, shapes: dict[int, Shape], path: StrPath) -> range:
         expected = " or ".join(f"{values} ({format_shape(shape)})" for values, shape in shapes.items())
         raise InvalidData(
             f"{path}: {width} values a line, expected {expected}: remove the column that is not pixels"
-            " (labels belong in a file of their own, or under the header label); the first, with"
-            f" cut -d, -f2- {path}"
+            " (labels belong in a file of their own, or under the header label): if it is the first, with"
+            f" cut -d, -f2- {path}; if the last, with cut -d, -f-{width - 1} {path}"
         )
     if names is not None and len(names) != width and names[0].startswith("#"):
         raise InvalidData(f"{path}: line 1 is a comment, which is not read: remove it")
@@ -304,14 +330,13 @@ def _labels(table: _Table, path: StrPath) -> NDArray[np.int64]:
     """Return the labels of the images' own column."""
     labels = np.empty(len(table.label_cells), np.int64)
     for row, cell in enumerate(table.label_cells):
-        text = unquoted(cell)
-        whole = text.partition(b".")[0] if text.endswith((b".0", b".")) else text
-        if not whole.isdigit() or len(whole) > 18:
+        label = whole_number(unquoted(cell).decode("latin1"))
+        if label is None or not 0 <= label < 1 << 63:
             raise InvalidData(
                 f"{path}: label {printable(cell.decode('utf-8', 'replace'))!r} in line"
                 f" {row + table.first_line}; expected an integer from 0: number the classes 0, 1, ..."
             )
-        labels[row] = int(whole)
+        labels[row] = label
     return labels
 
 

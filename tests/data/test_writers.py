@@ -132,3 +132,14 @@ def test_names_that_are_too_few(tmp_path, options, message):
     with pytest.raises(InvalidData, match=message):
         write_submission(tmp_path / "out.csv", [0, 1], **options)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("path", [None, 3, b"x.csv", ""])
+def test_what_is_no_path(path):
+    with pytest.raises(InvalidData, match="the path is .*; expected the name of a file"):
+        write_submission(path, [1, 2])
+    with (
+        pytest.raises(InvalidData, match="the path is .*; expected the name of a file"),
+        feature_writer(path, 2, 2),
+    ):
+        pass
