@@ -6,6 +6,7 @@ announces is checked before anything is decoded.
 """
 
 import contextlib
+import math
 import os
 import warnings
 from collections.abc import Iterator
@@ -36,8 +37,11 @@ SUFFIXES = frozenset(
 MOST_PIXELS = {True: 1 << 26, False: 1 << 24}  # of a grey picture, 8192x8192, and of any other, 4096x4096
 MOST_BYTES = 64 << 20  # of a file: Pillow holds a chunk of it, such as a comment, whole
 GREY_MODES = {"1", "L", "LA", "La"}
+SLOW_DECODERS = {"bmp_rle", "ppm", "ppm_plain"}  # those of Pillow that are written in Python
+MOST_DECODED, MOST_READ, WIDEST = 1 << 22, 16 << 20, 1 << 14  # values, bytes and width for them
 ORIENTATION = 0x0112  # EXIF's number for how a camera was held
 WIDTH, HEIGHT, BITS, CHANNELS, SAMPLE_FORMAT = 256, 257, 258, 277, 339  # TIFF's numbers
+TILE_WIDTH, TILE_HEIGHT = 322, 323
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -129,6 +133,7 @@ def _opened(file: Path) -> Iterator[tuple[BinaryIO, Image.Image]]:
                 size, is_grey = _stored_size(image), image.mode in GREY_MODES
                 if size[0] * size[1] > MOST_PIXELS[is_grey]:
                     raise _too_large(file, f"is {format_shape(size)} pixels (width x height)", is_grey)
+                _check_work(image, length, file)
                 yield stream, image
     except CknError:
         raise
@@ -146,6 +151,22 @@ def _opened(file: Path) -> Iterator[tuple[BinaryIO, Image.Image]]:
         raise InvalidData(
             f"cannot read the image {printable(file)}: {reason}; repair or remove it"
         ) from error
+
+
+def _check_work(image: Image.Image, length: int, file: Path) -> None:
+    """Raise if decoding takes far more than pixels of its size do."""
+    pixels = math.prod(_stored_size(image)) * len(image.getbands())
+    decoder = str(image.tile[0][0]) if getattr(image, "tile", ()) else ""
+    in_python = decoder in SLOW_DECODERS
+    if in_python and (pixels > MOST_DECODED or length > MOST_READ or image.size[0] > WIDEST):
+        raise InvalidData(
+            f"{printable(file)} is packed in a way that takes long to read; expected at most {MOST_DECODED:,}"
+            " values of it: save it as a PNG"
+        )
+    if isinstance(image, TiffImagePlugin.TiffImageFile):  # a tile is unpacked whole, whatever it is part of
+        side = image.tag_v2.get(TILE_WIDTH, 1), image.tag_v2.get(TILE_HEIGHT, 1)
+        if math.prod(side) > MOST_PIXELS[False]:
+            raise _too_large(file, f"has tiles of {format_shape(side)} pixels")
 
 
 def _too_large(file: Path, what: str, is_grey: bool = False) -> InvalidData:

@@ -152,7 +152,7 @@ if __name__ == "__main__":
 
 
 def test_workers_run_nothing_that_lies_in_the_current_folder(tmp_path):
-    """It may be anybody's, such as /tmp: names of the standard library's and of others' modules stand there."""
+    """It may be anybody's, such as /tmp, and hold what is named as modules are."""
     (tmp_path / "elsewhere").mkdir()
     script = tmp_path / "elsewhere" / "script.py"
     script.write_text(HERE)
