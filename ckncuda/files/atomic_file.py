@@ -47,6 +47,8 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     try:
         with tempfile.TemporaryFile(dir=place.parent):
             pass
+        with contextlib.suppress(FileNotFoundError):
+            os.lstat(_temporary_name(place))  # which may be too long, where that of the file is not
     except OSError as error:
         raise InvalidData(f"cannot write {path}: {error.strerror} ({path.parent})") from error
     remove_left_over(place)
@@ -88,7 +90,10 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
                 file.flush()
                 os.fsync(file.fileno())
                 if place.exists():
-                    os.chmod(name, stat.S_IMODE(place.stat().st_mode))
+                    # By the file itself: a link that somebody puts in place of its name would be followed.
+                    change = getattr(os, "fchmod", None)
+                    change = change or (lambda _, mode: os.chmod(name, mode))  # Windows
+                    change(file.fileno(), stat.S_IMODE(place.stat().st_mode))
                 if fcntl is not None:  # as long as the lock is held
                     os.replace(name, place)
             if fcntl is None:
@@ -109,7 +114,7 @@ def _open_temporary(place: Path) -> tuple[int, str]:
     # The umask is applied by the system: to read it, a process has to change it, for all its threads.
     mode = stat.S_IMODE(place.stat().st_mode) & 0o666 if place.exists() else 0o666
     while True:
-        name = str(place.with_name(f".{place.name}.{secrets.token_hex(8)}.part"))
+        name = _temporary_name(place)
         descriptor = os.open(name, flags, mode)
         try:
             if _locks(descriptor) and (fcntl is None or os.fstat(descriptor).st_nlink):
@@ -119,6 +124,10 @@ def _open_temporary(place: Path) -> tuple[int, str]:
             os.unlink(name)
             raise
         os.close(descriptor)  # whoever looks for what is left over was quicker, and removes it
+
+
+def _temporary_name(place: Path) -> str:
+    return str(place.with_name(f".{place.name}.{secrets.token_hex(8)}.part"))
 
 
 def _locks(descriptor: int) -> bool:

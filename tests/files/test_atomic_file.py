@@ -8,6 +8,7 @@ import time
 import pytest
 
 from ckncuda.errors import InvalidData
+from ckncuda.exact.on_disk.folder import check_gram_path
 from ckncuda.files import atomic_file as module
 from ckncuda.files.atomic_file import atomic_file, check_writable
 
@@ -46,6 +47,33 @@ def test_places_where_nothing_can_be_written(tmp_path):
                 check(path)
     assert os.listdir(tmp_path) == ["pipe"]
     assert (tmp_path / "pipe").is_fifo()
+
+
+@pytest.mark.parametrize("name", ["n" * 250, "n" * 240 + ".csv", "é" * 120])
+def test_a_name_is_too_long_before_any_work(tmp_path, name):
+    """That of the file would fit, that under which it is written would not."""
+    with pytest.raises(InvalidData, match="File name too long"):
+        check_writable(tmp_path / name)
+    with pytest.raises(InvalidData, match="File name too long"):
+        check_gram_path(tmp_path / f"{name[:-4]}.npy")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "fchmod"), reason="modes of POSIX")
+def test_the_mode_of_no_other_file_changes(tmp_path):
+    """Somebody who may write into the folder puts a link in place of what is being written."""
+    secret, path = tmp_path / "secret", tmp_path / "shared" / "out"
+    path.parent.mkdir()
+    secret.write_bytes(b"")
+    secret.chmod(0o600)
+    path.write_bytes(b"old")
+    path.chmod(0o666)
+    with atomic_file(path) as file:
+        file.write(b"new")
+        (being_written,) = path.parent.glob(".out.*.part")
+        being_written.unlink()
+        being_written.symlink_to(secret)
+    assert stat.S_IMODE(secret.stat().st_mode) == 0o600
 
 
 def test_write_protected_files_stand_and_modes_stay(tmp_path):
