@@ -156,8 +156,7 @@ def _opened(file: Path) -> Iterator[tuple[BinaryIO, Image.Image]]:
 def _check_work(image: Image.Image, length: int, file: Path) -> None:
     """Raise if decoding takes far more than pixels of its size do."""
     pixels = math.prod(_stored_size(image)) * len(image.getbands())
-    decoder = str(image.tile[0][0]) if getattr(image, "tile", ()) else ""
-    in_python = decoder in SLOW_DECODERS
+    in_python = any(tile[0] in SLOW_DECODERS for tile in getattr(image, "tile", ()))
     if in_python and (pixels > MOST_DECODED or length > MOST_READ or image.size[0] > WIDEST):
         raise InvalidData(
             f"{printable(file)} is packed in a way that takes long to read; expected at most {MOST_DECODED:,}"

@@ -232,20 +232,29 @@ def description_of(folder: Path) -> Description | None:
 
 def locked(folder: Path, path: Path) -> BinaryIO:
     """Lock a file against other processes while this one lives; the system forgets it after a kill."""
-    file = open_own_file(folder / LOCK)  # open as long as the folder is ours
+    while True:
+        file = open_own_file(folder / LOCK)  # open as long as the folder is ours
+        try:
+            _lock(file, path)
+        except BaseException:
+            file.close()
+            raise
+        if os.fstat(file.fileno()).st_nlink or os.name == "nt":
+            return file
+        file.close()  # who held it removed it meanwhile, and the next one would make another
+
+
+def _lock(file: BinaryIO, path: Path) -> None:
     try:
         import fcntl  # not on Windows, where nobody is kept out
     except ImportError:
-        return file
+        return
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        file.close()
         raise InvalidData(
             f"another process is computing {path}: wait for it, or give another output"
         ) from error
     except OSError as error:
         if error.errno not in _NO_LOCKS:  # some network file systems know no locks
-            file.close()
             raise
-    return file
