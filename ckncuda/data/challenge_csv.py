@@ -39,6 +39,7 @@ INDEX_NAMES = {
 LABEL_NAMES = {"label", "labels", "class", "target", "y", "digit", "prediction"}  # and of one of labels
 FILE_NAMES = {"file", "filename", "file_name", "image", "image_name", "path", "filepath", "img"}
 ROWS_AT_ONCE = 128  # parsed together: the text of so few images takes little memory beside a block
+MOST_BLANK = 10_000  # lines at the end
 LONGEST_LINE = 16 << 20  # in bytes, or 64 a value of the image shape: an endless line ends there
 
 
@@ -219,7 +220,8 @@ class _Scan:
                     )
                 if not line.strip():
                     blank = blank or number
-                    continue
+                    if number - blank < MOST_BLANK:
+                        continue
                 if blank:
                     raise InvalidData(
                         f"{self.path}: line {blank} is blank, but not the last; expected an image a line:"

@@ -6,6 +6,7 @@ forwards, so that a large file never lies in memory whole.
 
 import contextlib
 import os
+import re
 import struct
 import zipfile
 import zlib
@@ -249,20 +250,19 @@ class _Archive:
 def _check_directory(file: IO[bytes], path: StrPath) -> None:
     """Raise `InvalidData` if an archive lists more members than anybody wants to read the names of."""
     size = file.seek(0, os.SEEK_END)
-    begin = max(0, size - (1 << 16) - 22)
-    file.seek(begin)
+    file.seek(max(0, size - (1 << 17)))  # twice as much as a comment behind the ends may have
     tail = file.read()
-    place = tail.rfind(b"PK\5\6")
-    if place >= 0 and len(tail) >= place + 22:
-        length = int.from_bytes(tail[place + 12 : place + 16], "little")
-        if length == 0xFFFFFFFF:  # said in a longer record before
-            longer = tail.rfind(b"PK\6\6", 0, place)
-            length = int.from_bytes(tail[longer + 40 : longer + 48], "little") if longer >= 0 else size
-        if LONGEST_DIRECTORY < length <= size:
-            raise InvalidData(
-                f"{printable(path)} lists so many members that their names take {length >> 20} MiB;"
-                f" {KEYS_EXPECTED}"
-            )
+    # Wherever an end may be seen, and in it a length: zipfile takes one of them, which one is its affair.
+    wide = [tail[found.start() + 40 :][:8] for found in re.finditer(rb"(?=PK\x06\x06)", tail)]
+    narrow = [tail[found.start() + 12 :][:4] for found in re.finditer(rb"(?=PK\x05\x06)", tail)]
+    lengths = [int.from_bytes(length, "little") for length in wide + narrow]
+    if b"\xff" * 4 in narrow and not wide:  # a longer end stands elsewhere
+        lengths.append(size)
+    most = max((length for length in lengths if length <= size), default=0)
+    if most > LONGEST_DIRECTORY:
+        raise InvalidData(
+            f"{printable(path)} lists so many members that their names take {most >> 20} MiB; {KEYS_EXPECTED}"
+        )
     file.seek(0)
 
 
