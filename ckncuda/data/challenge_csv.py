@@ -24,7 +24,7 @@ from ckncuda.compiled import imported
 from ckncuda.data.csv_header import BYTE_ORDER_MARK, check_separators, header_of, is_number, unquoted
 from ckncuda.data.source import ImageSource, StrPath, format_shape, reading
 from ckncuda.errors import InvalidData, printable
-from ckncuda.files.regular_file import open_regular
+from ckncuda.files.regular_file import Version, check_unchanged, open_regular, version_of
 from ckncuda.types import Shape
 
 SHAPES = {3072: (32, 32, 3), 784: (28, 28, 1)}  # what a number of values means when no shape is given
@@ -75,6 +75,7 @@ class ChallengeCsv(ImageSource):
         _, height, width, channels = self.shape
         block = np.empty((stop - start, height, width, channels), np.float32)
         with reading(self.where), open_regular(self.where) as file:
+            check_unchanged(file, self._table.version, self.where)
             for row in range(start, stop, ROWS_AT_ONCE):
                 end = min(row + ROWS_AT_ONCE, stop)
                 offset, after = (int(self._table.offsets[i]) for i in (row, end))
@@ -87,6 +88,7 @@ class ChallengeCsv(ImageSource):
                 planes = self._parse(text, row, end - row)
                 planes = planes.reshape(-1, channels, height, width)
                 block[row - start : end - start] = planes.transpose(0, 2, 3, 1)
+            check_unchanged(file, self._table.version, self.where)
         return block
 
     def _parse(self, text: bytes, row: int, images: int) -> NDArray[np.float32]:
@@ -151,6 +153,7 @@ class _Table(NamedTuple):
     counts_from: int | None  # 0 or 1, where the first column counts 0, 1, 2, ... or 1, 2, 3, ...
     label_column: int | None  # 0 or width - 1, where the header says so
     label_cells: list[bytes]
+    version: Version  # of the file
 
     @property
     def first_line(self) -> int:
@@ -166,6 +169,7 @@ class _Scan:
         self.header: list[str] | None = None
         self.width = 0
         self.label_column: int | None = None
+        self.version: Version = ()
 
     def table(self) -> _Table:
         """Go through the file."""
@@ -199,13 +203,14 @@ class _Scan:
             )
         places = np.append(np.array(offsets), end)
         counts = min(starts) if starts else None
-        return _Table(places, self.width, self.header, counts, self.label_column, cells)
+        return _Table(places, self.width, self.header, counts, self.label_column, cells, self.version)
 
     def _lines(self) -> Iterator[tuple[int, int, bytes]]:
         """Yield number, offset and text of each line but the header and blank ones at the end."""
         longest = max(LONGEST_LINE, 64 * max(self.shapes))
         blank, end, number = 0, 0, 0
         with reading(self.path), open_regular(self.path) as file:
+            self.version = version_of(file)
             while line := file.readline(longest + 1):
                 number += 1
                 offset, end = end, end + len(line)

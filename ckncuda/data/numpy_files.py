@@ -106,7 +106,7 @@ class NpzSource(StoredSource):
                 archive.check_not_a_trap(image_key, header)
             stack = stack_of(header.shape, where, image_shape=image_shape)
             labels = None if label_key is None else archive.labels(label_key, stack.shape[0])
-            data = ForwardStream(stream, path)
+            data = ForwardStream(stream, path, archive.file)
             super().__init__(
                 "NumPy file", path, stack, header.dtype, data, header.begin, header.order, labels
             )
@@ -151,14 +151,15 @@ class _Archive:
     Attributes
     ----------
     members : dict of str to ZipInfo
+    file : binary file
     """
 
     def __init__(self, path: StrPath) -> None:
         self._path = path
         with contextlib.ExitStack() as files, _unzipping(path):
-            file = files.enter_context(open_regular(path))
-            _check_directory(file, path)
-            self._zip = files.enter_context(zipfile.ZipFile(file))
+            self.file = files.enter_context(open_regular(path))
+            _check_directory(self.file, path)
+            self._zip = files.enter_context(zipfile.ZipFile(self.file))
             self._files = files.pop_all()
         try:
             self.members = self._arrays()
@@ -221,7 +222,7 @@ class _Archive:
         check_label_array(header.shape, header.dtype, n, self.where(key))
         self.check_not_a_trap(key, header)
         with _unzipping(self._path):
-            data = ForwardStream(stream, self._path)
+            data = ForwardStream(stream, self._path, self.file)
             labels = np.empty(header.shape, header.dtype)
             data.read_into(labels, header.begin)
             data.check_end(header.end)

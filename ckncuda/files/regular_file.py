@@ -88,6 +88,41 @@ def read_within(path: StrPath, limit: int, *, follow: bool = True) -> bytes:
     return content
 
 
+Version = tuple[int, ...]
+
+
+def version_of(file: BinaryIO | StrPath) -> Version:
+    """Return what becomes another when somebody writes a file, or puts another in its place."""
+    found = os.fstat(file.fileno()) if hasattr(file, "fileno") else os.stat(file)
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def check_unchanged(file: BinaryIO | StrPath, version: Version, where: object) -> None:
+    """Raise `InvalidData` if a file is not as it was: what was read before and what is read now differ.
+
+    Raises
+    ------
+    InvalidData
+    OSError
+        It is no longer there.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> file = tempfile.TemporaryFile()
+    >>> version = version_of(file)
+    >>> check_unchanged(file, version, "x.npy")
+    >>> _ = file.write(b"more"); file.flush()
+    >>> check_unchanged(file, version, "x.npy")
+    Traceback (most recent call last):
+    ckncuda.errors.InvalidData: x.npy was changed while it was read: run this again once nobody writes it
+    """
+    if version_of(file) != version:
+        raise InvalidData(
+            f"{printable(where)} was changed while it was read: run this again once nobody writes it"
+        )
+
+
 def read_into(file: BinaryIO, array: NDArray[Any], offset: int) -> None:
     """Fill an array, C-contiguous, with the bytes of a file that begin at an offset.
 

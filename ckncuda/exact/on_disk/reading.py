@@ -13,7 +13,7 @@ from ckncuda.errors import InvalidData, require
 from ckncuda.exact.on_disk.chunks import Chunks
 from ckncuda.exact.on_disk.description import Description, read_description
 from ckncuda.exact.on_disk.folder import part_of
-from ckncuda.files.regular_file import open_regular, read_into
+from ckncuda.files.regular_file import check_unchanged, open_regular, read_into, version_of
 
 
 def open_gram(path: str | os.PathLike[str]) -> NDArray[Any]:
@@ -77,6 +77,7 @@ class NpyRows:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._file = open_regular(path)
+        self._path, self._version = path, version_of(self._file)
         header = read_npy_header(self._file, str(path))
         if len(header.shape) != 2 or header.dtype.kind != "f":
             raise InvalidData(
@@ -110,6 +111,7 @@ class NpyRows:
 
     def _read(self, array: NDArray[Any], number: int) -> None:
         read_into(self._file, array, self._begin + number * self.dtype.itemsize)
+        check_unchanged(self._file, self._version, self._path)
 
 
 class ZarrRows:
