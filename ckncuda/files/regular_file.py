@@ -117,10 +117,20 @@ def check_unchanged(file: BinaryIO | StrPath, version: Version, where: object) -
     Traceback (most recent call last):
     ckncuda.errors.InvalidData: x.npy was changed while it was read: run this again once nobody writes it
     """
-    if version_of(file) != version:
+    now = version_of(file)
+    if now[:2] == version[:2] and now[2] < version[2]:
+        raise _shorter(where)
+    if now != version:
         raise InvalidData(
             f"{printable(where)} was changed while it was read: run this again once nobody writes it"
         )
+
+
+def _shorter(where: object) -> InvalidData:
+    return InvalidData(
+        f"{printable(where)} has become shorter while it was read: is it being written or copied? run this "
+        "again once that is done"
+    )
 
 
 def read_into(file: BinaryIO, array: NDArray[Any], offset: int) -> None:
@@ -154,8 +164,5 @@ def read_into(file: BinaryIO, array: NDArray[Any], offset: int) -> None:
                 file.seek(offset + done)
                 got = file.readinto(view[done:])  # type: ignore[attr-defined]  # a buffered reader
         if not got:
-            raise InvalidData(
-                f"{printable(file.name)} has become shorter while it was read: is it being written or "
-                "copied? run this again once that is done"
-            )
+            raise _shorter(file.name)
         done += got

@@ -1,6 +1,7 @@
 """Gram matrices that are on a disk already, read where they are, and never mapped into memory."""
 
 import os
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,7 @@ class NpyRows:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._file = open_regular(path)
+        weakref.finalize(self, self._file.close)  # when nobody reads it any more, or it is refused
         self._path, self._version = path, version_of(self._file)
         header = read_npy_header(self._file, str(path))
         if len(header.shape) != 2 or header.dtype.kind != "f":
