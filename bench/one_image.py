@@ -14,7 +14,6 @@ import numpy as np
 
 import ckncuda
 from ckncuda.backend import get_backend
-from ckncuda.model.system import System
 
 OUTPUT = Path(__file__).parent / "results" / "one_image.md"
 SHAPE, IMAGES = (32, 32, 3), 300
@@ -41,7 +40,7 @@ def models():
         ckncuda.Model.fit(images, None, [ckncuda.EncoderSpec(deep)], **how),
     )
     for preset in ("fast", "default"):
-        yield f"preset {preset}", ckncuda.fit(System.preset(preset, IMAGES, SHAPE), images, labels)
+        yield f"preset {preset}", ckncuda.fit(images, labels, preset)
 
 
 def measured(call, image, rounds):

@@ -70,7 +70,7 @@ class System:
     >>> layer = LayerSpec(filters=64, patch=3, subsampling=8, kernel=Exponential(sigma=0.6))
     >>> system = System([EncoderSpec([layer])], "kernel-ridge", {"kernel": "arccos1"}, 5000)
     >>> print(system)
-    64 3x3 sigma 0.6 /8; kernel-ridge arccos1
+    64 3x3 sigma 0.6 /8; auto; kernel-ridge arccos1
     >>> System.from_dict(system.to_dict()) == system
     True
     >>> print(System.preset("fast", n=5000, shape=(32, 32, 1)))

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,6 +22,7 @@ from ckncuda.images.preprocess import (
 from ckncuda.images.preprocessed import PreprocessedImages, preprocessed
 from ckncuda.images.sources import Images
 from ckncuda.images.symmetries import Symmetries
+from ckncuda.layer.dot_product import Exponential
 from ckncuda.layer.spec import LayerSpec, check_specs
 from ckncuda.network.network import CKN, PATCHES
 from ckncuda.progress import Report
@@ -82,9 +83,9 @@ class EncoderSpec(PreprocessingSpec):
         stages = {f"{step.name} of images": step.bytes_to_fit(shape) for step in steps}
         learned = sum(4 * math.prod(shape) ** 2 for step in steps if step.name == ZCA.name)
         applied = max((step.bytes_to_fit(shape) for step in steps if step.name != ZCA.name), default=0)
-        item, below = 4, list(self.layers)
-        for number, layer in enumerate(self.layers):
-            below = list(self.layers[:number])
+        item, layers = 4, _planned(self.layers)
+        for number, layer in enumerate(layers):
+            below = layers[:number]
             height, width, _ = layer.map_shape(shape if not below else check_specs(below, shape)[-1])
             channels = shape[2] if not below else below[-1].filters
             terms = layer.terms(channels)
@@ -117,7 +118,7 @@ class EncoderSpec(PreprocessingSpec):
             default=0,
         )
         averaged = 2 if len(self.symmetries) > 1 else 1
-        return steps + averaged * backend.bytes_at_once(self.layers, shape, memory // averaged)
+        return steps + averaged * backend.bytes_at_once(_planned(self.layers), shape, memory // averaged)
 
     def width(self, n: int, shape: Shape) -> int:
         """Count the features of an image, of n that are learned from."""
@@ -155,6 +156,16 @@ class EncoderSpec(PreprocessingSpec):
             network = CKN(self.layers)
             network.fit(prepared, patches=patches, seed=seed, backend=backend, progress=report)
         return Encoder(network, prepared.preprocessing, self.symmetries)
+
+
+def _planned(layers: Sequence[LayerSpec]) -> list[LayerSpec]:
+    """Return layers with any σ where it is yet to be chosen: no size depends on it."""
+    return [
+        replace(layer, kernel=Exponential(sigma=1.0))
+        if isinstance(layer.kernel, Exponential) and layer.kernel.sigma is None
+        else layer
+        for layer in layers
+    ]
 
 
 def layer_bytes(spec: LayerSpec, channels: int) -> int:

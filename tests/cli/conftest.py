@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import threadpoolctl
 from factories import write_challenge_csv
 
 from ckncuda.cli.main import main
@@ -65,7 +66,9 @@ def call_of_ckn(*arguments, cwd, env):
     root, project = logging.getLogger(), logging.getLogger("ckncuda")
     handlers = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     streams = [io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2)]
-    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+    # --threads is a limit of the whole process, whose tests are then slow on busy cores.
+    limits = threadpoolctl.threadpool_limits(limits={})
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(), limits:
         for name in [name for name in os.environ if name.startswith("CKNCUDA_")]:
             patch.delenv(name)
         for name, value in env.items():

@@ -31,10 +31,10 @@ LAYERS = {
     "sigma": (f"{LAYER},sigma=-1", ["sigma is -1", "positive"]),
     "sigma-text": (f"{LAYER},sigma=wide", ["sigma"]),
     "padding": (f"{LAYER},sigma=1,padding=same", ["'same'", "zero, valid"]),
-    "degree": ("filters=4,patch=3,subsampling=2,kernel=poly,degree=two", ["degree is two", "whole number"]),
+    "degree": ("filters=4,patch=3,subsampling=2,kernel=poly,degree=two", ["degree is 'two'", "whole number"]),
     "coefficients": (
         "filters=4,patch=3,subsampling=2,kernel=series,coefficients=a:b",
-        ["coefficients are ('a', 'b')", "numbers"],
+        ["coefficients[0] is 'a'", "numbers"],
     ),
 }
 

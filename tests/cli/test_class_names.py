@@ -85,7 +85,7 @@ def test_labels_of_a_file_have_no_names(works, refused, folders, without_shape, 
         if how == "method":
             model = ckncuda.Model.fit(source, given, encoders, classifier=ckncuda.Ridge())
         else:
-            model = ckncuda.fit(ckncuda.System(encoders, patches=300), source, given)
+            model = ckncuda.fit(source, given, system=ckncuda.System(encoders, patches=300))
         model.save(folders / "m.ckn")
     assert ckncuda.load(folders / "m.ckn").class_names is None
     assert works("evaluate", "m.ckn", "all", "--labels", f"y.{form}", "--json").told["accuracy"] > 0.9

@@ -108,5 +108,7 @@ def test_what_is_no_model_is_refused_at_once(refused, data, tmp_path, what):
     words = {
         "pipe": ["is a pipe, not a file"],
         "matrix": ["is a folder; a model is a file that ckn fit wrote"],
+        "images": ["x.npy is no model, but images (npy): give the model first"],
+        "labels": ["is no model, but images (csv): give the model first"],
     }
-    refused("info", place, words=words.get(what, ["is not a model file", "give a file that ckn fit wrote"]))
+    refused("info", place, words=words[what])

@@ -140,6 +140,24 @@ def test_modules_are_kept(monkeypatch, tmp_path):
     assert os.environ["CKNCUDA_CPU_CACHE"] == str(tmp_path)
 
 
+def test_modules_that_rest_keep_no_stacks(cp, toy_source, monkeypatch):
+    launching = sys.modules[cp.RawModule.__module__]
+    monkeypatch.setattr(launching, "MODULES_WITH_STACKS", 1)
+    y, threads = cp.ones(8, np.float32), 600
+
+    def launch(module):
+        module.get_function("scale")((1,), (threads,), (y, np.float32(2), np.int32(8)))
+        cp.cuda.Stream.null.synchronize()
+        with open("/proc/self/maps") as maps:
+            return len(list(maps))
+
+    options = {"options": ("--std=c++17",), "name_expressions": ["scale"]}
+    modules = [cp.RawModule(code=f"{toy_source}// {i}\n", **options) for i in range(2)]
+    first, second, again = (launch(module) for module in [*modules, modules[0]])
+    assert max(second, again) - first < threads  # each thread's stack takes two
+    assert y.get().tolist() == [2.0**3] * 8
+
+
 def test_switch_of_the_system_does_the_same(cp, toy_source, monkeypatch):
     monkeypatch.setenv("CKNCUDA_CPU_FLAGS", "-DCKN_UCONTEXT")
     x = cp.arange(200, dtype=np.float32)

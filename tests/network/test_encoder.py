@@ -298,3 +298,18 @@ def test_progress_tells_the_encoders_of_an_ensemble_apart(pictures):
         )
         expected = [f"{prefix}layer 1: {stage}" for prefix in prefixes for stage in ("sampling", "k-means")]
         assert list(dict.fromkeys(stage for stage, _, _ in told)) == expected
+
+
+def test_memory_is_planned_before_sigma_is_chosen():
+    backend, shape = get_backend("numpy", memory=256 << 20), (12, 12, 3)
+    planned = []
+    for kernel in (Exponential(sigma=0.6), Exponential(quantile=0.1)):
+        layers = [make_spec(filters=8, subsampling=2, kernel=kernel)] * 2
+        spec = EncoderSpec(layers, ())
+        planned.append(
+            (
+                spec.bytes_to_fit(50, shape, 1000, backend, 256 << 20),
+                spec.bytes_at_once(50, shape, backend, 32 << 20),
+            )
+        )
+    assert planned[0] == planned[1]

@@ -125,6 +125,8 @@ def _lock(file: BinaryIO) -> None:
         file.seek(0)
         msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
     else:
-        import fcntl
-
+        try:
+            import fcntl
+        except ImportError:  # a system without such locks: nobody is kept out
+            return
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

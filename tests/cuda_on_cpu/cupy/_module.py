@@ -1,6 +1,7 @@
 """Modules of kernels and their launches, with every check that CUDA leaves to the programmer."""
 
 import ctypes
+from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from .cuda.compiler import CompileException
 from .cuda.driver import CUDADriverError
 
 SHARED_DEFAULT = 48 << 10
+MODULES_WITH_STACKS = 16  # of up to 1,024 threads, two mappings each: half of what Linux lets a process have
+_WITH_STACKS: OrderedDict[int, ctypes.CDLL] = OrderedDict()
 _FREE_FOR_ALL = ("v0", "u1")  # void* and unsigned char* point to anything
 
 
@@ -86,6 +89,14 @@ def load(code: str, names: Sequence[str], options: Sequence[str]) -> ctypes.CDLL
     library.ckn_launch.argtypes = launch
     harness("line_coverage").remember(library)
     return library
+
+
+def _keep_few_stacks(library: ctypes.CDLL) -> None:
+    """Let only the modules launched last keep their threads' stacks: a process may not have many."""
+    _WITH_STACKS[library._handle] = library
+    _WITH_STACKS.move_to_end(library._handle)
+    while len(_WITH_STACKS) > MODULES_WITH_STACKS:
+        _WITH_STACKS.popitem(last=False)[1].ckn_forget_stacks()
 
 
 class RawKernel:
@@ -211,6 +222,7 @@ class RawKernel:
             recording.record(module.code, module.options, self._names, self.name, sizes, recorded)
         error = ctypes.create_string_buffer(2048)
         failed = self._library.ckn_launch(self._number, ctypes.byref(shape), pointers, error, len(error))
+        _keep_few_stacks(self._library)
         if failed:
             raise KernelFault(f"{error.value.decode(errors='replace')} (launch of {where})")
         for i, value in enumerate(values):

@@ -288,6 +288,10 @@ CKN_ASKED_FROM_OUTSIDE int ckn_launch(unsigned kernel, const ckn::Shape* shape, 
                                       size_t room) {
     return ckn::kernels()[kernel].launch(*shape, arguments, error, room);
 }
+// Between launches: the next one makes what it needs.
+CKN_ASKED_FROM_OUTSIDE void ckn_forget_stacks() {
+    for (ckn::Thread& thread : ckn::block.threads) ckn::forget_stack(thread.context);
+}
 CKN_ASKED_FROM_OUTSIDE const char* ckn_signature(unsigned kernel) { return ckn::kernels()[kernel].signature.data(); }
 
 #ifdef CKN_COVERAGE

@@ -147,14 +147,14 @@ def test_nothing_of_somebody_else_goes_with_the_tiles(tmp_path, matrix, place, f
 def test_folders_in_folders_without_end(tmp_path, matrix):
     path = tmp_path / "K.zarr"
     write(path, matrix, tiles=2)
-    place = str(tmp_path / "K.zarr.part" / "c")
-    for _ in range(1500):
-        place += "/d"
+    places = [str(tmp_path / "K.zarr.part" / "c") + "/d" * depth for depth in range(1, 1501)]
+    for place in places:
         os.mkdir(place)
-    with pytest.raises(
-        InvalidData, match="holds folders in folders, 51 deep, which are not ours: remove them"
-    ):
+    said = "holds folders in folders, 51 deep, which are not ours: remove them"
+    with pytest.raises(InvalidData, match=said):
         write(path, matrix)
+    for place in reversed(places):  # pytest, which removes what tests leave, goes down by recursion
+        os.rmdir(place)
 
 
 def test_half_of_a_description_is_no_obstacle(path, part, matrix, tmp_path):
