@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ckncuda.data.pictures import SUFFIXES, read_header, read_pixels
 from ckncuda.data.source import SPLITS, ImageSource, StrPath, format_shape, reading
 from ckncuda.errors import InvalidData, printable
+from ckncuda.files.regular_file import check_unchanged, version_of
 from ckncuda.given.parameters import first_few
 
 SPLIT_NAMES = {
@@ -84,6 +85,8 @@ class ImageFolder(ImageSource):
             numbers = {name: number for number, name in enumerate(found.classes)}
             labels = np.array([numbers[file.parent.name] for file in found.files])
         self._files = found.files
+        with reading(path):
+            self._versions = [version_of(file) for file in found.files]
         (width, height), grey, paged = _check_headers(found.files, channels)
         self._mode = "L" if grey and channels != 3 else "RGB"
         shape = (len(found.files), height, width, 1 if self._mode == "L" else 3)
@@ -95,10 +98,11 @@ class ImageFolder(ImageSource):
 
     def _read(self, start: int, stop: int) -> NDArray[np.uint8]:
         block = np.empty((stop - start, *self.shape[1:]), np.uint8)
-        for pixels, file in zip(block, self._files[start:stop], strict=True):
+        chosen = self._files[start:stop], self._versions[start:stop]
+        for pixels, file, version in zip(block, *chosen, strict=True):
             values = read_pixels(file, self._mode)
-            if values.shape[:2] != pixels.shape[:2]:
-                raise InvalidData(f"{printable(file)} has changed since the folder was opened")
+            with reading(file):
+                check_unchanged(file, version, file)
             pixels[...] = values.reshape(pixels.shape)
         return block
 

@@ -4,13 +4,14 @@ import bz2
 import csv
 import gzip
 import lzma
+import os
 import re
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ckncuda.data.csv_header import MISSING, is_number, whole_number
-from ckncuda.data.foreign import BEGIN, kind_of
+from ckncuda.data.foreign import BEGIN, gunzipped, kind_of
 from ckncuda.data.idx import GZIP_MAGIC, is_idx, read_idx_labels
 from ckncuda.data.numpy_files import read_npy_labels, read_npz_labels
 from ckncuda.data.source import StrPath, reading
@@ -63,7 +64,7 @@ def read_labels(path: StrPath, n_images: int) -> NDArray[np.int64]:
         return read_npy_labels(path, n_images)
     if begin.startswith(b"PK") and kind_of(begin) is None:
         return read_npz_labels(path, n_images)
-    if is_idx(begin) or (begin.startswith(GZIP_MAGIC) and is_idx(_unpacked(path, "gzip", 3))):
+    if is_idx(begin) or (begin.startswith(GZIP_MAGIC) and is_idx(gunzipped(begin))):
         return read_idx_labels(path, n_images)
     return _read_csv(path, begin, n_images)
 
@@ -93,8 +94,16 @@ def _read_csv(path: StrPath, begin: bytes, n_images: int) -> NDArray[np.int64]:
 
 
 def _unpacked(path: StrPath, how: str | None, limit: int) -> bytes:
-    """Return the first bytes of a file, at most so many, unpacked where it is packed."""
+    """Return the first bytes of a file, at most so many, unpacked where it is packed.
+
+    Packed labels that are larger than plain ones may be are refused: nothing but empty members, say.
+    """
     with reading(path), open_regular(path) as file:
+        if how is not None and os.fstat(file.fileno()).st_size > limit:
+            raise InvalidData(
+                f"{printable(path)} has more than {limit - 1:,} bytes, and labels of so many images take"
+                " fewer unpacked: give the labels of these images"
+            )
         try:
             if how == "gzip":
                 return gzip.GzipFile(fileobj=file).read(limit)

@@ -6,8 +6,8 @@ from pathlib import Path
 from ckncuda.data.challenge_csv import ChallengeCsv
 from ckncuda.data.cifar import PIXELS, CifarSource, cifar_splits
 from ckncuda.data.csv_header import BYTE_ORDER_MARK
-from ckncuda.data.foreign import BEGIN, kind_of
-from ckncuda.data.idx import GZIP_MAGIC, IdxSource, idx_splits, is_idx, open_maybe_gzip
+from ckncuda.data.foreign import BEGIN, gunzipped, kind_of
+from ckncuda.data.idx import GZIP_MAGIC, IdxSource, idx_splits, is_idx
 from ckncuda.data.image_folder import ImageFolder
 from ckncuda.data.numpy_files import NpySource, NpzSource
 from ckncuda.data.pictures import SUFFIXES
@@ -132,8 +132,7 @@ def _format_of_content(path: Path, begin: bytes) -> str | None:
     if begin.startswith(b"\x80") and begin[1:2] in (b"\2", b"\3", b"\4", b"\5") and begin[8:10] != b'{"':
         return "cifar"
     if begin.startswith(GZIP_MAGIC):
-        with open_maybe_gzip(path) as stream, reading(path):
-            return "idx" if is_idx(stream.read(4)) else None
+        return "idx" if is_idx(gunzipped(begin)) else None
     size = path.stat().st_size
     if path.suffix == ".bin" and (size % (1 + PIXELS) == 0 or size % (2 + PIXELS) == 0):
         return "cifar"  # before IDX: a label 0 and dark pixels may look like its magic number

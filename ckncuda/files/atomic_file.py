@@ -92,7 +92,10 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
                 file.flush()
                 os.fsync(file.fileno())
                 if place.exists():
-                    os.chmod(name, stat.S_IMODE(place.stat().st_mode))
+                    # By the file itself: a link that somebody puts in place of its name would be followed.
+                    change = getattr(os, "fchmod", None)
+                    change = change or (lambda _, mode: os.chmod(name, mode))  # Windows
+                    change(file.fileno(), stat.S_IMODE(place.stat().st_mode))
                 if RENAMES_OPEN_FILES:  # as long as the lock is held
                     os.replace(name, place)
             if not RENAMES_OPEN_FILES:

@@ -387,3 +387,12 @@ def test_files_that_change_while_they_are_read(tmp_path, change, message):
     path.write_bytes(change(path.read_bytes()))
     with pytest.raises(InvalidData, match=message):
         source.read(0, 9)
+
+
+@pytest.mark.parametrize("begin", [b"", b"1," * 783 + b"1\n", b"\xef\xbb\xbf"])
+def test_lines_that_stay_blank_are_given_up(tmp_path, begin):
+    (tmp_path / "x.csv").write_bytes(begin + b"\n" * (8 << 20))
+    start = time.process_time()
+    with pytest.raises(InvalidData, match="is blank, but not the last"):
+        ChallengeCsv(tmp_path / "x.csv")
+    assert time.process_time() - start < 0.3

@@ -68,6 +68,23 @@ def test_names_as_long_as_there_may_be(tmp_path, name):
     assert os.listdir(tmp_path) == [name]
 
 
+@pytest.mark.skipif(not hasattr(os, "fchmod"), reason="modes of POSIX")
+def test_the_mode_of_no_other_file_changes(tmp_path):
+    """Somebody who may write into the folder puts a link in place of what is being written."""
+    secret, path = tmp_path / "secret", tmp_path / "shared" / "out"
+    path.parent.mkdir()
+    secret.write_bytes(b"")
+    secret.chmod(0o600)
+    path.write_bytes(b"old")
+    path.chmod(0o666)
+    with atomic_file(path) as file:
+        file.write(b"new")
+        (being_written,) = path.parent.glob(".out.*.part")
+        being_written.unlink()
+        being_written.symlink_to(secret)
+    assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+
+
 def test_write_protected_files_stand_and_modes_stay(tmp_path):
     path = tmp_path / "out"
     path.write_bytes(b"old")
