@@ -1,6 +1,7 @@
 """`ckn evaluate`: accuracy and confusion matrix on labelled images."""
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -71,6 +72,8 @@ def _as_known(
     """
     if names is None:
         return labels
+    names = _composed(names)
+    known = None if known is None else _composed(known)
     if known is None:
         if (numbers := _numbers(names)) is None:
             raise InvalidData(
@@ -87,6 +90,11 @@ def _as_known(
     of_model = np.arange(len(known)) if numbers is None else numbers
     renumbered: NDArray[np.int64] = of_model[[known.index(name) for name in names]][labels]
     return renumbered
+
+
+def _composed(names: Sequence[str]) -> list[str]:
+    """Return names with each letter and its accents in one, whichever way a file system keeps them."""
+    return [unicodedata.normalize("NFC", name) for name in names]
 
 
 def _numbers(names: Sequence[str] | None) -> NDArray[np.int64] | None:

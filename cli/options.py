@@ -18,7 +18,7 @@ from ckncuda.backend.numpy import available_threads, usable_cores
 from ckncuda.data import ImageSource, open_images, read_labels
 from ckncuda.data.foreign import BEGIN, kind_of
 from ckncuda.data.open import FORMATS, find_format
-from ckncuda.errors import InvalidData, InvalidModelFile
+from ckncuda.errors import InvalidData, InvalidModelFile, printable
 from ckncuda.files.atomic_file import check_writable
 from ckncuda.files.regular_file import open_regular
 from ckncuda.model.model import Model, load
@@ -198,17 +198,26 @@ def opened(
     CSV rows have the shape of a model, pictures its channels, and the split is this one, where the options
     give no other.
     """
-    image_shape = how.image_shape
-    if image_shape is None and shape is not None and os.path.isfile(path):
-        image_shape = shape if (how.format or find_format(path)) == "csv" else None
-    channels = None if shape is None else shape[2]
-    with open_images(
-        path, format=how.format, image_shape=image_shape, split=how.split or split, channels=channels
-    ) as source:
+    with _opened(path, how, shape, split) as source:
         say(f"{purpose} {source.description}")
         for note in source.notes:
             say(f"Note: {note}")
         yield source
+
+
+def _opened(path: str, how: ImageOptions, shape: Shape | None, split: str | None) -> ImageSource:
+    """Open IMAGES as the options say, and as a model takes them where they say nothing."""
+    channels = None if shape is None else shape[2]
+    choices: dict[str, Any] = {"format": how.format, "split": how.split or split, "channels": channels}
+    if how.image_shape is None and shape is not None and os.path.isfile(path):
+        kind = how.format or find_format(path)
+        if kind == "csv":
+            return open_images(path, image_shape=shape, **choices)
+        if kind in ("npy", "npz", "idx"):
+            # Arrays of the model's shape are read so even if they look as if they were something else.
+            with contextlib.suppress(InvalidData):
+                return open_images(path, image_shape=shape, **choices)
+    return open_images(path, image_shape=how.image_shape, **choices)
 
 
 def load_model(path: str) -> Model:
@@ -253,7 +262,14 @@ def names_of(model: Model) -> tuple[str, ...] | None:
 
 def read_targets(labels: str | None, source: ImageSource) -> NDArray[np.int64] | None:
     """Return the labels in a file or, where none is given, those in IMAGES, if there are any."""
-    return read_labels(labels, len(source)) if labels else source.labels
+    if labels is None:
+        return source.labels
+    targets = read_labels(labels, len(source))
+    files: tuple[str, ...] = getattr(source, "files", ())
+    if list(files) != sorted(files):
+        ends = f"1 {printable(files[0])} to {len(files)} {printable(files[-1])}"
+        say(f"Note: labels are those of the files in natural order, {ends}")
+    return targets
 
 
 def needed_targets(

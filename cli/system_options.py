@@ -154,6 +154,8 @@ def parse_options(text: str, where: str) -> dict[str, Any]:
         if not equals or not name or not value:
             comma = "; decimals have a point, as in sigma=0.6" if item.strip().isdecimal() and options else ""
             raise InvalidSpec(f"{where}: {shown(item)} is not of the form name=value{comma}")
+        if "=" in value:  # of another separator
+            raise InvalidSpec(f"{where}: {shown(item)} has several =; separate name=value pairs by commas")
         if name in options:
             raise InvalidSpec(f"{where}: {_brief(name)} is given twice")
         options[name] = _parse_value(value)

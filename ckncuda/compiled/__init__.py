@@ -9,6 +9,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import logging
+import os
 from types import ModuleType
 
 from ckncuda.errors import import_failure, installing
@@ -28,7 +29,10 @@ def why_not_compiled() -> str | None:
     """
     failure = import_failure("numba", "Numba", "fast")
     if failure is not None:
-        return failure
+        told = [
+            name for name in sorted(os.environ) if name.startswith("NUMBA_") and "does not import" in failure
+        ]
+        return f"{failure}; or unset {', '.join(told)}" if told else failure
     import numba
 
     # A stray folder called numba, or half an installation, imports and is nothing.

@@ -91,10 +91,12 @@ class Folder:
             self.path.mkdir(mode, parents=True, exist_ok=True)
         if problem := self.problem():
             raise PermissionError(f"{self.path}: {problem}")
-        part = self.path / f"{name}.{secrets.token_hex(8)}.part"  # in a container, all are process 1
+        # No number of a process: threads have the same, and so have processes of two containers.
+        part = self.path / f"{name}.{secrets.token_hex(8)}.part"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+        descriptor = os.open(part, flags, 0o644)
         try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-            with open(os.open(part, flags, 0o644), "wb") as file:
+            with open(descriptor, "wb") as file:
                 file.write(BEGINNING + hashlib.sha256(content).digest() + content)
             os.replace(part, self.path / name)
         except BaseException:
@@ -161,10 +163,9 @@ def is_kept(part: str) -> bool:
 
 def problem() -> str | None:
     """Return why nothing can be kept; None where it can."""
-    problems = []
+    problems, probe = [], f"ckncuda-probe.{secrets.token_hex(8)}.part"
     for folder in folders():
         try:
-            probe = f"ckncuda-probe.{secrets.token_hex(8)}.part"  # other threads may be at it, too
             folder.write(probe, b"")
             os.unlink(folder.path / probe)
         except OSError as error:

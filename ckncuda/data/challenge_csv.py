@@ -21,10 +21,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckncuda.compiled import imported
-from ckncuda.data.csv_header import BYTE_ORDER_MARK, check_separators, header_of, is_number, unquoted
+from ckncuda.data.csv_header import (
+    BYTE_ORDER_MARK,
+    check_separators,
+    header_of,
+    is_mangled,
+    is_number,
+    unquoted,
+    whole_number,
+)
 from ckncuda.data.source import ImageSource, StrPath, format_shape, reading
 from ckncuda.errors import InvalidData, printable
-from ckncuda.files.regular_file import open_regular, read_into
+from ckncuda.files.regular_file import Version, check_unchanged, open_regular, read_into, version_of
 from ckncuda.types import Shape
 
 SHAPES = {3072: (32, 32, 3), 784: (28, 28, 1)}  # what a number of values means when no shape is given
@@ -33,6 +41,7 @@ INDEX_NAMES = {"", "id", "index", "unnamed: 0", "imageid", "image_id"}
 LABEL_NAMES = {"label", "labels", "class", "target", "y", "digit", "prediction"}
 FILE_NAMES = {"file", "filename", "file_name", "image", "image_name", "path", "filepath", "img"}
 ROWS_AT_ONCE = 128  # parsed together: the text of so few images takes little memory beside a block
+MOST_BLANK = 10_000  # lines at the end
 LONGEST_LINE = 16 << 20  # in bytes, or 64 a value of the image shape: an endless line ends there
 
 
@@ -69,6 +78,7 @@ class ChallengeCsv(ImageSource):
         _, height, width, channels = self.shape
         block = np.empty((stop - start, height, width, channels), np.float32)
         with reading(self._path), open_regular(self._path) as file:
+            check_unchanged(file, self._table.version, self.where)
             for row in range(start, stop, ROWS_AT_ONCE):
                 end = min(row + ROWS_AT_ONCE, stop)
                 offset, after = (int(self._table.offsets[i]) for i in (row, end))
@@ -77,6 +87,7 @@ class ChallengeCsv(ImageSource):
                 planes = self._parse(text, row, end - row)
                 planes = planes.reshape(-1, channels, height, width)
                 block[row - start : end - start] = planes.transpose(0, 2, 3, 1)
+            check_unchanged(file, self._table.version, self.where)
         return block
 
     def _parse(self, text: NDArray[np.uint8], row: int, images: int) -> NDArray[np.float32]:
@@ -141,6 +152,7 @@ class _Table(NamedTuple):
     counts_from: int | None  # 0 or 1, where the first column counts 0, 1, 2, ... or 1, 2, 3, ...
     label_column: int | None  # 0 or width - 1, where the header says so
     label_cells: list[bytes]
+    version: Version  # of the file
 
     @property
     def first_line(self) -> int:
@@ -156,6 +168,7 @@ class _Scan:
         self.header: list[str] | None = None
         self.width = 0
         self.label_column: int | None = None
+        self.version: Version = ()
 
     def table(self) -> _Table:
         """Go through the file."""
@@ -189,13 +202,14 @@ class _Scan:
             )
         places = np.append(np.array(offsets), end)
         counts = min(starts) if starts else None
-        return _Table(places, self.width, self.header, counts, self.label_column, cells)
+        return _Table(places, self.width, self.header, counts, self.label_column, cells, self.version)
 
     def _lines(self) -> Iterator[tuple[int, int, bytes]]:
         """Yield number, offset and text of each line but the header and blank ones at the end."""
         longest = max(LONGEST_LINE, 64 * max(self.shapes))
         blank, end, number = 0, 0, 0
         with reading(self.path), open_regular(self.path) as file:
+            self.version = version_of(file)
             while line := file.readline(longest + 1):
                 number += 1
                 offset, end = end, end + len(line)
@@ -210,16 +224,29 @@ class _Scan:
                     )
                 if not line.strip():
                     blank = blank or number
-                    continue
+                    if number - blank < MOST_BLANK:
+                        continue
                 if blank:
                     raise InvalidData(
                         f"{self.path}: line {blank} is blank, but not the last; expected an image a line:"
                         " remove it"
                     )
-                if number == 1 and (header := header_of(line.rstrip())) is not None:
-                    self.header = header
-                    continue
+                if number == 1:
+                    self.header = self._header(line.rstrip(), file.readline(longest))
+                    file.seek(end)
+                    if self.header is not None:
+                        continue
                 yield number, offset, line
+
+    def _header(self, row: bytes, following: bytes) -> list[str] | None:
+        """Return the names in the first line; refuse the names that pandas makes of an image."""
+        if is_mangled(row):
+            raise InvalidData(
+                f"{self.path}: line 1 is an image that pandas took for names of columns"
+                f" ({printable(row[:20].decode('utf-8', 'replace'))}...): read its file with"
+                " read_csv(header=None), and write this one with to_csv(header=False, index=False)"
+            )
+        return header_of(row, following)
 
     def _begin(self, row: bytes, values: int, number: int) -> None:
         """Learn from the first image's line how many values each has; refuse what cannot be images."""
@@ -234,13 +261,19 @@ class _Scan:
         expected = " or ".join(f"{values} ({format_shape(s)})" for values, s in self.shapes.items())
         names = [name.lower() for name in self.header or ()]
         beside = [name for name in names if name in LABEL_NAMES | INDEX_NAMES | FILE_NAMES]
+        empty = len(row) - len(row.rstrip(b",")) - row.endswith(b",")
         hint = "for images of another size give their height, width and channels with --image-shape"
         if not row.strip(b', "'):
             hint = f"line {number} holds empty cells alone: remove it"
         elif row.startswith(b"#"):
             hint = f"line {number} is a comment, which is not read: remove it"
         elif values - len(beside) in self.shapes:
-            hint = f"remove the columns that are not pixels: {printable(', '.join(beside))}"
+            shown = ", ".join(name or "the first, which has no name" for name in beside)
+            hint = f"remove the columns that are not pixels: {printable(shown)}"
+            if names[: len(beside)] == beside:
+                hint += f"; with cut -d, -f{len(beside) + 1}- {printable(self.path)}"
+        elif values - empty in self.shapes:
+            hint = f"the lines end in empty cells, {empty} each: remove them"
         elif values == 2 or (beside and values < 10):
             hint = (
                 "these seem to be labels: give the file or folder of images as IMAGES, and this with --labels"
@@ -278,8 +311,8 @@ def _columns(table: _Table, shapes: dict[int, Shape], path: StrPath) -> range:
         expected = " or ".join(f"{values} ({format_shape(shape)})" for values, shape in shapes.items())
         raise InvalidData(
             f"{path}: {width} values a line, expected {expected}: remove the column that is not pixels"
-            " (labels belong in a file of their own, or under the header label); the first, with"
-            f" cut -d, -f2- {path}"
+            " (labels belong in a file of their own, or under the header label): if it is the first, with"
+            f" cut -d, -f2- {path}; if the last, with cut -d, -f-{width - 1} {path}"
         )
     if names is not None and len(names) != width and names[0].startswith("#"):
         raise InvalidData(f"{path}: line 1 is a comment, which is not read: remove it")
@@ -304,14 +337,13 @@ def _labels(table: _Table, path: StrPath) -> NDArray[np.int64]:
     """Return the labels of the images' own column."""
     labels = np.empty(len(table.label_cells), np.int64)
     for row, cell in enumerate(table.label_cells):
-        text = unquoted(cell)
-        whole = text.partition(b".")[0] if text.endswith((b".0", b".")) else text
-        if not whole.isdigit() or len(whole) > 18:
+        label = whole_number(unquoted(cell).decode("latin1"))
+        if label is None or not 0 <= label < 1 << 63:
             raise InvalidData(
                 f"{path}: label {printable(cell.decode('utf-8', 'replace'))!r} in line"
                 f" {row + table.first_line}; expected an integer from 0: number the classes 0, 1, ..."
             )
-        labels[row] = int(whole)
+        labels[row] = label
     return labels
 
 

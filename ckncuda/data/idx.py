@@ -158,7 +158,7 @@ def _open_idx(path: StrPath, files: contextlib.ExitStack) -> _Opened:
             most = Path(path).stat().st_size * DEFLATED_AT_MOST
             if end > most:
                 raise EOFError(f"its header announces {end:,} bytes, at most {most:,} are there")
-            return _Opened(ForwardStream(stream, path), axes, begin)
+            return _Opened(ForwardStream(stream, path, stream.myfileobj), axes, begin)
     data = PositionalFile(path)
     files.callback(data.close)
     data.check_end(end)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ckncuda.data.pictures import SUFFIXES, read_header, read_pixels
 from ckncuda.data.source import SPLITS, ImageSource, StrPath, format_shape, reading
 from ckncuda.errors import InvalidData, printable
+from ckncuda.files.regular_file import check_unchanged, version_of
 from ckncuda.given.parameters import first_few
 
 SPLIT_NAMES = {
@@ -23,8 +24,18 @@ SPLIT_NAMES = {
 # What file managers, archives, cameras' cards and notebooks leave beside pictures.
 COMPANIONS = frozenset(
     [
-        *("__macosx", "@eadir", "@recycle", "#recycle", "$recycle.bin", "system volume information"),
-        *("thumbs.db", "ehthumbs.db", "desktop.ini", "lost+found", "icon\r"),
+        *(
+            "__macosx",
+            "@eadir",
+            "@recycle",
+            "#recycle",
+            "$recycle.bin",
+            "recycler",
+            "system volume information",
+        ),
+        *("@recently-snapshot", "#snapshot", "~snapshot", "network trash folder", "temporary items"),
+        *("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "albumthumbs.db", "picasa.ini", "desktop.ini"),
+        *("lost+found", "lost.dir", "icon\r", "__pycache__"),
     ]
 )
 
@@ -68,12 +79,14 @@ class ImageFolder(ImageSource):
         with reading(path):
             root = Path(path)
             folder = root if root.is_file() else _of_split(root, split)
-            found = _Found([folder], [], None) if root.is_file() else _list(folder)
+            found = _Found([folder], [], None) if root.is_file() else _list(folder, split)
         labels = None
         if found.classes is not None:
             numbers = {name: number for number, name in enumerate(found.classes)}
             labels = np.array([numbers[file.parent.name] for file in found.files])
         self._files = found.files
+        with reading(path):
+            self._versions = [version_of(file) for file in found.files]
         (width, height), grey, paged = _check_headers(found.files, channels)
         self._mode = "L" if grey and channels != 3 else "RGB"
         shape = (len(found.files), height, width, 1 if self._mode == "L" else 3)
@@ -85,10 +98,11 @@ class ImageFolder(ImageSource):
 
     def _read(self, start: int, stop: int) -> NDArray[np.uint8]:
         block = np.empty((stop - start, *self.shape[1:]), np.uint8)
-        for pixels, file in zip(block, self._files[start:stop], strict=True):
+        chosen = self._files[start:stop], self._versions[start:stop]
+        for pixels, file, version in zip(block, *chosen, strict=True):
             values = read_pixels(file, self._mode)
-            if values.shape[:2] != pixels.shape[:2]:
-                raise InvalidData(f"{printable(file)} has changed since the folder was opened")
+            with reading(file):
+                check_unchanged(file, version, file)
             pixels[...] = values.reshape(pixels.shape)
         return block
 
@@ -119,7 +133,7 @@ def _of_split(folder: Path, split: str | None) -> Path:
     raise InvalidData(f"{folder} holds the splits {names}; expected one of them: give {give}")
 
 
-def _list(folder: Path) -> _Found:
+def _list(folder: Path, split: str | None) -> _Found:
     """Find the files, their labels and the classes' names."""
     files, others, folders = _entries(folder)
     if not folders:
@@ -136,19 +150,26 @@ def _list(folder: Path) -> _Found:
             f" ({printable(folders[0].name)}); expected either images without labels, or a sub-folder a class"
         )
     for sub in folders:
+        if deeper := _entries(sub)[2]:
+            raise InvalidData(
+                f"{printable(sub)} holds sub-folders ({printable(deeper[0].name)}); expected images directly"
+                f" in the classes' folders: perhaps you mean to give {_meant(folders, split)}"
+            )
         found, beside = _class_files(sub)
         files += found
         others += beside
     return _Found(files, others, tuple(sub.name for sub in folders))
 
 
+def _meant(folders: list[Path], split: str | None) -> str:
+    """Name the folders that hold sub-folders: those named like the split where there are such."""
+    deep = [sub for sub in folders if _entries(sub)[2]]
+    named = [sub for sub in deep if split is not None and split in sub.name.lower()]
+    return " or ".join(printable(sub) for sub in (named or deep)[:3])
+
+
 def _class_files(folder: Path) -> tuple[list[Path], list[Path]]:
-    files, others, folders = _entries(folder)
-    if folders:
-        raise InvalidData(
-            f"{printable(folder)} holds sub-folders ({printable(folders[0].name)}); expected images directly"
-            f" in the classes' folders: perhaps you mean to give {printable(folder)}"
-        )
+    files, others, _ = _entries(folder)
     if not files:
         held = f" but {first_few([other.name for other in others])}" if others else ""
         raise InvalidData(

@@ -4,13 +4,14 @@ import bz2
 import csv
 import gzip
 import lzma
+import os
 import re
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ckncuda.data.csv_header import MISSING, is_number
-from ckncuda.data.foreign import BEGIN, kind_of
+from ckncuda.data.csv_header import MISSING, is_number, whole_number
+from ckncuda.data.foreign import BEGIN, gunzipped, kind_of
 from ckncuda.data.idx import GZIP_MAGIC, is_idx, read_idx_labels
 from ckncuda.data.numpy_files import read_npy_labels, read_npz_labels
 from ckncuda.data.source import StrPath, reading
@@ -18,12 +19,13 @@ from ckncuda.errors import InvalidData, printable
 from ckncuda.files.regular_file import open_regular
 from ckncuda.given.parameters import file_name, first_few, whole
 
-EXPECTED = "expected a header such as Id,Prediction, then lines of an id from 1 and a label"
+EXPECTED = (
+    "expected a header such as Id,Prediction, then lines of an id from 1 and a label, or of a label alone"
+)
 PACKED = {GZIP_MAGIC: "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz"}
 SMALLEST_LIMIT, BYTES_A_LABEL = 1 << 20, 256  # what a CSV file may have, whatever the images, and for each
 MOST_BESIDE = 1000  # lines that are read beside those of the images, to say what is wrong with them
 XZ_MEMORY = 128 << 20
-INTEGER = re.compile(r"[+-]?[0-9]{1,99}(\.0*)?")
 
 
 def read_labels(path: StrPath, n_images: int) -> NDArray[np.int64]:
@@ -62,7 +64,7 @@ def read_labels(path: StrPath, n_images: int) -> NDArray[np.int64]:
         return read_npy_labels(path, n_images)
     if begin.startswith(b"PK") and kind_of(begin) is None:
         return read_npz_labels(path, n_images)
-    if is_idx(begin) or (begin.startswith(GZIP_MAGIC) and is_idx(_unpacked(path, "gzip", 3))):
+    if is_idx(begin) or (begin.startswith(GZIP_MAGIC) and is_idx(gunzipped(begin))):
         return read_idx_labels(path, n_images)
     return _read_csv(path, begin, n_images)
 
@@ -92,8 +94,16 @@ def _read_csv(path: StrPath, begin: bytes, n_images: int) -> NDArray[np.int64]:
 
 
 def _unpacked(path: StrPath, how: str | None, limit: int) -> bytes:
-    """Return the first bytes of a file, at most so many, unpacked where it is packed."""
+    """Return the first bytes of a file, at most so many, unpacked where it is packed.
+
+    Packed labels that are larger than plain ones may be are refused: nothing but empty members, say.
+    """
     with reading(path), open_regular(path) as file:
+        if how is not None and os.fstat(file.fileno()).st_size > limit:
+            raise InvalidData(
+                f"{printable(path)} has more than {limit - 1:,} bytes, and labels of so many images take"
+                " fewer unpacked: give the labels of these images"
+            )
         try:
             if how == "gzip":
                 return gzip.GzipFile(fileobj=file).read(limit)
@@ -114,45 +124,65 @@ def _parse(text: str, n_images: int, path: StrPath) -> list[_Row]:
     """Return the lines of ids and labels; of one column alone, the ids are 1, 2, ..."""
     lines = text.rstrip().splitlines()
     rows: list[_Row] = []
-    separator = next((s for s in ",;\t" if lines and s in lines[0]), ",")
+    separator = _separator(lines)
     columns = len(_cells(lines[0], separator, 1, path)) if lines else 2
+    where = printable(path)
+    if columns > 2 and len(lines) == 1:
+        raise InvalidData(f"{where} has one line of {columns} values; {EXPECTED}")
     if columns not in (1, 2):
         columns = 2
-    where = printable(path)
     for number, line in enumerate(lines, 1):
         cells = _cells(line, separator, number, path)
         if len(cells) != columns:
-            raise InvalidData(
-                f"{where}, line {number}: {printable(line.strip()[:60])!r} has {len(cells)} values;"
-                f" {EXPECTED}"
-            )
+            which = 1 if number == 2 and lines[0].startswith("#") else number  # a comment before the labels
+            given = printable(lines[which - 1].strip()[:60])
+            count = len(_cells(lines[which - 1], separator, which, path))
+            raise InvalidData(f"{where}, line {which}: {given!r} has {count} values; {EXPECTED}")
         if number == 1 and _is_header(cells):
             continue
-        for name, cell in zip(("id", "label")[-columns:], cells, strict=True):
-            if not _is_integer(cell):
-                raise _not_an_integer(name, cell, number, where)
-        label = _integer(cells[-1])
+        label = _checked(cells, number, where)
         if label < 0 or label > np.iinfo(np.int64).max:
             raise InvalidData(
                 f"{where}, line {number}: label {cells[-1]}; expected 0 or greater, below 2**63"
             )
-        rows.append((number, _integer(cells[0]) if columns == 2 else len(rows) + 1, label))
+        rows.append((number, whole_number(cells[0]) or 0 if columns == 2 else len(rows) + 1, label))
         if len(rows) > n_images + MOST_BESIDE:
             found = len(rows) + len(lines) - number
             raise InvalidData(
                 f"{where}: {found} labels for {n_images} images; give the labels of these images"
             )
     if columns == 1 and len(rows) != n_images:
+        header = ": if line 1 is a header, remove it" if len(rows) == n_images + 1 == len(lines) else ""
         raise InvalidData(
             f"{where}: {len(rows)} labels for {n_images} images, in one column; expected a label for each, or"
-            " lines of an id from 1 and a label"
+            f" lines of an id from 1 and a label{header}"
         )
     return rows
+
+
+def _separator(lines: list[str]) -> str:
+    """Return what stands between the values of the first line: ``,``, ``;``, a tab, or blanks of numbers."""
+    separator = next((s for s in ",;\t" if lines and s in lines[0]), ",")
+    numbers = lines[min(1, len(lines) - 1)].split() if lines else []
+    if separator == "," and len(numbers) > 1 and "," not in lines[0]:
+        return " " if all(is_number(cell.encode()) for cell in numbers) else separator
+    return separator
+
+
+def _checked(cells: list[str], number: int, where: str) -> int:
+    """Return the label of a line whose cells are whole numbers."""
+    for name, cell in zip(("id", "label")[-len(cells) :], cells, strict=True):
+        if (value := whole_number(cell)) is None:
+            raise _not_an_integer(name, cell, number, where)
+    assert value is not None
+    return value
 
 
 def _cells(line: str, separator: str, number: int, path: StrPath) -> list[str]:
     """Return the cells of a line, without quotes; a separator may follow the last."""
     line = line.strip(" \r\n").removesuffix(separator)
+    if separator == " ":
+        return line.split()
     if '"' not in line:
         return [cell.strip() for cell in line.split(separator)]
     try:
@@ -202,14 +232,6 @@ def _check_ids(rows: list[_Row], n_images: int, path: StrPath) -> int:
 def _is_header(cells: list[str]) -> bool:
     """Tell whether the cells of a first line are names: no numbers, nor what stands for a missing one."""
     encoded = [cell.encode() for cell in cells]
-    if len(cells) == 2 and not cells[0]:  # pandas' index has no name
-        encoded = encoded[1:]
+    if len(cells) == 2 and not cells[0]:  # pandas' index has no name, and a column of it may be named 0
+        return encoded[1].lower() not in MISSING
     return not any(is_number(cell) or cell.lower() in MISSING for cell in encoded)
-
-
-def _is_integer(cell: str) -> bool:
-    return INTEGER.fullmatch(cell) is not None
-
-
-def _integer(cell: str) -> int:
-    return int(cell.partition(".")[0])

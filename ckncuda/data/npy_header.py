@@ -110,8 +110,8 @@ def _entries(text: str, where: str) -> dict[str, str]:
 def _plain_type(descr: str, where: str) -> np.dtype[Any]:
     if descr.lstrip("<>|=").startswith("O"):
         raise InvalidData(
-            f"{where} holds pickled Python objects, which are never loaded; expected numbers: use"
-            " images.astype, such as images.astype(numpy.float32), and save that"
+            f"{where} holds pickled Python objects, which are never loaded; expected numbers: save"
+            " numpy.array(a.tolist()) in place of the array a"
         )
     try:
         dtype = np.dtype(descr) if _PLAIN.fullmatch(descr) else None

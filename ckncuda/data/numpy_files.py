@@ -6,6 +6,7 @@ forwards, so that a large file never lies in memory whole.
 
 import contextlib
 import os
+import re
 import struct
 import zipfile
 import zlib
@@ -104,7 +105,7 @@ class NpzSource(StoredSource):
                 archive.check_not_a_trap(image_key, header)
             stack = stack_of(header.shape, where, image_shape=image_shape)
             labels = None if label_key is None else archive.labels(label_key, stack.shape[0])
-            data = ForwardStream(stream, path)
+            data = ForwardStream(stream, path, archive.file)
             super().__init__(
                 "NumPy file", path, stack, header.dtype, data, header.begin, header.order, labels
             )
@@ -149,14 +150,15 @@ class _Archive:
     Attributes
     ----------
     members : dict of str to ZipInfo
+    file : binary file
     """
 
     def __init__(self, path: StrPath) -> None:
         self._path = path
         with contextlib.ExitStack() as files, _unzipping(path):
-            file = files.enter_context(open_regular(path))
-            _check_directory(file, path)
-            self._zip = files.enter_context(zipfile.ZipFile(file))
+            self.file = files.enter_context(open_regular(path))
+            _check_directory(self.file, path)
+            self._zip = files.enter_context(zipfile.ZipFile(self.file))
             self._files = files.pop_all()
         try:
             self.members = self._arrays()
@@ -219,7 +221,7 @@ class _Archive:
         check_label_array(header.shape, header.dtype, n, self.where(key))
         self.check_not_a_trap(key, header)
         with _unzipping(self._path):
-            data = ForwardStream(stream, self._path)
+            data = ForwardStream(stream, self._path, self.file)
             labels = np.empty(header.shape, header.dtype)
             data.read_into(labels, header.begin)
             data.check_end(header.end)
@@ -248,20 +250,19 @@ class _Archive:
 def _check_directory(file: IO[bytes], path: StrPath) -> None:
     """Raise `InvalidData` if an archive lists more members than anybody wants to read the names of."""
     size = file.seek(0, os.SEEK_END)
-    begin = max(0, size - (1 << 16) - 22)
-    file.seek(begin)
+    file.seek(max(0, size - (1 << 17)))  # twice as much as a comment behind the ends may have
     tail = file.read()
-    place = tail.rfind(b"PK\5\6")
-    if place >= 0 and len(tail) >= place + 22:
-        length = int.from_bytes(tail[place + 12 : place + 16], "little")
-        if length == 0xFFFFFFFF:  # said in a longer record before
-            longer = tail.rfind(b"PK\6\6", 0, place)
-            length = int.from_bytes(tail[longer + 40 : longer + 48], "little") if longer >= 0 else size
-        if LONGEST_DIRECTORY < length <= size:
-            raise InvalidData(
-                f"{printable(path)} lists so many members that their names take {length >> 20} MiB;"
-                f" {KEYS_EXPECTED}"
-            )
+    # Wherever an end may be seen, and in it a length: zipfile takes one of them, which one is its affair.
+    wide = [tail[found.start() + 40 :][:8] for found in re.finditer(rb"(?=PK\x06\x06)", tail)]
+    narrow = [tail[found.start() + 12 :][:4] for found in re.finditer(rb"(?=PK\x05\x06)", tail)]
+    lengths = [int.from_bytes(length, "little") for length in wide + narrow]
+    if b"\xff" * 4 in narrow and not wide:  # a longer end stands elsewhere
+        lengths.append(size)
+    most = max((length for length in lengths if length <= size), default=0)
+    if most > LONGEST_DIRECTORY:
+        raise InvalidData(
+            f"{printable(path)} lists so many members that their names take {most >> 20} MiB; {KEYS_EXPECTED}"
+        )
     file.seek(0)
 
 

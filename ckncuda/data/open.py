@@ -6,13 +6,13 @@ from pathlib import Path
 from ckncuda.data.challenge_csv import ChallengeCsv
 from ckncuda.data.cifar import PIXELS, CifarSource, cifar_splits
 from ckncuda.data.csv_header import BYTE_ORDER_MARK
-from ckncuda.data.foreign import BEGIN, kind_of
-from ckncuda.data.idx import GZIP_MAGIC, IdxSource, idx_splits, is_idx, open_maybe_gzip
+from ckncuda.data.foreign import BEGIN, gunzipped, kind_of
+from ckncuda.data.idx import GZIP_MAGIC, IdxSource, idx_splits, is_idx
 from ckncuda.data.image_folder import ImageFolder
 from ckncuda.data.numpy_files import NpySource, NpzSource
 from ckncuda.data.pictures import SUFFIXES
 from ckncuda.data.source import SPLITS, ImageSource, StrPath, format_shape, reading
-from ckncuda.errors import InvalidData
+from ckncuda.errors import InvalidData, printable
 from ckncuda.files.regular_file import open_regular
 from ckncuda.given.parameters import file_name
 from ckncuda.given.parameters import image_shape as checked_shape
@@ -31,7 +31,7 @@ FORMATS_KNOWN = (
     "the formats are csv (comma separated numbers, an image a line), npy, npz, cifar (CIFAR-10 or CIFAR-100,"
     " binary or pickled), idx (MNIST's, gzipped or not) and folder (of PNG, JPEG, ... files, or one of them)"
 )
-NUMBER_BYTES = frozenset(b'0123456789+-.eEnaNifINF", \t\r\n')
+NUMBER_BYTES = frozenset(b'0123456789+-.eEnaNifINF",; \t\r\n')
 PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*")  # how most pictures begin
 
 
@@ -82,8 +82,16 @@ def open_images(
     shape = None if image_shape is None else checked_shape("image_shape", image_shape)
     if format is not None and format not in OPENERS:
         raise InvalidData(f"unknown format {format!r}; {FORMATS_KNOWN}")
-    if not Path(path).exists():
-        raise InvalidData(f"no such file or folder: {path}")
+    place = Path(path)
+    with reading(place):
+        if not place.exists():
+            raise FileNotFoundError
+        is_read = place.is_file() or place.is_dir()
+    if not is_read:
+        raise InvalidData(
+            f"{printable(path)} is a pipe or a device; images are read from files and folders: save them"
+            " first"
+        )
     channels = channels if shape is None else shape[2]
     source = OPENERS[format or find_format(path)](path, shape, split, channels)
     if shape is not None and source.shape[1:] != shape:
@@ -124,22 +132,24 @@ def _format_of_content(path: Path, begin: bytes) -> str | None:
     if begin.startswith(b"\x80") and begin[1:2] in (b"\2", b"\3", b"\4", b"\5") and begin[8:10] != b'{"':
         return "cifar"
     if begin.startswith(GZIP_MAGIC):
-        with open_maybe_gzip(path) as stream, reading(path):
-            return "idx" if is_idx(stream.read(4)) else None
+        return "idx" if is_idx(gunzipped(begin)) else None
     size = path.stat().st_size
     if path.suffix == ".bin" and (size % (1 + PIXELS) == 0 or size % (2 + PIXELS) == 0):
         return "cifar"  # before IDX: a label 0 and dark pixels may look like its magic number
     if is_idx(begin):
         return "idx"
     line = begin.removeprefix(BYTE_ORDER_MARK)
-    return "csv" if b"," in line and NUMBER_BYTES.issuperset(line) else None
+    is_numbers = NUMBER_BYTES.issuperset(line) and any(s in line.strip() for s in b",; \t")
+    return "csv" if is_numbers else None
 
 
 def _format_of_name(path: Path) -> str | None:
-    named = {".csv": "csv", ".txt": "csv", ".npy": "npy", ".npz": "npz"}.get(path.suffix.lower())
-    if named is not None:
-        return named
-    if path.suffix.lower() in SUFFIXES:
+    suffix = path.suffix.lower()
+    if suffix in (".csv", ".txt", ".tsv"):
+        return "csv"
+    if suffix in (".npy", ".npz"):
+        return suffix[1:]
+    if suffix in SUFFIXES:
         return "folder"
     is_batch = path.stem.startswith(("data_batch", "test_batch")) or path.suffix == ".bin"
     return "cifar" if is_batch else None

@@ -6,6 +6,7 @@ announces is checked before anything is decoded.
 """
 
 import contextlib
+import math
 import os
 import warnings
 from collections.abc import Iterator
@@ -18,7 +19,6 @@ from PIL import Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
 
 from ckncuda.data.foreign import kind_of
 from ckncuda.data.picture_chunks import MOST_BESIDE, MOST_DIRECTORIES, check_chunks, png_chunks
-from ckncuda.data.source import format_shape
 from ckncuda.errors import CknError, InvalidData, printable
 from ckncuda.files.regular_file import open_regular
 
@@ -33,20 +33,19 @@ SUFFIXES = frozenset(
         *(".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
     ]
 )
-MOST_PIXELS = {True: 1 << 26, False: 1 << 24}  # of a grey picture, 8192x8192, and of any other, 4096x4096
-MOST_BYTES = 64 << 20  # of a file: Pillow holds a chunk of it, such as a comment, whole
+MOST_PIXELS = 1 << 26  # 8192x8192
+# In colour, of which Pillow holds four bytes a pixel, fewer, unless the file is as large as photographs are:
+# a few bytes that announce many pixels are none.
+MOST_PIXELS_PACKED, LEAST_PACKED = 1 << 25, 64  # pixels, and pixels a byte of the file
+MOST_BYTES = 96 << 20  # of a file: Pillow holds a chunk of it, such as a comment, whole
+PIXELS_AT_ONCE = 1 << 20  # converted together
 GREY_MODES = {"1", "L", "LA", "La"}
+SLOW_DECODERS = {"bmp_rle", "ppm", "ppm_plain"}  # those of Pillow that are written in Python
+MOST_DECODED, MOST_READ, WIDEST = 1 << 22, 16 << 20, 1 << 14  # values, bytes and width for them
 ORIENTATION = 0x0112  # EXIF's number for how a camera was held
 WIDTH, HEIGHT, BITS, CHANNELS, SAMPLE_FORMAT = 256, 257, 258, 277, 339  # TIFF's numbers
-TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+ORIENTATIONS = range(1, 9)
+TILE_WIDTH, TILE_HEIGHT = 322, 323
 
 
 class Header(NamedTuple):
@@ -74,19 +73,17 @@ def read_header(file: Path) -> Header:
     >>> read_header(file), read_pixels(file, "RGB").shape
     (Header(size=(8, 6), is_grey=True, pages='1'), (6, 8, 3))
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # refused in our words
-        with _opened(file) as (stream, image):
-            if _is_deep(image):
-                raise InvalidData(
-                    f"{printable(file)} has more than 8 bits a channel, or signs, or more than 4 channels,"
-                    " which reading would lose; expected 1, 3 or 4 channels of 8 bits: convert the pictures,"
-                    " or save them as a float32 array [n, height, width, channels] in a .npy file"
-                )
-            width, height = _stored_size(image)
-            if _orientation(image, stream) >= 5:
-                width, height = height, width
-            return Header((width, height), image.mode in GREY_MODES, _pages(image, stream))
+    with _opened(file) as (stream, image):
+        if _is_deep(image):
+            raise InvalidData(
+                f"{printable(file)} has more than 8 bits a channel, or signs, or more than 4 channels,"
+                " which reading would lose; expected 1, 3 or 4 channels of 8 bits: convert the pictures,"
+                " or save them as a float32 array [n, height, width, channels] in a .npy file"
+            )
+        width, height = _stored_size(image)
+        if _orientation(image, stream) >= 5:
+            width, height = height, width
+        return Header((width, height), image.mode in GREY_MODES, _pages(image, stream))
 
 
 def read_pixels(file: Path, mode: str) -> NDArray[np.uint8]:
@@ -106,17 +103,32 @@ def read_pixels(file: Path, mode: str) -> NDArray[np.uint8]:
         image.load()
         if image.format == "TIFF":  # which some versions of Pillow turn as they load it
             orientation = _orientation(image, stream)
-        pixels = image if image.mode == mode else image.convert(mode)
-        if orientation in TURNS:
-            pixels = pixels.transpose(TURNS[orientation])
-        return np.asarray(pixels)
+        width, height = image.size
+        size = (width, height) if orientation >= 5 else (height, width)
+        pixels = np.empty(size if mode == "L" else (*size, len(mode)), np.uint8)
+        stored = _stored(pixels, orientation)
+        rows = max(1, PIXELS_AT_ONCE // width)
+        for top in range(0, height, rows):  # a copy of the whole, for each step, is what memory is short of
+            part = image.crop((0, top, width, min(top + rows, height)))
+            stored[top : top + rows] = np.asarray(part if part.mode == mode else part.convert(mode))
+        return pixels
+
+
+def _stored(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """Return a view of a picture, [height, width, ...] as displayed, in the order in which it is stored."""
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    from_bottom, from_right = orientation in (3, 4, 6, 7), orientation in (2, 3, 7, 8)
+    return pixels[:: -1 if from_bottom else 1, :: -1 if from_right else 1]
 
 
 @contextlib.contextmanager
 def _opened(file: Path) -> Iterator[tuple[BinaryIO, Image.Image]]:
     """Open a picture; whatever is raised while it is used becomes `InvalidData`."""
     try:
-        with open_regular(file) as stream:
+        with warnings.catch_warnings(), open_regular(file) as stream:
+            # Of many pixels, palettes, EXIF: they name no file, and what matters is refused in our words.
+            warnings.simplefilter("ignore")
             if (length := os.fstat(stream.fileno()).st_size) > MOST_BYTES:
                 raise InvalidData(
                     f"{printable(file)} has {length:,} bytes; expected a picture of at most {MOST_BYTES:,}:"
@@ -126,9 +138,8 @@ def _opened(file: Path) -> Iterator[tuple[BinaryIO, Image.Image]]:
                 raise InvalidData(f"{printable(file)} is empty: copy or download it again, or remove it")
             check_chunks(stream, length, file)
             with Image.open(stream, formats=FORMATS) as image:
-                size, is_grey = _stored_size(image), image.mode in GREY_MODES
-                if size[0] * size[1] > MOST_PIXELS[is_grey]:
-                    raise _too_large(file, f"is {format_shape(size)} pixels (width x height)", is_grey)
+                _check_pixels(image, length, file)
+                _check_work(image, length, file)
                 yield stream, image
     except CknError:
         raise
@@ -148,10 +159,34 @@ def _opened(file: Path) -> Iterator[tuple[BinaryIO, Image.Image]]:
         ) from error
 
 
-def _too_large(file: Path, what: str, is_grey: bool = False) -> InvalidData:
+def _check_pixels(image: Image.Image, length: int, file: Path) -> None:
+    """Raise `InvalidData` for more pixels than are read, or than a file of so many bytes seems to hold."""
+    width, height = _stored_size(image)
+    most = MOST_PIXELS
+    if image.mode not in GREY_MODES and length * LEAST_PACKED < width * height:
+        most = MOST_PIXELS_PACKED
+    if width * height > most:
+        raise _too_large(file, f"is {width}x{height} pixels (width x height)", most)
+
+
+def _check_work(image: Image.Image, length: int, file: Path) -> None:
+    """Raise if decoding takes far more than pixels of its size do."""
+    pixels = math.prod(_stored_size(image)) * len(image.getbands())
+    in_python = any(tile[0] in SLOW_DECODERS for tile in getattr(image, "tile", ()))
+    if in_python and (pixels > MOST_DECODED or length > MOST_READ or image.size[0] > WIDEST):
+        raise InvalidData(
+            f"{printable(file)} is packed in a way that takes long to read; expected at most {MOST_DECODED:,}"
+            " values of it: save it as a PNG"
+        )
+    if isinstance(image, TiffImagePlugin.TiffImageFile):  # a tile is unpacked whole, whatever it is part of
+        side = image.tag_v2.get(TILE_WIDTH, 1), image.tag_v2.get(TILE_HEIGHT, 1)
+        if math.prod(side) > MOST_PIXELS_PACKED:
+            raise _too_large(file, f"has tiles of {side[0]}x{side[1]} pixels", MOST_PIXELS_PACKED)
+
+
+def _too_large(file: Path, what: str, most: int = MOST_PIXELS) -> InvalidData:
     return InvalidData(
-        f"{printable(file)} {what}; expected at most {MOST_PIXELS[is_grey]:,} pixels: make it smaller or"
-        " remove it"
+        f"{printable(file)} {what}; expected at most {most:,} pixels: make it smaller or remove it"
     )
 
 
@@ -201,7 +236,7 @@ def _orientation(image: Image.Image, stream: BinaryIO) -> int:
         number = Image.Image.getexif(image).get(ORIENTATION, 1)
     except Exception:
         return 1
-    return number if isinstance(number, int) and number in TURNS else 1
+    return number if isinstance(number, int) and number in ORIENTATIONS else 1
 
 
 def _late_exif(stream: BinaryIO) -> bytes:

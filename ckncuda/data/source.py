@@ -197,8 +197,9 @@ def reading(path: StrPath) -> Iterator[None]:
         raise InvalidData(
             f"{printable(path)} is truncated or damaged ({printable(error)}): copy or download it again"
         ) from error
-    except OSError as error:
-        raise InvalidData(f"cannot read {printable(path)}: {error.strerror or error}") from error
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or printable(error)
+        raise InvalidData(f"cannot read {printable(path)}: {reason}") from error
 
 
 def _check_extent(shape: tuple[int, int, int, int], dtype: np.dtype[Any], where: str) -> None:

@@ -19,6 +19,7 @@ from ckncuda.given.parameters import file_name, several
 
 FEATURES_KEY = "features"  # the name of the array in an .npz file
 _FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]")  # how a spreadsheet's formula begins
+_LATER_CELL = re.compile(rf';(?=[\s"]*{_FORMULA.pattern})')  # where it takes semicolons for separators
 _INTEGER = re.compile(r"-?[0-9]+")
 _SPECIAL = re.compile(r'[,;"\s]')
 
@@ -86,6 +87,7 @@ def _cell(text: str) -> str:
     text = printable(text)
     if _FORMULA.match(text) and not _INTEGER.fullmatch(text):
         text = f"'{text}"
+    text = _LATER_CELL.sub(";'", text)
     return '"' + text.replace('"', '""') + '"' if _SPECIAL.search(text) else text
 
 

@@ -5,22 +5,24 @@ The system forgets the lock when the writer dies: whoever writes ``f`` next remo
 """
 
 import contextlib
+import errno
 import glob
+import hashlib
 import os
 import re
 import secrets
 import stat
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from ckncuda.errors import InvalidData
+from ckncuda.errors import InvalidData, printable
 from ckncuda.files.lock import lock
 
 RENAMES_OPEN_FILES = os.name != "nt"  # nor does Windows remove them
 ABANDONED = 86400.0  # seconds after which a file is left over, where there are no locks to tell
+LONGEST_STEM = 200  # bytes of a name that temporary files bear: file systems take 255
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:
@@ -29,22 +31,29 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     Called before long work, so that a typing mistake in an output path costs no time.
     """
     path = Path(path)
-    problem = ""
-    if path.is_dir():
-        problem = "it is a folder; give the name of a file"
-    elif path.exists() and not path.is_file():
-        problem = "it is a device or a pipe, and would be replaced; give a file"
-    elif path.exists() and not path.stat().st_mode & 0o222:
-        problem = "it is write-protected; make it writable or give another name"
-    if problem:
-        raise InvalidData(f"cannot write {path}: {problem}")
-    place = Path(os.path.realpath(path))
     try:
-        with tempfile.TemporaryFile(dir=place.parent):
-            pass
+        problem = _problem(path)
+        if problem:
+            raise InvalidData(f"cannot write {printable(path)}: {problem}")
+        place = Path(os.path.realpath(path))
+        descriptor, name = _open_temporary(place)  # as the file itself will be made: no other tells as much
+        os.close(descriptor)
+        os.unlink(name)
     except OSError as error:
-        raise InvalidData(f"cannot write {path}: {error.strerror} ({path.parent})") from error
+        where = "" if error.errno == errno.ENAMETOOLONG else f" ({printable(path.parent)})"
+        raise InvalidData(f"cannot write {printable(path)}: {error.strerror}{where}") from error
     remove_left_over(place)
+
+
+def _problem(path: Path) -> str:
+    """Return why what stands at a path is not to be replaced, and what to do; empty where it is."""
+    if path.is_dir():
+        return "it is a folder; give the name of a file"
+    if path.exists() and not path.is_file():
+        return "it is a device or a pipe, and would be replaced; give a file"
+    if path.exists() and not path.stat().st_mode & 0o222:
+        return "it is write-protected; make it writable or give another name"
+    return ""
 
 
 @contextlib.contextmanager
@@ -83,7 +92,10 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
                 file.flush()
                 os.fsync(file.fileno())
                 if place.exists():
-                    os.chmod(name, stat.S_IMODE(place.stat().st_mode))
+                    # By the file itself: a link that somebody puts in place of its name would be followed.
+                    change = getattr(os, "fchmod", None)
+                    change = change or (lambda _, mode: os.chmod(name, mode))  # Windows
+                    change(file.fileno(), stat.S_IMODE(place.stat().st_mode))
                 if RENAMES_OPEN_FILES:  # as long as the lock is held
                     os.replace(name, place)
             if not RENAMES_OPEN_FILES:
@@ -104,7 +116,7 @@ def _open_temporary(place: Path) -> tuple[int, str]:
     # The umask is applied by the system: to read it, a process has to change it, for all its threads.
     mode = stat.S_IMODE(place.stat().st_mode) & 0o666 if place.exists() else 0o666
     while True:
-        name = str(place.with_name(f".{place.name}.{secrets.token_hex(8)}.part"))
+        name = str(place.with_name(f".{_stem(place)}.{secrets.token_hex(8)}.part"))
         descriptor = os.open(name, flags, mode)
         try:
             held = lock(descriptor)
@@ -117,10 +129,16 @@ def _open_temporary(place: Path) -> tuple[int, str]:
         os.close(descriptor)  # whoever looks for what is left over was quicker, and removes it
 
 
+def _stem(place: Path) -> str:
+    """Return what the temporary files of a file are named after: its name, unless that is too long for it."""
+    name = place.name
+    return name if len(os.fsencode(name)) <= LONGEST_STEM else hashlib.sha256(os.fsencode(name)).hexdigest()
+
+
 def remove_left_over(place: Path) -> None:
     """Remove what writers of a file have left that were killed; not what is being written, or another's."""
-    ours = re.compile(rf"\.{re.escape(place.name)}\.[0-9a-f]{{16}}\.part")
-    for path in place.parent.glob(f".{glob.escape(place.name)}.*.part"):
+    ours = re.compile(rf"\.{re.escape(_stem(place))}\.[0-9a-f]{{16}}\.part")
+    for path in place.parent.glob(f".{glob.escape(_stem(place))}.*.part"):
         if ours.fullmatch(path.name):
             with contextlib.suppress(OSError):  # it is gone, or not ours to remove
                 _remove_if_left_over(path)

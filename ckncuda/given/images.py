@@ -122,14 +122,16 @@ def looks_like_one_image(n: int, height: int, width: int) -> bool:
 
     Examples
     --------
-    >>> looks_like_one_image(480, 640, 3), looks_like_one_image(64, 64, 13)
-    (True, True)
+    >>> looks_like_one_image(480, 640, 3), looks_like_one_image(2000, 128, 9)
+    (True, False)
     >>> looks_like_one_image(1000, 28, 28), looks_like_one_image(500, 32, 8)
     (False, False)
     """
     if height < 8:
         return False
-    return width in (1, 3, 4) or height >= 8 * width or (n == height and height >= 2 * width)
+    if width in (1, 3, 4) or (n == height and height >= 2 * width):
+        return True
+    return height >= 8 * width and max(n, height) <= 4 * min(n, height)
 
 
 def _stack_in(axes: tuple[int, ...], layout: Layout, given: str) -> Stack:

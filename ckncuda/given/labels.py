@@ -1,5 +1,6 @@
 """Labels: whole numbers from 0, one an image."""
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,6 +46,9 @@ number the names by numpy.unique(labels, return_inverse=True)[1]
             f"{where}: labels of type {kind} ({printable(error)}); expected an array of whole numbers, one an"
             " image"
         ) from error
+    if values.dtype == object and values.ndim:  # of pandas, or of a list of whatever: numbers, perhaps
+        with contextlib.suppress(TypeError, ValueError):
+            values = np.asarray(values.tolist())
     check_label_array(values.shape, values.dtype, n, where)
     values = values.reshape(-1)
     if values.dtype.kind == "f":
@@ -64,7 +68,12 @@ def check_label_array(shape: Sequence[int], dtype: np.dtype[Any], n: int | None,
     """Raise `InvalidData` unless an array of this shape and type may hold ``n`` labels, before it is read."""
     column = len(shape) == 2 and shape[1] == 1
     if len(shape) != 1 and not column:
-        advice = ": of a column for each class, give labels.argmax(axis=1)" if len(shape) == 2 else ""
+        advice = "" if shape else ": give a list or an array"
+        if len(shape) == 2:
+            is_row = shape[0] == 1 and n in (None, shape[1])
+            advice = (
+                ": give labels[0]" if is_row else ": of a column for each class, give labels.argmax(axis=1)"
+            )
         raise InvalidData(
             f"{where}: labels of shape {tuple(shape)}; expected one axis, a label an image{advice}"
         )

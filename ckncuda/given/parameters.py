@@ -52,9 +52,10 @@ def whole(name: str, value: object, least: int, expected: str = "", most: int = 
     """
     plain = _plain(value)
     if isinstance(plain, bool) or not isinstance(plain, int) or not least <= plain <= most:
-        raise InvalidSpec(
-            f"{name} is {shown(value)}; {expected or f'it must be a whole number of at least {least}'}"
-        )
+        usual = f"it must be a whole number of at least {least}"
+        if isinstance(plain, int) and plain > most:
+            usual += f" and at most {most}"
+        raise InvalidSpec(f"{name} is {shown(value)}; {expected or usual}")
     return plain
 
 
@@ -106,8 +107,12 @@ def instance(name: str, value: object, kinds: type[T] | tuple[type[T], ...], exp
 
 
 def file_name(path: object, example: str) -> str:
-    """Return the name of a file, given as text or as a path."""
+    """Return the name of a file, given as text or as a path; raise `InvalidSpec` for what can be none."""
     named = os.fspath(path) if isinstance(path, os.PathLike) else path
+    if named == "" or (isinstance(named, str) and "\0" in named):
+        raise InvalidSpec(f"path is {shown(named)}; expected the name of a file, such as {example}")
+    if isinstance(named, str) and "://" in named:
+        raise InvalidSpec(f"{printable(named)} is an address; expected a file or a folder: download it first")
     return instance("path", named, str, f"expected the name of a file, such as {example}")
 
 

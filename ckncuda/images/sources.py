@@ -20,7 +20,7 @@ from ckncuda.given.images import (
     stack_of,
 )
 from ckncuda.progress import Progress
-from ckncuda.types import Index
+from ckncuda.types import Index, Shape
 
 AT_ONCE = 1 << 20  # whole numbers that are checked and converted at a time
 ON_DEVICE = ("uint8", "float16", "float32", "float64")
@@ -178,6 +178,23 @@ def as_images(images: Any, layout: Layout | None = None) -> Images:
             " images.astype('float32') elsewhere"
         ) from error
     return _of_host(array, layout)
+
+
+def as_images_of(images: Any, shape: Shape | None) -> Images:
+    """Return images for a model that takes [height, width, channels]: an array of such is not doubted.
+
+    Examples
+    --------
+    >>> as_images_of(np.zeros((10, 6, 100, 50), np.uint8), (6, 100, 50)).shape
+    (10, 6, 100, 50)
+    """
+    axes = () if hasattr(images, "read") or isinstance(images, type) else getattr(images, "shape", ())
+    if shape is not None and isinstance(axes, tuple):
+        if axes[1:] == shape:
+            return as_images(images, "NHWC")
+        if len(axes) == 3 and (*axes[1:], 1) == shape:
+            return as_images(images[..., None], "NHWC")
+    return as_images(images)
 
 
 def host_images(images: Any) -> NDArray[Any]:

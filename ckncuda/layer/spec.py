@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 
 from ckncuda.errors import InvalidSpec
 from ckncuda.given.parameters import choice, instance, listed, number, whole
-from ckncuda.layer.dot_product import DotProductKernel, kernel_from_dict
+from ckncuda.layer.dot_product import KERNELS, DotProductKernel, kernel_from_dict
 from ckncuda.layer.geometry import Geometry, Padding, Patch, checked_patch
 from ckncuda.layer.pooling import Alignment, Pooling
 from ckncuda.layer.projection import Whitening
@@ -165,8 +165,14 @@ class LayerSpec(_PatchLayer):
         """Make a layer from what `to_dict` gave; options with defaults may be absent."""
         expected = 'expected options such as {"filters": 64, "patch": 3, "subsampling": 2, "sigma": 0.6}'
         options = dict(instance("options", options, Mapping, expected))
-        kernel = kernel_from_dict(options)
         known = [f.name for f in fields(cls)]
+        name = options.get("kernel", "exp")
+        try:
+            kernel = kernel_from_dict(options)
+        except InvalidSpec as error:
+            if isinstance(name, str) and name in KERNELS and (unknown := sorted(set(options) - set(known))):
+                raise InvalidSpec(f"{error}; there is no option {listed(map(repr, unknown))}") from error
+            raise
         if unknown := sorted(set(options) - set(known)):
             raise InvalidSpec(
                 f"a layer with the kernel {kernel.name} has no option {listed(map(repr, unknown))}; "

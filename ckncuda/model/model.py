@@ -13,7 +13,7 @@ from ckncuda.classifier import Classifier, GramRidge, TrainableClassifier, class
 from ckncuda.errors import InvalidData, InvalidSpec
 from ckncuda.files import model_file
 from ckncuda.given.parameters import file_name, instance
-from ckncuda.images.sources import Images, ImagesOrArray, as_images, class_names, type_name
+from ckncuda.images.sources import Images, ImagesOrArray, as_images_of, class_names, type_name
 from ckncuda.model.encoders import ImageEncoder, ImageEncoderSpec, encoder_from_dict
 from ckncuda.model.memory import check_prediction
 from ckncuda.model.training import Training
@@ -137,14 +137,15 @@ class Model:
         self, images: ImagesOrArray, *, backend: Backend | str = "auto", progress: Progress | None = None
     ) -> Array:
         """Compute feature maps [n, h', w', filters] of images, of a model that is no ensemble."""
-        shape = self.network.output_shape(as_images(images).shape[1:])
+        images = as_images_of(images, self.image_shape)
+        shape = self.network.output_shape(images.shape[1:])
         return self.features(images, backend=backend, progress=progress).reshape(-1, *shape)
 
     def features(
         self, images: ImagesOrArray, *, backend: Backend | str = "auto", progress: Progress | None = None
     ) -> Array:
         """Compute features [n, d] of images: the flattened maps (row, column, filter) of each encoder."""
-        images = as_images(images)
+        images = as_images_of(images, self.image_shape)
         self.check_images(images)
         backend = self._backends.of(backend)
         out = np.empty((images.shape[0], self.features_of(images.shape[1:])), backend.dtype)
@@ -173,7 +174,7 @@ class Model:
 
         With ``out``, NumPy's or of the backend's ``empty``, it is written there.
         """
-        images = as_images(images)
+        images = as_images_of(images, self.image_shape)
         self.check_images(images)
         backend = self._backends.of(backend)
         check_prediction(self.encoders, self.classifier, images.shape[1:], backend)
@@ -212,7 +213,7 @@ class Model:
             raise InvalidSpec(
                 "this model has no classifier: fit one with labels and --classifier ridge, for instance"
             )
-        images = as_images(images)
+        images = as_images_of(images, self.image_shape)
         self.check_images(images)
         if (given := self.features_of(images.shape[1:])) != classifier.n_features:
             raise InvalidData(

@@ -1,6 +1,7 @@
 """Folders of images, whose classes have names."""
 
 import shutil
+import unicodedata
 
 import numpy as np
 import pytest
@@ -41,6 +42,26 @@ def folders(tmp_path, make):
 @pytest.fixture
 def without_shape(tiny):
     return [option for option in tiny if option not in ("--image-shape", "12x12x3")]
+
+
+@pytest.mark.parametrize("forms", [("NFD", "NFC"), ("NFC", "NFD"), ("NFC", "NFC")])
+def test_names_are_the_same_however_accents_are_kept(works, make, tmp_path, without_shape, forms):
+    """As on a Macintosh, and elsewhere."""
+    names = {"café": 40, "naïve": 120, "año": 200}
+    for folder, form in zip(("fitted", "seen"), forms, strict=True):
+        of = {unicodedata.normalize(form, name): level for name, level in names.items()}
+        make(folder, of, of.get)
+    works("fit", "fitted", "-o", "m.ckn", *without_shape)
+    assert works("evaluate", "m.ckn", "seen", "--json").told["accuracy"] > 0.7
+
+
+@pytest.mark.parametrize(("n", "is_said"), [(9, False), (12, True)])
+def test_the_order_of_files_that_labels_have_is_said(works, make, tmp_path, without_shape, n, is_said):
+    folder = make("all", ["cat"], n=n) / "cat"
+    np.save(tmp_path / "y.npy", np.arange(n) % 2)
+    said = works("fit", folder, "--labels", "y.npy", "-o", "m.ckn", *without_shape).stderr
+    note = f"Note: labels are those of the files in natural order, 1 0.png to {n} {n - 1}.png"
+    assert (note in said) == is_said
 
 
 def rows(path):

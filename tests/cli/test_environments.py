@@ -23,6 +23,7 @@ REASONS = {
     "half an installation": "Numba is installed in part only",
     "other parts within": "does not compile encode (",
     "disabled": "unset NUMBA_DISABLE_JIT",
+    "told what cannot be": "or unset NUMBA_NUM_THREADS",
     "without a cache": "set the environment variable CKNCUDA_CPU_CACHE",
 }
 
@@ -51,16 +52,20 @@ def expected(ckn, data, model, tmp_path_factory):
 def environment_of(case, without):
     if case == "disabled":
         return {"NUMBA_DISABLE_JIT": "1"}
+    if case == "told what cannot be":
+        return {"NUMBA_NUM_THREADS": "0"}
     if case == "without a cache":
         return {"CKNCUDA_CPU_CACHE": "/dev/null/kept"}
     return {} if case == "as it is" else without("numba", PACKAGES[case])
 
 
-@pytest.mark.parametrize("case", [*PACKAGES, "disabled", "without a cache", "as it is"])
+@pytest.mark.parametrize(
+    "case", [*PACKAGES, "disabled", "told what cannot be", "without a cache", "as it is"]
+)
 def test_predictions_are_the_same_whatever_has_become_of_numba(
     works, data, model, expected, without, tmp_path, case
 ):
-    if case in ("disabled", "without a cache", "other parts within"):
+    if case in ("disabled", "told what cannot be", "without a cache", "other parts within"):
         pytest.importorskip("numba")
     environment = environment_of(case, without)
     predict = ("predict", model, data.csv, "-o", "p.csv")

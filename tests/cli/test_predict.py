@@ -58,3 +58,24 @@ def test_csv_rows_take_the_shape_that_the_model_knows(works, data, model):
     works("predict", model, data.csv, "-o", "s.csv")
     works("extract", model, data.csv, "-o", "f.npy")
     works("evaluate", model, data.csv, "--labels", data.labels_csv)
+
+
+def test_arrays_take_the_shape_that_the_model_knows(works, refused, tiny, tmp_path):
+    """Arrays that look as if they were something else need --image-shape once, too."""
+    images = np.random.default_rng(0).integers(0, 256, (12, 6, 20, 10), np.uint8)
+    np.save(tmp_path / "x.npy", images)
+    np.savez(tmp_path / "x.npz", images=images, labels=np.arange(12) % 2)
+    np.save(tmp_path / "first.npy", images.transpose(0, 3, 1, 2))
+    np.save(tmp_path / "one.npy", images[0])
+    refused("fit", "x.npz", "-o", "m.ckn", *tiny, words=["looks channels-first", "--image-shape 6x20x10 "])
+    works("fit", "x.npz", "-o", "m.ckn", *tiny, "--image-shape", "6x20x10")
+    for name in ("x.npy", "x.npz", "first.npy"):
+        works("predict", "m.ckn", name, "-o", f"{name}.csv")
+    expected = ckncuda.load(tmp_path / "m.ckn").predict(images)
+    for name in ("x.npy", "x.npz", "first.npy"):
+        np.testing.assert_array_equal(predictions(tmp_path / f"{name}.csv"), expected)
+    works("predict", "m.ckn", "one.npy", "-o", "one.csv")
+    assert predictions(tmp_path / "one.csv") == expected[:1]
+    works("evaluate", "m.ckn", "x.npz")
+    np.save(tmp_path / "other.npy", images[:, :, :19])
+    refused("predict", "m.ckn", "other.npy", "-o", "s.csv", words=["looks channels-first"])

@@ -32,6 +32,10 @@ REFUSED = {
     "filters=64,patch=::,subsampling=2,sigma=1": "patch is ('', '', ''); it must be a whole number",
     "filters=64,patch=3,subsampling=2,=3": "'=3' is not of the form name=value",
     f"{LAYER},\x1b[2J=1": r"has no option '\x1b[2J'",
+    "filters=64;patch=3;subsampling=2;sigma=0.6": "has several =; separate name=value pairs by commas",
+    "filters=64 patch=3 subsampling=2 sigma=0.6": "has several =; separate name=value pairs by commas",
+    "filters=64,patch=3,subsampling=2,sigm=0.6": "one of the two; there is no option 'sigm'",
+    "filters=64,patch=3,subsampling=2,kernel=rbf,sigma=0.6": "there is no kernel 'rbf'; the kernels are exp",
     f"{LAYER},{'x' * 9999}": "is not of the form name=value",
 }
 

@@ -186,3 +186,19 @@ def test_many_threads_may_ask_at_once_where_something_can_be_kept(tmp_path, monk
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(lambda _: store.problem(), range(400))) == {None}
     assert not list(tmp_path.iterdir())
+
+
+def test_writers_with_one_number_do_not_meet(folder):
+    """Threads have the number of their process, and processes of two containers may share one."""
+    with ThreadPoolExecutor(8) as threads:
+        for _ in threads.map(lambda n: folder.write(NAME, b"content %d" % (n % 3)), range(200)):
+            assert folder.read(NAME).startswith(b"content ")
+    assert [path.name for path in folder.path.iterdir()] == [NAME]
+
+
+def test_what_another_is_writing_stays(folder, monkeypatch):
+    """As in a second container, where our process has the same number."""
+    others = folder.path / f"{NAME}.{os.getpid()}.part"
+    others.write_bytes(b"half")
+    folder.write(NAME, b"content")
+    assert (folder.read(NAME), others.read_bytes()) == (b"content", b"half")

@@ -128,7 +128,16 @@ def test_a_column_too_many_that_may_be_labels(tmp_path, header, firsts):
         (",,,\n1,2,3,4\n", "line 1 holds empty cells alone"),
         ("filename,label\na.png,3\n", "seem to be labels: .*--labels"),
         ("a.png,3\nb.png,4\n", "seem to be labels: .*--labels"),
-        ("id,label,a,b,c,d\n1,0,1,2,3,4\n", "remove the columns that are not pixels: id, label"),
+        (
+            "id,label,a,b,c,d\n1,0,1,2,3,4\n",
+            "remove the columns that are not pixels: id, label; with cut -d, -f3- ",
+        ),
+        (
+            ",label,a,b,c,d\n1,0,1,2,3,4\n",
+            "not pixels: the first, which has no name, label; with cut -d, -f3- ",
+        ),
+        ("1,2,3,4,,,\n" * 2, "the lines end in empty cells, 2 each: remove them"),
+        ("3,1,2,3,4\n" * 2, "the first, with cut -d, -f2- .*; if the last, with cut -d, -f-4 "),
         ("Id,Prediction\n1,4\n2,5\n", "seem to be labels: .*--labels"),
         ("id,label,split\n1,4,0\n2,5,0\n", "seem to be labels: .*--labels"),
         ("a,b,c,d\n1,2,3,4\n1,2,3,4\n1,2,3\n", "line 4 has 3 values, expected 4"),
@@ -248,6 +257,59 @@ def test_a_header_is_said(tmp_path, header, names):
     assert source.notes == (f"line 1 is taken for a header, not an image: {names}",)
 
 
+@pytest.mark.parametrize(
+    ("header", "labels"),
+    [
+        ([*range(16)], None),
+        ([*range(1, 17)], None),  # where pandas' first column was taken out
+        ([*range(2, 18)], None),
+        (["", *range(16)], None),
+        (["label", *range(16)], 0),
+        (["label", *range(1, 17)], 0),
+        ([*range(16), "label"], 16),
+        ([*range(1, 17), "class"], 16),
+    ],
+)
+def test_a_header_that_counts(tmp_path, header, labels):
+    pixels = np.arange(3 * 16).reshape(3, 16) * 2 + 1
+    rows = pixels.tolist()
+    for i, row in enumerate(rows):
+        row[len(row) if labels else 0 : 0] = [] if len(header) == 16 else [i]
+    write(tmp_path / "X.csv", rows, after="", header=",".join(map(str, header)))
+    source = ChallengeCsv(tmp_path / "X.csv", (4, 4, 1))
+    np.testing.assert_array_equal(source.read(0, 3).reshape(3, 16), pixels)
+    assert (source.labels is None) == (labels is None)
+
+
+@pytest.mark.parametrize(("start", "step"), [(0, 1), (1, 1), (7, 1), (0, 2), (-3, 1)])
+@pytest.mark.parametrize(("after", "last"), [("", ""), (",", "\n")])
+def test_images_that_count_on_have_no_header(tmp_path, start, step, after, last):
+    rows = start + step * np.arange(3 * 16).reshape(3, 16)
+    source = ChallengeCsv(write(tmp_path / "X.csv", rows, after=after, last=last), (4, 4, 1))
+    np.testing.assert_array_equal(source.read(0, 3).reshape(3, 16), rows)
+
+
+@pytest.mark.parametrize("row", [[1, 2, 3, 4], [5, 6, 7, 8], [0, 1, 2, 4], [0, 0, 0, 0], [0, 0.1, 0.2, 0.3]])
+def test_a_first_image_that_counts_a_little_is_no_header(tmp_path, row):
+    source = ChallengeCsv(write(tmp_path / "X.csv", [row, [9, 9, 9, 9]], after=""), (2, 2, 1))
+    np.testing.assert_allclose(source.read(0, 2).reshape(2, 4), [row, [9, 9, 9, 9]])
+
+
+@pytest.mark.parametrize(
+    "first", [[0] * 16, [0, 0, 0, 7] * 4, [0.5] * 16, [-1.5, 0.5] * 8, [255] * 11 + [3] * 5]
+)
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_a_first_image_that_became_names_of_columns_is_refused(tmp_path, first, quote):
+    seen, names = {}, []
+    for value in map(str, first):  # as pandas makes names unique
+        seen[value] = seen.get(value, -1) + 1
+        names.append(value if not seen[value] else f"{value}.{seen[value]}")
+    header = ",".join(f"{quote}{name}{quote}" for name in names)
+    path = write(tmp_path / "X.csv", [[3] * 16, [4] * 16], after="", header=header)
+    with pytest.raises(InvalidData, match=r"line 1 is an image that pandas took.*header=None.*header=False"):
+        ChallengeCsv(path, (4, 4, 1))
+
+
 def test_a_column_that_counts_the_images_is_said(tmp_path):
     path = write(tmp_path / "X.csv", [[i, 9, 8, 7, 6] for i in range(4)], after="")
     assert ChallengeCsv(path, (2, 2, 1)).notes == ("column 1 counts the images, and is left out",)
@@ -325,3 +387,12 @@ def test_files_that_change_while_they_are_read(tmp_path, change, message):
     path.write_bytes(change(path.read_bytes()))
     with pytest.raises(InvalidData, match=message):
         source.read(0, 9)
+
+
+@pytest.mark.parametrize("begin", [b"", b"1," * 783 + b"1\n", b"\xef\xbb\xbf"])
+def test_lines_that_stay_blank_are_given_up(tmp_path, begin):
+    (tmp_path / "x.csv").write_bytes(begin + b"\n" * (8 << 20))
+    start = time.process_time()
+    with pytest.raises(InvalidData, match="is blank, but not the last"):
+        ChallengeCsv(tmp_path / "x.csv")
+    assert time.process_time() - start < 0.3

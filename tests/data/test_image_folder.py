@@ -91,6 +91,10 @@ def test_greyscale_and_palettes_among_colours(tmp_path):
         ),
         ({"photos/cat/1.png": colour()}, r"photos holds sub-folders \(cat\).*you mean to give .*photos$"),
         ({"cat/x/1.png": colour(), "dog/1.png": colour()}, r"cat holds sub-folders \(x\)"),
+        (
+            {"seg_pred/cat/1.png": colour(), "seg_train/cat/1.png": colour(), "x/1.png": colour()},
+            r"you mean to give .*/seg_pred or .*/seg_train$",
+        ),
         ({"a.heic": b"", "notes.txt": b""}, r"holds no images but a\.heic, notes\.txt; expected"),
         ({"cat/a.heic": b"", "dog/1.png": colour()}, r"cat holds no images but a\.heic; expected"),
         ({"a.png": colour(), "b.png": b"<html>not found</html>"}, r"cannot read the image .*b\.png"),
@@ -98,7 +102,17 @@ def test_greyscale_and_palettes_among_colours(tmp_path):
         ({"a/1.png": colour(), "b/.hidden": b""}, "b holds no images; expected those of a class"),
     ],
     ids=[
-        *("size", "bits", "beside classes", "splits", "too high", "too deep", "others", "others of a class"),
+        *(
+            "size",
+            "bits",
+            "beside classes",
+            "splits",
+            "too high",
+            "too deep",
+            "several too high",
+            "others",
+            "others of a class",
+        ),
         *("no image", "empty", "empty class"),
     ],
 )
@@ -107,6 +121,14 @@ def test_folders_that_are_no_data_set(tmp_path, images, message):
         save(tmp_path / name, content)
     with pytest.raises(InvalidData, match=message):
         open_images(tmp_path)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_the_folder_that_is_meant_is_that_of_the_split(tmp_path, split):
+    for name in ("seg_pred", "seg_test", "seg_train", "photos"):
+        save(tmp_path / name / "cat" / "1.png", colour())
+    with pytest.raises(InvalidData, match=rf"perhaps you mean to give \S+/seg_{split}$"):
+        open_images(tmp_path, split=split)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".tif"])
@@ -150,7 +172,10 @@ def test_other_files_are_counted_and_named(tmp_path):
     assert note == r"1 file is no picture that is read, and passed over: no\x1b[31mtes.txt"
 
 
-COMPANIONS = ("__MACOSX", "@eaDir", ".ipynb_checkpoints", "@Recycle", "$RECYCLE.BIN", "lost+found")
+COMPANIONS = (
+    *("__MACOSX", "@eaDir", ".ipynb_checkpoints", "@Recycle", "$RECYCLE.BIN", "lost+found", "#snapshot"),
+    *("@Recently-Snapshot", "Network Trash Folder", "Temporary Items", "RECYCLER", "LOST.DIR", "__pycache__"),
+)
 
 
 @pytest.mark.parametrize("flat", [True, False])

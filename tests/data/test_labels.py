@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ckncuda.data import read_labels
+from ckncuda.data import open_images, read_labels
 from ckncuda.errors import InvalidData
 
 
@@ -58,6 +58,13 @@ def test_ids_in_any_order(tmp_path_factory, data, labels, first):
         "4\n5\n",
         '"label"\n"4"\n"5.0"\n',
         "\ufeffy\n4,\n5,\n",
+        "4.000000000000000000e+00\n5.000000000000000000e+00\n",  # numpy.savetxt
+        "1.0e+00 4.0e+00\n2.0e+00 5.0e+00\n",
+        "1 4\n2 5\n",
+        "Id Prediction\n1 4\n2 5\n",
+        ",0\n0,4\n1,5\n",  # a series of pandas
+        '"","x"\n"1",4\n"2",5\n',  # R
+        "# Id,Prediction\n1,4\n2,5\n",
     ],
 )
 def test_dialects(csv, text):
@@ -81,7 +88,9 @@ def test_dialects(csv, text):
         ),
         ("1,0\n2,\n", 2, ["line 3", "has 1 values"]),
         ("1,0\n2,1.5\n", 2, ["line 3", "label '1.5' is not an integer"]),
-        ("1,0\n2,1e3\n", 2, ["line 3", "label '1e3' is not an integer"]),
+        ("1,0\n2,1e-3\n", 2, ["line 3", "label '1e-3' is not an integer"]),
+        ("1,0\n2,1e999\n", 2, ["line 3", "label '1e999' is not an integer"]),
+        ("1,0\n2,1e30\n", 2, ["line 3", "label 1e30; expected 0 or greater, below 2**63"]),
         (f"{10**30},0\n1,0\n", 2, [f"no image for id {10**30}", "no label for id 2"]),
         (f"{'9' * 99999},0\n", 2, ["line 2", "is not an integer"]),
         ("a.png,0\nb.png,1\n", 2, ["line 2", "id 'a.png'", "the number of an image, from 1"]),
@@ -110,6 +119,10 @@ def test_csv_refused(csv, rows, n, messages):
         ("nan\n3\n4\n", "line 1: label 'nan' is not an integer"),
         ("cat\ndog\n", "line 2: label 'dog' is not an integer; expected numbers: number the classes"),
         ("3\n4,5\n", "line 2: '4,5' has 2 values"),
+        ("0\n4\n5\n", "in one column.*if line 1 is a header, remove it"),
+        ("3,4,5\n", "one line of 3 values"),
+        ("3 4 5\n", "one line of 3 values"),
+        ("# labels\n1,4\n2,5\n", "line 1: '# labels' has 1 values"),
     ],
 )
 def test_one_column_refused(csv, text, message):
@@ -189,7 +202,8 @@ def test_other_formats(tmp_path, name):
         ([0.5, 1], "expected whole numbers"),
         ([0, -1], "label -1 of image 2"),
         ([[0, 1], [1, 0]], "one axis"),
-        (np.array([0, None]), "pickled Python objects.*never loaded"),
+        ([[1, 2]], "expected one axis.*: give labels\\[0\\]"),
+        (np.array([0, None]), r"pickled Python objects.*never loaded.*save numpy.array\(a.tolist\(\)\)"),
     ],
 )
 def test_arrays_refused(tmp_path, labels, message):
@@ -208,3 +222,25 @@ def test_files_refused(tmp_path):
     ):
         with pytest.raises(InvalidData, match=message):
             read_labels(tmp_path / name, 1)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        gzip.compress(b"") * 60_000,
+        b"\x1f\x8b\x08\x08" + bytes(6) + b"a" * (1 << 21) + b"\0",
+        bz2.compress(b"") * 80_000,
+        lzma.compress(b"") * 40_000,
+    ],
+    ids=["members of gzip", "a name in gzip", "streams of bzip2", "streams of xz"],
+)
+def test_packed_labels_of_which_nothing_comes_are_refused_at_once(tmp_path, content):
+    (tmp_path / "Y.csv").write_bytes(content)
+    start = time.process_time()
+    with pytest.raises(
+        InvalidData, match=r"Y\.csv has more than .* bytes, and labels of so many images take"
+    ):
+        read_labels(tmp_path / "Y.csv", 5)
+    with pytest.raises(InvalidData, match=r"Y\.csv is compressed|Y\.csv has more than"):
+        open_images(tmp_path / "Y.csv")
+    assert time.process_time() - start < 0.2

@@ -4,9 +4,9 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from ckncuda.data import open_images
+from ckncuda.data import open_images, read_labels
 from ckncuda.data.open import FORMATS
-from ckncuda.errors import InvalidData
+from ckncuda.errors import InvalidData, InvalidSpec
 
 
 @pytest.mark.parametrize("format", [None, *FORMATS])
@@ -30,6 +30,48 @@ def test_options_that_do_not_fit_the_file(tmp_path, options, message):
     assert len(open_images(str(npy), image_shape=(6, 5, 3))) == 4
     with pytest.raises(InvalidData, match=message):
         open_images(npy, **options)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        *(
+            (path, "the path is .*; expected the name of a file or a folder")
+            for path in (None, 3, b"x", ["x.npy"])
+        ),
+        (np.zeros((3, 8, 8)), "the path is an array"),
+        (np.ndarray, "the path is the class ndarray"),
+        ("", "the path is empty"),
+        ("https://example.org/x.npy", "https://example.org/x.npy is an address; .*download it first"),
+        ("s3://bucket/x.npy", "is an address"),
+        ("a\0b", r"no such file or folder: a\\x00b"),
+        ("x" * 5000, "cannot read x+: File name too long"),
+        ("nowhere", "no such file or folder: nowhere"),
+    ],
+    ids=lambda value: repr(value)[:20],
+)
+def test_what_is_no_path(path, message):
+    for call in (open_images, lambda path: read_labels(path, 3)):
+        with pytest.raises(InvalidData, match=message):
+            call(path)
+
+
+@pytest.mark.parametrize(
+    "shape", [32, "32x32", (32, 32), (32, 32, 0), (32, 32, 2.5), (32, 32, None), ("32", 32, 3)]
+)
+def test_what_is_no_image_shape(tmp_path, shape):
+    np.save(tmp_path / "x.npy", np.zeros((4, 6, 5, 3), np.uint8))
+    with pytest.raises(InvalidData, match="expected height, width and channels, such as"):
+        open_images(tmp_path / "x.npy", image_shape=shape)
+    for same in ((6, 5, 3), [6, 5, 3], np.array([6, 5, 3]), (6.0, 5.0, 3.0)):
+        assert open_images(tmp_path / "x.npy", image_shape=same).shape == (4, 6, 5, 3)
+
+
+@pytest.mark.parametrize("n", [None, "2", 2.0, -1])
+def test_what_is_no_number_of_images(tmp_path, n):
+    np.save(tmp_path / "y.npy", [1, 2])
+    with pytest.raises(InvalidSpec, match="n_images is .*whole number"):
+        read_labels(tmp_path / "y.npy", n)
 
 
 UNKNOWN = r"cannot tell what .*x.dat holds; the formats are.*--format"

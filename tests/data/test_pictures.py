@@ -145,7 +145,8 @@ def test_formats_that_are_not_named_are_not_opened(picture, tmp_path, monkeypatc
 HUGE = {
     "65535x65535.png": png(65535, 65535),
     "13300x13300.png": png(13300, 13300),
-    "5000x5000.png": png(5000, 5000),
+    "6000x6000.png": png(6000, 6000),
+    "8000x8400.png": png(8000, 8400, beside=bytes(2 << 20)),
     "10000x10000 grey.png": png(10000, 10000, colour_type=0),
     "65535x65535.jpg": encoded(RGB, "JPEG").replace(struct.pack(">HH", 6, 9), b"\xff\xff\xff\xff"),
     "65535x65535.gif": b"GIF89a\xff\xff\xff\xff\x80\0\0"
@@ -175,6 +176,48 @@ def test_bombs_are_refused_before_they_go_off(picture, name):
     tracemalloc.stop()
     assert seconds < 2
     assert peak < 100 << 20
+
+
+@pytest.mark.parametrize(
+    ("size", "mode", "name", "tag"),
+    [
+        ((6000, 4000), "RGB", "24.jpg", 6),
+        ((7008, 4672), "CMYK", "33.jpg", 1),
+        ((8064, 6048), "RGB", "48.jpg", 1),
+        ((5472, 3648), "RGB", "20.tif", 1),
+    ],
+)
+def test_photographs_of_cameras_are_read(picture, size, mode, name, tag):
+    colours = RNG.integers(0, 256, (63, 84, len(mode)), np.uint8)
+    image = Image.fromarray(colours, mode).resize(size, Image.Resampling.BILINEAR)
+    exif = Image.Exif()
+    exif[0x0112] = tag
+    file = picture(name, encoded(image, "TIFF" if name.endswith("tif") else "JPEG", exif=exif))
+    width, height = size if tag == 1 else size[::-1]
+    assert read_header(file).size == (width, height)
+    pixels = read_pixels(file, "RGB")
+    with Image.open(file) as stored:
+        expected = ImageOps.exif_transpose(stored)
+    for box in ((0, 0, 50, 50), (width - 50, height - 50, width, height)):
+        left, top, right, bottom = box
+        assert np.array_equal(pixels[top:bottom, left:right], expected.crop(box).convert("RGB"))
+
+
+@pytest.mark.parametrize("name", ["palette.png", "exif.jpg", "13300x7000.jpg"])
+def test_warnings_of_pillow_name_no_file_and_are_not_passed_on(picture, name, recwarn):
+    palette = Image.fromarray(RGB).convert("P")
+    content = {
+        "palette.png": encoded(palette, "PNG", transparency=bytes([0, 128, 255])),
+        "exif.jpg": encoded(RGB, "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff"),
+        "13300x7000.jpg": encoded(RGB, "JPEG").replace(
+            struct.pack(">HH", 6, 9), struct.pack(">HH", 7000, 13300)
+        ),
+    }[name]
+    file = picture(name, content)
+    with contextlib.suppress(InvalidData):
+        read_header(file)
+        read_pixels(file, "RGB")
+    assert not recwarn.list
 
 
 def test_a_sparse_file_is_refused_by_its_length(tmp_path):

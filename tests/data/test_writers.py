@@ -99,6 +99,9 @@ def test_places_refused(tmp_path, name):
         ("07", "07"),
         ("-1", "-1"),
         ("=1+1", "'=1+1"),
+        ("a;=1+1", '"a;\'=1+1"'),  # two cells, where a spreadsheet takes semicolons
+        ('a; "@x', '"a;\' ""@x"'),
+        ("a;b=1", '"a;b=1"'),
         ("+cmd", "'+cmd"),
         ("-2+3", "'-2+3"),
         ("@SUM(A1)", "'@SUM(A1)"),
@@ -107,7 +110,6 @@ def test_places_refused(tmp_path, name):
         ("\t=1", r"\t=1"),
         ("\r=1", r"\r=1"),
         ("a,b", '"a,b"'),
-        ("a;=1", '"a;=1"'),
         ('a"b', '"a""b"'),
         ("a\nb", r"a\nb"),
         ("\x1b[31mred", r"\x1b[31mred"),
@@ -132,3 +134,14 @@ def test_names_that_are_too_few(tmp_path, options, message):
     with pytest.raises(InvalidData, match=message):
         write_submission(tmp_path / "out.csv", [0, 1], **options)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("path", [None, 3, b"x.csv", ""])
+def test_what_is_no_path(path):
+    with pytest.raises(InvalidData, match="the path is .*; expected the name of a file"):
+        write_submission(path, [1, 2])
+    with (
+        pytest.raises(InvalidData, match="the path is .*; expected the name of a file"),
+        feature_writer(path, 2, 2),
+    ):
+        pass

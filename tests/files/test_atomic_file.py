@@ -50,6 +50,41 @@ def test_places_where_nothing_can_be_written(tmp_path):
     assert (tmp_path / "pipe").is_fifo()
 
 
+@pytest.mark.parametrize("name", ["x" * 255, "x" * 230 + ".ckn", "é" * 127, "é" * 100 + "."], ids=len)
+def test_names_as_long_as_there_may_be(tmp_path, name):
+    """The temporary file has another, and is found again."""
+    check_writable(tmp_path / name)
+    with pytest.raises(KeyboardInterrupt), atomic_file(tmp_path / name) as file:
+        (made,) = os.listdir(tmp_path)
+        os.link(tmp_path / made, tmp_path / "kept")
+        raise KeyboardInterrupt
+    os.rename(tmp_path / "kept", tmp_path / made)  # as a killed writer leaves it
+    with atomic_file(tmp_path / name) as file:
+        file.write(b"whole")
+    assert os.listdir(tmp_path) == [name]
+    for longer in (check_writable, lambda path: atomic_file(path).__enter__()):
+        with pytest.raises(InvalidData, match="File name too long$"):
+            longer(tmp_path / (name + "x" * 90))
+    assert os.listdir(tmp_path) == [name]
+
+
+@pytest.mark.skipif(not hasattr(os, "fchmod"), reason="modes of POSIX")
+def test_the_mode_of_no_other_file_changes(tmp_path):
+    """Somebody who may write into the folder puts a link in place of what is being written."""
+    secret, path = tmp_path / "secret", tmp_path / "shared" / "out"
+    path.parent.mkdir()
+    secret.write_bytes(b"")
+    secret.chmod(0o600)
+    path.write_bytes(b"old")
+    path.chmod(0o666)
+    with atomic_file(path) as file:
+        file.write(b"new")
+        (being_written,) = path.parent.glob(".out.*.part")
+        being_written.unlink()
+        being_written.symlink_to(secret)
+    assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+
+
 def test_write_protected_files_stand_and_modes_stay(tmp_path):
     path = tmp_path / "out"
     path.write_bytes(b"old")

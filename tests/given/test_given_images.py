@@ -101,3 +101,17 @@ def test_integers_outside_a_byte_are_found(dtype):
     assert first_bad(block) is None
     block[2, 1, 1, 0] = -1 if "i1" in dtype else 256
     assert first_bad(block) == (2, 1, 1, 0)
+
+
+@pytest.mark.parametrize(
+    "shape", [(7352, 128, 9), (1000, 128, 9), (5, 500, 16), (1, 128, 9), (60, 1000, 12)], ids=str
+)
+def test_stacks_of_long_narrow_images_are_no_image(shape):
+    """As of time series: one image of 7352 x 128 with 9 channels is nobody's."""
+    assert stack_of(shape, "x").shape == (*shape, 1)
+
+
+@pytest.mark.parametrize("shape", [(145, 145, 18), (610, 340, 42), (64, 100, 8), (100, 64, 8)], ids=str)
+def test_one_image_of_many_channels_is_no_stack(shape):
+    with pytest.raises(InvalidData, match="looks like one image"):
+        stack_of(shape, "x")

@@ -11,6 +11,11 @@ from ckncuda.given.labels import check_labels
     [
         *[[0, 1, 3], (0, 1, 3), np.array([0, 1, 3], np.uint8), np.array([0, 1, 3], ">i4"), [[0], [1], [3]]],
         *[[0.0, 1.0, 3.0], np.array([0, 1, 3], np.float16), np.ma.array([0, 1, 3]), range(0)],
+        *[
+            np.array([0, 1, 3], object),
+            np.array([0, 1.0, np.int64(3)], object),
+            np.array([[0], [1], [3]], object),
+        ],
     ],
     ids=repr,
 )
@@ -50,7 +55,12 @@ def test_the_way_out_for_names_works_when_typed(labels):
         (np.array(["2020-01-01"], "M8[D]"), "labels of type datetime64"),
         ([[1, 2], [3]], "labels of type list"),
         (np.eye(3), r"shape \(3, 3\).*labels\.argmax\(axis=1\)"),
-        (3, r"shape \(\)"),
+        (3, r"shape \(\).*: give a list or an array"),
+        ({0, 1}, r"shape \(\).*: give a list or an array"),
+        ((i for i in range(2)), r"shape \(\).*: give a list or an array"),
+        (np.array([0, None]), "labels of type object"),
+        (np.array([[0], [1, 2]], object), "labels of type object"),
+        (np.array([0, 1.5], object), "label 1.5 of image 2; expected whole numbers"),
         (None, r"shape \(\)"),
         (np.ma.array([1, 2], mask=[True, False]), "masked"),
         (np.zeros(2, [("a", "i4")]), "labels of type"),

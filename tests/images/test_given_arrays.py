@@ -224,3 +224,18 @@ def test_images_in_host_memory():
     assert np.array_equal(host_images(IMAGES.astype(int)), IMAGES)
     with pytest.raises(InvalidData, match="on a GPU"):
         host_images(Tensor(IMAGES, device=2))
+
+
+@pytest.mark.parametrize("shape", [(6, 20, 10), (3, 12, 12), (24, 8, 10), (64, 8, 1), (2, 9, 9)], ids=str)
+def test_arrays_of_the_size_that_a_model_knows_are_not_doubted(shape):
+    images = np.random.default_rng(0).integers(0, 256, (12, *shape), np.uint8)
+    labels = np.arange(12) % 2
+    layer = ckncuda.LayerSpec(filters=4, patch=1, subsampling=2, kernel=ckncuda.Exponential(sigma=0.6))
+    system = ckncuda.System([ckncuda.EncoderSpec([layer], [])])
+    model = ckncuda.fit(as_images(images, layout="NHWC"), labels, system=system)
+    expected = model.features(as_images(images, layout="NHWC"))
+    for given in (images, images[..., 0], Tensor(images))[:: 1 if shape[2] == 1 else 2]:
+        np.testing.assert_array_equal(model.features(given), expected)
+        assert model.predict(given).shape == (12,)
+    with pytest.raises(InvalidData):
+        model.features(images.transpose(0, 3, 1, 2))

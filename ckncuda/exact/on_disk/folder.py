@@ -3,6 +3,7 @@
 Nothing is written into a folder, nor replaced, that is not ours to the last file.
 """
 
+import contextlib
 import fnmatch
 import os
 import secrets
@@ -44,6 +45,10 @@ def check_gram_path(path: str | os.PathLike[str]) -> None:
         try:
             with tempfile.TemporaryFile(dir=folder):
                 pass
+            with contextlib.suppress(FileNotFoundError):
+                os.lstat(
+                    replaced_of(path)
+                )  # a name that is longer than that of the matrix, and may be too long
         except OSError as error:
             raise InvalidData(f"cannot write {path}: {error.strerror} ({folder})") from error
     _check_begun(part_of(path))
@@ -53,6 +58,12 @@ def part_of(path: str | os.PathLike[str]) -> Path:
     """Return the folder that holds a matrix until it is finished."""
     place = place_of(path)
     return place.with_name(place.name + ".part")
+
+
+def replaced_of(path: str | os.PathLike[str]) -> Path:
+    """Return the folder in which a matrix lies that is being replaced."""
+    place = place_of(path)
+    return place.with_name(f".{place.name}.replaced")
 
 
 def place_of(path: str | os.PathLike[str]) -> Path:
@@ -221,4 +232,8 @@ def description_of(folder: Path) -> Description | None:
 def locked(folder: Path, path: Path) -> BinaryIO:
     """Lock a folder of ours against other processes; open as long as the folder is ours."""
     advice = f"another process is computing {path}: wait for it, or give another output"
-    return open_locked(folder / LOCK, advice)
+    while True:
+        file = open_locked(folder / LOCK, advice)
+        if os.fstat(file.fileno()).st_nlink or os.name == "nt":
+            return file
+        file.close()  # who held it removed it meanwhile, and the next one would make another

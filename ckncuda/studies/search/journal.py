@@ -5,7 +5,6 @@ A trial is known by how many have ended before it, so that one that was broken o
 same number, and all that follow are as if nothing had happened.
 """
 
-import contextlib
 import hashlib
 import itertools
 import json
@@ -18,7 +17,7 @@ from typing import Any
 
 from ckncuda.errors import InvalidData, printable
 from ckncuda.files import strict_json
-from ckncuda.files.own_folder import open_own_file
+from ckncuda.files.own_folder import append_whole, open_own_file
 from ckncuda.files.regular_file import read_within
 from ckncuda.given.parameters import number, whole
 from ckncuda.studies.search.leaderboard import Row
@@ -195,16 +194,15 @@ class Journal:
 
     def _append(self, event: str, about: dict[str, Any]) -> None:
         text = json.dumps({"event": event} | about, ensure_ascii=True).encode()
-        with open_own_file(self.path) as file:
-            before = file.seek(0, os.SEEK_END)
-            try:
-                file.write(_digest(text) + b" " + text + b"\n")
-                file.flush()
+        try:
+            with open_own_file(self.path) as file:
+                append_whole(file, _digest(text) + b" " + text + b"\n")
                 os.fsync(file.fileno())
-            except OSError as error:
-                with contextlib.suppress(OSError):
-                    os.truncate(self.path, before)
-                raise InvalidData(f"cannot write {printable(self.path)}: {error.strerror}") from error
+        except OSError as error:
+            raise InvalidData(
+                f"cannot write {printable(self.path)}: {error.strerror}; once that is mended, the"
+                " same search goes on"
+            ) from error
 
 
 def kills_for_memory() -> int | None:
