@@ -82,11 +82,10 @@ def open_images(
     with reading(path):
         if not path.exists():
             raise FileNotFoundError
-        is_read = path.is_file() or path.is_dir()
-    if not is_read:
-        raise InvalidData(
-            f"{path} is a pipe or a device; images are read from files and folders: save them first"
-        )
+        if not (path.is_file() or path.is_dir()):
+            raise InvalidData(
+                f"{path} is a pipe or a device; images are read from files and folders: save them first"
+            )
     channels = channels if shape is None else shape[2]
     source = OPENERS[format or find_format(path)](path, shape, split, channels)
     if shape is not None and source.shape[1:] != shape:
