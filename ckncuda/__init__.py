@@ -14,20 +14,19 @@ from ckncuda.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from ckncuda.public import *  # noqa: F403
+else:  # type checkers would take any name for one that is there
 
-
-def __getattr__(name: str) -> Any:
-    """Return a public name, or a module that the public names need, at its first use."""
-    if name.startswith("__") and name != "__all__":  # which Python asks for while it imports this
+    def __getattr__(name: str) -> Any:
+        """Return a public name, or a module that the public names need, at its first use."""
+        if name.startswith("__") and name != "__all__":  # which Python asks for while it imports this
+            raise AttributeError(f"module 'ckncuda' has no attribute {name!r}")
+        public = importlib.import_module("ckncuda.public")
+        if name == "__all__" or name in public.__all__:
+            value = globals()[name] = getattr(public, name)
+            return value
+        if name in globals():
+            return globals()[name]
         raise AttributeError(f"module 'ckncuda' has no attribute {name!r}")
-    public = importlib.import_module("ckncuda.public")
-    if name == "__all__" or name in public.__all__:
-        value = globals()[name] = getattr(public, name)
-        return value
-    if name in globals():
-        return globals()[name]
-    raise AttributeError(f"module 'ckncuda' has no attribute {name!r}")
 
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__getattr__("__all__")})
+    def __dir__() -> list[str]:
+        return sorted(["__version__", *__getattr__("__all__")])

@@ -22,6 +22,9 @@ def main() -> NoReturn:
 
     status = run(interruption.raise_it, INTERRUPTED)
     interruption.leave_at_once()  # nothing is left to be tidied up
+    # `python -m` ends as if by the signal, whatever the status, where Ctrl-C once came in a text that was
+    # being executed, as libraries do to make classes: Python remembers the last text only.
+    exec("")
     sys.exit(status)
 
 

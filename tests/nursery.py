@@ -86,8 +86,11 @@ class Child:
         seconds = time.perf_counter() - self._started
         result = self._folder / "result"
         value = pickle.loads(result.read_bytes()) if result.exists() else None
-        texts = [(self._folder / name).read_text("utf-8", "replace") for name in ("stdout", "stderr")]
-        return Ended(status, seconds, peak - int((self._folder / "start").read_text()), value, *texts)
+        told = [self._folder / name for name in ("stdout", "stderr")]
+        texts = [file.read_text("utf-8", "replace") if file.exists() else "" for file in told]
+        begun = self._folder / "start"
+        start = int(begun.read_text()) if begun.exists() else peak  # it may be killed before it says so
+        return Ended(status, seconds, peak - start, value, *texts)
 
     def holds(self) -> int:
         """Return the bytes that it holds now above those of its start; 0 where the system does not tell."""
@@ -220,7 +223,8 @@ def _live(function: str, arguments: tuple[Any, ...], cwd: str, env: dict[str, st
         tempfile.tempdir = None
         os.chdir(cwd)
         start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * UNIT
-        Path(folder, "start").write_text(str(start))
+        Path(folder, "start.part").write_text(str(start))
+        Path(folder, "start.part").rename(Path(folder, "start"))  # whole or not at all
         module, _, name = function.partition(":")
         called = getattr(importlib.import_module(module), name)
         value: Any = None

@@ -6,22 +6,21 @@ Nothing outside this room knows where an array lives.
 
 import functools
 import logging
-import operator
 import os
 import weakref
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from ckncuda.backend.operations import Backend
 from ckncuda.backend.process_lock import ProcessLock
 from ckncuda.errors import InvalidSpec
-from ckncuda.given.parameters import shown
+from ckncuda.given.parameters import shown, whole
 from ckncuda.layer.spec import LayerSpec
 from ckncuda.types import Shape
 
 NAMES = ("numpy", "cupy", "reference")
+LEAST_MEMORY = 64 << 20  # bytes
+PLENTY = 10**100  # threads, or bytes: to ask for more than there is does no harm
 
 __all__ = [
     "NAMES",
@@ -80,12 +79,12 @@ def get_backend(
     'numpy'
     """
     name, origin = _named(name)
-    threads = _whole("threads", threads, "at least 1, such as 4")
-    memory = _whole("memory", memory, "a number of bytes, at least 64 MiB, such as 2 * 2**30")
-    if threads is not None and threads < 1:
-        raise InvalidSpec(f"threads is {threads}; it must be at least 1")
-    if memory is not None and memory < 64 << 20:
-        raise InvalidSpec(f"memory is {memory} byte{'s' * (memory != 1)}; it must be at least 64 MiB")
+    if threads is not None:
+        expected = "it must be a whole number of at least 1, such as 4"
+        threads = whole("threads", threads, 1, expected, PLENTY)
+    if memory is not None:
+        expected = "it must be a whole number of bytes, at least 64 MiB, such as 2 * 2**30"
+        memory = whole("memory", memory, LEAST_MEMORY, expected, PLENTY)
     if not isinstance(name, str) or name not in NAMES:
         raise InvalidSpec(f"there is no backend {shown(name)}{origin}; give auto, {', '.join(NAMES)}")
     # Imported on demand: nobody pays for a backend that is not used.
@@ -170,18 +169,6 @@ def _checked(backend: Any) -> Backend:
         )
     checked: Backend = backend
     return checked
-
-
-def _whole(name: str, value: Any, expected: str) -> int | None:
-    """Return a whole number of any type that has them, or None; True is none."""
-    if value is None:
-        return None
-    try:
-        if isinstance(value, bool | np.bool_):
-            raise TypeError
-        return operator.index(value)
-    except TypeError as error:
-        raise InvalidSpec(f"{name} is {value!r}; it must be a whole number, {expected}") from error
 
 
 def backend_statuses() -> list[BackendStatus]:

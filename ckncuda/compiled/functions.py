@@ -22,8 +22,11 @@ from numba.core.compiler import CompileResult
 from ckncuda.compiled import store
 
 PACKAGE = Path(__file__).parents[1]
-SOURCES = ("compiled", "data/compiled", "backend/numpy/compiled", "backend/numpy/winograd.py")
-"""Files, and folders of files, of which something may be inlined in a compiled function."""
+SOURCES = (
+    *("compiled", "data/compiled", "backend/numpy/compiled"),
+    *("backend/numpy/sketch.py", "backend/numpy/winograd.py"),
+)
+"""Files, and folders of files, of which a function or a number may become a part of a compiled function."""
 
 
 def compiled(

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import logging
 import os
+import secrets
 import stat
 import sys
 import tempfile
@@ -25,7 +26,6 @@ from ckncuda.files.regular_file import open_regular
 VARIABLE = "CKNCUDA_CPU_CACHE"
 BEGINNING = b"ckncuda: compiled by Numba\n"
 ENDING = ".machine-code"
-PROBE = f"ckncuda-probe.{os.getpid()}.part"
 FORGOTTEN = 30 * 86400  # seconds after which code of other versions is removed
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
@@ -91,10 +91,12 @@ class Folder:
             self.path.mkdir(mode, parents=True, exist_ok=True)
         if problem := self.problem():
             raise PermissionError(f"{self.path}: {problem}")
-        part = self.path / f"{name}.{os.getpid()}.part"
+        # No number of a process: threads have the same, and so have processes of two containers.
+        part = self.path / f"{name}.{secrets.token_hex(8)}.part"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+        descriptor = os.open(part, flags, 0o644)
         try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-            with open(os.open(part, flags, 0o644), "wb") as file:
+            with open(descriptor, "wb") as file:
                 file.write(BEGINNING + hashlib.sha256(content).digest() + content)
             os.replace(part, self.path / name)
         except BaseException:
@@ -161,11 +163,11 @@ def is_kept(part: str) -> bool:
 
 def problem() -> str | None:
     """Return why nothing can be kept; None where it can."""
-    problems = []
+    problems, probe = [], f"ckncuda-probe.{secrets.token_hex(8)}.part"
     for folder in folders():
         try:
-            folder.write(PROBE, b"")
-            os.unlink(folder.path / PROBE)
+            folder.write(probe, b"")
+            os.unlink(folder.path / probe)
         except OSError as error:
             problems.append(_shown(folder, error))
         else:

@@ -32,21 +32,16 @@ from ckncuda.data.csv_header import (
 )
 from ckncuda.data.source import ImageSource, StrPath, format_shape, reading
 from ckncuda.errors import InvalidData, printable
-from ckncuda.files.regular_file import open_regular
+from ckncuda.files.regular_file import Version, check_unchanged, open_regular, read_into, version_of
 from ckncuda.types import Shape
 
 SHAPES = {3072: (32, 32, 3), 784: (28, 28, 1)}  # what a number of values means when no shape is given
-INDEX_NAMES = {
-    "",
-    "id",
-    "index",
-    "unnamed: 0",
-    "imageid",
-    "image_id",
-}  # headers of an index column, in lower case
-LABEL_NAMES = {"label", "labels", "class", "target", "y", "digit", "prediction"}  # and of one of labels
+# Headers of an index column, of one of labels, and of one of files, in lower case.
+INDEX_NAMES = {"", "id", "index", "unnamed: 0", "imageid", "image_id"}
+LABEL_NAMES = {"label", "labels", "class", "target", "y", "digit", "prediction"}
 FILE_NAMES = {"file", "filename", "file_name", "image", "image_name", "path", "filepath", "img"}
 ROWS_AT_ONCE = 128  # parsed together: the text of so few images takes little memory beside a block
+MOST_BLANK = 10_000  # lines at the end
 LONGEST_LINE = 16 << 20  # in bytes, or 64 a value of the image shape: an endless line ends there
 
 
@@ -68,6 +63,7 @@ class ChallengeCsv(ImageSource):
 
     def __init__(self, path: StrPath, image_shape: Shape | None = None) -> None:
         shapes = SHAPES if image_shape is None else {math.prod(image_shape): image_shape}
+        self._path = path
         self._table = table = _Scan(path, shapes).table()
         self._columns = _columns(table, shapes, path)
         height, width, channels = shapes[len(self._columns)]
@@ -81,29 +77,27 @@ class ChallengeCsv(ImageSource):
     def _read(self, start: int, stop: int) -> NDArray[np.float32]:
         _, height, width, channels = self.shape
         block = np.empty((stop - start, height, width, channels), np.float32)
-        with reading(self.where), open_regular(self.where) as file:
+        with reading(self._path), open_regular(self._path) as file:
+            check_unchanged(file, self._table.version, self.where)
             for row in range(start, stop, ROWS_AT_ONCE):
                 end = min(row + ROWS_AT_ONCE, stop)
                 offset, after = (int(self._table.offsets[i]) for i in (row, end))
-                file.seek(offset)
-                text = file.read(after - offset)
-                if len(text) < after - offset:
-                    raise InvalidData(
-                        f"{self.where} has become shorter while it was read: give it whole again"
-                    )
+                text = np.empty(after - offset, np.uint8)
+                read_into(file, text, offset)
                 planes = self._parse(text, row, end - row)
                 planes = planes.reshape(-1, channels, height, width)
                 block[row - start : end - start] = planes.transpose(0, 2, 3, 1)
+            check_unchanged(file, self._table.version, self.where)
         return block
 
-    def _parse(self, text: bytes, row: int, images: int) -> NDArray[np.float32]:
+    def _parse(self, text: NDArray[np.uint8], row: int, images: int) -> NDArray[np.float32]:
         """Parse the lines of so many images, from ``row`` on, to [images, values]."""
         columns, width = self._columns, self._table.width
         numbers = np.empty((images, len(columns)), np.float32)
         parse_numbers = _compiled_parser()
-        if parse_numbers and parse_numbers(np.frombuffer(text, np.uint8), columns.start, width, numbers):
+        if parse_numbers and parse_numbers(text, columns.start, width, numbers):
             return numbers
-        lines = text.rstrip().split(b"\n")
+        lines = text.tobytes().rstrip().split(b"\n")
         try:
             parsed = np.loadtxt(
                 lines,
@@ -158,6 +152,7 @@ class _Table(NamedTuple):
     counts_from: int | None  # 0 or 1, where the first column counts 0, 1, 2, ... or 1, 2, 3, ...
     label_column: int | None  # 0 or width - 1, where the header says so
     label_cells: list[bytes]
+    version: Version  # of the file
 
     @property
     def first_line(self) -> int:
@@ -173,6 +168,7 @@ class _Scan:
         self.header: list[str] | None = None
         self.width = 0
         self.label_column: int | None = None
+        self.version: Version = ()
 
     def table(self) -> _Table:
         """Go through the file."""
@@ -206,13 +202,14 @@ class _Scan:
             )
         places = np.append(np.array(offsets), end)
         counts = min(starts) if starts else None
-        return _Table(places, self.width, self.header, counts, self.label_column, cells)
+        return _Table(places, self.width, self.header, counts, self.label_column, cells, self.version)
 
     def _lines(self) -> Iterator[tuple[int, int, bytes]]:
         """Yield number, offset and text of each line but the header and blank ones at the end."""
         longest = max(LONGEST_LINE, 64 * max(self.shapes))
         blank, end, number = 0, 0, 0
         with reading(self.path), open_regular(self.path) as file:
+            self.version = version_of(file)
             while line := file.readline(longest + 1):
                 number += 1
                 offset, end = end, end + len(line)
@@ -227,7 +224,8 @@ class _Scan:
                     )
                 if not line.strip():
                     blank = blank or number
-                    continue
+                    if number - blank < MOST_BLANK:
+                        continue
                 if blank:
                     raise InvalidData(
                         f"{self.path}: line {blank} is blank, but not the last; expected an image a line:"

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckncuda.data.cifar_pickle import Interpreter
-from ckncuda.data.pickle_descriptions import Array, Damaged, LongString, read_bytes
+from ckncuda.data.pickle_descriptions import Array, Damaged, LongString, read_bytes, type_of
 from ckncuda.data.positional import PositionalFile
 from ckncuda.data.source import ImageSource, StrPath, choose_split, reading
 from ckncuda.errors import InvalidData, printable
@@ -115,11 +115,17 @@ class _BinaryBatch:
 
     def __init__(self, path: Path) -> None:
         self._file = PositionalFile(path)
+        try:
+            self.labels = self._checked_labels(path)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _checked_labels(self, path: Path) -> NDArray[np.int64]:
         size = self._file.size
         self._label_bytes = _label_bytes(path, size)
         self._record = self._label_bytes + PIXELS
         if size == 0 or size % self._record:
-            self._file.close()
             raise InvalidData(
                 f"{printable(path)} is truncated or damaged: {size} bytes, expected a multiple of"
                 f" {self._record} ({self._label_bytes} for labels and {PIXELS} for pixels):"
@@ -127,14 +133,14 @@ class _BinaryBatch:
             )
         count = size // self._record
         if count > MOST_RECORDS:
-            self._file.close()
             raise InvalidData(
                 f"{printable(path)} has {size:,} bytes, as of {count:,} images; no CIFAR batch has more than"
                 f" {MOST_RECORDS:,}: give it as .npy, which is not read whole for its labels"
             )
         parts = (self._records(start, min(start + AT_ONCE, count)) for start in range(0, count, AT_ONCE))
-        self.labels = np.concatenate([part[:, self._label_bytes - 1] for part in parts]).astype(np.int64)
-        _check_range(self.labels, 10 if self._label_bytes == 1 else 100, path)
+        labels = np.concatenate([part[:, self._label_bytes - 1] for part in parts]).astype(np.int64)
+        _check_range(labels, 10 if self._label_bytes == 1 else 100, path)
+        return labels
 
     def rows(self, start: int, stop: int) -> NDArray[np.uint8]:
         return self._records(start, stop)[:, self._label_bytes :]
@@ -227,7 +233,7 @@ def _labels(labels: list[Any] | Array, n: int, file: PositionalFile, path: Path)
         return check_labels(_numbers(labels, file), n, printable(path))
     for image, label in enumerate(labels):
         if type(label) is not int or not 0 <= label < 1 << 31:
-            shown = label if type(label) is int else f"a {type(label).__name__.lower()}"
+            shown = label if type(label) is int else type_of(label)
             raise InvalidData(
                 f"{printable(path)}: label {shown} of image {image + 1}; expected a whole number from 0"
             )

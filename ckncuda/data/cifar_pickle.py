@@ -21,8 +21,8 @@ from ckncuda.data.pickle_descriptions import (
     decoded,
     described,
     fill,
-    kind_of,
     set_order,
+    type_of,
 )
 from ckncuda.data.positional import PositionalFile
 from ckncuda.errors import printable
@@ -168,7 +168,7 @@ class Interpreter:
     def _top(self, kind: type) -> Any:
         value = self._pop()
         if type(value) is not kind:
-            raise Damaged(f"{kind_of(value)} where a {kind.__name__.lower()} belongs")
+            raise Damaged(f"{type_of(value)} where a {kind.__name__.lower()} belongs")
         self._stack.append(value)
         return value
 
@@ -194,7 +194,7 @@ class Interpreter:
             raise Damaged("a key has no value")
         for key, value in zip(pairs[::2], pairs[1::2], strict=True):
             if type(key) not in (str, bytes):
-                raise Damaged(f"{kind_of(key)} as a key of a dictionary")
+                raise Damaged(f"{type_of(key)} as a key of a dictionary")
             into[key] = value
 
     def _remember(self, number: int) -> None:
@@ -222,7 +222,7 @@ class Interpreter:
     def _reduce(self) -> None:
         what, arguments = self._popped(2)
         if type(what) is not Name or type(arguments) is not tuple:
-            raise Damaged(f"{kind_of(what)} is called")
+            raise Damaged(f"{type_of(what)} is called")
         self._stack.append(described(what.name, arguments))
 
     def _build(self) -> None:
@@ -230,13 +230,13 @@ class Interpreter:
         what = self._pop()
         self._stack.append(what)
         if type(state) is not tuple:
-            raise Damaged(f"{kind_of(state)} as a state")
+            raise Damaged(f"{type_of(state)} as a state")
         if type(what) is Type:
             set_order(what, state)
         elif type(what) is Array and what.type is None:
             fill(what, state)
         else:
-            raise Damaged(f"{kind_of(what)} is given a state")
+            raise Damaged(f"{type_of(what)} is given a state")
 
 
 def _unknown(code: bytes) -> str:

@@ -11,21 +11,9 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # Excel begins its CSV files with it
 # Cells that stand for a number which is missing: a line with one of them is no header.
 MISSING = frozenset(
     [
-        *(
-            b"",
-            b"na",
-            b"n/a",
-            b"#n/a",
-            b"#na",
-            b"<na>",
-            b"nan",
-            b"-nan",
-            b"null",
-            b"none",
-            b"nil",
-            b"missing",
-        ),
-        *(b"-", b"--", b"?", b".", b"inf", b"-inf", b"undefined", b"#value!", b"#div/0!", b"true", b"false"),
+        *(b"", b"na", b"n/a", b"#n/a", b"#na", b"<na>", b"nan", b"-nan", b"null", b"none", b"nil"),
+        *(b"missing", b"-", b"--", b"?", b".", b"inf", b"-inf", b"undefined", b"#value!", b"#div/0!"),
+        *(b"true", b"false"),
     ]
 )
 FEWEST_COUNTED = {0: 4, 1: 16}  # columns that a header may count, from 0 or further on: 1,2 may be an image

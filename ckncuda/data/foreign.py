@@ -69,11 +69,22 @@ def kind_of(begin: bytes) -> str | None:
     return None
 
 
-def _kind_of_gzipped(begin: bytes) -> str:
-    packed = zlib.decompressobj(31)
-    content = b""
+def gunzipped(begin: bytes) -> bytes:
+    r"""Return the first bytes of what a gzipped file holds that begins so, as many as its own tell.
+
+    Examples
+    --------
+    >>> import gzip
+    >>> gunzipped(gzip.compress(b"Id,Prediction")), gunzipped(b"\x1f\x8bno more")
+    (b'Id,Prediction', b'')
+    """
     with contextlib.suppress(zlib.error):
-        content = packed.decompress(begin, 512)
+        return zlib.decompressobj(31).decompress(begin, 512)
+    return b""
+
+
+def _kind_of_gzipped(begin: bytes) -> str:
+    content = gunzipped(begin)
     if content[257:262] == b"ustar":
         return f"is a tar archive, compressed: unpack it with tar xf{_THEN}"
     return "is compressed: decompress it first, with gunzip (only IDX files and labels are read gzipped)"

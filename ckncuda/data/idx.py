@@ -15,7 +15,7 @@ from typing import IO, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from ckncuda.data.positional import ForwardStream, PositionalFile, Stored
+from ckncuda.data.positional import DEFLATED_AT_MOST, ForwardStream, PositionalFile, Stored
 from ckncuda.data.source import StrPath, choose_split, reading
 from ckncuda.data.stored import StoredSource
 from ckncuda.errors import InvalidData, printable
@@ -26,7 +26,6 @@ from ckncuda.types import Shape
 
 GZIP_MAGIC = b"\x1f\x8b"
 UNSIGNED_BYTE = b"\0\0\x08"
-DEFLATED_AT_MOST = 1040  # times smaller than what it holds: what the format allows, and a little
 IMAGES_NAME = re.compile(r"images[.-]idx\d", re.IGNORECASE)
 
 
@@ -159,7 +158,7 @@ def _open_idx(path: StrPath, files: contextlib.ExitStack) -> _Opened:
             most = Path(path).stat().st_size * DEFLATED_AT_MOST
             if end > most:
                 raise EOFError(f"its header announces {end:,} bytes, at most {most:,} are there")
-            return _Opened(ForwardStream(stream, path), axes, begin)
+            return _Opened(ForwardStream(stream, path, stream.myfileobj), axes, begin)
     data = PositionalFile(path)
     files.callback(data.close)
     data.check_end(end)

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from ckncuda.data.pictures import SUFFIXES, read_header, read_pixels
 from ckncuda.data.source import SPLITS, ImageSource, StrPath, format_shape, reading
 from ckncuda.errors import InvalidData, printable
+from ckncuda.files.regular_file import check_unchanged, version_of
+from ckncuda.given.parameters import first_few
 
 SPLIT_NAMES = {
     **{name: "train" for name in ("train", "training", "trn")},
@@ -36,7 +38,6 @@ COMPANIONS = frozenset(
         *("lost+found", "lost.dir", "icon\r", "__pycache__"),
     ]
 )
-MOST_SHOWN = 5  # of the files that a message lists
 
 
 class ImageFolder(ImageSource):
@@ -84,6 +85,8 @@ class ImageFolder(ImageSource):
             numbers = {name: number for number, name in enumerate(found.classes)}
             labels = np.array([numbers[file.parent.name] for file in found.files])
         self._files = found.files
+        with reading(path):
+            self._versions = [version_of(file) for file in found.files]
         (width, height), grey, paged = _check_headers(found.files, channels)
         self._mode = "L" if grey and channels != 3 else "RGB"
         shape = (len(found.files), height, width, 1 if self._mode == "L" else 3)
@@ -95,10 +98,11 @@ class ImageFolder(ImageSource):
 
     def _read(self, start: int, stop: int) -> NDArray[np.uint8]:
         block = np.empty((stop - start, *self.shape[1:]), np.uint8)
-        for pixels, file in zip(block, self._files[start:stop], strict=True):
+        chosen = self._files[start:stop], self._versions[start:stop]
+        for pixels, file, version in zip(block, *chosen, strict=True):
             values = read_pixels(file, self._mode)
-            if values.shape[:2] != pixels.shape[:2]:
-                raise InvalidData(f"{printable(file)} has changed since the folder was opened")
+            with reading(file):
+                check_unchanged(file, version, file)
             pixels[...] = values.reshape(pixels.shape)
         return block
 
@@ -134,7 +138,7 @@ def _list(folder: Path, split: str | None) -> _Found:
     files, others, folders = _entries(folder)
     if not folders:
         if not files:
-            held = f" but {_shown([other.name for other in others])}" if others else ""
+            held = f" but {first_few([other.name for other in others])}" if others else ""
             raise InvalidData(
                 f"{folder} holds no images{held}; expected files such as 1.png, a sub-folder a class,"
                 " or the path of a file instead of its folder"
@@ -161,13 +165,13 @@ def _meant(folders: list[Path], split: str | None) -> str:
     """Name the folders that hold sub-folders: those named like the split where there are such."""
     deep = [sub for sub in folders if _entries(sub)[2]]
     named = [sub for sub in deep if split is not None and split in sub.name.lower()]
-    return " or ".join(printable(sub) for sub in (named or deep)[:MOST_SHOWN])
+    return " or ".join(printable(sub) for sub in (named or deep)[:3])
 
 
 def _class_files(folder: Path) -> tuple[list[Path], list[Path]]:
     files, others, _ = _entries(folder)
     if not files:
-        held = f" but {_shown([other.name for other in others])}" if others else ""
+        held = f" but {first_few([other.name for other in others])}" if others else ""
         raise InvalidData(
             f"{printable(folder)} holds no images{held}; expected those of a class: add some or"
             " remove the folder"
@@ -224,13 +228,8 @@ def _notes(others: list[str], paged: list[str]) -> tuple[str, ...]:
             if len(others) == 1
             else f"{len(others)} files are no pictures that are read"
         )
-        notes.append(f"{files}, and passed over: {_shown(others)}")
+        notes.append(f"{files}, and passed over: {first_few(others)}")
     if paged:
         files = "1 file has" if len(paged) == 1 else f"{len(paged)} files have"
-        notes.append(f"{files} several pages or frames, of which the first is read: {_shown(paged)}")
+        notes.append(f"{files} several pages or frames, of which the first is read: {first_few(paged)}")
     return tuple(notes)
-
-
-def _shown(names: list[str]) -> str:
-    rest = f" and {len(names) - MOST_SHOWN} more" if len(names) > MOST_SHOWN else ""
-    return ", ".join(printable(name) for name in names[:MOST_SHOWN]) + rest

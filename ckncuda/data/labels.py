@@ -4,24 +4,24 @@ import bz2
 import csv
 import gzip
 import lzma
+import os
 import re
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ckncuda.data.csv_header import MISSING, is_number, whole_number
-from ckncuda.data.foreign import BEGIN, kind_of
+from ckncuda.data.foreign import BEGIN, gunzipped, kind_of
 from ckncuda.data.idx import GZIP_MAGIC, is_idx, read_idx_labels
 from ckncuda.data.numpy_files import read_npy_labels, read_npz_labels
-from ckncuda.data.source import StrPath, path_of, reading
+from ckncuda.data.source import StrPath, reading
 from ckncuda.errors import InvalidData, printable
 from ckncuda.files.regular_file import open_regular
-from ckncuda.given.parameters import whole
+from ckncuda.given.parameters import file_name, first_few, whole
 
 EXPECTED = (
     "expected a header such as Id,Prediction, then lines of an id from 1 and a label, or of a label alone"
 )
-MOST_SHOWN = 5  # of the ids that a message lists
 PACKED = {GZIP_MAGIC: "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz"}
 SMALLEST_LIMIT, BYTES_A_LABEL = 1 << 20, 256  # what a CSV file may have, whatever the images, and for each
 MOST_BESIDE = 1000  # lines that are read beside those of the images, to say what is wrong with them
@@ -57,16 +57,14 @@ def read_labels(path: StrPath, n_images: int) -> NDArray[np.int64]:
     >>> read_labels(path, 2)
     array([9, 7])
     """
-    path, n_images = path_of(path), whole("n_images", n_images, 0)
-    if "\0" in str(path):
-        raise InvalidData(f"no such file or folder: {printable(path)}")
+    path, n_images = file_name(path, '"Ytr.csv"'), whole("n_images", n_images, 0)
     with reading(path), open_regular(path) as file:
         begin = file.read(BEGIN)
     if begin.startswith(b"\x93NUMPY"):
         return read_npy_labels(path, n_images)
     if begin.startswith(b"PK") and kind_of(begin) is None:
         return read_npz_labels(path, n_images)
-    if is_idx(begin) or (begin.startswith(GZIP_MAGIC) and is_idx(_unpacked(path, "gzip", 3))):
+    if is_idx(begin) or (begin.startswith(GZIP_MAGIC) and is_idx(gunzipped(begin))):
         return read_idx_labels(path, n_images)
     return _read_csv(path, begin, n_images)
 
@@ -96,8 +94,16 @@ def _read_csv(path: StrPath, begin: bytes, n_images: int) -> NDArray[np.int64]:
 
 
 def _unpacked(path: StrPath, how: str | None, limit: int) -> bytes:
-    """Return the first bytes of a file, at most so many, unpacked where it is packed."""
+    """Return the first bytes of a file, at most so many, unpacked where it is packed.
+
+    Packed labels that are larger than plain ones may be are refused: nothing but empty members, say.
+    """
     with reading(path), open_regular(path) as file:
+        if how is not None and os.fstat(file.fileno()).st_size > limit:
+            raise InvalidData(
+                f"{printable(path)} has more than {limit - 1:,} bytes, and labels of so many images take"
+                " fewer unpacked: give the labels of these images"
+            )
         try:
             if how == "gzip":
                 return gzip.GzipFile(fileobj=file).read(limit)
@@ -216,16 +222,11 @@ def _check_ids(rows: list[_Row], n_images: int, path: StrPath) -> int:
     if missing or others:
         found = f"{path}: {len(rows)} labels for {n_images} images"
         if missing:
-            found += f"; no label for id {_shown(missing)}"
+            found += f"; no label for id {first_few(missing)}"
         if others:
-            found += f"; no image for id {_shown(others)}"
+            found += f"; no image for id {first_few(others)}"
         raise InvalidData(f"{found}; expected the ids {first} to {first + n_images - 1}, each once")
     return first
-
-
-def _shown(ids: list[int]) -> str:
-    rest = f" and {len(ids) - MOST_SHOWN} more" if len(ids) > MOST_SHOWN else ""
-    return ", ".join(map(str, ids[:MOST_SHOWN])) + rest
 
 
 def _is_header(cells: list[str]) -> bool:

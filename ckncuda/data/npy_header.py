@@ -118,12 +118,7 @@ def _plain_type(descr: str, where: str) -> np.dtype[Any]:
         )
     try:
         dtype = np.dtype(descr) if _PLAIN.fullmatch(descr) else None
-    except (
-        TypeError,
-        ValueError,
-        OverflowError,
-        MemoryError,
-    ):  # of names that NumPy does not know
+    except (TypeError, ValueError, OverflowError, MemoryError):  # of names that NumPy does not know
         dtype = None
     if dtype is None or dtype.hasobject or not dtype.itemsize or dtype.kind == "V":
         raise InvalidData(_damaged(where, f"values of type {descr[:100]!r}, which are no plain numbers"))

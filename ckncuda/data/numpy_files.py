@@ -6,23 +6,25 @@ forwards, so that a large file never lies in memory whole.
 
 import contextlib
 import os
+import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ckncuda.data.npy_header import Header, read_npy_header
-from ckncuda.data.positional import ForwardStream, PositionalFile, more_behind
+from ckncuda.data.positional import DEFLATED_AT_MOST, ForwardStream, PositionalFile, more_behind
 from ckncuda.data.source import SPLITS, StrPath, choose_split, format_shape, reading
 from ckncuda.data.stored import StoredSource
 from ckncuda.errors import InvalidData, printable
 from ckncuda.files.regular_file import open_regular
 from ckncuda.given.images import stack_of
 from ckncuda.given.labels import check_label_array, check_labels
+from ckncuda.given.parameters import first_few
 from ckncuda.types import Shape
 
 IMAGE_KEYS = ("images", "x", "data")  # in any case
@@ -30,9 +32,7 @@ LABEL_KEYS = ("labels", "y")
 KEYS_EXPECTED = (
     "expected images (or x, data, or x_train and x_test) and, for labels, labels (or y, y_train, y_test)"
 )
-MOST_SHOWN = 5  # of an archive's arrays
 LONGEST_DIRECTORY = 8 << 20  # bytes of an archive's list of members: some 100,000
-DEFLATED_AT_MOST = 1040  # times smaller than what it holds: what the format allows, and a little
 # All that zipfile and its decompressors raise of their own.
 UNZIPPING: tuple[type[Exception], ...] = (
     *(zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, struct.error, EOFError),
@@ -105,7 +105,7 @@ class NpzSource(StoredSource):
                 archive.check_not_a_trap(image_key, header)
             stack = stack_of(header.shape, where, image_shape=image_shape)
             labels = None if label_key is None else archive.labels(label_key, stack.shape[0])
-            data = ForwardStream(stream, path)
+            data = ForwardStream(stream, path, archive.file)
             super().__init__(
                 "NumPy file", path, stack, header.dtype, data, header.begin, header.order, labels
             )
@@ -122,7 +122,7 @@ def read_npz_labels(path: StrPath, n: int | None = None) -> NDArray[np.int64]:
         keys = _named(archive.members, LABEL_KEYS) or list(archive.members)
         if len(keys) != 1:
             raise InvalidData(
-                f"{printable(path)} holds the arrays {_shown(archive.members)}; expected one array labels"
+                f"{printable(path)} holds the arrays {first_few(archive.members)}; expected one array labels"
                 " or y"
             )
         return archive.labels(keys[0], n)
@@ -150,14 +150,15 @@ class _Archive:
     Attributes
     ----------
     members : dict of str to ZipInfo
+    file : binary file
     """
 
     def __init__(self, path: StrPath) -> None:
         self._path = path
         with contextlib.ExitStack() as files, _unzipping(path):
-            file = files.enter_context(open_regular(path))
-            _check_directory(file, path)
-            self._zip = files.enter_context(zipfile.ZipFile(file))
+            self.file = files.enter_context(open_regular(path))
+            _check_directory(self.file, path)
+            self._zip = files.enter_context(zipfile.ZipFile(self.file))
             self._files = files.pop_all()
         try:
             self.members = self._arrays()
@@ -220,7 +221,7 @@ class _Archive:
         check_label_array(header.shape, header.dtype, n, self.where(key))
         self.check_not_a_trap(key, header)
         with _unzipping(self._path):
-            data = ForwardStream(stream, self._path)
+            data = ForwardStream(stream, self._path, self.file)
             labels = np.empty(header.shape, header.dtype)
             data.read_into(labels, header.begin)
             data.check_end(header.end)
@@ -249,20 +250,19 @@ class _Archive:
 def _check_directory(file: IO[bytes], path: StrPath) -> None:
     """Raise `InvalidData` if an archive lists more members than anybody wants to read the names of."""
     size = file.seek(0, os.SEEK_END)
-    begin = max(0, size - (1 << 16) - 22)
-    file.seek(begin)
+    file.seek(max(0, size - (1 << 17)))  # twice as much as a comment behind the ends may have
     tail = file.read()
-    place = tail.rfind(b"PK\5\6")
-    if place >= 0 and len(tail) >= place + 22:
-        length = int.from_bytes(tail[place + 12 : place + 16], "little")
-        if length == 0xFFFFFFFF:  # said in a longer record before
-            longer = tail.rfind(b"PK\6\6", 0, place)
-            length = int.from_bytes(tail[longer + 40 : longer + 48], "little") if longer >= 0 else size
-        if LONGEST_DIRECTORY < length <= size:
-            raise InvalidData(
-                f"{printable(path)} lists so many members that their names take {length >> 20} MiB;"
-                f" {KEYS_EXPECTED}"
-            )
+    # Wherever an end may be seen, and in it a length: zipfile takes one of them, which one is its affair.
+    wide = [tail[found.start() + 40 :][:8] for found in re.finditer(rb"(?=PK\x06\x06)", tail)]
+    narrow = [tail[found.start() + 12 :][:4] for found in re.finditer(rb"(?=PK\x05\x06)", tail)]
+    lengths = [int.from_bytes(length, "little") for length in wide + narrow]
+    if b"\xff" * 4 in narrow and not wide:  # a longer end stands elsewhere
+        lengths.append(size)
+    most = max((length for length in lengths if length <= size), default=0)
+    if most > LONGEST_DIRECTORY:
+        raise InvalidData(
+            f"{printable(path)} lists so many members that their names take {most >> 20} MiB; {KEYS_EXPECTED}"
+        )
     file.seek(0)
 
 
@@ -279,7 +279,7 @@ def _choose_keys(members: Mapping[str, object], split: str | None, path: StrPath
         images, labels = [*plain, *(f"x_{name}" for name in splits)], _named(members, LABEL_KEYS)
     if len(images) != 1 or len(labels) > 1:
         raise InvalidData(
-            f"{printable(path)} holds the arrays {_shown(members)}: it is not clear what to read;"
+            f"{printable(path)} holds the arrays {first_few(members)}: it is not clear what to read;"
             f" {KEYS_EXPECTED}"
         )
     return images[0], labels[0] if labels else None
@@ -287,10 +287,3 @@ def _choose_keys(members: Mapping[str, object], split: str | None, path: StrPath
 
 def _named(members: Collection[str], names: Collection[str]) -> list[str]:
     return [key for key in members if key.lower() in names]
-
-
-def _shown(names: Collection[str]) -> str:
-    """List a few names."""
-    shown: Sequence[str] = [printable(name[:100]) for name in list(names)[:MOST_SHOWN]]
-    rest = f" and {len(names) - MOST_SHOWN:,} more" if len(names) > MOST_SHOWN else ""
-    return ", ".join(shown) + rest

@@ -6,15 +6,16 @@ from pathlib import Path
 from ckncuda.data.challenge_csv import ChallengeCsv
 from ckncuda.data.cifar import PIXELS, CifarSource, cifar_splits
 from ckncuda.data.csv_header import BYTE_ORDER_MARK
-from ckncuda.data.foreign import BEGIN, kind_of
-from ckncuda.data.idx import GZIP_MAGIC, IdxSource, idx_splits, is_idx, open_maybe_gzip
+from ckncuda.data.foreign import BEGIN, gunzipped, kind_of
+from ckncuda.data.idx import GZIP_MAGIC, IdxSource, idx_splits, is_idx
 from ckncuda.data.image_folder import ImageFolder
 from ckncuda.data.numpy_files import NpySource, NpzSource
 from ckncuda.data.pictures import SUFFIXES
-from ckncuda.data.source import SPLITS, ImageSource, StrPath, format_shape, path_of, reading
-from ckncuda.errors import InvalidData
+from ckncuda.data.source import SPLITS, ImageSource, StrPath, format_shape, reading
+from ckncuda.errors import InvalidData, printable
 from ckncuda.files.regular_file import open_regular
-from ckncuda.given.parameters import shown
+from ckncuda.given.parameters import file_name
+from ckncuda.given.parameters import image_shape as checked_shape
 from ckncuda.types import Shape
 
 OPENERS: dict[str, Callable[[StrPath, Shape | None, str | None, int | None], ImageSource]] = {
@@ -62,6 +63,8 @@ def open_images(
     ------
     InvalidData
         No such file, an unknown format, or whatever the format's reader finds wrong.
+    InvalidSpec
+        This is no name of a file, or no shape of an image.
 
     Examples
     --------
@@ -73,19 +76,22 @@ def open_images(
     ...     print(source.description, [block.shape for block in source.blocks(4)])
     NumPy file x.npy, 5 images of 8x8x3 [(4, 8, 8, 3), (1, 8, 8, 3)]
     """
-    path = path_of(path)
     if split is not None and split not in SPLITS:
         raise InvalidData(f"split {split!r}; expected train or test")
-    shape = None if image_shape is None else _checked_shape(image_shape)
+    path = file_name(path, '"Xtr.csv"')
+    shape = None if image_shape is None else checked_shape("image_shape", image_shape)
     if format is not None and format not in OPENERS:
         raise InvalidData(f"unknown format {format!r}; {FORMATS_KNOWN}")
-    with reading(path):
-        if not path.exists():
+    place = Path(path)
+    with reading(place):
+        if not place.exists():
             raise FileNotFoundError
-        if not (path.is_file() or path.is_dir()):
-            raise InvalidData(
-                f"{path} is a pipe or a device; images are read from files and folders: save them first"
-            )
+        is_read = place.is_file() or place.is_dir()
+    if not is_read:
+        raise InvalidData(
+            f"{printable(path)} is a pipe or a device; images are read from files and folders: save them"
+            " first"
+        )
     channels = channels if shape is None else shape[2]
     source = OPENERS[format or find_format(path)](path, shape, split, channels)
     if shape is not None and source.shape[1:] != shape:
@@ -94,19 +100,6 @@ def open_images(
             f"{source.description}; but the image shape asked for is {format_shape(shape)}: leave it out"
         )
     return source
-
-
-def _checked_shape(image_shape: Sequence[int]) -> Shape:
-    try:
-        height, width, channels = map(int, image_shape)
-        is_one = (height, width, channels) == tuple(image_shape) and min(height, width, channels) > 0
-    except (TypeError, ValueError, OverflowError):  # not three, or no numbers
-        is_one = False
-    if not is_one:
-        raise InvalidData(
-            f"image shape {shown(image_shape)}; expected height, width and channels, such as (32, 32, 3)"
-        )
-    return height, width, channels
 
 
 def find_format(path: StrPath) -> str:
@@ -139,8 +132,7 @@ def _format_of_content(path: Path, begin: bytes) -> str | None:
     if begin.startswith(b"\x80") and begin[1:2] in (b"\2", b"\3", b"\4", b"\5") and begin[8:10] != b'{"':
         return "cifar"
     if begin.startswith(GZIP_MAGIC):
-        with open_maybe_gzip(path) as stream, reading(path):
-            return "idx" if is_idx(stream.read(4)) else None
+        return "idx" if is_idx(gunzipped(begin)) else None
     size = path.stat().st_size
     if path.suffix == ".bin" and (size % (1 + PIXELS) == 0 or size % (2 + PIXELS) == 0):
         return "cifar"  # before IDX: a label 0 and dark pixels may look like its magic number

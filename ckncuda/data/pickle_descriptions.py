@@ -79,8 +79,8 @@ class Array:
     data: bytes | LongString = b""
 
 
-def kind_of(value: Any) -> str:
-    """Name the kind of a value, and no more of it: it may be large, or hold itself."""
+def type_of(value: Any) -> str:
+    """Name the type of a value, and no more of it: it may be large, or hold itself."""
     return f"a {type(value).__name__.lower()}"
 
 
@@ -116,7 +116,7 @@ def described(name: str, arguments: tuple[Any, ...]) -> Any:
 def _type(name: Any) -> Type:
     text = name.decode("latin1") if type(name) is bytes else name
     if type(text) is not str or re.fullmatch(r"[<>|=]?([iu][1248]|b1|f[248])", text) is None:
-        shown = repr(text[:40]) if type(text) is str else kind_of(text)
+        shown = repr(text[:40]) if type(text) is str else type_of(text)
         raise Damaged(f"an array of {shown}; expected bytes or whole numbers")
     return Type(text[-2:], text[0] if text[0] in "<>" else "=")
 
@@ -163,12 +163,12 @@ def _scalar(kind: Any, data: Any) -> int | float:
 def _encoded(text: Any, encoding: Any) -> bytes | LongString:
     """Return bytes that Python 3 has pickled for Python 2, as text in Latin-1."""
     if encoding not in ("latin1", "latin-1", b"latin1") or type(encoding) not in (str, bytes):
-        shown = repr(encoding[:40]) if type(encoding) in (str, bytes) else kind_of(encoding)
+        shown = repr(encoding[:40]) if type(encoding) in (str, bytes) else type_of(encoding)
         raise Damaged(f"bytes encoded as {shown}")
     if type(text) is LongString and text.form in ("utf-8", "raw-unicode-escape"):
         return text
     if type(text) is not str:
-        raise Damaged(f"{kind_of(text)} where text belongs")
+        raise Damaged(f"{type_of(text)} where text belongs")
     try:
         return text.encode("latin1")
     except UnicodeEncodeError as error:

@@ -6,6 +6,7 @@ announces is checked before anything is decoded.
 """
 
 import contextlib
+import math
 import os
 import warnings
 from collections.abc import Iterator
@@ -39,9 +40,12 @@ MOST_PIXELS_PACKED, LEAST_PACKED = 1 << 25, 64  # pixels, and pixels a byte of t
 MOST_BYTES = 96 << 20  # of a file: Pillow holds a chunk of it, such as a comment, whole
 PIXELS_AT_ONCE = 1 << 20  # converted together
 GREY_MODES = {"1", "L", "LA", "La"}
+SLOW_DECODERS = {"bmp_rle", "ppm", "ppm_plain"}  # those of Pillow that are written in Python
+MOST_DECODED, MOST_READ, WIDEST = 1 << 22, 16 << 20, 1 << 14  # values, bytes and width for them
 ORIENTATION = 0x0112  # EXIF's number for how a camera was held
 WIDTH, HEIGHT, BITS, CHANNELS, SAMPLE_FORMAT = 256, 257, 258, 277, 339  # TIFF's numbers
 ORIENTATIONS = range(1, 9)
+TILE_WIDTH, TILE_HEIGHT = 322, 323
 
 
 class Header(NamedTuple):
@@ -135,6 +139,7 @@ def _opened(file: Path) -> Iterator[tuple[BinaryIO, Image.Image]]:
             check_chunks(stream, length, file)
             with Image.open(stream, formats=FORMATS) as image:
                 _check_pixels(image, length, file)
+                _check_work(image, length, file)
                 yield stream, image
     except CknError:
         raise
@@ -162,6 +167,21 @@ def _check_pixels(image: Image.Image, length: int, file: Path) -> None:
         most = MOST_PIXELS_PACKED
     if width * height > most:
         raise _too_large(file, f"is {width}x{height} pixels (width x height)", most)
+
+
+def _check_work(image: Image.Image, length: int, file: Path) -> None:
+    """Raise if decoding takes far more than pixels of its size do."""
+    pixels = math.prod(_stored_size(image)) * len(image.getbands())
+    in_python = any(tile[0] in SLOW_DECODERS for tile in getattr(image, "tile", ()))
+    if in_python and (pixels > MOST_DECODED or length > MOST_READ or image.size[0] > WIDEST):
+        raise InvalidData(
+            f"{printable(file)} is packed in a way that takes long to read; expected at most {MOST_DECODED:,}"
+            " values of it: save it as a PNG"
+        )
+    if isinstance(image, TiffImagePlugin.TiffImageFile):  # a tile is unpacked whole, whatever it is part of
+        side = image.tag_v2.get(TILE_WIDTH, 1), image.tag_v2.get(TILE_HEIGHT, 1)
+        if math.prod(side) > MOST_PIXELS_PACKED:
+            raise _too_large(file, f"has tiles of {side[0]}x{side[1]} pixels", MOST_PIXELS_PACKED)
 
 
 def _too_large(file: Path, what: str, most: int = MOST_PIXELS) -> InvalidData:

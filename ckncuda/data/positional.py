@@ -2,16 +2,17 @@
 
 import os
 import threading
-from typing import IO, Any, Protocol
+from typing import IO, Any, BinaryIO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ckncuda.data.source import StrPath, reading
 from ckncuda.errors import InvalidData, printable
-from ckncuda.files.regular_file import open_regular, read_into
+from ckncuda.files.regular_file import check_unchanged, open_regular, read_into, version_of
 
 CHUNK = 1 << 18  # bytes that a decompressor is asked for at once
+DEFLATED_AT_MOST = 1040  # times smaller than what it holds: what the format allows, and a little
 
 
 class Stored(Protocol):
@@ -56,11 +57,13 @@ class PositionalFile(Stored):
         with reading(path):
             self.stream = open_regular(path)
         self.size = os.fstat(self.stream.fileno()).st_size
+        self._version = version_of(self.stream)
 
     def read_into(self, array: NDArray[Any], offset: int) -> None:
-        """Fill an array; raise `InvalidData` where the file has become too short for it."""
+        """Fill an array; raise `InvalidData` where the file has become too short for it, or another."""
         with reading(self._path):
             read_into(self.stream, array, offset)
+            check_unchanged(self.stream, self._version, self._path)
 
     def check_end(self, offset: int) -> None:
         """Raise `InvalidData` unless the file, when it was opened, ended at an offset."""
@@ -78,15 +81,24 @@ class PositionalFile(Stored):
 
 
 class ForwardStream(Stored):
-    """A stream that decompresses as it is read; going back means to begin again."""
+    """A stream that decompresses as it is read; going back means to begin again.
+
+    Parameters
+    ----------
+    stream : binary stream
+    path : path-like
+    file : binary file
+        What it decompresses.
+    """
 
     window = 256 << 20
 
-    def __init__(self, stream: IO[bytes], path: StrPath) -> None:
+    def __init__(self, stream: IO[bytes], path: StrPath, file: BinaryIO) -> None:
         self._stream, self._path, self._lock = stream, path, threading.Lock()
+        self._file, self._version = file, version_of(file)
 
     def read_into(self, array: NDArray[Any], offset: int) -> None:
-        """Fill an array; raise EOFError where the stream ends early."""
+        """Fill an array; raise EOFError where the stream ends early, `InvalidData` if the file is another."""
         view, done = _bytes_of(array), 0
         with self._lock:
             self._stream.seek(offset)
@@ -96,6 +108,7 @@ class ForwardStream(Stored):
                     raise EOFError(f"it ends {len(view) - done} bytes early")
                 view[done : done + len(chunk)] = chunk
                 done += len(chunk)
+            check_unchanged(self._file, self._version, self._path)
 
     def check_end(self, offset: int) -> None:
         """Raise `InvalidData` unless the stream ends here; a checksum at its end is compared, too."""

@@ -25,8 +25,7 @@ from ckncuda.given.images import (
     pixel_type,
     stack_of,
 )
-from ckncuda.given.labels import check_labels as check_labels
-from ckncuda.given.parameters import shown
+from ckncuda.given.labels import check_labels
 
 StrPath = str | os.PathLike[str]
 
@@ -185,17 +184,6 @@ def choose_split(present: Collection[str], wanted: str | None, where: str) -> st
     if wanted is None and len(found) > 1:
         raise InvalidData(f"{where} holds both train and test images: give --split train or --split test")
     return wanted or found[0]
-
-
-def path_of(path: object) -> Path:
-    """Return the path of a file or a folder, or raise `InvalidData` for what is none."""
-    named = os.fspath(path) if isinstance(path, os.PathLike) else path
-    if isinstance(named, str) and "://" in named:
-        raise InvalidData(f"{printable(named)} is an address; expected a file or a folder: download it first")
-    if isinstance(named, str) and named:
-        return Path(named)
-    what = "empty" if isinstance(path, str) else shown(path)
-    raise InvalidData(f"the path is {what}; expected the name of a file or a folder, such as 'Xtr.csv'")
 
 
 @contextlib.contextmanager

@@ -11,12 +11,15 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import ArrayLike, NDArray
 
-from ckncuda.data.source import StrPath, check_labels, path_of
+from ckncuda.data.source import StrPath
 from ckncuda.errors import InvalidData, printable
 from ckncuda.files.atomic_file import atomic_file
+from ckncuda.given.labels import check_labels
+from ckncuda.given.parameters import file_name, several
 
 FEATURES_KEY = "features"  # the name of the array in an .npz file
 _FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]")  # how a spreadsheet's formula begins
+_LATER_CELL = re.compile(rf';(?=[\s"]*{_FORMULA.pattern})')  # where it takes semicolons for separators
 _INTEGER = re.compile(r"-?[0-9]+")
 _SPECIAL = re.compile(r'[,;"\s]')
 
@@ -55,8 +58,12 @@ def write_submission(
     >>> path.read_text()
     "Id,Prediction\na.png,'=dog\nb.png,cat\n"
     """
-    path = path_of(path)
+    path = file_name(path, '"submission.csv"')
     values = check_labels(labels, None, f"predictions for {path}")
+    if class_names is not None:
+        class_names = several("class_names", class_names, str, 'expected a name a label, such as ["cat"]')
+    if ids is not None:
+        ids = several("ids", ids, str, 'expected a text a prediction, such as ["1.png"]')
     if class_names is not None and len(values) and int(values.max()) >= len(class_names):
         raise InvalidData(
             f"predictions for {path}: label {values.max()}, but names of {len(class_names)} classes;"
@@ -80,6 +87,7 @@ def _cell(text: str) -> str:
     text = printable(text)
     if _FORMULA.match(text) and not _INTEGER.fullmatch(text):
         text = f"'{text}"
+    text = _LATER_CELL.sub(";'", text)
     return '"' + text.replace('"', '""') + '"' if _SPECIAL.search(text) else text
 
 
@@ -138,7 +146,7 @@ def feature_writer(path: StrPath, n: int, d: int) -> Iterator[FeatureWriter]:
     >>> np.load(path)[:, 0]
     array([0., 0., 0., 1.], dtype=float32)
     """
-    path = path_of(path)
+    path = file_name(path, '"features.npy"')
     check_features_path(path)
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(atomic_file(path))

@@ -25,7 +25,7 @@ from ckncuda.images.preprocess import (
     preprocessing_from_dict,
 )
 from ckncuda.images.preprocessed import PreprocessedImages, preprocessed
-from ckncuda.images.sources import ArrayImages, DeviceImages, Images
+from ckncuda.images.sources import ArrayImages, DeviceImages, Images, ImagesOrArray, as_images
 from ckncuda.progress import Report
 from ckncuda.types import Array, Index, Shape
 
@@ -92,8 +92,8 @@ class ExactEncoderSpec(PreprocessingSpec):
 
     def fit(
         self,
-        images: Images,
-        backend: Backend,
+        images: ImagesOrArray,
+        backend: Backend | str,
         *,
         patches: int = 0,
         seed: int = 0,
@@ -104,7 +104,7 @@ class ExactEncoderSpec(PreprocessingSpec):
 
         Parameters
         ----------
-        images : Images
+        images : [n, h, w, c] or `Images`
         backend, patches
             Not used: nothing is computed but preprocessed images, in the host's memory.
         seed : int
@@ -115,7 +115,7 @@ class ExactEncoderSpec(PreprocessingSpec):
         report : Report, optional
             Told of the stage preprocessing.
         """
-        report = Report() if report is None else report
+        images, report = as_images(images), Report() if report is None else report
         with report.stage("preprocessing"):
             steps = self.resolved(images).preprocessing or ()
             plain = [step.to_dict() for step in steps]

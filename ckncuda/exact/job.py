@@ -148,7 +148,7 @@ class GramJob:
                 "kernel": self.kernel.description(),
                 "shape": list(self.tiling.shape),
                 "dtype": str(self.dtype),
-                "tile": self.tile,
+                "tile": self.tiling.tile,
                 "backend": backend,
             }
         )

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ckncuda.errors import InvalidData, InvalidSpec
+from ckncuda.errors import InvalidData
+from ckncuda.given.parameters import whole
 from ckncuda.images.sources import Images
 from ckncuda.types import Array
 
@@ -61,8 +62,8 @@ class Tiling:
     tile: int = TILE
 
     def __post_init__(self) -> None:
-        if self.tile < 1:
-            raise InvalidSpec(f"tile is {self.tile}; it must be a number of images, at least 1")
+        tile = whole("tile", self.tile, 1, "it must be a whole number of images, at least 1")
+        object.__setattr__(self, "tile", tile)
 
     @property
     def shape(self) -> tuple[int, int]:

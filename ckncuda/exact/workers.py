@@ -41,6 +41,7 @@ from ckncuda.exact.tiles import Tile
 from ckncuda.types import Array
 
 FAILURES = 10  # workers that may die with the same tile before it is given up
+SAFE_PATH = "PYTHONSAFEPATH"  # the variable that has Python's ``-P``
 AHEAD = 2  # tiles of each worker that are on their way or being computed
 
 
@@ -93,7 +94,7 @@ class LocalWorkers:
         here, there = self._context.Pipe()
         work = there, self._job.kernel, self._options
         process = self._context.Process(target=_work, args=work, daemon=True)
-        with _without_interrupts():
+        with _without_interrupts(), _away_from_here():
             process.start()
         there.close()  # so that the pipe ends with the process
         return _Worker(process, here)
@@ -173,6 +174,23 @@ def _without_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def _away_from_here() -> Iterator[None]:
+    """Start processes of Python that import nothing from the current folder, which may be anybody's.
+
+    Python starts them with a command (``-c``), and looks there first for what that imports.
+    """
+    before = os.environ.get(SAFE_PATH)
+    os.environ[SAFE_PATH] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[SAFE_PATH]
+        else:
+            os.environ[SAFE_PATH] = before
 
 
 def _work(pipe: "Connection[Any, Any]", kernel: ExactKernel, options: dict[str, Any]) -> None:

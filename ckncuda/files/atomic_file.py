@@ -18,15 +18,11 @@ from pathlib import Path
 from typing import IO
 
 from ckncuda.errors import InvalidData, printable
+from ckncuda.files.lock import lock
 
-try:
-    import fcntl
-except ImportError:  # Windows, where an open file cannot be removed either
-    fcntl = None  # type: ignore[assignment]
-
+RENAMES_OPEN_FILES = os.name != "nt"  # nor does Windows remove them
 ABANDONED = 86400.0  # seconds after which a file is left over, where there are no locks to tell
 LONGEST_STEM = 200  # bytes of a name that temporary files bear: file systems take 255
-_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:
@@ -96,10 +92,13 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
                 file.flush()
                 os.fsync(file.fileno())
                 if place.exists():
-                    os.chmod(name, stat.S_IMODE(place.stat().st_mode))
-                if fcntl is not None:  # as long as the lock is held
+                    # By the file itself: a link that somebody puts in place of its name would be followed.
+                    change = getattr(os, "fchmod", None)
+                    change = change or (lambda _, mode: os.chmod(name, mode))  # Windows
+                    change(file.fileno(), stat.S_IMODE(place.stat().st_mode))
+                if RENAMES_OPEN_FILES:  # as long as the lock is held
                     os.replace(name, place)
-            if fcntl is None:
+            if not RENAMES_OPEN_FILES:
                 os.replace(name, place)
         except BaseException:
             with contextlib.suppress(FileNotFoundError):
@@ -120,7 +119,8 @@ def _open_temporary(place: Path) -> tuple[int, str]:
         name = str(place.with_name(f".{_stem(place)}.{secrets.token_hex(8)}.part"))
         descriptor = os.open(name, flags, mode)
         try:
-            if _locks(descriptor) and (fcntl is None or os.fstat(descriptor).st_nlink):
+            held = lock(descriptor)
+            if held is None or (held and os.fstat(descriptor).st_nlink):
                 return descriptor, name
         except BaseException:
             os.close(descriptor)
@@ -133,20 +133,6 @@ def _stem(place: Path) -> str:
     """Return what the temporary files of a file are named after: its name, unless that is too long for it."""
     name = place.name
     return name if len(os.fsencode(name)) <= LONGEST_STEM else hashlib.sha256(os.fsencode(name)).hexdigest()
-
-
-def _locks(descriptor: int) -> bool:
-    """Lock a file, where there are locks; return whether nobody else has locked it."""
-    if fcntl is None:
-        return True
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:  # some network file systems know no locks
-            raise
-    return True
 
 
 def remove_left_over(place: Path) -> None:
@@ -163,18 +149,14 @@ def _remove_if_left_over(path: Path) -> None:
     if not stat.S_ISREG(found.st_mode) or (hasattr(os, "getuid") and found.st_uid != os.getuid()):
         return
     old = time.time() - found.st_mtime > ABANDONED
-    if fcntl is None:
+    if not RENAMES_OPEN_FILES:
         if old:
             path.unlink()
         return
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        path.unlink()  # under the lock: whoever has just made it sees that it is gone, and makes another
-    except BlockingIOError:
-        return
-    except OSError:  # there are no locks
-        if old:
-            path.unlink()
+        held = lock(descriptor)
+        if held or (held is None and old):
+            path.unlink()  # under the lock: whoever has just made it sees that it is gone, and makes another
     finally:
         os.close(descriptor)

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from ckncuda.errors import CknError, InvalidData, InvalidModelFile, printable
 from ckncuda.files import strict_json
 from ckncuda.files.atomic_file import atomic_file
-from ckncuda.files.regular_file import open_regular
+from ckncuda.files.regular_file import check_unchanged, open_regular, version_of
 from ckncuda.files.specification import check_specification
 from ckncuda.files.tensors import read_container, read_tensors
 
@@ -141,10 +141,13 @@ def _read(path: Path) -> tuple[str, Tensors]:
         raise InvalidModelFile(f"{path} is a folder; a model is a file that ckn fit wrote")
     try:
         with open_regular(path) as file:
+            version = version_of(file)
             container = read_container(file, path)
             if ENTRY not in container.metadata:
                 raise InvalidModelFile(f"{path} is a safetensors file, but not a model of ckncuda")
-            return container.metadata[ENTRY], read_tensors(file, container.tensors)
+            tensors = read_tensors(file, container.tensors)
+            check_unchanged(file, version, path)
+            return container.metadata[ENTRY], tensors
     except InvalidData as error:  # it is no file, or has become shorter
         raise InvalidModelFile(str(error)) from error
     except OSError as error:
@@ -172,8 +175,6 @@ def _put_together(specification: Mapping[str, Any], tensors: Tensors) -> Content
     ]
     classifier = specification["classifier"]
     classifier = None if classifier is None else _part(classifier, tensors, "classifier.")
-    if not encoders:
-        raise ValueError("it has no encoder")
     return Contents(encoders, classifier, {name: specification[name] for name in _ABOUT})
 
 

@@ -125,6 +125,26 @@ def open_own_file(path: StrPath) -> BinaryIO:
     return os.fdopen(descriptor, "a+b")
 
 
+def append_whole(file: BinaryIO, content: bytes) -> None:
+    """Write at the end of a file that `open_own_file` has opened, all of it or nothing.
+
+    Nothing is left to be written when it is closed, as a buffer is that a full disk has not taken.
+
+    Raises
+    ------
+    OSError
+        The disk is full; the file is as long as it was.
+    """
+    descriptor, left = file.fileno(), memoryview(content)
+    before = os.lseek(descriptor, 0, os.SEEK_END)
+    try:
+        while left:
+            left = left[os.write(descriptor, left) :]
+    except BaseException:
+        os.ftruncate(descriptor, before)
+        raise
+
+
 def _check_file(path: StrPath, found: os.stat_result) -> None:
     shown = printable(os.fspath(path))
     if stat.S_ISLNK(found.st_mode):

@@ -88,6 +88,51 @@ def read_within(path: StrPath, limit: int, *, follow: bool = True) -> bytes:
     return content
 
 
+Version = tuple[int, ...]
+
+
+def version_of(file: BinaryIO | StrPath) -> Version:
+    """Return what becomes another when somebody writes a file, or puts another in its place."""
+    found = os.fstat(file.fileno()) if hasattr(file, "fileno") else os.stat(file)
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def check_unchanged(file: BinaryIO | StrPath, version: Version, where: object) -> None:
+    """Raise `InvalidData` if a file is not as it was: what was read before and what is read now differ.
+
+    Raises
+    ------
+    InvalidData
+    OSError
+        It is no longer there.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> file = tempfile.TemporaryFile()
+    >>> version = version_of(file)
+    >>> check_unchanged(file, version, "x.npy")
+    >>> _ = file.write(b"more"); file.flush()
+    >>> check_unchanged(file, version, "x.npy")
+    Traceback (most recent call last):
+    ckncuda.errors.InvalidData: x.npy was changed while it was read: run this again once nobody writes it
+    """
+    now = version_of(file)
+    if now[:2] == version[:2] and now[2] < version[2]:
+        raise _shorter(where)
+    if now != version:
+        raise InvalidData(
+            f"{printable(where)} was changed while it was read: run this again once nobody writes it"
+        )
+
+
+def _shorter(where: object) -> InvalidData:
+    return InvalidData(
+        f"{printable(where)} has become shorter while it was read: is it being written or copied? run this "
+        "again once that is done"
+    )
+
+
 def read_into(file: BinaryIO, array: NDArray[Any], offset: int) -> None:
     """Fill an array, C-contiguous, with the bytes of a file that begin at an offset.
 
@@ -119,8 +164,5 @@ def read_into(file: BinaryIO, array: NDArray[Any], offset: int) -> None:
                 file.seek(offset + done)
                 got = file.readinto(view[done:])  # type: ignore[attr-defined]  # a buffered reader
         if not got:
-            raise InvalidData(
-                f"{printable(file.name)} has become shorter while it was read: is it being written or "
-                "copied? run this again once that is done"
-            )
+            raise _shorter(file.name)
         done += got

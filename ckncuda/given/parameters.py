@@ -4,12 +4,14 @@ Each returns the value as plain Python has it, a NumPy scalar as a number, or ra
 parameter's name, what was given and what is expected.  A bool is no number.
 """
 
+import itertools
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, TypeVar
 
 from ckncuda.errors import InvalidSpec, printable
+from ckncuda.types import Shape
 
 T = TypeVar("T")
 
@@ -17,6 +19,7 @@ MOST = 2**63 - 1
 """The largest whole number: beyond, neither NumPy nor a file of ours holds one."""
 
 _SHOWN = 80  # characters of a value in a message
+_FEW = 5  # of many names
 
 
 def number(name: str, value: object, meant: Callable[[float], bool], expected: str) -> Any:
@@ -56,6 +59,22 @@ def whole(name: str, value: object, least: int, expected: str = "", most: int = 
     return plain
 
 
+def image_shape(name: str, value: object) -> Shape:
+    """Return height, width and channels of an image.
+
+    Examples
+    --------
+    >>> image_shape("shape", [8, 8])
+    Traceback (most recent call last):
+    ckncuda.errors.InvalidSpec: shape is [8, 8]; expected height, width and channels, such as (32, 32, 3)
+    """
+    expected = "expected height, width and channels, such as (32, 32, 3)"
+    if not isinstance(value, list | tuple) or len(value) != 3:
+        raise InvalidSpec(f"{name} is {shown(value)}; {expected}")
+    height, width, channels = (whole(name, side, 1, expected) for side in value)
+    return height, width, channels
+
+
 def flag(name: str, value: object) -> bool:
     """Return True or False, or raise `InvalidSpec` for anything that merely counts as such."""
     plain = _plain(value)
@@ -88,8 +107,12 @@ def instance(name: str, value: object, kinds: type[T] | tuple[type[T], ...], exp
 
 
 def file_name(path: object, example: str) -> str:
-    """Return the name of a file, given as text or as a path."""
+    """Return the name of a file, given as text or as a path; raise `InvalidSpec` for what can be none."""
     named = os.fspath(path) if isinstance(path, os.PathLike) else path
+    if named == "" or (isinstance(named, str) and "\0" in named):
+        raise InvalidSpec(f"path is {shown(named)}; expected the name of a file, such as {example}")
+    if isinstance(named, str) and "://" in named:
+        raise InvalidSpec(f"{printable(named)} is an address; expected a file or a folder: download it first")
     return instance("path", named, str, f"expected the name of a file, such as {example}")
 
 
@@ -128,6 +151,18 @@ def listed(names: Iterable[object]) -> str:
     """Return names that somebody gave, sorted, for a message."""
     text = ", ".join(sorted(printable(name) for name in names))
     return text if len(text) <= 2 * _SHOWN else f"{text[: 2 * _SHOWN - 3]}..."
+
+
+def first_few(names: Collection[object]) -> str:
+    """Return the first few of many names that somebody gave, in their order, for a message.
+
+    Examples
+    --------
+    >>> first_few(range(8))
+    '0, 1, 2, 3, 4 and 3 more'
+    """
+    few = ", ".join(printable(name)[:100] for name in itertools.islice(names, _FEW))
+    return few if len(names) <= _FEW else f"{few} and {len(names) - _FEW:,} more"
 
 
 def _plain(value: object) -> object:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckncuda.errors import InvalidSpec
-from ckncuda.given.parameters import shown, whole
+from ckncuda.given.parameters import image_shape, shown, whole
 from ckncuda.layer.pooling import Alignment, Pooling, pooled_size, pooling_matrix
 from ckncuda.types import Shape
 
@@ -58,7 +58,7 @@ class Geometry:
 
     def map_shape(self, shape: Shape) -> Shape:
         """Return the shape of the map before pooling, for an input of a shape; refuse too large a patch."""
-        height, width, _ = shape
+        height, width, _ = image_shape("shape", shape)
         patch_height, patch_width = self.patch_shape
         if patch_height > height or patch_width > width:
             raise InvalidSpec(f"a patch of {self.shown_patch} is larger than its input of {height}x{width}")

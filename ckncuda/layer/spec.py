@@ -1,6 +1,6 @@
 """Layers before they have learned anything: `LayerSpec`, and `KernelLayer`, which never learns."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
@@ -161,9 +161,10 @@ class LayerSpec(_PatchLayer):
     decorrelation: float = 0.0
 
     @classmethod
-    def from_dict(cls, options: dict[str, Any]) -> "LayerSpec":
+    def from_dict(cls, options: Mapping[str, Any]) -> "LayerSpec":
         """Make a layer from what `to_dict` gave; options with defaults may be absent."""
-        options = dict(options)
+        expected = 'expected options such as {"filters": 64, "patch": 3, "subsampling": 2, "sigma": 0.6}'
+        options = dict(instance("options", options, Mapping, expected))
         known = [f.name for f in fields(cls)]
         name = options.get("kernel", "exp")
         try:

@@ -12,7 +12,7 @@ from ckncuda.backend import Backend, KeptBackends
 from ckncuda.classifier import Classifier, GramRidge, TrainableClassifier, classifier_from_arrays
 from ckncuda.errors import InvalidData, InvalidSpec
 from ckncuda.files import model_file
-from ckncuda.given.parameters import file_name
+from ckncuda.given.parameters import file_name, instance
 from ckncuda.images.sources import Images, ImagesOrArray, as_images_of, class_names, type_name
 from ckncuda.model.encoders import ImageEncoder, ImageEncoderSpec, encoder_from_dict
 from ckncuda.model.memory import check_prediction
@@ -67,6 +67,7 @@ class Model:
     @classmethod
     def of_network(cls, network: CKN) -> "Model":
         """Make a model of a network alone, for images of any size."""
+        instance("network", network, CKN, "expected a CKN that has learned, such as CKN(specs).fit(images)")
         network.layers  # noqa: B018  (raises if there is nothing to keep)
         return cls((Encoder(network),))
 

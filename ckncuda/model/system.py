@@ -18,7 +18,7 @@ from ckncuda.classifier import (
 from ckncuda.errors import InvalidSpec
 from ckncuda.exact.encoder import ExactEncoderSpec
 from ckncuda.exact.kernel import ExactKernel
-from ckncuda.given.parameters import choice, file_name, instance, listed, several, shown, whole
+from ckncuda.given.parameters import choice, file_name, image_shape, instance, listed, several, shown, whole
 from ckncuda.images.preprocess import Preprocessor, preprocessor_from_dict
 from ckncuda.images.symmetries import Symmetries
 from ckncuda.layer.dot_product import DotProductKernel, Exponential, kernel_from_dict
@@ -91,14 +91,15 @@ class System:
             raise InvalidSpec("a system needs at least one encoder")
         if len({type(encoder) for encoder in self.encoders}) > 1:
             raise InvalidSpec("a system is one of networks or one of exact kernels; these are both")
-        if not self.classifier:
+        if isinstance(self.classifier, str) and not self.classifier:
             object.__setattr__(self, "classifier", OF_EXACT_KERNELS if self.exact else "ridge")
-        elif self.exact and self.classifier != OF_EXACT_KERNELS:
-            raise InvalidSpec(
-                f"exact kernels have the classifier {OF_EXACT_KERNELS}; {self.classifier} is one on features"
-            )
         elif not self.exact:
             _check_classifier(self.classifier)
+        elif self.classifier != OF_EXACT_KERNELS:
+            raise InvalidSpec(
+                f"classifier is {shown(self.classifier)}; exact kernels have {OF_EXACT_KERNELS}, others are "
+                "on features"
+            )
         options = dict(instance("classifier_options", self.classifier_options, Mapping, _OPTIONS))
         object.__setattr__(self, "classifier_options", options)
         if classifier := self.make_classifier(seed=0):
@@ -109,12 +110,7 @@ class System:
         """Return a named system for n images of a shape (height, width, channels), or raise `InvalidSpec`."""
         if not isinstance(name, str) or name not in PRESETS:
             raise InvalidSpec(f"there is no preset {shown(name)}; the presets are {', '.join(PRESETS)}")
-        if not isinstance(shape, list | tuple) or len(shape) != 3:
-            raise InvalidSpec(
-                f"shape is {shown(shape)}; expected height, width and channels, such as (32, 32, 3)"
-            )
-        n, (height, width, channels) = whole("n", n, 1), (whole("shape", side, 1) for side in shape)
-        shape = height, width, channels
+        n, shape = whole("n", n, 1), image_shape("shape", shape)
         chosen = PRESETS[name]
         too_many = chosen.classifier == "kernel-ridge" and n > MOST_FOR_KERNEL_RIDGE
         classifier = "nystrom-ridge" if too_many else chosen.classifier
@@ -222,9 +218,12 @@ class System:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Make a system from what `to_dict` gave."""
-        encoders = [_encoder(encoder) for encoder in data.get("encoders", [data])]
-        return cls(encoders, data["classifier"], data["options"], data["patches"])
+        """Make a system from what `to_dict` gave, or raise `InvalidSpec`."""
+        try:
+            encoders = [_encoder(encoder) for encoder in data.get("encoders", [data])]
+            return cls(encoders, data["classifier"], data["options"], data["patches"])
+        except (LookupError, TypeError, AttributeError) as error:  # parts are missing, or of other kinds
+            raise InvalidSpec(f"data is {shown(data)}; expected what System.to_dict gives") from error
 
     def __str__(self) -> str:
         """Return one line: filters, patch, κ and subsampling of each layer, and the rest."""

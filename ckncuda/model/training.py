@@ -120,6 +120,11 @@ class Training:
                 f"{len(grams)} Gram matrices were given for {len(self._specs)} kernels; give one each"
             )
         for number, matrix in enumerate(grams, 1):
+            if not hasattr(matrix, "shape"):
+                raise InvalidSpec(
+                    f"grams[{number - 1}] is {shown(matrix)}; expected an array [{n}, {n}], such as "
+                    'numpy.load gives, or ckncuda.exact.on_disk.reading.open_gram("K.zarr")'
+                )
             if tuple(matrix.shape) != (n, n):
                 raise InvalidData(
                     f"Gram matrix {number} is of shape {list(matrix.shape)}; expected [{n}, {n}], that of "

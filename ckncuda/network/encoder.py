@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ckncuda.backend import Backend, unfused_reason
+from ckncuda.backend import Backend, shared_backend, unfused_reason
 from ckncuda.errors import InvalidSpec
-from ckncuda.given.parameters import instance
+from ckncuda.given.parameters import image_shape, instance
 from ckncuda.images.preprocess import (
     ZCA,
     PreprocessingSpec,
@@ -20,7 +20,7 @@ from ckncuda.images.preprocess import (
     preprocessing_from_dict,
 )
 from ckncuda.images.preprocessed import PreprocessedImages, preprocessed
-from ckncuda.images.sources import Images
+from ckncuda.images.sources import Images, ImagesOrArray, as_images
 from ckncuda.images.symmetries import Symmetries
 from ckncuda.layer.dot_product import Exponential
 from ckncuda.layer.spec import LayerSpec, check_specs
@@ -65,6 +65,7 @@ class EncoderSpec(PreprocessingSpec):
 
     def output_shape(self, shape: Shape) -> Shape:
         """Return the shape (height, width, filters) of the features of an image (height, width, channels)."""
+        shape = image_shape("shape", shape)
         if self.symmetries.shift >= min(shape[:2]):
             raise InvalidSpec(
                 f"a shift of {self.symmetries.shift} leaves nothing of images of {shape[0]}x{shape[1]}"
@@ -126,8 +127,8 @@ class EncoderSpec(PreprocessingSpec):
 
     def fit(
         self,
-        images: Images,
-        backend: Backend,
+        images: ImagesOrArray,
+        backend: Backend | str,
         *,
         patches: int = PATCHES,
         seed: int = 0,
@@ -146,6 +147,7 @@ class EncoderSpec(PreprocessingSpec):
         report : Report, optional
             Told of the stages reading, preprocessing and anchors.
         """
+        images, backend = as_images(images), shared_backend(backend)
         report = Report() if report is None else report
         if beside:
             seed = int(np.random.SeedSequence([seed, len(beside)]).generate_state(1)[0])

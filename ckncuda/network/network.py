@@ -13,7 +13,7 @@ from ckncuda.backend import Backend, KeptBackends
 from ckncuda.backend.arrays import to_host
 from ckncuda.errors import InvalidData, InvalidSpec
 from ckncuda.files import model_file
-from ckncuda.given.parameters import several, shown, whole
+from ckncuda.given.parameters import file_name, image_shape, several, shown, whole
 from ckncuda.images.sources import DeviceImages, Images, ImagesOrArray, as_images
 from ckncuda.images.symmetries import Symmetries
 from ckncuda.layer.layer import Layer
@@ -97,6 +97,7 @@ class CKN:
     @classmethod
     def from_layers(cls, layers: Sequence[Layer]) -> "CKN":
         """Stack layers that have learned already; raise `InvalidSpec` where channels do not fit."""
+        layers = several("layers", layers, Layer, "expected layers that have learned, such as network.layers")
         for number, (below, layer) in enumerate(itertools.pairwise(layers), 2):
             if layer.anchors.shape[3] != below.spec.filters:
                 raise InvalidSpec(
@@ -104,7 +105,7 @@ class CKN:
                     f"the layer below has {below.spec.filters} filters"
                 )
         network = cls([layer.spec for layer in layers])
-        network.layers_ = tuple(layers)
+        network.layers_ = layers
         return network
 
     def fit(
@@ -242,6 +243,7 @@ class CKN:
 
     def output_shape(self, shape: Shape) -> Shape:
         """Return the shape (height, width, filters) of the features of an image (height, width, channels)."""
+        shape = image_shape("shape", shape)
         if hasattr(self, "layers_") and shape[2] != self.layers_[0].anchors.shape[3]:
             raise InvalidData(
                 f"images have {shape[2]} channels; the network was learned on images with "
@@ -280,7 +282,7 @@ class CKN:
         """Write the network to a model file; `ckncuda.load` reads it."""
         beside = {"preprocessing": [], "symmetries": Symmetries().to_dict()}
         encoder = model_file.StoredPart({"kind": "network"} | self.to_dict() | beside, self.arrays())
-        model_file.save(model_file.Contents([encoder]), path)
+        model_file.save(model_file.Contents([encoder]), file_name(path, '"network.ckn"'))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "CKN":
@@ -293,7 +295,7 @@ class CKN:
             first = contents.encoders[0]
             return kinds, cls.from_dict(first.to_dict(), first.arrays()) if kinds == ["network"] else None
 
-        kinds, network = model_file.load(path, build)
+        kinds, network = model_file.load(file_name(path, '"network.ckn"'), build)
         check_one_network(kinds)
         assert network is not None
         return network

@@ -57,7 +57,7 @@ def test_a_backend_that_does_not_work_says_why():
 @pytest.mark.parametrize("name", ["threads", "memory"])
 @pytest.mark.parametrize("value", [True, np.True_, 2.5, "4", "2GiB", [4], np.array([4, 4])])
 def test_options_that_are_no_whole_numbers(name, value):
-    with pytest.raises(InvalidSpec, match=f"{name} is .*; it must be a whole number, "):
+    with pytest.raises(InvalidSpec, match=f"{name} is .*; it must be a whole number of "):
         get_backend("numpy", **{name: value})
 
 

@@ -136,3 +136,16 @@ def test_products_of_single_images_have_one_thread_of_blas(rng, monkeypatch):
     with threadpoolctl.threadpool_limits(2, user_api="blas"):
         PreprocessedImages(images, (LocalWhitening(),), get_backend("numpy", threads=2)).read(0, 20)
     assert set(seen) == {1}
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("error", [IndexError, ValueError, MemoryError])
+def test_whatever_a_tile_raises_ends_the_work(count, error):
+    """The end of the work is told by an IndexError, too: one of a tile is not taken for it."""
+
+    def fails(tile):
+        if tile == 3:
+            raise error("of a tile")
+
+    with pytest.raises(error, match="of a tile"):
+        threads.Threads(count).run(fails, ((tile,) for tile in range(8)))

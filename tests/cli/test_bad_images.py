@@ -9,6 +9,7 @@ import pickle
 import numpy as np
 import pytest
 from factories import Call
+from PIL import Image
 
 
 def csv_with(data, row, column, text):
@@ -156,3 +157,16 @@ def test_images_where_a_model_belongs(refused, data, model, tmp_path):
     (tmp_path / "m.ckn").write_bytes(model.read_bytes()[:-9])
     refused("predict", "m.ckn", data.npy, "-o", "s.csv", words=["m.ckn is truncated"])
     refused("predict", model, model, "-o", "s.csv", words=["model.ckn is a model of ckncuda"])
+
+
+@pytest.mark.parametrize("order", [b"II*\0", b"MM\0*"])
+def test_nothing_is_said_of_damages_that_are_not_the_pixels(works, tiny, tmp_path, order):
+    """Pillow warns, of which file it does not say, and nobody could do anything about it."""
+    (tmp_path / "photos").mkdir()
+    for i in range(6):
+        pixels = np.random.default_rng(i).integers(0, 256, (12, 12, 3), np.uint8)
+        exif = b"Exif\0\0" + order + b"\xff\xff\xff\xff"
+        Image.fromarray(pixels).save(tmp_path / "photos" / f"{i}.jpg", exif=exif)
+    done = works("fit", "photos", "-o", "m.ckn", *tiny[:-2])
+    assert "arning" not in done.stderr
+    assert "EXIF" not in done.stderr

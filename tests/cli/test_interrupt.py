@@ -1,5 +1,6 @@
 """Ctrl-C and requests to end leave nothing half-written."""
 
+import os
 import re
 import signal
 import subprocess
@@ -134,3 +135,45 @@ def test_a_computation_that_hears_no_signal_is_ended_with_the_process():
     assert process.returncode == 130, stderr
     assert "Interrupted" in stderr
     assert "ended" not in stderr
+
+
+TEXTS = {
+    "a text": 'exec("import signal; signal.raise_signal(signal.SIGINT)")',
+    "a named tuple": "collections.namedtuple = lambda *_: exec(TEXT); collections.namedtuple('a', 'b')",
+    "a dataclass": "dataclasses.make_dataclass('A', [('a', int, dataclasses.field(default_factory=list))])",
+}
+IN_A_TEXT = """
+import builtins, collections, dataclasses
+from ckncuda.cli import commands, main
+
+TEXT = "import signal; signal.raise_signal(signal.SIGINT)"
+run = builtins.exec
+
+def interrupted(source, *names):
+    run(TEXT) if isinstance(source, str) else run(source, *names)
+
+@commands.cli.command()
+def long():
+    dataclasses.exec = interrupted
+    HOW
+
+import sys
+sys.argv = ["ckn", "long"]
+main.main()
+"""
+
+
+@pytest.mark.parametrize("how", TEXTS)
+def test_an_interrupt_in_a_text_that_is_executed_has_the_same_status(tmp_path, how):
+    """Of a module that is run, Python would report the signal in its place."""
+    (tmp_path / "ours.py").write_text(IN_A_TEXT.replace("HOW", TEXTS[how]))
+    done = subprocess.run(
+        [sys.executable, "-m", "ours"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)])},
+        capture_output=True,
+        text=True,
+        timeout=LONG,
+        preexec_fn=_attentive,
+    )
+    assert done.returncode == 130, done.stderr
+    assert "Interrupted" in done.stderr

@@ -97,7 +97,7 @@ MESSAGES = {
     "threads-negative": (("--threads", "-1"), ["--threads", "-1"]),
     "threads-none": (("--threads", "many"), ["--threads", "'many'"]),
     "threads-part": (("--threads", "1.5"), ["--threads", "'1.5'"]),
-    "memory-1": (("--memory", "1"), ["memory is 1 byte;", "at least 64 MiB"]),
+    "memory-1": (("--memory", "1"), ["memory is 1;", "at least 64 MiB"]),
     "memory-negative": (("--memory", "-1"), ["--memory", "'-1'", "2GiB"]),
     "memory-unit": (("--memory", "2Gigs"), ["--memory", "'2Gigs'", "2GiB"]),
 }

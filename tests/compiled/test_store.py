@@ -4,6 +4,7 @@ import os
 import pickle
 import stat
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -166,3 +167,38 @@ def test_what_was_left_long_ago_is_removed(folder):
     (folder.path / f"{NAME}.456.part").write_bytes(b"")  # which another process is writing
     folder.forget("version")
     assert {path.name for path in folder.path.iterdir()} == {NAME, f"{NAME}.456.part", "of others"}
+
+
+def test_what_a_killed_process_left_is_in_nobodys_way(tmp_path, monkeypatch):
+    """In a container every process may have the same number."""
+    monkeypatch.setenv(store.VARIABLE, str(tmp_path))
+    probe = f"ckncuda-probe.{os.getpid()}.part"
+    for name in (NAME, probe):
+        (tmp_path / f"{name}.{os.getpid()}.part").touch()
+    assert store.problem() is None
+    (folder,) = store.folders()
+    folder.write(NAME, b"content")
+    assert folder.read(NAME) == b"content"
+
+
+def test_many_threads_may_ask_at_once_where_something_can_be_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv(store.VARIABLE, str(tmp_path))
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(lambda _: store.problem(), range(400))) == {None}
+    assert not list(tmp_path.iterdir())
+
+
+def test_writers_with_one_number_do_not_meet(folder):
+    """Threads have the number of their process, and processes of two containers may share one."""
+    with ThreadPoolExecutor(8) as threads:
+        for _ in threads.map(lambda n: folder.write(NAME, b"content %d" % (n % 3)), range(200)):
+            assert folder.read(NAME).startswith(b"content ")
+    assert [path.name for path in folder.path.iterdir()] == [NAME]
+
+
+def test_what_another_is_writing_stays(folder, monkeypatch):
+    """As in a second container, where our process has the same number."""
+    others = folder.path / f"{NAME}.{os.getpid()}.part"
+    others.write_bytes(b"half")
+    folder.write(NAME, b"content")
+    assert (folder.read(NAME), others.read_bytes()) == (b"content", b"half")

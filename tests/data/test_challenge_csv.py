@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as hnp
 
 from ckncuda.data import open_images
 from ckncuda.data.challenge_csv import ChallengeCsv
-from ckncuda.errors import InvalidData
+from ckncuda.errors import InvalidData, InvalidSpec
 
 FINITE = st.floats(-(2.0**53), 2.0**53, width=32)
 
@@ -195,7 +195,7 @@ def test_not_finite(tmp_path, text):
 
 @pytest.mark.parametrize("shape", [(2, 2), (0, 4, 1), (2, -2, -1)])
 def test_image_shape_that_is_none(tmp_path, shape):
-    with pytest.raises(InvalidData, match="expected height, width and channels"):
+    with pytest.raises(InvalidSpec, match="expected height, width and channels"):
         open_images(write(tmp_path / "X.csv", [[1, 2, 3, 4]]), image_shape=shape)
 
 
@@ -387,3 +387,12 @@ def test_files_that_change_while_they_are_read(tmp_path, change, message):
     path.write_bytes(change(path.read_bytes()))
     with pytest.raises(InvalidData, match=message):
         source.read(0, 9)
+
+
+@pytest.mark.parametrize("begin", [b"", b"1," * 783 + b"1\n", b"\xef\xbb\xbf"])
+def test_lines_that_stay_blank_are_given_up(tmp_path, begin):
+    (tmp_path / "x.csv").write_bytes(begin + b"\n" * (8 << 20))
+    start = time.process_time()
+    with pytest.raises(InvalidData, match="is blank, but not the last"):
+        ChallengeCsv(tmp_path / "x.csv")
+    assert time.process_time() - start < 0.3

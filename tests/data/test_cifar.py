@@ -1,3 +1,4 @@
+import gc
 import os
 import pickle
 import struct
@@ -277,3 +278,12 @@ def test_a_pickled_batch_is_streamed(tmp_path, peak_memory):
         for number, block in enumerate(source.blocks(50)):
             assert block[0, 0, 0, 0] == rows[50 * number, 0]
     assert peak() < rows.nbytes / 3
+
+
+@pytest.mark.parametrize("content", [b"\xff" * 3073, b"\xff" * 100, b""], ids=["label", "cut", "empty"])
+def test_no_refused_file_is_left_open(tmp_path, content, recwarn):
+    (tmp_path / "data_batch_1.bin").write_bytes(content)
+    with pytest.raises(InvalidData, match=r"data_batch_1\.bin"):
+        open_images(tmp_path / "data_batch_1.bin", format="cifar")
+    gc.collect()
+    assert [str(warning.message) for warning in recwarn if warning.category is ResourceWarning] == []

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ckncuda.data import read_labels
+from ckncuda.data import open_images, read_labels
 from ckncuda.errors import InvalidData
 
 
@@ -222,3 +222,25 @@ def test_files_refused(tmp_path):
     ):
         with pytest.raises(InvalidData, match=message):
             read_labels(tmp_path / name, 1)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        gzip.compress(b"") * 60_000,
+        b"\x1f\x8b\x08\x08" + bytes(6) + b"a" * (1 << 21) + b"\0",
+        bz2.compress(b"") * 80_000,
+        lzma.compress(b"") * 40_000,
+    ],
+    ids=["members of gzip", "a name in gzip", "streams of bzip2", "streams of xz"],
+)
+def test_packed_labels_of_which_nothing_comes_are_refused_at_once(tmp_path, content):
+    (tmp_path / "Y.csv").write_bytes(content)
+    start = time.process_time()
+    with pytest.raises(
+        InvalidData, match=r"Y\.csv has more than .* bytes, and labels of so many images take"
+    ):
+        read_labels(tmp_path / "Y.csv", 5)
+    with pytest.raises(InvalidData, match=r"Y\.csv is compressed|Y\.csv has more than"):
+        open_images(tmp_path / "Y.csv")
+    assert time.process_time() - start < 0.2

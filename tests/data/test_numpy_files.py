@@ -1,4 +1,7 @@
 import io
+import re
+import struct
+import time
 import zipfile
 
 import numpy as np
@@ -6,6 +9,7 @@ import pytest
 from factories import Call
 
 from ckncuda.data import open_images
+from ckncuda.data.numpy_files import NpzSource, read_npz_labels
 from ckncuda.errors import InvalidData
 
 RNG = np.random.default_rng(0)
@@ -192,3 +196,54 @@ def test_npz_is_streamed(tmp_path, peak_memory, how, images_a_block):
             assert block[0, 0, 0, 0] == images[images_a_block * number, 0, 0, 0]
     # The block, and a megabyte or two of buffers; whole, the file takes 12.
     assert peak() < images.nbytes * (images_a_block / 1000 + 0.3)
+
+
+def directory(count):
+    names = [f"{i:06}.npy".encode() for i in range(count)]
+    return b"".join(b"PK\1\2" + bytes(24) + struct.pack("<H", len(n)) + bytes(16) + n for n in names)
+
+
+def ends(length, count, entries, wide=True, comment=b""):
+    """Return the ends of an archive whose list of members has a length, and what else stands there."""
+    longer = struct.pack("<4sQHHIIQQQQ", b"PK\6\6", 44, 45, 45, 0, 0, count, count, length, 0)
+    locator = struct.pack("<4sI8sI", b"PK\6\7", 0, length.to_bytes(8, "little"), 1)
+    sizes = (2**32 - 1, 2**32 - 1) if wide else (length, 0)
+    end = struct.pack("<4sHH4sIIH", b"PK\5\6", 0, 0, entries, *sizes, len(comment)) + comment
+    return longer * wide + locator * wide + end
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"entries": b"PK\5\6", "wide": False},  # an end in the end
+        {"entries": b"PK\6\6", "wide": True},  # a longer one in it
+        {"entries": b"\xff" * 4, "wide": True, "comment": b"PK\6\6" + bytes(50)},
+        {"entries": b"\xff" * 4, "wide": True, "comment": b"x" * 65_000},
+        {"entries": bytes(4), "wide": False, "comment": b"PK\5\6"},
+    ],
+)
+def test_a_list_of_members_that_hides_its_length_is_refused_before_it_is_read(tmp_path, how):
+    listed, path = directory(170_000), tmp_path / "x.npz"
+    path.write_bytes(listed + ends(len(listed), 170_000, **how))
+    start = time.process_time()
+    with pytest.raises(InvalidData, match=r"x\.npz lists so many members|x\.npz is truncated or damaged"):
+        NpzSource(path)
+    assert time.process_time() - start < 0.3
+
+
+@pytest.mark.parametrize("method", [9, 12, 14, 93, 95, 98])
+@pytest.mark.parametrize("key", ["images", "labels"])
+def test_members_packed_in_other_ways_are_refused_at_all_doors(tmp_path, method, key):
+    path = tmp_path / "x.npz"
+    np.savez(path, images=np.zeros((3, 8, 8), np.uint8), labels=[0, 1, 2])
+    content = bytearray(path.read_bytes())
+    for found in re.finditer(rb"PK(\x01\x02|\x03\x04)", bytes(content)):
+        at = found.start() + (10 if found[1] == b"\1\2" else 8)
+        name = content[found.start() :][46 if found[1] == b"\1\2" else 30 :][:6]
+        if bytes(name) == key.encode():
+            content[at : at + 2] = method.to_bytes(2, "little")
+    path.write_bytes(content)
+    doors = [lambda: NpzSource(path)] + [lambda: read_npz_labels(path, 3)] * (key == "labels")
+    for door in doors:
+        with pytest.raises(InvalidData, match=rf"array '{key}' is packed by .*; expected deflate, or none"):
+            door()

@@ -1,6 +1,7 @@
 import gzip
 
 import numpy as np
+import PIL.Image
 import pytest
 
 from ckncuda.data import open_images, read_labels
@@ -110,3 +111,25 @@ def test_csv_with_a_header_by_name_or_by_format(tmp_path, name, format):
 def test_a_folder_where_a_file_belongs(tmp_path, format):
     with pytest.raises(InvalidData, match=r"cannot read .*directory|is a folder, not a file"):
         open_images(tmp_path, format=format)
+
+
+@pytest.mark.parametrize("name", ["a\u200bb", "a\x1b[31m", "a\nb"])
+@pytest.mark.parametrize("kind", ["csv", "npy", "npz", "bin", "png", "idx"])
+def test_files_whose_names_a_terminal_would_obey_are_read(tmp_path, name, kind):
+    """Names are escaped in messages; a file is opened by the name that it has."""
+    pixels, path = np.arange(3072, dtype=np.uint8).reshape(1, 32, 32, 3), tmp_path / f"{name}.{kind}"
+    if kind == "csv":
+        path.write_text(",".join(map(str, pixels.ravel().tolist())) + "\n")
+    elif kind == "npy":
+        np.save(path, pixels)
+    elif kind == "npz":
+        np.savez(path, images=pixels)
+    elif kind == "bin":
+        path.write_bytes(b"\7" + pixels.tobytes())
+    elif kind == "png":
+        PIL.Image.fromarray(pixels[0]).save(path)
+    else:
+        path.write_bytes(np.array([2051, 1, 32, 32], ">i4").tobytes() + pixels.tobytes()[:1024])
+    with open_images(path) as source:
+        assert source.read(0, 1).shape[:3] == (1, 32, 32)
+        assert source.description.isprintable()

@@ -99,6 +99,9 @@ def test_places_refused(tmp_path, name):
         ("07", "07"),
         ("-1", "-1"),
         ("=1+1", "'=1+1"),
+        ("a;=1+1", '"a;\'=1+1"'),  # two cells, where a spreadsheet takes semicolons
+        ('a; "@x', '"a;\' ""@x"'),
+        ("a;b=1", '"a;b=1"'),
         ("+cmd", "'+cmd"),
         ("-2+3", "'-2+3"),
         ("@SUM(A1)", "'@SUM(A1)"),
@@ -107,7 +110,6 @@ def test_places_refused(tmp_path, name):
         ("\t=1", r"\t=1"),
         ("\r=1", r"\r=1"),
         ("a,b", '"a,b"'),
-        ("a;=1", '"a;=1"'),
         ('a"b', '"a""b"'),
         ("a\nb", r"a\nb"),
         ("\x1b[31mred", r"\x1b[31mred"),

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
 
@@ -133,3 +134,38 @@ def test_an_error_that_does_not_bear_to_be_sent():
 
     assert isinstance(workers._sendable(Local("why")), RuntimeError)
     assert "why" in str(workers._sendable(Local("why")))
+
+
+HERE = """
+import numpy as np
+from ckncuda import ExactKernel, LayerSpec, Linear
+from ckncuda.exact.job import GramJob
+from ckncuda.exact.workers import LocalWorkers
+from ckncuda.images.sources import ArrayImages
+
+if __name__ == "__main__":
+    layer = LayerSpec(filters=1, patch=3, subsampling=2, kernel=Linear())
+    job = GramJob(ExactKernel([layer]), ArrayImages(np.ones((3, 8, 8, 1))), tile=3)
+    with LocalWorkers(1, job, {"name": "numpy", "threads": 1}) as ours:
+        print(len(list(ours.blocks(job.tiling))))
+"""
+
+
+def test_workers_run_nothing_that_lies_in_the_current_folder(tmp_path):
+    """It may be anybody's, such as /tmp, and hold what is named as modules are."""
+    (tmp_path / "elsewhere").mkdir()
+    script = tmp_path / "elsewhere" / "script.py"
+    script.write_text(HERE)
+    (tmp_path / "here").mkdir()
+    for name in ("multiprocessing", "selectors", "struct", "random", "numpy", "ckncuda"):
+        (tmp_path / "here" / f"{name}.py").write_text(f"open('ran {name}', 'w')\nraise ImportError('{name}')")
+    done = subprocess.run(
+        [sys.executable, script],
+        cwd=tmp_path / "here",
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert [path.name for path in (tmp_path / "here").glob("ran *")] == []
+    assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr

@@ -1,4 +1,4 @@
-"""Inputs that become shorter while they are read: by a hook between opening and reading, in a child."""
+"""Inputs that change while they are read: by a hook between opening and reading, in a child."""
 
 import builtins
 import gzip
@@ -7,6 +7,7 @@ import os
 import pickle
 import shutil
 import struct
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from PIL import Image
 from ckncuda import System, load
 from ckncuda.data import open_images, read_labels
 from ckncuda.errors import CknError, InvalidData
+from ckncuda.types import Array
 
 N = 12
 PIXELS = np.random.default_rng(12).integers(0, 256, (N, 32, 32, 3), np.uint8)
@@ -50,21 +52,41 @@ def _replaced(path: Path) -> None:
 
 SHRINKS = {f.__name__.strip("_"): f for f in (_halved, _emptied, _overwritten, _replaced)}
 
+
+def _rewritten(path: Path, other: Path) -> None:
+    """Write another input into the file, as `cp` does; the system's clock for files ticks every few ms."""
+    time.sleep(0.02)
+    shutil.copyfile(other, path)
+
+
+def _exchanged(path: Path, other: Path) -> None:
+    shutil.copyfile(other, path.with_name(".new"))
+    os.replace(path.with_name(".new"), path)
+
+
+def _grown(path: Path, other: Path) -> None:
+    time.sleep(0.02)
+    with open(path, "ab") as file:
+        file.write(other.read_bytes())
+
+
+CHANGES = {f.__name__.strip("_"): f for f in (_rewritten, _exchanged, _grown)}
+
 TOML = (
     "[[layers]]\nfilters = 8\npatch = 3\nsubsampling = 2\nkernel = 'exp'\nsigma = 0.6\n" + "# more\n" * 3000
 )
 
 
-def make(kind: str, folder: Path) -> tuple[Path, Path]:
-    """Write an input; returns what is opened, and the file that shrinks."""
-    rows = PIXELS.transpose(0, 3, 1, 2).reshape(N, -1)
+def make(kind: str, folder: Path, pixels: Array = PIXELS) -> tuple[Path, Path]:
+    """Write an input; returns what is opened, and the file that changes."""
+    rows = pixels.transpose(0, 3, 1, 2).reshape(N, -1)
     batches = {f"data_batch_{i}": (rows[i::2], LABELS[i::2]) for i in (0, 1)}
-    idx = struct.pack(">5I", 0x804, N, 32, 32, 3) + PIXELS.tobytes()
+    idx = struct.pack(">5I", 0x804, N, 32, 32, 3) + pixels.tobytes()
     table = "".join(f"{i},{label}\n" for i, label in enumerate(LABELS, 1)).encode()
     files: dict[str, dict[str, bytes]] = {
-        "npy": {"x.npy": npy_of(PIXELS)},
-        "npz": {"x.npz": npz_of(images=PIXELS)},
-        "npz stored": {"x.npz": npz_of(0, images=PIXELS)},
+        "npy": {"x.npy": npy_of(pixels)},
+        "npz": {"x.npz": npz_of(images=pixels)},
+        "npz stored": {"x.npz": npz_of(0, images=pixels)},
         "csv": {"x.csv": "".join(",".join(map(str, row)) + "\n" for row in rows).encode()},
         "idx": {"images-idx4": idx},
         "idx gzipped": {"images-idx4.gz": gzip.compress(idx)},
@@ -76,13 +98,13 @@ def make(kind: str, folder: Path) -> tuple[Path, Path]:
             name: pickle.dumps({"labels": labels.tolist(), "data": data})
             for name, (data, labels) in batches.items()
         },
-        "pictures png": {f"{i:02}.png": _picture(i, "png") for i in range(N)},
-        "pictures tiff": {f"{i:02}.tif": _picture(i, "tiff") for i in range(N)},
+        "pictures png": {f"{i:02}.png": _picture(pixels[i], "png") for i in range(N)},
+        "pictures tiff": {f"{i:02}.tif": _picture(pixels[i], "tiff") for i in range(N)},
         "labels csv": {"Y.csv": b"Id,Prediction\n" + table},
         "labels npy": {"Y.npy": npy_of(LABELS)},
         "labels npz": {"Y.npz": npz_of(labels=LABELS)},
         "labels idx": {"Y": struct.pack(">2I", 0x801, N) + LABELS.astype(np.uint8).tobytes()},
-        "gram npy": {"K.npy": npy_of(GRAM)},
+        "gram npy": {"K.npy": npy_of(GRAM if pixels is PIXELS else GRAM + 1)},
         "toml": {"net.toml": TOML.encode()},
         "model": {"m.ckn": (Path(__file__).parents[1] / "model_files" / "version_3.ckn").read_bytes()},
     }
@@ -107,9 +129,9 @@ def _write_gram(path: Path) -> None:
         store.finish()
 
 
-def _picture(number: int, suffix: str) -> bytes:
+def _picture(pixels: Array, suffix: str) -> bytes:
     out = io.BytesIO()
-    Image.fromarray(PIXELS[number]).save(out, suffix)
+    Image.fromarray(pixels).save(out, suffix)
     return out.getvalue()
 
 
@@ -161,6 +183,15 @@ def after_a_part(kind: str, shrink: str, folder: str) -> str:
     opened, file = make(kind, Path(folder))
     whole = read(kind, opened)
     return outcome(lambda: read(kind, opened, lambda: SHRINKS[shrink](file)), whole)
+
+
+def after_another_came(kind: str, change: str, folder: str) -> str:
+    """Read a part, have the file be another that is as good, read the rest."""
+    opened, file = make(kind, Path(folder))
+    elsewhere = Path(tempfile.mkdtemp(dir=Path(folder).parent))
+    other = make(kind, elsewhere, PIXELS[:, ::-1])[1]
+    whole = read(kind, opened)
+    return outcome(lambda: read(kind, opened, lambda: CHANGES[change](file, other)), whole)
 
 
 def after_opening(kind: str, shrink: str, opening: int, folder: str) -> str:

@@ -1,8 +1,8 @@
-"""Inputs that become shorter while they are read: a clear error, or all of it was read; never a signal."""
+"""Inputs that change while they are read: a clear error, or all was read as it was; never a signal."""
 
 import numpy as np
 import pytest
-from faults.shrinking import KINDS, SHRINKS
+from faults.shrinking import CHANGES, KINDS, SHRINKS
 
 IN_PARTS = [kind for kind in KINDS if not kind.startswith("labels") and kind != "toml"]
 GOOD = ("refused", "whole")
@@ -26,6 +26,13 @@ def child(nursery, tmp_path):
 @pytest.mark.parametrize("kind", IN_PARTS)
 def test_after_a_part_was_read(child, kind, shrink):
     assert child("after_a_part", kind, shrink) in GOOD
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("kind", [kind for kind in IN_PARTS if kind not in ("gram zarr", "model")])
+def test_after_another_came(child, kind, change):
+    """Half of one file and half of another are neither; that which was there may be read to its end."""
+    assert child("after_another_came", kind, change) in GOOD
 
 
 @pytest.mark.parametrize("opening", [1, 2])

@@ -1,3 +1,4 @@
+import errno
 import os
 import signal
 import stat
@@ -9,6 +10,7 @@ import pytest
 
 from ckncuda.errors import InvalidData
 from ckncuda.files import atomic_file as module
+from ckncuda.files import lock
 from ckncuda.files.atomic_file import atomic_file, check_writable
 
 
@@ -64,6 +66,23 @@ def test_names_as_long_as_there_may_be(tmp_path, name):
         with pytest.raises(InvalidData, match="File name too long$"):
             longer(tmp_path / (name + "x" * 90))
     assert os.listdir(tmp_path) == [name]
+
+
+@pytest.mark.skipif(not hasattr(os, "fchmod"), reason="modes of POSIX")
+def test_the_mode_of_no_other_file_changes(tmp_path):
+    """Somebody who may write into the folder puts a link in place of what is being written."""
+    secret, path = tmp_path / "secret", tmp_path / "shared" / "out"
+    path.parent.mkdir()
+    secret.write_bytes(b"")
+    secret.chmod(0o600)
+    path.write_bytes(b"old")
+    path.chmod(0o666)
+    with atomic_file(path) as file:
+        file.write(b"new")
+        (being_written,) = path.parent.glob(".out.*.part")
+        being_written.unlink()
+        being_written.symlink_to(secret)
+    assert stat.S_IMODE(secret.stat().st_mode) == 0o600
 
 
 def test_write_protected_files_stand_and_modes_stay(tmp_path):
@@ -152,12 +171,12 @@ def test_links_and_pipes_are_not_what_is_left_over(tmp_path):
 @pytest.mark.parametrize("locks", ["no system of locks", "no locks on this disk"])
 def test_where_there_are_no_locks_age_tells_what_is_left_over(tmp_path, monkeypatch, age, stays, locks):
     def flock(*arguments):
-        raise OSError(module.errno.ENOLCK, "No locks available")
+        raise OSError(errno.ENOLCK, "No locks available")
 
     if locks == "no system of locks":
-        monkeypatch.setattr(module, "fcntl", None)
+        monkeypatch.setattr(lock, "fcntl", None)
     else:
-        monkeypatch.setattr(module.fcntl, "flock", flock)
+        monkeypatch.setattr(lock.fcntl, "flock", flock)
     left = tmp_path / ".out.0123456789abcdef.part"
     left.touch()
     os.utime(left, (time.time() - age,) * 2)
@@ -169,7 +188,7 @@ def test_where_there_are_no_locks_age_tells_what_is_left_over(tmp_path, monkeypa
 
 def test_one_that_looks_for_left_over_files_is_quicker_than_the_lock(tmp_path, monkeypatch):
     """Between the file's making and its locking, somebody else takes it for left over."""
-    locks, removed = module._locks, []
+    locks, removed = module.lock, []
 
     def quicker(descriptor):
         if not removed:
@@ -177,7 +196,7 @@ def test_one_that_looks_for_left_over_files_is_quicker_than_the_lock(tmp_path, m
             module.remove_left_over(tmp_path / "out")
         return locks(descriptor)
 
-    monkeypatch.setattr(module, "_locks", quicker)
+    monkeypatch.setattr(module, "lock", quicker)
     with atomic_file(tmp_path / "out") as file:
         file.write(b"whole")
     assert len(removed) == 1

@@ -7,6 +7,7 @@ import pytest
 
 from ckncuda.errors import InvalidData
 from ckncuda.files.own_folder import (
+    append_whole,
     check_own_file,
     check_own_folder,
     entries_within,
@@ -131,3 +132,15 @@ def test_a_file_system_without_owners(folder, monkeypatch):
     monkeypatch.setattr(os, "getuid", lambda: STRANGER)
     monkeypatch.setattr("ckncuda.files.own_folder._SYSTEM", -2)
     check_own_folder(folder)
+
+
+@pytest.mark.parametrize("size", [10, 12, 13])
+def test_a_line_is_written_whole_or_not_at_all(tmp_path, full_disk, size):
+    with open_own_file(tmp_path / "log") as file:
+        append_whole(file, b"ten bytes\n")
+        with full_disk(size):
+            with pytest.raises(OSError, match="File too large"):
+                append_whole(file, b"more\n")
+            assert (tmp_path / "log").read_bytes() == b"ten bytes\n"
+            file.close()  # writes nothing any more
+    assert (tmp_path / "log").read_bytes() == b"ten bytes\n"

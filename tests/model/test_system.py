@@ -198,7 +198,10 @@ REFUSED = {
     "both": (lambda: System([NETWORK, EXACT]), "of networks or one of exact kernels"),
     "classifier": (lambda: System([NETWORK], "forest"), "no classifier 'forest'; there is ridge, "),
     "of exact kernels": (lambda: System([NETWORK], "gram-ridge"), "no classifier 'gram-ridge'"),
-    "of features": (lambda: System([EXACT], "softmax"), "have the classifier gram-ridge; softmax is one on"),
+    "of features": (
+        lambda: System([EXACT], "softmax"),
+        "is 'softmax'; exact kernels have gram-ridge",
+    ),
     "option": (
         lambda: System([EXACT], "", {"kernel": "arccos1"}).make_classifier(0),
         "gram-ridge has no option kernel; it has regularization, weights, validation, seed",

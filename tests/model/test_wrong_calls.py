@@ -32,6 +32,7 @@ from ckncuda import (
     load,
 )
 from ckncuda.backend import get_backend
+from ckncuda.data import feature_writer, open_images, read_labels, write_submission
 from ckncuda.images.preprocess import ZCA, LocalWhitening
 from ckncuda.studies.search.trials import SearchOptions
 
@@ -50,6 +51,13 @@ def layer(**options):
 
 def model(**options):
     return Model.fit(IMAGES, LABELS, [ENCODER], **options)
+
+
+def exact(**options):
+    return Model.fit(IMAGES, LABELS, [EXACT], classifier=GramRidge(), **options)
+
+
+MODEL = model(classifier=Ridge())
 
 
 # What is called -> the beginning of the message, and a piece of its advice.
@@ -92,7 +100,19 @@ NUMBERS = [
     (lambda: model(classifier=Softmax(max_iterations=True)), "max_iterations is True", "at least 1"),
     (lambda: get_backend("numpy", threads=True), "threads is True", "such as 4"),
     (lambda: get_backend("numpy", memory="2GiB"), "memory is '2GiB'", "such as 2 * 2**30"),
+    (lambda: get_backend("numpy", threads=0), "threads is 0", "at least 1, such as 4"),
+    (lambda: get_backend("numpy", memory=1 << 20), "memory is 1048576", "at least 64 MiB"),
     (lambda: gram(IMAGES, [LAYER], dtype="x"), "dtype is 'x'", "float32 or float64"),
+    (lambda: gram(IMAGES, [LAYER], tile=True), "tile is True", "a whole number of images"),
+    (lambda: gram(IMAGES, [LAYER], tile=2.5), "tile is 2.5", "a whole number of images"),
+    (lambda: LAYER.output_shape(3), "shape is 3", "such as (32, 32, 3)"),
+    (lambda: CKN([LAYER]).output_shape((8, 8)), "shape is (8, 8)", "such as (32, 32, 3)"),
+    (lambda: ENCODER.output_shape((8, 8.5, 1)), "shape is 8.5", "such as (32, 32, 3)"),
+    (lambda: SYSTEM.check(None), "shape is None", "such as (32, 32, 3)"),
+    (lambda: open_images("x.npy", image_shape=3), "image_shape is 3", "such as (32, 32, 3)"),
+    (lambda: open_images("x.npy", image_shape=("a", 1, 1)), "image_shape is 'a'", "such as (32, 32, 3)"),
+    (lambda: open_images("x.npy", image_shape=(True, 8, 1)), "image_shape is True", "such as (32, 32, 3)"),
+    (lambda: read_labels("y.csv", None), "n_images is None", "a whole number"),
     (lambda: SearchOptions(hold_out=True).checked(), "hold_out is True", "a fraction"),
     (lambda: SearchOptions(seconds="10min").checked(), "seconds is '10min'", "expected seconds"),
 ]
@@ -104,6 +124,12 @@ OBJECTS = [
     (lambda: CKN([KERNEL]), "layers[0] is Exponential(", "such as LayerSpec("),
     (lambda: CKN(None), "layers is None", "such as LayerSpec("),
     (lambda: CKN.from_anchors([LAYER], None), "anchors is None", "such as [Z]"),
+    (lambda: CKN.from_layers([LAYER]), "layers[0] is LayerSpec(", "such as network.layers"),
+    (lambda: CKN.load(3), "path is 3", 'such as "network.ckn"'),
+    (lambda: CKN([LAYER]).fit(IMAGES, patches=50).save(None), "path is None", 'such as "network.ckn"'),
+    (lambda: LayerSpec.from_dict("exp"), "options is 'exp'", 'such as {"filters"'),
+    (lambda: ENCODER.fit(None, "numpy"), "images", "expected an array"),
+    (lambda: ENCODER.fit(IMAGES, None), "backend is None", 'such as get_backend("numpy")'),
     (lambda: EncoderSpec([LAYER], [ZCA]), "preprocessing[0] is the class ZCA", "such as ZCA(epsilon=0.1)"),
     (lambda: EncoderSpec([LAYER], "zca"), "preprocessing is 'zca'", "such as ZCA(epsilon=0.1)"),
     (lambda: EncoderSpec([LAYER], (), True), "symmetries is True", "Symmetries(flip=True)"),
@@ -114,6 +140,10 @@ OBJECTS = [
     (lambda: System([ENCODER], "ridge", ["a"]), "classifier_options is ['a']", 'such as {"regularization"'),
     (lambda: System([ENCODER], "kernel-ridge", {"kernel": "foo"}), "there is no kernel 'foo'", "are exp, "),
     (lambda: System([ENCODER], "ridge", {1: 2}), "the classifier ridge has no option 1", "it has regular"),
+    (lambda: System([ENCODER], None), "there is no classifier None", "there is ridge, "),
+    (lambda: System([EXACT], "ridge"), "classifier is 'ridge'", "exact kernels have gram-ridge"),
+    (lambda: System.from_dict(3), "data is 3", "what System.to_dict gives"),
+    (lambda: System.from_dict({"layers": []}), "data is {'layers': []}", "what System.to_dict gives"),
     (lambda: System.preset("fast", 10, 3), "shape is 3", "such as (32, 32, 3)"),
     (lambda: System.preset("fast", IMAGES, (8, 8, 1)), "n is an array of shape", "a whole number"),
     (lambda: System.from_toml(3), "path is 3", 'such as "net.toml"'),
@@ -125,6 +155,13 @@ OBJECTS = [
     (lambda: fit(IMAGES, LABELS, backend=3), "backend is 3", 'such as get_backend("numpy")'),
     (lambda: model(backend=type(get_backend("numpy"))), "backend is the class Numpy", "a name, auto, numpy"),
     (lambda: model(progress="bar"), "progress is 'bar'", "such as print"),
+    (lambda: MODEL.predict(IMAGES, backend=3), "backend is 3", 'such as get_backend("numpy")'),
+    (lambda: MODEL.features(IMAGES, backend=None), "backend is None", 'such as get_backend("numpy")'),
+    (lambda: MODEL.scores(IMAGES, progress=3), "progress is 3", "such as print"),
+    (lambda: MODEL.predict("x.npy"), "images", "ckncuda.data.open_images"),
+    (lambda: MODEL.predict(IMAGES[0]), "images", "images[None]"),
+    (lambda: Model.of_network(LAYER), "network is LayerSpec(", "CKN(specs).fit(images)"),
+    (lambda: MODEL.save(3), "path is 3", 'such as "model.ckn"'),
     (lambda: Model.fit(IMAGES, LABELS, [LAYER]), "specs[0] is LayerSpec(", "such as EncoderSpec(layers)"),
     (lambda: Model.fit(IMAGES, LABELS, EncoderSpec), "specs is the class EncoderSpec", "EncoderSpec(layers)"),
     (lambda: model(classifier=Ridge), "classifier is the class Ridge", "such as Ridge()"),
@@ -137,10 +174,20 @@ OBJECTS = [
         "grams is an array of shape [20, 20]",
         "such as [K]",
     ),
+    (lambda: exact(grams=["K.npy"]), "grams[0] is 'K.npy'", "open_gram("),
+    (lambda: exact(grams=[3]), "grams[0] is 3", "numpy.load"),
     (lambda: fit_exact(IMAGES, LABELS, EXACT.kernel), "kernels is ExactKernel(", "such as (ExactKernel("),
     (lambda: fit_exact(IMAGES, LABELS, [EXACT.kernel]), "kernels[0] is ExactKernel(", "(ExactKernel("),
     (lambda: fit_exact(IMAGES, LABELS, [(EXACT.kernel, ())], C=1), "there is no option C", "regularization"),
     (lambda: load(None), "path is None", 'such as "model.ckn"'),
+    (lambda: open_images(3), "path is 3", 'such as "Xtr.csv"'),
+    (lambda: open_images(b"x.npy"), "path is b'x.npy'", 'such as "Xtr.csv"'),
+    (lambda: read_labels(None, 3), "path is None", 'such as "Ytr.csv"'),
+    (lambda: write_submission(None, [1]), "path is None", 'such as "submission.csv"'),
+    (lambda: write_submission("s.csv", [0], class_names=3), "class_names is 3", 'such as ["cat"]'),
+    (lambda: write_submission("s.csv", [0], class_names=[3]), "class_names[0] is 3", 'such as ["cat"]'),
+    (lambda: write_submission("s.csv", [0], ids=3), "ids is 3", 'such as ["1.png"]'),
+    (lambda: feature_writer(3, 1, 1).__enter__(), "path is 3", 'such as "features.npy"'),
     (lambda: fit(None, LABELS), "images", "expected an array"),
     (lambda: fit(list(IMAGES), LABELS), "images", "numpy.stack(images)"),
     (lambda: fit(IMAGES[:0], LABELS[:0]), "images is empty", "one image at least"),

@@ -139,9 +139,12 @@ class Threads:
             todo = collections.deque(arguments)
 
             def work() -> None:  # a future for each tile would cost as much as a small tile
-                while todo:
-                    with contextlib.suppress(IndexError):  # another thread may have taken the last one
-                        function(*todo.popleft())
+                while True:
+                    try:
+                        of_tile = todo.popleft()
+                    except IndexError:  # none is left
+                        return
+                    function(*of_tile)
 
             if os.getpid() not in self._pools:
                 self._pools = {os.getpid(): ThreadPoolExecutor(self.count, thread_name_prefix="ckncuda")}

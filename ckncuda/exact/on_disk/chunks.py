@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from ckncuda.errors import InvalidData
 from ckncuda.exact.on_disk.description import Description
-from ckncuda.files.own_folder import open_own_file
+from ckncuda.files.own_folder import append_whole, open_own_file
 from ckncuda.files.regular_file import open_regular, read_within
 
 CHUNKS = "c"
@@ -75,12 +75,11 @@ class Chunks:
         checksum = self._checksum(place)
         if self._known is None or checksum is None:
             return
+        begin = b""
         if self._file is None:
             self._file = open_own_file(self.folder / CHECKSUMS)
-            if self._file.seek(0, os.SEEK_END):
-                self._file.write(b"\n")  # a kill may have left half a line
-        self._file.write(_line(place, checksum))
-        self._file.flush()
+            begin = b"\n"  # a kill may have left half a line
+        append_whole(self._file, begin + _line(place, checksum))
         self._known[place] = checksum
 
     def close(self) -> None:

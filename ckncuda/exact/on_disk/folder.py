@@ -3,7 +3,7 @@
 Nothing is written into a folder, nor replaced, that is not ours to the last file.
 """
 
-import errno
+import contextlib
 import fnmatch
 import os
 import secrets
@@ -18,14 +18,14 @@ from ckncuda.errors import InvalidData, printable
 from ckncuda.exact.on_disk.chunks import CHECKSUMS, CHUNKS
 from ckncuda.exact.on_disk.description import DESCRIPTION, Description, read_description
 from ckncuda.files.atomic_file import check_writable
-from ckncuda.files.own_folder import check_own_folder, entries_within, open_own_file
+from ckncuda.files.lock import open_locked
+from ckncuda.files.own_folder import check_own_folder, entries_within
 from ckncuda.files.regular_file import open_regular
 
 LOCK = ".lock"
 HALF_WRITTEN = "*.partial"  # what is being written, before it has its name
 HALF_WRITTEN_HERE = tuple(f"{name.partition('.')[0]}.{HALF_WRITTEN}" for name in (DESCRIPTION, CHECKSUMS))
 ADVICE = "delete the folder to begin anew, or give another output"
-_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
 def check_gram_path(path: str | os.PathLike[str]) -> None:
@@ -45,6 +45,10 @@ def check_gram_path(path: str | os.PathLike[str]) -> None:
         try:
             with tempfile.TemporaryFile(dir=folder):
                 pass
+            with contextlib.suppress(FileNotFoundError):
+                os.lstat(
+                    replaced_of(path)
+                )  # a name that is longer than that of the matrix, and may be too long
         except OSError as error:
             raise InvalidData(f"cannot write {path}: {error.strerror} ({folder})") from error
     _check_begun(part_of(path))
@@ -54,6 +58,12 @@ def part_of(path: str | os.PathLike[str]) -> Path:
     """Return the folder that holds a matrix until it is finished."""
     place = place_of(path)
     return place.with_name(place.name + ".part")
+
+
+def replaced_of(path: str | os.PathLike[str]) -> Path:
+    """Return the folder in which a matrix lies that is being replaced."""
+    place = place_of(path)
+    return place.with_name(f".{place.name}.replaced")
 
 
 def place_of(path: str | os.PathLike[str]) -> Path:
@@ -220,21 +230,10 @@ def description_of(folder: Path) -> Description | None:
 
 
 def locked(folder: Path, path: Path) -> BinaryIO:
-    """Lock a file against other processes while this one lives; the system forgets it after a kill."""
-    file = open_own_file(folder / LOCK)  # open as long as the folder is ours
-    try:
-        import fcntl  # not on Windows, where nobody is kept out
-    except ImportError:
-        return file
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.close()
-        raise InvalidData(
-            f"another process is computing {path}: wait for it, or give another output"
-        ) from error
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:  # some network file systems know no locks
-            file.close()
-            raise
-    return file
+    """Lock a folder of ours against other processes; open as long as the folder is ours."""
+    advice = f"another process is computing {path}: wait for it, or give another output"
+    while True:
+        file = open_locked(folder / LOCK, advice)
+        if os.fstat(file.fileno()).st_nlink or os.name == "nt":
+            return file
+        file.close()  # who held it removed it meanwhile, and the next one would make another

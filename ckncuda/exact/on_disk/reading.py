@@ -1,6 +1,7 @@
 """Gram matrices that are on a disk already, read where they are, and never mapped into memory."""
 
 import os
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from ckncuda.errors import InvalidData, require
 from ckncuda.exact.on_disk.chunks import Chunks
 from ckncuda.exact.on_disk.description import Description, read_description
 from ckncuda.exact.on_disk.folder import part_of
-from ckncuda.files.regular_file import open_regular, read_into
+from ckncuda.files.regular_file import check_unchanged, open_regular, read_into, version_of
 
 
 def open_gram(path: str | os.PathLike[str]) -> NDArray[Any]:
@@ -77,6 +78,8 @@ class NpyRows:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._file = open_regular(path)
+        weakref.finalize(self, self._file.close)  # when nobody reads it any more, or it is refused
+        self._path, self._version = path, version_of(self._file)
         header = read_npy_header(self._file, str(path))
         if len(header.shape) != 2 or header.dtype.kind != "f":
             raise InvalidData(
@@ -110,6 +113,7 @@ class NpyRows:
 
     def _read(self, array: NDArray[Any], number: int) -> None:
         read_into(self._file, array, self._begin + number * self.dtype.itemsize)
+        check_unchanged(self._file, self._version, self._path)
 
 
 class ZarrRows:

@@ -339,7 +339,7 @@ class GramStore:
 
     def _rename(self) -> None:
         """Give the matrix its name; at any moment, all that was finished stands somewhere."""
-        replaced = self._output.with_name(f".{self._output.name}.replaced")
+        replaced = folder.replaced_of(self.path)
         if os.path.lexists(self._output):
             folder.check_ours(self._output, self.path)  # again: the work has taken a while
             folder.remove_replaced(replaced)

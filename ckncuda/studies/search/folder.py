@@ -4,23 +4,25 @@ import contextlib
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ckncuda.errors import InvalidData, printable
-from ckncuda.files.atomic_file import atomic_file
-from ckncuda.files.own_folder import check_own_folder, make_own_folder, open_own_file
+from ckncuda.exact.job import digest
+from ckncuda.files import strict_json
+from ckncuda.files.atomic_file import atomic_file, remove_left_over
+from ckncuda.files.lock import open_locked
+from ckncuda.files.own_folder import check_own_folder, make_own_folder
 from ckncuda.files.regular_file import read_within
 from ckncuda.given.parameters import shown
+from ckncuda.images.sources import ArrayImages
 
 FORMAT = 2  # of what stands in the folder
 ABOUT_BYTES = 1 << 20  # of search.json, at most
-DIGEST_BYTES = 16 << 20  # of images that are read at a time
 FILES = ("search.json", "leaderboard.md", "accuracy.png")
 
 
@@ -34,21 +36,13 @@ def describe(
     return {
         "format": FORMAT,
         "origin": dict(origin),
-        "images_sha256": _digest(images),
-        "labels_sha256": _digest(labels.astype(np.int64)),
+        "images_sha256": digest(ArrayImages(images)),
+        "labels_sha256": hashlib.sha256(labels.astype(np.int64).tobytes()).hexdigest(),
         "n_images": len(images),
         "image_shape": list(images.shape[1:]),
         "image_type": str(images.dtype),
         **options,
     }
-
-
-def _digest(array: NDArray[Any]) -> str:
-    digest = hashlib.sha256()
-    step = max(1, DIGEST_BYTES // max(1, array[:1].nbytes))
-    for start in range(0, len(array), step):
-        digest.update(np.ascontiguousarray(array[start : start + step]).tobytes())
-    return digest.hexdigest()[:32]
 
 
 @contextlib.contextmanager
@@ -73,8 +67,7 @@ def search_folder(folder: Path, about: dict[str, Any]) -> Iterator[None]:
         raise InvalidData(f"cannot make the folder {printable(folder)}: {error.strerror}") from error
     with alone_in(folder):
         for name in FILES:
-            for left in folder.glob(f".{name}.*.part"):
-                left.unlink()
+            remove_left_over(folder / name)
         with atomic_file(folder / "search.json") as file:
             file.write(json.dumps(about, indent=2).encode() + b"\n")
         yield
@@ -84,10 +77,10 @@ def _check_same(folder: Path, about: dict[str, Any]) -> None:
     """Raise `InvalidData` unless a folder holds this search, or none."""
     path = folder / "search.json"
     try:
-        stored = json.loads(read_within(path, ABOUT_BYTES, follow=False).decode("utf-8"))
+        stored = strict_json.loads(read_within(path, ABOUT_BYTES, follow=False))
     except FileNotFoundError:
         return
-    except (OSError, ValueError, RecursionError) as error:  # InvalidData, too, is a ValueError
+    except (OSError, ValueError) as error:  # InvalidData, too, is a ValueError
         reason = printable(error)
         raise InvalidData(f"cannot read {printable(path)}: {reason}; give another --folder") from error
     if not isinstance(stored, dict):
@@ -108,25 +101,6 @@ def _check_same(folder: Path, about: dict[str, Any]) -> None:
 @contextlib.contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
     """Keep other processes out, by a lock that ends with the process."""
-    with open_own_file(folder / "lock") as file:
-        try:
-            _lock(file)
-        except OSError as error:
-            what = f"another search is at work in {printable(folder)}"
-            raise InvalidData(f"{what}: wait for it, or give another --folder") from error
+    advice = f"another search is at work in {printable(folder)}: wait for it, or give another --folder"
+    with open_locked(folder / "lock", advice):
         yield
-
-
-def _lock(file: BinaryIO) -> None:
-    """Lock a file, or raise `OSError` where another process has done so."""
-    if sys.platform == "win32":
-        import msvcrt
-
-        file.seek(0)
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-    else:
-        try:
-            import fcntl
-        except ImportError:  # a system without such locks: nobody is kept out
-            return
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

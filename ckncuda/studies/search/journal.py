@@ -5,7 +5,6 @@ A trial is known by how many have ended before it, so that one that was broken o
 same number, and all that follow are as if nothing had happened.
 """
 
-import contextlib
 import hashlib
 import itertools
 import json
@@ -17,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from ckncuda.errors import InvalidData, printable
-from ckncuda.files.own_folder import open_own_file
+from ckncuda.files import strict_json
+from ckncuda.files.own_folder import append_whole, open_own_file
 from ckncuda.files.regular_file import read_within
 from ckncuda.given.parameters import number, whole
 from ckncuda.studies.search.leaderboard import Row
@@ -162,7 +162,7 @@ class Journal:
         for place, line in enumerate(whole_lines.split(b"\n")[:-1], 1):
             try:
                 self._replay(*_parsed(line))
-            except (ValueError, RecursionError) as error:
+            except ValueError as error:
                 raise InvalidData(
                     f"{printable(self.path)} is damaged, or not the journal of a search (line {place}: "
                     f"{printable(error)}): move {printable(self.path.parent)} away, or give another --folder"
@@ -194,16 +194,15 @@ class Journal:
 
     def _append(self, event: str, about: dict[str, Any]) -> None:
         text = json.dumps({"event": event} | about, ensure_ascii=True).encode()
-        with open_own_file(self.path) as file:
-            before = file.seek(0, os.SEEK_END)
-            try:
-                file.write(_digest(text) + b" " + text + b"\n")
-                file.flush()
+        try:
+            with open_own_file(self.path) as file:
+                append_whole(file, _digest(text) + b" " + text + b"\n")
                 os.fsync(file.fileno())
-            except OSError as error:
-                with contextlib.suppress(OSError):
-                    os.truncate(self.path, before)
-                raise InvalidData(f"cannot write {printable(self.path)}: {error.strerror}") from error
+        except OSError as error:
+            raise InvalidData(
+                f"cannot write {printable(self.path)}: {error.strerror}; once that is mended, the"
+                " same search goes on"
+            ) from error
 
 
 def kills_for_memory() -> int | None:
@@ -246,7 +245,7 @@ def _parsed(line: bytes) -> tuple[str, dict[str, Any]]:
     digest, _, text = line.partition(b" ")
     if digest != _digest(text):
         raise ValueError("its digest is another's")
-    about = json.loads(text)
+    about = strict_json.loads(text)
     if not isinstance(about, dict):
         raise ValueError("it is no object")
     return str(about.pop("event", "")), about

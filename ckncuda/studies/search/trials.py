@@ -274,11 +274,13 @@ class _Search:
         system = self._system(trial)
         accuracies: dict[int, float] = {}
         try:
-            self.journal.begin(trial)
-            trial = self._judge(trial, system, accuracies, deadline)
-        except (CknError, MemoryError, np.linalg.LinAlgError) as error:
-            failure = printable(str(error) or type(error).__name__)[:MOST_LETTERS]
-            trial = replace(trial, accuracies=accuracies, failure=failure)  # the sampler learns to keep away
+            self.journal.begin(trial)  # a disk on which that fails says nothing of the system
+            try:
+                trial = self._judge(trial, system, accuracies, deadline)
+            except (CknError, MemoryError, np.linalg.LinAlgError) as error:
+                failure = printable(str(error) or type(error).__name__)[:MOST_LETTERS]
+                # The sampler learns to keep away.
+                trial = replace(trial, accuracies=accuracies, failure=failure)
         except _OutOfTime:
             self.journal.stop()
             self.tell(f"trial {trial.number}: no time left for {system}")

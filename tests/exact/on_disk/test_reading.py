@@ -1,5 +1,7 @@
 """Gram matrices that are there already, as they are read."""
 
+import contextlib
+import gc
 import os
 
 import numpy as np
@@ -136,3 +138,12 @@ def test_a_tile_that_is_huge_is_not_read(tmp_path, matrix, peak_memory):
     with peak_memory() as peak, pytest.raises(InvalidData, match=r"K\.zarr is damaged"):
         open_gram(tmp_path / "K.zarr")[0:10]
     assert peak() < 10 << 20
+
+
+@pytest.mark.parametrize("array", [np.eye(3), np.eye(3, dtype=int), np.ones(3)])
+def test_no_file_is_left_open(tmp_path, array, recwarn):
+    np.save(tmp_path / "K.npy", array)
+    with contextlib.suppress(InvalidData):
+        open_gram(tmp_path / "K.npy")[0:1]
+    gc.collect()
+    assert [str(warning.message) for warning in recwarn if warning.category is ResourceWarning] == []

@@ -204,3 +204,38 @@ def test_memory_is_that_of_a_row_of_tiles(path, peak_memory):
         opened.fill((tile, block) for tile in opened.unfinished())
         opened.finish()
     assert peak() < 8e6
+
+
+@pytest.mark.parametrize("more", [0, 5, 12])
+def test_a_disk_that_is_full_when_a_checksum_is_written(tmp_path, matrix, full_disk, more):
+    """The error is said once, nobody is kept out, and what was finished goes on with the same bits."""
+    path = tmp_path / "K.zarr"
+    write(path, matrix, tiles=5)
+    checksums = tmp_path / "K.zarr.part" / "checksums"
+    size = checksums.stat().st_size
+    assert size > 68  # bytes of a tile, which fits the disk
+    with (
+        full_disk(size + more),
+        pytest.raises(InvalidData, match=r"File too large; its finished tiles are kept"),
+    ):
+        write(path, matrix, tiles=1)
+    assert checksums.stat().st_size == size
+    write(path, matrix)
+    np.testing.assert_array_equal(read(path), matrix)
+
+
+def test_a_lock_that_is_removed_before_it_is_held_keeps_nobody_out(tmp_path, matrix, monkeypatch):
+    """As when another process ends its work between our opening of the file and our locking it."""
+    fcntl = pytest.importorskip("fcntl", reason="locks of POSIX")
+    flock, lock = fcntl.flock, tmp_path / "K.zarr.part" / ".lock"
+
+    def removed(file, operation):
+        monkeypatch.setattr(fcntl, "flock", flock)
+        lock.unlink()
+        flock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", removed)
+    with GramStore(tmp_path / "K.zarr", SQUARE, IDENTITY):
+        assert lock.exists()
+        with pytest.raises(InvalidData, match="another process is computing"):
+            write(tmp_path / "K.zarr", matrix)

@@ -245,8 +245,34 @@ def test_half_a_line_is_left_out(folder):
 
 
 def test_what_a_killed_process_left_is_removed(folder):
-    left = [folder / f".{name}.x1.part" for name in FILES]
+    left = [folder / f".{name}.0123456789abcdef.part" for name in FILES]
     for path in left:
         path.write_text("half of it")
     with search_folder(folder, json.loads((folder / "search.json").read_text())):
         assert not any(path.exists() for path in left)
+
+
+@pytest.mark.parametrize(("done", "more"), [(0, 0), (1, 0), (1, 100), (1, 500)])
+def test_a_full_disk_is_no_failure_of_a_system(folder, finished, full_disk, done, more):
+    """Neither is half a line left in the journal, nor a trial that failed: the same search goes on."""
+    journal = folder / "journal.log"
+    lines = journal.read_bytes().splitlines(keepends=True)[: 2 * done]
+    journal.write_bytes(b"".join(lines))
+    (folder / "leaderboard.md").unlink()
+    (folder / "search.json").unlink()
+    size = journal.stat().st_size
+    with (
+        full_disk(max(size + more, 450)),
+        pytest.raises(InvalidData, match=r"cannot write .*: File too large"),
+    ):
+        search(folder)
+    kept = journal.read_bytes()
+    assert kept.startswith(b"".join(lines))
+    assert kept[-1:] in (b"", b"\n")
+    found = search(folder)
+    assert found.counts["failed"] == 0
+    ended = [
+        [json.loads(line[17:])["params"] for line in path.read_bytes().splitlines() if b'"ended"' in line]
+        for path in (journal, finished / "journal.log")
+    ]
+    assert ended[0] == ended[1]
