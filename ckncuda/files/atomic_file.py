@@ -50,7 +50,7 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.lstat(_temporary_name(place))  # which may be too long, where that of the file is not
     except OSError as error:
-        raise InvalidData(f"cannot write {path}: {error.strerror} ({path.parent})") from error
+        raise InvalidData(f"cannot write {path}: {error.strerror} ({place.parent})") from error
     remove_left_over(place)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckncuda.errors import InvalidData, printable
-from ckncuda.files.atomic_file import atomic_file
+from ckncuda.files.atomic_file import atomic_file, check_writable
 from ckncuda.files.own_folder import check_own_folder, make_own_folder, open_own_file
 from ckncuda.files.regular_file import read_within
 from ckncuda.given.parameters import shown
@@ -72,9 +72,8 @@ def search_folder(folder: Path, about: dict[str, Any]) -> Iterator[None]:
     except OSError as error:
         raise InvalidData(f"cannot make the folder {printable(folder)}: {error.strerror}") from error
     with alone_in(folder):
-        for name in FILES:
-            for left in folder.glob(f".{name}.*.part"):
-                left.unlink()
+        for name in FILES:  # before the work; what was left of one is removed
+            check_writable(folder / name)
         with atomic_file(folder / "search.json") as file:
             file.write(json.dumps(about, indent=2).encode() + b"\n")
         yield
