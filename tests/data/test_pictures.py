@@ -146,7 +146,7 @@ HUGE = {
     "65535x65535.png": png(65535, 65535),
     "13300x13300.png": png(13300, 13300),
     "6000x6000.png": png(6000, 6000),
-    "8000x8400.png": png(8000, 8400, beside=bytes(2 << 20)),
+    "8000x8400.png": png(8000, 8400, beside=chunk(b"tEXt", b"x\0" + bytes(2 << 20))),
     "10000x10000 grey.png": png(10000, 10000, colour_type=0),
     "65535x65535.jpg": encoded(RGB, "JPEG").replace(struct.pack(">HH", 6, 9), b"\xff\xff\xff\xff"),
     "65535x65535.gif": b"GIF89a\xff\xff\xff\xff\x80\0\0"
