@@ -376,9 +376,9 @@ def test_an_endless_line_ends_at_a_bound(tmp_path, unit):
     [
         (lambda text: text[:-9], "shorter while it was read"),
         (lambda text: b"", "shorter while it was read"),
-        (lambda text: text.replace(b"\n", b","), "has changed while it was read|cannot read lines"),
-        (lambda text: text.replace(b",", b"\n"), "has changed while it was read|expected a number"),
-        (lambda text: b"x" * len(text), "expected a number|cannot read lines"),
+        (lambda text: text.replace(b"\n", b","), "was changed while it was read"),
+        (lambda text: text.replace(b",", b"\n"), "was changed while it was read"),
+        (lambda text: b"x" * len(text), "was changed while it was read"),
     ],
 )
 def test_files_that_change_while_they_are_read(tmp_path, change, message):
