@@ -10,6 +10,7 @@ from typing import IO, Any, Literal, NamedTuple
 
 import numpy as np
 
+from ckncuda.data.foreign import BEGIN, kind_of
 from ckncuda.errors import InvalidData, printable
 
 MAGIC = b"\x93NUMPY"
@@ -64,6 +65,8 @@ def read_npy_header(stream: IO[bytes], where: str) -> Header:
     """
     begin = stream.read(8)
     if begin[:6] != MAGIC or len(begin) < 8:
+        if (kind := kind_of(begin + stream.read(BEGIN))) is not None:
+            raise InvalidData(f"{where} {kind}")
         raise InvalidData(_damaged(where, f"it begins with {begin[:6]!r}"))
     version = begin[6], begin[7]
     if version not in LENGTH_BYTES:

@@ -6,6 +6,7 @@ import tomllib
 from collections.abc import Mapping
 from typing import Any
 
+from ckncuda.data.foreign import BEGIN, kind_of
 from ckncuda.errors import InvalidData, InvalidSpec, printable
 from ckncuda.exact.encoder import ExactEncoderSpec
 from ckncuda.exact.kernel import ExactKernel
@@ -49,9 +50,9 @@ def read_toml(path: str) -> dict[str, Any]:
             f"{printable(path)} is not TOML for us: its brackets are nested too deep"
         ) from error
     except ValueError as error:  # numbers of thousands of digits, too
-        raise InvalidSpec(
-            f"{printable(path)} is not TOML: {printable(error)}{_advice(text, error)}"
-        ) from error
+        kind = kind_of(content[:BEGIN])
+        problem = kind or f"is not TOML: {printable(error)}{_advice(text, error)}"
+        raise InvalidSpec(f"{printable(path)} {problem}") from error
 
 
 def _advice(text: str, error: ValueError) -> str:

@@ -10,7 +10,9 @@ import pytest
 import safetensors.numpy
 
 from ckncuda.data import open_images, read_labels
-from ckncuda.errors import InvalidData
+from ckncuda.errors import CknError, InvalidData
+from ckncuda.exact.on_disk.reading import open_gram
+from ckncuda.model.system import System
 
 
 def archive(open_archive, add, *names):
@@ -92,3 +94,27 @@ def test_a_model_where_images_belong(tmp_path, length, entry, words):
     assert int.from_bytes((tmp_path / "m.ckn").read_bytes()[:8], "little") == length
     with pytest.raises(InvalidData, match=words):
         open_images(tmp_path / "m.ckn")
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 12345\n"
+
+
+@pytest.mark.parametrize(
+    ("read", "name"),
+    [
+        *(
+            (open_images, name)
+            for name in ("Xtr.csv", "x.npy", "x.npz", "x.tsv", "data_batch_1", "1.png", "x.bin")
+        ),
+        *(
+            (lambda path: read_labels(path, 3), name)
+            for name in ("Ytr.csv", "y.npy", "y.npz", "y-idx1-ubyte")
+        ),
+        (open_gram, "K.npy"),
+        (System.from_toml, "net.toml"),
+    ],
+)
+def test_a_pointer_of_git_lfs_is_said_to_be_one(tmp_path, read, name):
+    (tmp_path / name).write_bytes(POINTER)
+    with pytest.raises(CknError, match=r"is a pointer of Git LFS.*git lfs pull"):
+        read(tmp_path / name)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ckncuda.errors import InvalidData, printable
 from ckncuda.exact.job import digest
 from ckncuda.files import strict_json
-from ckncuda.files.atomic_file import atomic_file, remove_left_over
+from ckncuda.files.atomic_file import atomic_file, check_writable
 from ckncuda.files.lock import open_locked
 from ckncuda.files.own_folder import check_own_folder, make_own_folder
 from ckncuda.files.regular_file import read_within
@@ -66,8 +66,8 @@ def search_folder(folder: Path, about: dict[str, Any]) -> Iterator[None]:
     except OSError as error:
         raise InvalidData(f"cannot make the folder {printable(folder)}: {error.strerror}") from error
     with alone_in(folder):
-        for name in FILES:
-            remove_left_over(folder / name)
+        for name in FILES:  # before the work; what was left of one is removed
+            check_writable(folder / name)
         with atomic_file(folder / "search.json") as file:
             file.write(json.dumps(about, indent=2).encode() + b"\n")
         yield

@@ -276,3 +276,14 @@ def test_a_full_disk_is_no_failure_of_a_system(folder, finished, full_disk, done
         for path in (journal, finished / "journal.log")
     ]
     assert ended[0] == ended[1]
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("make", [os.mkdir, getattr(os, "mkfifo", os.mkdir)])
+def test_what_cannot_be_replaced_is_said_before_the_work(tmp_path, monkeypatch, name, make):
+    monkeypatch.setattr(searching._Search, "_fit", lambda *_: pytest.fail("it was begun"))
+    make(tmp_path / name)
+    make(tmp_path / f".{name}.0123456789abcdef.part")
+    with pytest.raises(InvalidData, match=f"{name}"):
+        search(tmp_path)
+    assert (tmp_path / name).lstat()
