@@ -69,9 +69,10 @@ def image_shape(name: str, value: object) -> Shape:
     ckncuda.errors.InvalidSpec: shape is [8, 8]; expected height, width and channels, such as (32, 32, 3)
     """
     expected = "expected height, width and channels, such as (32, 32, 3)"
-    if not isinstance(value, list | tuple) or len(value) != 3:
+    sides = value.tolist() if hasattr(value, "tolist") else value  # of an array, too
+    if not isinstance(sides, list | tuple) or len(sides) != 3:
         raise InvalidSpec(f"{name} is {shown(value)}; {expected}")
-    height, width, channels = (whole(name, side, 1, expected) for side in value)
+    height, width, channels = (whole(name, side, 1, expected) for side in sides)
     return height, width, channels
 
 
@@ -109,7 +110,7 @@ def instance(name: str, value: object, kinds: type[T] | tuple[type[T], ...], exp
 def file_name(path: object, example: str) -> str:
     """Return the name of a file, given as text or as a path; raise `InvalidSpec` for what can be none."""
     named = os.fspath(path) if isinstance(path, os.PathLike) else path
-    if named == "" or (isinstance(named, str) and "\0" in named):
+    if isinstance(named, str) and (not named or "\0" in named):
         raise InvalidSpec(f"path is {shown(named)}; expected the name of a file, such as {example}")
     if isinstance(named, str) and "://" in named:
         raise InvalidSpec(f"{printable(named)} is an address; expected a file or a folder: download it first")

@@ -144,7 +144,7 @@ def test_changed_while_open(tmp_path):
     save(tmp_path / "a.png", colour())
     source = open_images(tmp_path)
     save(tmp_path / "a.png", np.zeros((7, 9, 3), np.uint8))
-    with pytest.raises(InvalidData, match="has changed"):
+    with pytest.raises(InvalidData, match="was changed while it was read|has become shorter"):
         source.read(0, 1)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from ckncuda.data import feature_writer, read_labels, write_submission
 from ckncuda.data.writers import FeatureWriter
-from ckncuda.errors import InvalidData
+from ckncuda.errors import InvalidData, InvalidSpec
 
 FEATURES = np.random.default_rng(0).standard_normal((10, 4)).astype(np.float32)
 
@@ -138,10 +138,10 @@ def test_names_that_are_too_few(tmp_path, options, message):
 
 @pytest.mark.parametrize("path", [None, 3, b"x.csv", ""])
 def test_what_is_no_path(path):
-    with pytest.raises(InvalidData, match="the path is .*; expected the name of a file"):
+    with pytest.raises(InvalidSpec, match="path is .*; expected the name of a file"):
         write_submission(path, [1, 2])
     with (
-        pytest.raises(InvalidData, match="the path is .*; expected the name of a file"),
+        pytest.raises(InvalidSpec, match="path is .*; expected the name of a file"),
         feature_writer(path, 2, 2),
     ):
         pass
