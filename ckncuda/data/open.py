@@ -82,16 +82,7 @@ def open_images(
     shape = None if image_shape is None else checked_shape("image_shape", image_shape)
     if format is not None and format not in OPENERS:
         raise InvalidData(f"unknown format {format!r}; {FORMATS_KNOWN}")
-    place = Path(path)
-    with reading(place):
-        if not place.exists():
-            raise FileNotFoundError
-        is_read = place.is_file() or place.is_dir()
-    if not is_read:
-        raise InvalidData(
-            f"{printable(path)} is a pipe or a device; images are read from files and folders: save them"
-            " first"
-        )
+    _check_place(Path(path))
     channels = channels if shape is None else shape[2]
     source = OPENERS[format or find_format(path)](path, shape, split, channels)
     if shape is not None and source.shape[1:] != shape:
@@ -100,6 +91,18 @@ def open_images(
             f"{source.description}; but the image shape asked for is {format_shape(shape)}: leave it out"
         )
     return source
+
+
+def _check_place(path: Path) -> None:
+    with reading(path):
+        if not path.exists():
+            raise FileNotFoundError
+        is_read = path.is_file() or path.is_dir()
+    if not is_read:
+        raise InvalidData(
+            f"{printable(path)} is a pipe or a device; images are read from files and folders: save them"
+            " first"
+        )
 
 
 def find_format(path: StrPath) -> str:

@@ -1,6 +1,7 @@
 """Pictures of what studies find, PNG files: of a model, of distances to an exact kernel, of a search."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,19 @@ ROWS, COLUMNS = 4, 8  # of predictions
 PIXELS = 6  # of the picture, for one of an anchor
 LINE = (0.45, 0.6, 0.85)
 MATPLOTLIB = ("matplotlib.figure", "matplotlib.backends.backend_agg")  # what draws
+
+
+@contextlib.contextmanager
+def _plain_style() -> Iterator[None]:
+    """Draw as matplotlib does by default, whatever a ``matplotlibrc`` says.
+
+    It takes the one in the current folder, which may be anybody's, and starts LaTeX where that says so.
+    """
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        yield
 
 
 def filter_mosaic(anchors: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -65,6 +79,7 @@ def hardest_first(scores: NDArray[np.float32], truth: NDArray[np.intp]) -> NDArr
     return np.argsort(scores[images, truth] - others.max(axis=1), kind="stable")
 
 
+@_plain_style()
 def draw_model(
     model: Model,
     images: NDArray[np.uint8],
@@ -99,6 +114,7 @@ def draw_model(
     _save(figure, path)
 
 
+@_plain_style()
 def draw_distances(
     distances: Sequence[Distance], path: str, title: str, given: Distance | None = None
 ) -> None:
@@ -141,6 +157,7 @@ def check_plotting(path: str) -> None:
     require(*MATPLOTLIB, purpose="the plot needs matplotlib", extra="demo")
 
 
+@_plain_style()
 def draw_search(rows: Sequence[Row], images: int, path: Path) -> None:
     """Draw the accuracy of each complete trial against the seconds of its fit, best and front marked."""
     from matplotlib.figure import Figure
