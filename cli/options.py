@@ -143,7 +143,11 @@ def backend(command: Command) -> Command:
         help="Memory, such as 2GiB, that the work keeps to above that of the program itself, about 180 MiB; "
         "what needs more is refused before it. [default: 2GiB for blocks of images, no bound on the rest]",
     )
-    @click.option("--threads", type=POSITIVE, help="CPU threads. [default: all]")
+    @click.option(
+        "--threads",
+        type=POSITIVE,
+        help="CPU threads. [default: one a core that this process may use, or OMP_NUM_THREADS]",
+    )
     @functools.wraps(command)
     def with_engine(
         name: str, precision: str, memory: int | None, threads: int | None, **options: Any

@@ -33,9 +33,8 @@ def read_toml(path: str) -> dict[str, Any]:
         content = read_within(path, MOST_BYTES)
     except InvalidData as error:
         raise InvalidSpec(f"cannot read the configuration {error}") from error
-    except (OSError, ValueError) as error:  # the latter of a name that no file can have
-        reason = getattr(error, "strerror", None) or error
-        raise InvalidSpec(f"cannot read the configuration {printable(path)}: {reason}") from error
+    except OSError as error:
+        raise InvalidSpec(f"cannot read the configuration {printable(path)}: {error.strerror}") from error
     is_wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         text = content.decode("utf-16" if is_wide else "utf-8-sig")

@@ -40,7 +40,8 @@ def fit(
     Parameters
     ----------
     images : [n, h, w, c] or `Images`
-        uint8 or floating point; those of files are held in memory where half of the budget suffices.
+        uint8 or floating point; those of files are held in memory where half of the backend's suffices, or
+        an eighth of what was given as ``memory``.
     labels : int64 [n], optional
         By default those that the images come with; without any, the model extracts features only.
     preset : str, optional

@@ -159,6 +159,21 @@ def test_a_journal_that_is_none_is_refused(folder, content):
         search(folder)
 
 
+@pytest.mark.parametrize("name", ["accuracies", "seconds", "seconds_in_all", "n_features", "system"])
+def test_a_line_that_says_something_else_that_could_be_is_damaged(folder, name):
+    """A disk that flips a bit of an accuracy would have another system chosen."""
+    journal = folder / "journal.log"
+    lines = journal.read_bytes().splitlines()
+    digest, _, text = lines[-1].partition(b" ")
+    about = json.loads(text)
+    assert about["event"] == "ended"
+    others = {dict: {"90": 0.125}, int: 12345, float: 12345.5, str: "another"}
+    lines[-1] = digest + b" " + json.dumps(about | {name: others[type(about[name])]}).encode()
+    journal.write_bytes(b"\n".join(lines) + b"\n")
+    with pytest.raises(InvalidData, match=r"is damaged.*\(line \d+: its digest is another's\)"):
+        search(folder, 3)
+
+
 @pytest.mark.parametrize("content", ["{", "[]", "[" * 99_999, '{"format": 2, "seed": 1e999}', "{}", "null"])
 def test_a_description_that_is_none_is_refused(folder, content):
     (folder / "search.json").write_text(content)
