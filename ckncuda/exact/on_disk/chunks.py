@@ -4,6 +4,7 @@ The checksum in a tile's file is of its content alone: two files that change pla
 beside them, ``checksums``, says which checksum stands in which place, a line a tile as it is finished.
 """
 
+import contextlib
 import itertools
 import os
 import stat
@@ -63,12 +64,17 @@ class Chunks:
         return tail.hex() if len(tail) == _TAIL else None
 
     def make_way(self, place: Place) -> None:
-        """Make the folder of a tile, into which not everybody may write whatever the umask."""
+        """Make the folder of a tile, into which not everybody may write whatever the umask; what is there goes.
+
+        Zarr 3.1.0 writes into what stands there: into a pipe, where it would wait for ever.
+        """
         for folder in (self.folder / CHUNKS, self.path(place).parent):
             try:
                 os.mkdir(folder, 0o775)
             except FileExistsError:
                 continue
+        with contextlib.suppress(OSError):  # there is nothing, or it is a folder
+            os.unlink(self.path(place))
 
     def written(self, place: Place) -> None:
         """Keep the checksum of a tile that has just been written there."""
