@@ -1,4 +1,5 @@
 import contextlib
+import io
 import os
 import struct
 import time
@@ -320,6 +321,11 @@ def test_truncated_pictures_are_refused(picture, name):
 @pytest.mark.parametrize("mode", ["CMYK", "P", "LA", "RGBA", "1", "YCbCr", "L", "PA"])
 def test_pictures_of_8_bits_are_read_in_every_mode(picture, mode):
     image = Image.fromarray(RGB).convert(mode)
-    file = picture("x.tif", encoded(image, "TIFF"))
+    content = encoded(image, "TIFF")
+    try:
+        Image.open(io.BytesIO(content)).load()
+    except OSError as error:  # as Pillow 12.3 does of YCbCr
+        pytest.skip(f"this Pillow does not read what it writes: {error}")
+    file = picture("x.tif", content)
     assert read_header(file).is_grey == (mode in ("1", "L", "LA"))
     np.testing.assert_array_equal(read_pixels(file, "RGB"), image.convert("RGB"))

@@ -64,7 +64,7 @@ class Chunks:
         return tail.hex() if len(tail) == _TAIL else None
 
     def make_way(self, place: Place) -> None:
-        """Make the folder of a tile, into which not everybody may write whatever the umask; what is there goes.
+        """Make the folder of a tile, into which not everybody may write, whatever the umask; clear its place.
 
         Zarr 3.1.0 writes into what stands there: into a pipe, where it would wait for ever.
         """
