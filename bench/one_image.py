@@ -54,6 +54,7 @@ def measured(call, image, rounds):
     seconds = [[], [], []]
     for turn in range(rounds + 2):
         for way, took in zip(ways, seconds, strict=True):
+            time.sleep(0.1)  # until threads of BLAS, which wait by turning, have had enough of another way
             started = time.process_time()
             way()
             if turn > 1:  # what is made once, and compiled, has been
