@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ckncuda.errors import InvalidData
 from ckncuda.layer.layer import Layer
-from ckncuda.layer.spec import KernelLayer, LayerSpec
+from ckncuda.layer.spec import KernelLayer, LayerSpec, check_specs
 from ckncuda.types import Array, Index, Shape
 
 PairSpec = KernelLayer | LayerSpec
@@ -212,13 +212,29 @@ class HostBlocks(Backend):
         return array
 
 
-def checked_upstream(upstream: Array, shape: tuple[int, ...]) -> Array:
-    """Return a gradient by an output of this shape; raise `InvalidData` where it is not of that shape."""
-    if tuple(upstream.shape) != shape:
-        raise InvalidData(
-            f"the gradient is of shape {list(upstream.shape)}; the output of the layers is of {list(shape)}"
-        )
-    return upstream
+def in_parts(
+    upstream: Upstream, layers: Sequence[Layer], shape: tuple[int, ...]
+) -> Callable[[Array, slice], Array]:
+    """Return a function that gives the gradient by the output of some of the maps of a shape [n, h, w, c].
+
+    It raises `InvalidData` where the gradient is not of the shape of the output.
+    """
+    outputs = check_specs([layer.spec for layer in layers], (shape[1], shape[2], shape[3]))
+    out = outputs[-1] if outputs else shape[1:]
+
+    def checked(gradient: Array, expected: tuple[int, ...]) -> Array:
+        if tuple(gradient.shape) != expected:
+            raise InvalidData(
+                f"the gradient is of shape {list(gradient.shape)}; the output of the layers is of "
+                f"{list(expected)}"
+            )
+        return gradient
+
+    if callable(upstream):
+        function = upstream
+        return lambda encoded, images: checked(function(encoded, images), tuple(encoded.shape))
+    whole = checked(upstream, (shape[0], *out))
+    return lambda encoded, images: whole[images]
 
 
 def promised_memory(backend: Backend) -> int | None:

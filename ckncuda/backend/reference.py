@@ -13,7 +13,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from ckncuda.backend.arrays import on_host
-from ckncuda.backend.operations import HostBlocks, NormedMaps, PairSpec, Specs, Upstream, checked_upstream
+from ckncuda.backend.operations import HostBlocks, NormedMaps, PairSpec, Specs, Upstream, in_parts
 from ckncuda.layer.dot_product import ArcCosine
 from ckncuda.layer.geometry import Geometry
 from ckncuda.layer.layer import Layer
@@ -165,8 +165,7 @@ class ReferenceBackend(HostBlocks):
         for layer in layers:
             inputs.append(self.encode(inputs[-1], [layer]))
         out = inputs.pop()
-        given = upstream(out, slice(0, len(out))) if callable(upstream) else upstream
-        gradient = checked_upstream(self.asarray(given), out.shape)
+        gradient = self.asarray(in_parts(upstream, layers, tuple(inputs[0].shape))(out, slice(0, len(out))))
         by_anchors: list[NDArray[np.float64]] = []
         for layer, below in zip(reversed(layers), reversed(inputs), strict=True):
             gradient, of_layer = layer_backward(below, layer, gradient)

@@ -14,15 +14,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckncuda.backend.arrays import as_float, on_host
+from ckncuda.backend.numpy.encode_backward import WayBack
 from ckncuda.backend.numpy.sketch import Sketch, pays, sketch
 from ckncuda.backend.numpy.threads import Threads, available_threads, usable_cores
 from ckncuda.backend.numpy.tiles import Band, LayerPlan
-from ckncuda.backend.operations import AnchorSearch, HostBlocks, NormedMaps, Specs, block_memory, mirror
+from ckncuda.backend.operations import (
+    AnchorSearch,
+    HostBlocks,
+    NormedMaps,
+    Specs,
+    Upstream,
+    block_memory,
+    in_parts,
+    mirror,
+)
 from ckncuda.backend.process_lock import ProcessLock
 from ckncuda.compiled import is_installed, say_why_plain, why_not_importable
 from ckncuda.errors import InvalidData
 from ckncuda.layer.layer import Layer
-from ckncuda.layer.spec import LayerSpec
+from ckncuda.layer.spec import LayerSpec, check_differentiable
 from ckncuda.types import Array, Index, Shape
 
 SUMS = 8  # parts of a sum over patches
@@ -85,6 +95,8 @@ class NumpyBackend(HostBlocks):
         self._threads = Threads(available_threads() if threads is None else min(threads, usable_cores()))
         self.description = describe(self._threads.count, plain)
         self._steps, self._nearest = (_module(self._compiled, name) for name in ("encode", "nearest"))
+        self._steps_back = _module(False, "encode_backward")
+        self._plan_back = functools.lru_cache(PLANS)(self._steps_back.Plan)
         self._plan = functools.lru_cache(PLANS)(self._steps.Plan)  # of any layer of a specification
         self._packed: weakref.WeakKeyDictionary[Layer, Any] = weakref.WeakKeyDictionary()
 
@@ -132,6 +144,27 @@ class NumpyBackend(HostBlocks):
 
         self._threads.run(tile, itertools.product(range(len(maps)), plan.row_bands))
         return out
+
+    def encode_backward(
+        self, maps: Array, layers: Sequence[Layer], upstream: Upstream, *, by_maps: bool = True
+    ) -> tuple[Array | None, list[NDArray[np.float64]]]:
+        """Go forward keeping the maps between layers, then back: block by block of images."""
+        check_differentiable([layer.spec for layer in layers])
+        maps = self.asarray(maps)
+        self._plans(layers, maps.shape[1:])  # raises where channels do not fit
+        given = in_parts(upstream, layers, maps.shape)
+        back = WayBack(layers, maps.shape[1:], self._steps_back, self._plan_back, self._threads)
+        memory = block_memory(self) or self.memory_budget
+        size = max(1, min(MAX_BLOCK, (memory - back.tile_bytes()) // back.bytes_per_image()))
+        by_input = np.empty_like(maps) if by_maps else None
+        for start in range(0, len(maps), size):
+            images = slice(start, min(start + size, len(maps)))
+            encoded = [maps[images]]
+            for layer in layers:
+                encoded.append(self.encode(encoded[-1], [layer]))
+            gradient = self.asarray(given(encoded[-1], images))
+            back.block(encoded, gradient, None if by_input is None else by_input[images])
+        return by_input, back.by_anchors()
 
     def patch_norms(self, maps: Array, specs: Specs) -> tuple[NDArray[np.float64], ...]:
         """Compute the norms image by image."""
