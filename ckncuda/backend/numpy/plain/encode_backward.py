@@ -41,7 +41,7 @@ class Plan:
         rows = max(band.pooled.stop - band.pooled.start for band in self.row_bands)
         _, width, filters = self.map_shape
         positions = self.images_per_tile * rows * width
-        return 4 * positions * 2 * (self.spec.terms(self.shape[2]) + 2 * filters)
+        return int(4 * positions * 2 * (self.spec.terms(self.shape[2]) + 2 * filters))
 
 
 class Weights(NamedTuple):
@@ -171,7 +171,7 @@ def _spread_columns(by_pooled: Map, plan: Plan, buffer: Buffer) -> Map:
 
 
 def _spread_rows(wide: Map, plan: Plan, band: Band, buffer: Buffer) -> Map:
-    """Pool back along the height, to rows of the map: [b, h', width, filters] to [b, rows, width, filters]."""
+    """Pool back along the height, to some rows: [b, h', width, filters] to [b, rows, width, filters]."""
     b, _, width, p = wide.shape
     rows = band.pooled.stop - band.pooled.start
     by_y = buffer("by map", (b, rows, width * p))
