@@ -76,12 +76,26 @@ def import_failure(module: str, name: str, extra: str) -> str | None:
     except MemoryError:
         raise
     except Exception as error:  # a package that is damaged, or does not suit another, may raise anything
+        pass_on_interruption(error)
         if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
             return f"{name} is not installed; install it with: {installing(extra)}"
         reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
         again = installing(extra, "--force-reinstall ")
         return f"{name} is installed but does not import ({reason}); perhaps this mends it: {again}"
     return None
+
+
+def pass_on_interruption(error: BaseException) -> None:
+    """Raise the `KeyboardInterrupt` that an error of somebody else's code was made of, if it was.
+
+    While a class is defined, as imports do, Python before 3.12 turns whatever is raised into a RuntimeError:
+    a guard that takes any error for a refusal would take Ctrl-C for one.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, KeyboardInterrupt):
+            raise cause
+        cause = cause.__cause__ or cause.__context__
 
 
 def installing(extra: str, options: str = "") -> str:

@@ -20,6 +20,7 @@ from numba.core import caching, serialize
 from numba.core.compiler import CompileResult
 
 from ckncuda.compiled import store
+from ckncuda.errors import pass_on_interruption
 
 PACKAGE = Path(__file__).parents[1]
 SOURCES = (
@@ -96,7 +97,8 @@ class _Kept(caching._Cache):  # type: ignore[name-defined,unused-ignore]
         # It is what we wrote, of this very version of everything; should it still not fit, it is made anew.
         try:
             return CompileResult._rebuild(target, *pickle.loads(content))
-        except Exception:
+        except Exception as error:
+            pass_on_interruption(error)
             return None
 
     def save_overload(self, signature: Any, result: Any) -> None:

@@ -19,7 +19,7 @@ from PIL import Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
 
 from ckncuda.data.foreign import kind_of
 from ckncuda.data.picture_chunks import MOST_BESIDE, MOST_DIRECTORIES, check_chunks, png_chunks
-from ckncuda.errors import CknError, InvalidData, printable
+from ckncuda.errors import CknError, InvalidData, pass_on_interruption, printable
 from ckncuda.files.regular_file import open_regular
 
 # Pillow loads the first five at once; it would load all forty to find the others, were they not named here.
@@ -153,6 +153,7 @@ def _opened(file: Path) -> Iterator[tuple[BinaryIO, Image.Image]]:
     # Pillow's decoders raise whatever damaged bytes lead them to, from ZeroDivisionError to MemoryError, and
     # promise no more: the one place where any error of theirs is one of the file.
     except Exception as error:
+        pass_on_interruption(error)
         reason = printable(error) or type(error).__name__
         raise InvalidData(
             f"cannot read the image {printable(file)}: {reason}; repair or remove it"
@@ -234,7 +235,8 @@ def _orientation(image: Image.Image, stream: BinaryIO) -> int:
     # damaged as it is stored, and so do we, whatever Pillow raises about it.
     try:
         number = Image.Image.getexif(image).get(ORIENTATION, 1)
-    except Exception:
+    except Exception as error:
+        pass_on_interruption(error)
         return 1
     return number if isinstance(number, int) and number in ORIENTATIONS else 1
 

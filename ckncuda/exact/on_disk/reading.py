@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckncuda.data.npy_header import read_npy_header
-from ckncuda.errors import InvalidData, require
+from ckncuda.errors import InvalidData, pass_on_interruption, require
 from ckncuda.exact.on_disk.chunks import Chunks
 from ckncuda.exact.on_disk.description import Description, read_description
 from ckncuda.exact.on_disk.folder import part_of
@@ -170,6 +170,7 @@ class ZarrRows:
         except MemoryError:
             raise
         except Exception as error:  # whatever a reader says of bytes that are not what was written
+            pass_on_interruption(error)
             reason = f" ({error.strerror})" if isinstance(error, OSError) and error.strerror else ""
             raise InvalidData(damaged + reason) from error
         if np.isnan(values).any():  # as a chunk reads that is not there

@@ -36,7 +36,7 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 from numpy.lib import format as npy
 
-from ckncuda.errors import InvalidData, require
+from ckncuda.errors import InvalidData, pass_on_interruption, require
 from ckncuda.exact.job import SAID
 from ckncuda.exact.on_disk import folder
 from ckncuda.exact.on_disk.chunks import CHECKSUMS, CHUNKS, Chunks
@@ -252,7 +252,8 @@ class GramStore:
             return None
         try:
             block: Array = self._whole(lambda: self._array[rows, columns])
-        except Exception:  # whatever a reader says of bytes that are not what was written
+        except Exception as error:  # whatever a reader says of bytes that are not what was written
+            pass_on_interruption(error)
             return None
         return None if np.isnan(block).any() else block
 
