@@ -18,9 +18,9 @@ from ckncuda.given.parameters import instance, listed, shown, whole
 from ckncuda.images import sources
 from ckncuda.images.preprocess import Preprocessor
 from ckncuda.images.sources import ArrayImages, DeviceImages, Images, ImagesOrArray, as_images
+from ckncuda.model.fitting import Fitting, Learner
 from ckncuda.model.model import Model
 from ckncuda.model.system import System
-from ckncuda.model.training import Learner, Training
 from ckncuda.progress import Progress, Report, shown_duration
 
 
@@ -64,9 +64,9 @@ def fit(
     system = _system(images, preset, system)
     labels = getattr(images, "labels", None) if labels is None else labels
     classifier = _classifier(system, seed, labels is not None, report)
-    training = Training(images, system.encoders, seed, engine, report)
-    training.check(labels, classifier, grams)  # before images are read
-    source = training.images
+    fitting = Fitting(images, system.encoders, seed, engine, report)
+    fitting.check(labels, classifier, grams)  # before images are read
+    source = fitting.images
     is_array = isinstance(source, ArrayImages | DeviceImages)
     if not is_array and sources.size_of(source) <= (block_memory(engine) or engine.memory_budget // 2):
         source = ArrayImages(sources.in_memory(source, report))  # each layer reads them all

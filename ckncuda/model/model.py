@@ -15,8 +15,8 @@ from ckncuda.files import model_file
 from ckncuda.given.parameters import file_name, instance
 from ckncuda.images.sources import Images, ImagesOrArray, as_images_of, class_names, type_name
 from ckncuda.model.encoders import ImageEncoder, ImageEncoderSpec, encoder_from_dict
+from ckncuda.model.fitting import Fitting
 from ckncuda.model.memory import check_prediction
-from ckncuda.model.training import Training
 from ckncuda.network.encoder import Encoder
 from ckncuda.network.network import CKN, PATCHES, check_features, check_one_network
 from ckncuda.progress import Progress, Report
@@ -113,24 +113,24 @@ class Model:
             Labels are missing or too few, images are malformed, or a Gram matrix is not theirs.
         """
         report = Report.of(progress)
-        training = Training(images, specs, seed, backend, report)
-        training.check(labels, classifier, grams)  # what can be found wrong is found before the long work
-        encoders = training.encoders(patches, None if labels is None else classifier)
-        shape, kind = training.images.shape, type_name(training.images)
+        fitting = Fitting(images, specs, seed, backend, report)
+        fitting.check(labels, classifier, grams)  # what can be found wrong is found before the long work
+        encoders = fitting.encoders(patches, None if labels is None else classifier)
+        shape, kind = fitting.images.shape, type_name(fitting.images)
         model = cls(encoders, None, shape[1:], kind, class_names(images, labels))
-        model.report = {"n_images": shape[0], "n_features": model.n_features, "seed": training.seed}
+        model.report = {"n_images": shape[0], "n_features": model.n_features, "seed": fitting.seed}
         if classifier is None or labels is None:
             return model
-        if training.compares:
-            features: Any = training.grams(encoders, grams)
+        if fitting.compares:
+            features: Any = fitting.grams(encoders, grams)
         else:
-            features = training.backend.empty((shape[0], model.n_features))
-            for _ in model._blocks(images, training.backend, report, features):
+            features = fitting.backend.empty((shape[0], model.n_features))
+            for _ in model._blocks(images, fitting.backend, report, features):
                 pass
         with report.stage("classifier"):
-            training.fit_classifier(classifier, features, labels, model.widths)
+            fitting.fit_classifier(classifier, features, labels, model.widths)
         model.classifier = classifier
-        model.report |= training.judged(classifier, encoders)
+        model.report |= fitting.judged(classifier, encoders)
         return model
 
     def transform(

@@ -24,7 +24,7 @@ from ckncuda.types import Array, Index
 Learner = TrainableClassifier | GramRidge
 
 
-class Training:
+class Fitting:
     """Training images, specifications of encoders, and how to compute.
 
     Parameters
