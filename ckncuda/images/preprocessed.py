@@ -14,7 +14,7 @@ from ckncuda.backend.operations import block_memory
 from ckncuda.images.preprocess import Preprocessor
 from ckncuda.images.sources import ArrayImages, Images, size_of
 from ckncuda.progress import Progress, Report
-from ckncuda.types import Array
+from ckncuda.types import Array, Index
 
 AT_ONCE = 256  # images that are preprocessed at a time
 SHARE = 4 << 20  # bytes of workspace of the images that a thread takes at a time, if they are small
@@ -93,6 +93,19 @@ class PreprocessedImages(Images):
             block = self._images.read(start, stop)
         with self._report.stage("preprocessing"):
             return preprocessed(self._backend.asarray(block), self._left, self._backend)
+
+    def some(self, numbers: Index) -> NDArray[np.float32]:
+        """Return images by their numbers, in this order, preprocessed, in the host's memory."""
+        source = self._images
+        if isinstance(source, ArrayImages):
+            raw = source.array[numbers]
+        else:
+            raw = np.concatenate([source.read(number, number + 1) for number in numbers.tolist()])
+        if self._backend is None:
+            with self._repeatable():
+                return preprocessed(raw, self._left, None)
+        images = preprocessed(self._backend.asarray(raw), self._left, self._backend)
+        return self._backend.to_host(images)
 
     def _repeatable(self) -> contextlib.AbstractContextManager[Any]:
         """Hold BLAS to one thread on the host: a sum of several threads may round differently each time."""

@@ -114,6 +114,7 @@ class CKN:
         *,
         patches: int = PATCHES,
         max_iterations: int = MAX_ITERATIONS,
+        learned: Sequence[Layer] = (),
         seed: int = 0,
         backend: Backend | str = "auto",
         progress: Progress | None = None,
@@ -129,6 +130,9 @@ class CKN:
             are fewer, or where they would take more than half of the backend's ``memory``.
         max_iterations : int
             Of k-means, at most.
+        learned : sequence of Layer
+            The lowest layers, with anchor points that came about otherwise, of their specifications here but
+            for parameters of kernels that data choose.  What decorrelates their outputs is measured anew.
         seed : int
             The same seed, images and machine give the same anchors, bit for bit.
         backend : Backend or str
@@ -152,14 +156,16 @@ class CKN:
         for number, spec in enumerate(self.specs, 1):
             rng = np.random.default_rng([seed, number])
             report = Report.of(progress).labelled(f"layer {number}")
-            sample = normalized(_sample(layers, spec, images, patches, backend, rng, report))
-            channels = sample.shape[1] // spec.terms(1)
-            kernel = spec.kernel.resolved(sample, rng)
-            centres = spherical_kmeans(sample, spec.filters, backend, rng, max_iterations, report)
-            anchors = backend.to_host(centres).reshape(spec.filters, *spec.patch_shape, channels)
-            del sample, centres  # while the projection is made, they need not be there
-            learned = dataclasses.replace(spec, kernel=kernel, decorrelation=0.0)
-            layer = Layer.from_anchors(learned, anchors)
+            if number <= len(learned):
+                kernel, anchors = learned[number - 1].spec.kernel, learned[number - 1].anchors
+            else:
+                sample = normalized(_sample(layers, spec, images, patches, backend, rng, report))
+                channels = sample.shape[1] // spec.terms(1)
+                kernel = spec.kernel.resolved(sample, rng)
+                centres = spherical_kmeans(sample, spec.filters, backend, rng, max_iterations, report)
+                anchors = backend.to_host(centres).reshape(spec.filters, *spec.patch_shape, channels)
+                del sample, centres  # while the projection is made, they need not be there
+            layer = Layer.from_anchors(dataclasses.replace(spec, kernel=kernel, decorrelation=0.0), anchors)
             if spec.decorrelation:
                 outputs = _outputs([*layers, layer], images, backend, rng, report)
                 layer = layer.decorrelated(spec.decorrelation, outputs)
