@@ -50,7 +50,7 @@ class Text(_OfText):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the text, or refuse it."""
         if not str(value).strip():
-            self.fail("it is empty (an unset shell variable?)", param, ctx)
+            self.fail(f"it is {'blank' if value else 'empty'} (an unset shell variable?)", param, ctx)
         return str(value)
 
 

@@ -112,7 +112,7 @@ def instance(name: str, value: object, kinds: type[T] | tuple[type[T], ...], exp
 def file_name(path: object, example: str) -> str:
     """Return the name of a file, given as text or as a path; raise `InvalidSpec` for what can be none."""
     named = os.fspath(path) if isinstance(path, os.PathLike) else path
-    if isinstance(named, str) and (not named or "\0" in named):
+    if isinstance(named, str) and (not named.strip() or "\0" in named):
         raise InvalidSpec(f"path is {shown(named)}; expected the name of a file, such as {example}")
     if isinstance(named, str) and "://" in named:
         raise InvalidSpec(f"{printable(named)} is an address; expected a file or a folder: download it first")

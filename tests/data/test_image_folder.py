@@ -81,7 +81,7 @@ def test_greyscale_and_palettes_among_colours(tmp_path):
     [
         (
             {"a.png": colour(), "b.png": np.zeros((7, 9, 3), np.uint8)},
-            r"b\.png is 9x7 pixels.*expected 8x6 as a\.png is: crop or resize",
+            r"b\.png is 9x7 pixels.*expected 8x6 as a\.png is: crop.*ImageOps\.fit\(picture, \(8, 6\)\)",
         ),
         ({"a.png": np.full((6, 8), 40000, np.uint16)}, r"a\.png has more than 8 bits"),
         ({"a/1.png": colour(), "1.png": colour()}, r"both images \(1\.png\) and sub-folders \(a\)"),
