@@ -49,7 +49,8 @@ def way_out(error: OSError, folder: Path) -> str:
     """Return where no file can be made and what to do, the rest of a sentence that says why."""
     if error.errno == errno.ENAMETOOLONG:
         return ": give a shorter name"
-    advice = "give another place" if folder.exists() else "make that folder first"
+    missing = error.errno == errno.ENOENT and not os.path.exists(folder)  # /proc is there
+    advice = "make that folder first" if missing else "give another place"
     return f" ({printable(folder)}): {advice}"
 
 

@@ -128,6 +128,17 @@ def several(name: str, value: object, kinds: type[T] | tuple[type[T], ...], expe
     return tuple(instance(f"{name}[{i}]", each, kinds, expected) for i, each in enumerate(value))
 
 
+def counted(n: int, what: str) -> str:
+    """Return a number of things, by the name of one.
+
+    Examples
+    --------
+    >>> counted(1, "image"), counted(5000, "image")
+    ('1 image', '5000 images')
+    """
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
+
+
 def shown(value: object) -> str:
     """Return a value as a message shows it, however large or hostile it is.
 

@@ -271,7 +271,7 @@ def test_one_picture_is_a_data_set_of_one(tmp_path, name):
     (tmp_path / "file").rename(tmp_path / name)
     source = open_images(tmp_path / name)
     assert (source.shape, source.labels, source.files) == ((1, 6, 8, 3), None, (name,))
-    assert source.description == f"picture {name}, 1 images of 6x8x3"
+    assert source.description == f"picture {name}, 1 image of 6x8x3"
     assert abs(source.read(0, 1)[0, 3, 3].astype(int) - (200, 0, 0)).max() < 4
 
 
