@@ -146,3 +146,14 @@ def shown_duration(seconds: float) -> str:
         return f"{minutes // 60} h {minutes % 60} min"
     hours = round(seconds / 3600)
     return f"{hours // 24} d {hours % 24} h"
+
+
+def estimated_duration(seconds: float) -> str:
+    """Return a time that is not known exactly, as people say it.
+
+    Examples
+    --------
+    >>> estimated_duration(250), estimated_duration(0.2)
+    ('about 4 min', 'less than a second')
+    """
+    return shown_duration(seconds) if seconds < 1 else f"about {shown_duration(seconds)}"

@@ -18,7 +18,7 @@ from ckncuda.exact.on_disk.writing import GramStore, check_installed
 from ckncuda.exact.tiles import TILE, Tile
 from ckncuda.exact.workers import LocalWorkers
 from ckncuda.images.preprocessed import fit_preprocessing
-from ckncuda.progress import Report, shown_duration
+from ckncuda.progress import Report, estimated_duration, shown_duration
 from ckncuda.types import Array, Shape
 
 from . import options
@@ -225,7 +225,7 @@ def _say_plan(job: GramJob, store: GramStore, tiles: list[Tile], engine: Backend
         f"{all_tiles - len(tiles):,} of {all_tiles:,} tiles are finished and verified"
     )
     report.tell(
-        f"Time: about {shown_duration(seconds * pairs)} on this machine alone, "
+        f"Time: {estimated_duration(seconds * pairs)} on this machine alone, "
         f"{shown_duration(seconds * widest.pairs)} a tile"
     )
     report.tell(

@@ -12,6 +12,7 @@ from ckncuda.backend import Backend
 from ckncuda.data import write_submission
 from ckncuda.errors import printable
 from ckncuda.files.atomic_file import atomic_file
+from ckncuda.given.parameters import counted
 
 from . import options
 from .output import say
@@ -73,7 +74,8 @@ def predict(
     result: dict[str, Any] = {"submission": output, "n": len(table), "classes": classes, "seconds": seconds}
     if names is not None:
         result["class_names"] = list(names)
-    return result, [options.shown_seconds(seconds), f"wrote {output}: {len(table)} predictions"]
+    wrote = f"wrote {output}: {counted(len(table), 'prediction')}"
+    return result, [options.shown_seconds(seconds), wrote]
 
 
 def _tell(names: Sequence[str] | None, files: Sequence[str] | None) -> None:

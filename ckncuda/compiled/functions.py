@@ -8,6 +8,7 @@ import hashlib
 import logging
 import pickle
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -133,11 +134,15 @@ def digest_of_sources() -> str:
     return digest.hexdigest()
 
 
+_announcing = threading.Lock()
+
+
 @functools.cache
 def announce(function: Any) -> None:
     """Say that something will take longer, once, if Numba is about to compile this function."""
-    if not store.is_kept(function._cache.start):
-        _announce_compilation()
+    with _announcing:  # threads that meet their first functions at once say it once
+        if not store.is_kept(function._cache.start):
+            _announce_compilation()
 
 
 @functools.cache

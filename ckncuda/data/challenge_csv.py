@@ -263,6 +263,8 @@ class _Scan:
         beside = [name for name in names if name in LABEL_NAMES | INDEX_NAMES | FILE_NAMES]
         empty = len(row) - len(row.rstrip(b",")) - row.endswith(b",")
         hint = "for images of another size give their height, width and channels with --image-shape"
+        if self.shapes is not SHAPES:
+            hint = "give images of this size, which --image-shape or the model says"
         if not row.strip(b', "'):
             hint = f"line {number} holds empty cells alone: remove it"
         elif row.startswith(b"#"):

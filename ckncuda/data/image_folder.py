@@ -205,7 +205,7 @@ def _check_headers(files: list[Path], channels: int | None) -> tuple[tuple[int, 
             raise InvalidData(
                 f"{printable(file)} is {format_shape(header.size)} pixels (width x height), expected"
                 f" {format_shape(first.size)} as {printable(files[0].name)} is: crop or resize the images to"
-                " one size"
+                f" one size, in a copy of the folder, as Pillow does: ImageOps.fit(picture, {first.size})"
             )
         if channels == 1 and not header.is_grey:
             raise InvalidData(

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckncuda.data.csv_header import MISSING, is_number, whole_number
-from ckncuda.data.foreign import BEGIN, gunzipped, kind_of
 from ckncuda.data.idx import GZIP_MAGIC, is_idx, read_idx_labels
 from ckncuda.data.numpy_files import read_npy_labels, read_npz_labels
 from ckncuda.data.source import StrPath, reading
 from ckncuda.errors import InvalidData, printable
+from ckncuda.files.foreign import BEGIN, gunzipped, kind_of
 from ckncuda.files.regular_file import open_regular
 from ckncuda.given.parameters import file_name, first_few, whole
 

@@ -10,8 +10,8 @@ from typing import IO, Any, Literal, NamedTuple
 
 import numpy as np
 
-from ckncuda.data.foreign import BEGIN, kind_of
 from ckncuda.errors import InvalidData, printable
+from ckncuda.files.foreign import BEGIN, kind_of
 
 MAGIC = b"\x93NUMPY"
 LENGTH_BYTES = {(1, 0): 2, (2, 0): 4}  # by version; 3.0 is for field names that are not Latin: no images

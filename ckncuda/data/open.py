@@ -6,13 +6,13 @@ from pathlib import Path
 from ckncuda.data.challenge_csv import ChallengeCsv
 from ckncuda.data.cifar import PIXELS, CifarSource, cifar_splits
 from ckncuda.data.csv_header import BYTE_ORDER_MARK
-from ckncuda.data.foreign import BEGIN, gunzipped, kind_of
 from ckncuda.data.idx import GZIP_MAGIC, IdxSource, idx_splits, is_idx
 from ckncuda.data.image_folder import ImageFolder
 from ckncuda.data.numpy_files import NpySource, NpzSource
 from ckncuda.data.pictures import SUFFIXES
 from ckncuda.data.source import SPLITS, ImageSource, StrPath, format_shape, reading
 from ckncuda.errors import InvalidData, printable
+from ckncuda.files.foreign import BEGIN, gunzipped, kind_of
 from ckncuda.files.regular_file import open_regular
 from ckncuda.given.parameters import file_name
 from ckncuda.given.parameters import image_shape as checked_shape

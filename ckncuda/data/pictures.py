@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
 
-from ckncuda.data.foreign import kind_of
 from ckncuda.data.picture_chunks import MOST_BESIDE, MOST_DIRECTORIES, check_chunks, png_chunks
 from ckncuda.errors import CknError, InvalidData, pass_on_interruption, printable
+from ckncuda.files.foreign import kind_of
 from ckncuda.files.regular_file import open_regular
 
 # Pillow loads the first five at once; it would load all forty to find the others, were they not named here.

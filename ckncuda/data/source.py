@@ -26,6 +26,7 @@ from ckncuda.given.images import (
     stack_of,
 )
 from ckncuda.given.labels import check_labels
+from ckncuda.given.parameters import counted
 
 StrPath = str | os.PathLike[str]
 
@@ -75,7 +76,7 @@ class ImageSource(abc.ABC):
         self.labels = None if labels is None else check_labels(labels, shape[0], self.where)
         self.class_names = class_names
         name = kind if path is None else f"{kind} {printable(Path(path).name)}"
-        self.description = f"{name}, {shape[0]} images of {format_shape(shape[1:])}"
+        self.description = f"{name}, {counted(shape[0], 'image')} of {format_shape(shape[1:])}"
 
     def __len__(self) -> int:
         return self.shape[0]

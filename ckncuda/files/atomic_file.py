@@ -31,18 +31,27 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     Called before long work, so that a typing mistake in an output path costs no time.
     """
     path = Path(path)
+    place = Path(os.path.realpath(path))
     try:
         problem = _problem(path)
         if problem:
             raise InvalidData(f"cannot write {printable(path)}: {problem}")
-        place = Path(os.path.realpath(path))
         descriptor, name = _open_temporary(place)  # as the file itself will be made: no other tells as much
         os.close(descriptor)
         os.unlink(name)
     except OSError as error:
-        where = "" if error.errno == errno.ENAMETOOLONG else f" ({printable(path.parent)})"
-        raise InvalidData(f"cannot write {printable(path)}: {error.strerror}{where}") from error
+        reason = f"{error.strerror}{way_out(error, place.parent)}"
+        raise InvalidData(f"cannot write {printable(path)}: {reason}") from error
     remove_left_over(place)
+
+
+def way_out(error: OSError, folder: Path) -> str:
+    """Return where no file can be made and what to do, the rest of a sentence that says why."""
+    if error.errno == errno.ENAMETOOLONG:
+        return ": give a shorter name"
+    missing = error.errno == errno.ENOENT and not os.path.exists(folder)  # /proc is there
+    advice = "make that folder first" if missing else "give another place"
+    return f" ({printable(folder)}): {advice}"
 
 
 def _problem(path: Path) -> str:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ckncuda.errors import InvalidModelFile, printable
 from ckncuda.files import strict_json
+from ckncuda.files.foreign import BEGIN, kind_where_a_model_belongs
 from ckncuda.files.regular_file import read_into
 
 LONGEST = 8 << 20  # bytes of a header: that of a model takes thousands
@@ -73,7 +74,11 @@ def read_container(file: BinaryIO, path: Path) -> Container:
     size = os.fstat(file.fileno()).st_size
     head = file.read(9)
     length = int.from_bytes(head[:8], "little")
+    if not head:
+        raise _no_model(path, "it is empty")
     if len(head) < 9 or head[8:] != b"{":
+        if (kind := kind_where_a_model_belongs(head + file.read(BEGIN))) is not None:
+            raise InvalidModelFile(f"{path} {kind}")
         raise _no_model(path, "it has no header")
     if length > LONGEST:
         raise _no_model(path, f"a header of {length:,} bytes")

@@ -112,7 +112,7 @@ def instance(name: str, value: object, kinds: type[T] | tuple[type[T], ...], exp
 def file_name(path: object, example: str) -> str:
     """Return the name of a file, given as text or as a path; raise `InvalidSpec` for what can be none."""
     named = os.fspath(path) if isinstance(path, os.PathLike) else path
-    if isinstance(named, str) and (not named or "\0" in named):
+    if isinstance(named, str) and (not named.strip() or "\0" in named):
         raise InvalidSpec(f"path is {shown(named)}; expected the name of a file, such as {example}")
     if isinstance(named, str) and "://" in named:
         raise InvalidSpec(f"{printable(named)} is an address; expected a file or a folder: download it first")
@@ -126,6 +126,17 @@ def several(name: str, value: object, kinds: type[T] | tuple[type[T], ...], expe
     if isinstance(value, str | bytes | dict | type) or not hasattr(value, "__iter__"):
         raise InvalidSpec(f"{name} is {shown(value)}; {expected}")
     return tuple(instance(f"{name}[{i}]", each, kinds, expected) for i, each in enumerate(value))
+
+
+def counted(n: int, what: str) -> str:
+    """Return a number of things, by the name of one.
+
+    Examples
+    --------
+    >>> counted(1, "image"), counted(5000, "image")
+    ('1 image', '5000 images')
+    """
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
 def shown(value: object) -> str:

@@ -6,10 +6,10 @@ import tomllib
 from collections.abc import Mapping
 from typing import Any
 
-from ckncuda.data.foreign import BEGIN, kind_of
 from ckncuda.errors import InvalidData, InvalidSpec, printable
 from ckncuda.exact.encoder import ExactEncoderSpec
 from ckncuda.exact.kernel import ExactKernel
+from ckncuda.files.foreign import BEGIN, kind_of
 from ckncuda.files.regular_file import read_within
 from ckncuda.given.parameters import listed, shown
 from ckncuda.images.preprocess import Preprocessor, preprocessor_from_dict

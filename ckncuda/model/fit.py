@@ -21,7 +21,12 @@ from ckncuda.images.sources import ArrayImages, DeviceImages, Images, ImagesOrAr
 from ckncuda.model.fitting import Fitting, Learner
 from ckncuda.model.model import Model
 from ckncuda.model.system import System
+<<<<<<< HEAD
 from ckncuda.progress import Progress, Report, shown_duration
+=======
+from ckncuda.model.training import Learner, Training
+from ckncuda.progress import Progress, Report, estimated_duration
+>>>>>>> main
 
 
 def fit(
@@ -117,7 +122,7 @@ def _plan(specs: Sequence[ExactEncoderSpec], images: Images, backend: Backend) -
     first = next(iter(tiling))
     seconds = sum(seconds_a_pair(GramJob(spec.kernel, images), first, backend) for spec in specs)
     each = f" by each of {len(specs)} kernels" if len(specs) > 1 else ""
-    return f"Plan: {tiling.pairs:,} pairs of images{each}, about {shown_duration(seconds * tiling.pairs)}"
+    return f"Plan: {tiling.pairs:,} pairs of images{each}, {estimated_duration(seconds * tiling.pairs)}"
 
 
 def fit_exact(

@@ -82,8 +82,8 @@ class Checkpoint:
             differing = [DIFFERING[name] for name, value in identity.items() if there.get(name) != value]
             if differing:
                 raise InvalidData(
-                    f"{printable(path)} is of another training: it differs in {' and '.join(differing)}; give "
-                    "the same images, labels, options and seed, or start anew without it"
+                    f"{printable(path)} is of another training: it differs in {' and '.join(differing)}; "
+                    "give the same images, labels, options and seed, or start anew without it"
                 )
             count = len(plain["history"]) - 1
             found = cls(

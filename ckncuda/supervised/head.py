@@ -109,15 +109,16 @@ class Head:
     ) -> tuple[float, int, NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
         """Return loss, how many of these features are classified rightly, and gradients, of a batch's part.
 
-        The loss is the sum over features [b, d] divided by ``images``, those of the whole batch; gradients are
-        by the features, the weights and the intercept, without the penalty.
+        The loss is the sum over features [b, d] divided by ``images``, those of the whole batch; gradients
+        are by the features, the weights and the intercept, without the penalty.
         """
         scaled = self.scaled(features)
         scores = (scaled @ self.weights + self.intercept).astype(np.float64)
         total, by_scores = self.loss(scores, targets)
         right = int((scores.argmax(axis=1) == targets).sum())
         gradient = (by_scores / images).astype(np.float32)
-        by_features = gradient @ self.weights.T / self.scaling.norm.astype(np.float32)
+        by_features: NDArray[np.float32] = gradient @ self.weights.T
+        by_features /= self.scaling.norm.astype(np.float32)
         return total / images, right, by_features, scaled.T @ gradient, gradient.sum(axis=0)
 
     def judge(self, features: NDArray[np.float32], targets: Index) -> tuple[float, float]:

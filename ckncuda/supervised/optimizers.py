@@ -11,7 +11,7 @@ Parameter = NDArray[np.float32]
 
 
 def tangent(gradient: NDArray[Any], anchors: Parameter) -> NDArray[np.float64]:
-    """Return the part of a gradient [filters, height, width, channels] along the spheres of the anchor points."""
+    """Return the part of a gradient [filters, height, width, channels] along the anchor points' spheres."""
     flat, z = gradient.reshape(len(gradient), -1), anchors.reshape(len(anchors), -1).astype(np.float64)
     along = flat - np.einsum("pd,pd->p", flat, z)[:, None] * z
     result: NDArray[np.float64] = along.reshape(gradient.shape)

@@ -44,9 +44,9 @@ class Trained:
     head : LinearClassifier
         On its features, of the same epoch.
     history : tuple of dict
-        Of each epoch: ``epoch``, ``learning_rate`` at its end, ``loss`` and ``accuracy`` on the images as they
-        were trained on, ``held_out_loss`` and ``held_out_accuracy``, None without any held out.  Epoch 0 is the
-        start.
+        Of each epoch: ``epoch``, ``learning_rate`` at its end, ``loss`` and ``accuracy`` on the images as
+        they were trained on, ``held_out_loss`` and ``held_out_accuracy``, None without any held out.  Epoch 0
+        is the start.
     epoch : int
         The chosen one.
     sentence : str

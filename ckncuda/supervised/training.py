@@ -59,8 +59,8 @@ class Training:
     label_smoothing : float
         Share of the probability that ``softmax`` gives to all classes alike.
     regularization : float or "auto"
-        λ of the head; chosen by leave-one-out of ridge regression on the features at the start, which have seen
-        no label.
+        λ of the head; chosen by leave-one-out of ridge regression on the features at the start, which have
+        seen no label.
     head_fit : {"joint", "alternating"}
         ``alternating``: besides the steps, the head is fitted anew before each epoch on the features of all
         images, ridge regression in closed form, the others by L-BFGS.
@@ -144,8 +144,8 @@ class Training:
         if bool(milestones) != (self.schedule == "steps"):
             advice = "give milestones" if self.schedule == "steps" else "leave the milestones out"
             raise InvalidSpec(
-                f"the schedule is {self.schedule} and milestones are {list(milestones)}; they belong together "
-                f"with steps: {advice}"
+                f"the schedule is {self.schedule} and milestones are {list(milestones)}; they belong to "
+                f"steps: {advice}"
             )
         if list(milestones) != sorted(set(milestones)):
             raise InvalidSpec(f"milestones are {list(milestones)}; expected each once, in increasing order")

@@ -89,7 +89,7 @@ class WayBack:
                     *(below[tile], encoded[tile], gradient[tile], plan, self._weights[number]),
                     *(sums[number], target, buffer),
                 )
-            if number:
+            if by_below is not None:
                 gradient = by_below
 
     def by_anchors(self) -> list[NDArray[np.float64]]:

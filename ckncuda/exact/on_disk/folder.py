@@ -17,7 +17,7 @@ from numpy.lib import format as npy
 from ckncuda.errors import InvalidData, printable
 from ckncuda.exact.on_disk.chunks import CHECKSUMS, CHUNKS
 from ckncuda.exact.on_disk.description import DESCRIPTION, Description, read_description
-from ckncuda.files.atomic_file import check_writable
+from ckncuda.files.atomic_file import check_writable, way_out
 from ckncuda.files.lock import open_locked
 from ckncuda.files.own_folder import check_own_folder, entries_within
 from ckncuda.files.regular_file import open_regular
@@ -50,7 +50,7 @@ def check_gram_path(path: str | os.PathLike[str]) -> None:
                     replaced_of(path)
                 )  # a name that is longer than that of the matrix, and may be too long
         except OSError as error:
-            raise InvalidData(f"cannot write {path}: {error.strerror} ({folder})") from error
+            raise InvalidData(f"cannot write {path}: {error.strerror}{way_out(error, folder)}") from error
     _check_begun(part_of(path))
 
 

@@ -263,7 +263,7 @@ class GramStore:
         free = shutil.disk_usage(self.part.parent).free
         if needed > free:
             raise InvalidData(
-                f"{self.path} takes {needed / 2**30:.3g} GiB more, but {free / 2**30:.3g} GiB are free "
+                f"{self.path} takes {needed:,} bytes more, but {free:,} are free "
                 "there: make room or give an output on another disk"
             )
 
