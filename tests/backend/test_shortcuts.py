@@ -47,6 +47,16 @@ def test_a_sketch_keeps_to_the_memory():
     assert not pays(300, 576, 16, 2 << 30)
 
 
+@pytest.mark.parametrize(("memory", "sketched"), [(None, [4000]), (1024 * MIB, [4000]), (64 * MIB, [])])
+def test_a_search_sketches_within_its_memory(memory, sketched, rng, monkeypatch):
+    """Of a memory that was given, an eighth; matrices of side 512 take 8 MiB."""
+    made = []
+    monkeypatch.setattr(operations, "sketch", lambda patches: made.append(len(patches)))
+    patches = unit(rng.normal(size=(4000, 512)))
+    get_backend("numpy", threads=1, memory=memory).anchor_search(patches)(patches[:1024])
+    assert made == sketched
+
+
 @pytest.mark.parametrize("compiled", [False, True])
 def test_kmeans_with_and_without_a_sketch_ends_alike(compiled, rng, monkeypatch):
     if compiled:
