@@ -41,10 +41,18 @@ def test_few_patches_of_many_channels_are_not_sketched(rng):
     assert peak < 100 * MIB
 
 
-def test_a_sketch_keeps_to_the_memory():
-    assert pays(100_000, 576, 1024, 2 << 30)
-    assert not pays(100_000, 576, 1024, 8 * MIB)
-    assert not pays(300, 576, 16, 2 << 30)
+@pytest.mark.parametrize(
+    ("n", "d", "centres", "memory", "worth"),
+    [
+        (100_000, 576, 1024, 2 << 30, True),
+        (100_000, 576, 1024, 8 * MIB, False),  # its matrices do not fit
+        (3000, 1152, 1024, 2 << 30, False),  # eigenvectors take longer than all the rest
+        (100_000, 576, 64, 2 << 30, False),  # the sketch itself, of many vectors for few centres
+        (300, 576, 16, 2 << 30, False),
+    ],
+)
+def test_what_a_sketch_costs_and_spares(n, d, centres, memory, worth):
+    assert pays(n, d, centres, memory) == worth
 
 
 @pytest.mark.parametrize(("memory", "sketched"), [(None, [4000]), (1024 * MIB, [4000]), (64 * MIB, [])])
