@@ -8,7 +8,7 @@ import pytest
 
 from ckncuda.backend import get_backend
 from ckncuda.backend.numpy import backend as operations
-from ckncuda.backend.numpy.sketch import pays
+from ckncuda.backend.numpy.sketch import pays, sketch
 from ckncuda.backend.numpy.winograd import G, transformed_filters
 from ckncuda.images.preprocess import LocalWhitening
 from ckncuda.network.anchors import spherical_kmeans
@@ -69,7 +69,9 @@ def test_a_search_sketches_within_its_memory(memory, sketched, rng, monkeypatch)
 def test_kmeans_with_and_without_a_sketch_ends_alike(compiled, rng, monkeypatch):
     if compiled:
         pytest.importorskip("numba")
-    patches = unit(rng.normal(size=(3000, 10)) @ rng.normal(size=(10, 256)))
+    vectors = rng.normal(size=(3000, 10)) @ rng.normal(size=(10, 256))
+    patches = unit(vectors + 0.6 * rng.normal(size=vectors.shape))  # not in those directions alone
+    assert sketch(patches) is not None
     found = []
     for sketched in (True, False):
         monkeypatch.setattr(operations, "pays", lambda *of, sketched=sketched: sketched)
