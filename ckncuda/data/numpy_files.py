@@ -201,10 +201,10 @@ class _Archive:
                 f"{where} is packed by {method}; expected deflate, or none: save it again by"
                 " numpy.savez_compressed"
             )
+        self._check_overlap(info, where)
         with _unzipping(self._path):
             stream = self._files.enter_context(self._zip.open(info))
             header = read_npy_header(stream, where)
-        self._check_overlap(info, where)
         if info.file_size > header.end:
             raise InvalidData(more_behind(where, info.file_size - header.end))
         most = info.compress_size * (DEFLATED_AT_MOST if info.compress_type == zipfile.ZIP_DEFLATED else 1)

@@ -171,12 +171,16 @@ def test_links_and_pipes_are_not_what_is_left_over(tmp_path):
 
 
 @pytest.mark.parametrize(("age", "stays"), [(3600, True), (100000, False)])
-@pytest.mark.parametrize("locks", ["no system of locks", "no locks on this disk"])
+@pytest.mark.parametrize("locks", ["no system of locks", "no locks on this disk", "Windows"])
 def test_where_there_are_no_locks_age_tells_what_is_left_over(tmp_path, monkeypatch, age, stays, locks):
     def flock(*arguments):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    if locks == "no system of locks":
+    if locks == "Windows":
+        monkeypatch.setattr(module, "RENAMES_OPEN_FILES", False)
+        for name in ("getuid", "fchmod", "O_NOFOLLOW", "O_NONBLOCK"):
+            monkeypatch.delattr(os, name, raising=False)
+    if locks != "no locks on this disk":
         monkeypatch.setattr(lock, "fcntl", None)
     else:
         monkeypatch.setattr(lock.fcntl, "flock", flock)
