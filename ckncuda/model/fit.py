@@ -21,12 +21,7 @@ from ckncuda.images.sources import ArrayImages, DeviceImages, Images, ImagesOrAr
 from ckncuda.model.fitting import Fitting, Learner
 from ckncuda.model.model import Model
 from ckncuda.model.system import System
-<<<<<<< HEAD
-from ckncuda.progress import Progress, Report, shown_duration
-=======
-from ckncuda.model.training import Learner, Training
 from ckncuda.progress import Progress, Report, estimated_duration
->>>>>>> main
 
 
 def fit(
