@@ -90,7 +90,7 @@ class Augmentation:
                 )
 
     def apply(self, images: NDArray[np.float32], random: np.random.Generator) -> NDArray[np.float32]:
-        """Return changed copies of images [b, h, w, c] in the host's memory; themselves if nothing is to do."""
+        """Return changed copies of images [b, h, w, c] on the host, or themselves if nothing is to do."""
         if self == Augmentation():
             return images
         b, h, w, _ = images.shape

@@ -94,6 +94,19 @@ class PreprocessedImages(Images):
         with self._report.stage("preprocessing"):
             return preprocessed(self._backend.asarray(block), self._left, self._backend)
 
+    def held(self) -> "PreprocessedImages":
+        """Return these images preprocessed once, in the host's memory, if they are few; else themselves."""
+        backend = self._backend
+        if backend is None or not self._left:
+            return self
+        if size_of(self) > (block_memory(backend) or backend.memory_budget // 4):
+            return self
+        kept = np.empty(self.shape, np.float32)
+        for start in range(0, len(kept), AT_ONCE):
+            stop = min(start + AT_ONCE, len(kept))
+            kept[start:stop] = backend.to_host(self.read(start, stop))
+        return PreprocessedImages(ArrayImages(kept), (), backend, self._report)
+
     def some(self, numbers: Index) -> NDArray[np.float32]:
         """Return images by their numbers, in this order, preprocessed, in the host's memory."""
         source = self._images
@@ -119,13 +132,8 @@ class PreprocessedImages(Images):
         backend = self._backend
         longer = PreprocessedImages(self._images, (*self._left, step), backend, self._report)
         longer.preprocessing = (*self.preprocessing, step)
-        if backend is None or size_of(self) > (block_memory(backend) or backend.memory_budget // 4):
-            return longer
-        kept = np.empty(self.shape, self.dtype)
-        for start in range(0, len(kept), AT_ONCE):
-            stop = min(start + AT_ONCE, len(kept))
-            kept[start:stop] = backend.to_host(longer.read(start, stop))
-        longer._images, longer._left = ArrayImages(kept), ()
+        if backend is not None and (held := longer.held()) is not longer:
+            longer._images, longer._left = held._images, ()
         return longer
 
 

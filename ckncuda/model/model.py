@@ -20,6 +20,8 @@ from ckncuda.model.memory import check_prediction
 from ckncuda.network.encoder import Encoder
 from ckncuda.network.network import CKN, PATCHES, check_features, check_one_network
 from ckncuda.progress import Progress, Report
+from ckncuda.supervised.checkpoint import Checkpoints
+from ckncuda.supervised.encoder import TrainedEncoder
 from ckncuda.types import Array, Shape
 
 
@@ -84,8 +86,11 @@ class Model:
         seed: int = 0,
         backend: Backend | str = "auto",
         progress: Progress | None = None,
+        checkpoints: Checkpoints | None = None,
     ) -> "Model":
-        """Fit the encoders without labels, then the classifier on their features; see also `ckncuda.fit`.
+        """Fit the encoders, then the classifier on their features; see also `ckncuda.fit`.
+
+        More than nine parameters: what is fitted, on what, and how.
 
         Parameters
         ----------
@@ -104,6 +109,8 @@ class Model:
         backend : Backend or str
             On a GPU, features stay there if they take at most half of its free memory.
         progress : callable or Report, optional
+        checkpoints : Checkpoints, optional
+            Where encoders that are trained end to end keep what they have learned so far, and go on from.
 
         Raises
         ------
@@ -115,10 +122,12 @@ class Model:
         report = Report.of(progress)
         fitting = Fitting(images, specs, seed, backend, report)
         fitting.check(labels, classifier, grams)  # what can be found wrong is found before the long work
-        encoders = fitting.encoders(patches, None if labels is None else classifier)
+        learner = None if labels is None else classifier
+        encoders = fitting.encoders(patches, learner, labels, checkpoints)
         shape, kind = fitting.images.shape, type_name(fitting.images)
         model = cls(encoders, None, shape[1:], kind, class_names(images, labels))
         model.report = {"n_images": shape[0], "n_features": model.n_features, "seed": fitting.seed}
+        model.report |= _trainings(encoders)
         if classifier is None or labels is None:
             return model
         if fitting.compares:
@@ -132,6 +141,19 @@ class Model:
         model.classifier = classifier
         model.report |= fitting.judged(classifier, encoders)
         return model
+
+    def take_head(self) -> None:
+        """Predict as the linear classifier does that the model's network was trained with."""
+        (encoder,) = self.encoders
+        assert isinstance(encoder, TrainedEncoder)
+        assert encoder.trained is not None
+        trained = encoder.trained
+        self.classifier = trained.head
+        self.report |= {
+            "regularization": trained.regularization,
+            "validation_accuracy": trained.held_out_accuracy,
+            "validation": f"{trained.sentence}; {encoder.saw} saw all images, without labels",
+        }
 
     def transform(
         self, images: ImagesOrArray, *, backend: Backend | str = "auto", progress: Progress | None = None
@@ -325,6 +347,14 @@ class Model:
             if labels[0] < 0 or labels[-1] >= len(model.class_names):  # names of something else, then
                 model.class_names = None
         return model
+
+
+def _trainings(encoders: Sequence[ImageEncoder]) -> dict[str, Any]:
+    """Return what a report says of encoders that were trained end to end; nothing where none was."""
+    trained = [each.trained for each in encoders if isinstance(each, TrainedEncoder) and each.trained]
+    if not trained:
+        return {}
+    return {"training": [{"chosen": each.sentence, "history": list(each.history)} for each in trained]}
 
 
 def load(path: str | os.PathLike[str]) -> Model:

@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -103,6 +104,45 @@ class Checkpoint:
                 f"{printable(path)} is damaged ({printable(error)[:200]}); start anew without it"
             ) from error
         return found
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """Files of the unfinished trainings of a model, one for each encoder that is trained.
+
+    Parameters
+    ----------
+    write : path-like, optional
+        Written after each epoch; of further encoders the name has .2, .3 and so on at its end.
+    resume : path-like, optional
+        Such a file, from which a training goes on; those of further encoders stand beside it, or these have
+        not begun.
+
+    Examples
+    --------
+    >>> Checkpoints("model.ckn.checkpoint").of(1)
+    ('model.ckn.checkpoint.2', None)
+    """
+
+    write: str | os.PathLike[str] | None = None
+    resume: str | os.PathLike[str] | None = None
+
+    def of(self, number: int) -> tuple[str | None, str | None]:
+        """Return the file to write and that to go on from, of the encoder of a number, 0 for the first."""
+        write, resume = (
+            None if path is None else os.fspath(path) + (f".{number + 1}" if number else "")
+            for path in (self.write, self.resume)
+        )
+        if number and resume is not None and not os.path.exists(resume):
+            resume = None
+        return write, resume
+
+    def remove(self, encoders: int) -> None:
+        """Remove what was written for so many encoders: all is done."""
+        for number in range(encoders):
+            for path in self.of(number):
+                if path is not None:
+                    Path(path).unlink(missing_ok=True)
 
 
 def identity_of(

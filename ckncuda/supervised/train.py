@@ -51,6 +51,8 @@ class Trained:
         The chosen one.
     sentence : str
         How it was chosen.
+    regularization : float
+        λ of the head.
     """
 
     network: CKN
@@ -58,6 +60,7 @@ class Trained:
     history: tuple[dict[str, Any], ...]
     epoch: int
     sentence: str
+    regularization: float
 
     @property
     def held_out_accuracy(self) -> float | None:
@@ -236,7 +239,8 @@ class _Run:
             else f"the last of {self._training.epochs} epochs was taken: no image was held out"
         )
         network = CKN.from_anchors(specs, anchors)
-        return Trained(network, best.classifier(classes), tuple(self._history), epoch, how)
+        head_ = best.classifier(classes)
+        return Trained(network, head_, tuple(self._history), epoch, how, best.regularization)
 
     def _first_head(self) -> Head:
         kept, held_out = self._data.kept, self._data.held_out

@@ -172,6 +172,11 @@ class Training:
             return self.highest_rate * (1 + math.cos(math.pi * min(done, 1.0))) / 2
         return self.highest_rate
 
+    def __str__(self) -> str:
+        """Return a few words, such as ``layers 1-2 trained 30 epochs (adam 0.003, softmax)``."""
+        layers = "" if self.train_layers is None else f"layers 1-{self.train_layers} "
+        return f"{layers}trained {self.epochs} epochs ({self.optimizer} {self.highest_rate:g}, {self.loss})"
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain data."""
         own = {f.name: getattr(self, f.name) for f in fields(self)}
