@@ -409,7 +409,7 @@ def add_to_maps(work, layer, maps, by_norms, above, left, out):
     the padded one; ``by_norms`` [height, breadth] has room for sums of one image.
     """
     b, height, breadth, c = work.padded.shape
-    step = len(work.by_padded) // (b * height * breadth)
+    step = (len(work.by_padded) - LANES) // (b * height * breadth)
     for i in range(b):
         _box_sums(work.by_norm[i], work.factor[i], layer, by_norms)
         for y in range(max(0, -above), min(out.shape[1], height - above)):
