@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckncuda.backend.any_array import pairs as plain_pairs
-from ckncuda.backend.any_array.encode_backward import add, no_sums, weights_of
+from ckncuda.backend.any_array.encode_backward import Sums, add, no_sums, weights_of
 from ckncuda.backend.cupy import memory as device_memory
 from ckncuda.backend.cupy import nearest
 from ckncuda.backend.cupy.device import Gpu, describe
@@ -119,18 +119,22 @@ class CupyBackend:
         size = self._way_back.images_of(layers, shapes, self.memory_budget)
         halves = self._halves(maps, min(size, self._most_back.get(known, MAX_BLOCK), MAX_BLOCK))
         weights = [weights_of(layer, self._cupy.empty(0)) for layer in layers]
-        by_input, total = None, no_sums(weights)
-        for part in halves if len(maps) else ():
-            with halves.attempt(part):
+        total = no_sums(weights)
+        by_input = self._cupy.empty(maps.shape, np.float32) if by_maps and not len(maps) else None
+
+        def block(images: slice) -> list[Sums]:  # nothing of which stays where there is no memory for it
+            between = [aligned(self.asarray(maps[images]))]
+            for layer in layers:
+                between.append(self.encoder.encode(between[-1], layer))
+            gradient = self.asarray(given(between[-1], images))
+            out = None if by_input is None else by_input[images]
+            return self._way_back.block(between, gradient, weights, layers, self.memory_budget, out)
+
+        for images in halves if len(maps) else ():
+            with halves.attempt(images):
                 if by_maps and by_input is None:
                     by_input = self._cupy.empty(maps.shape, np.float32)
-                between = [aligned(self.asarray(maps[part]))]
-                for layer in layers:
-                    between.append(self.encoder.encode(between[-1], layer))
-                gradient = self.asarray(given(between[-1], part))
-                out = None if by_input is None else by_input[part]
-                sums = self._way_back.block(between, gradient, weights, layers, self.memory_budget, out)
-                add(total, sums)  # not those of a block that has failed
+                add(total, block(images))
                 continue
             self._most_back[known] = halves.most or 1
         return by_input, self._way_back.by_anchors(layers, total)
