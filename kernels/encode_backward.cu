@@ -13,7 +13,7 @@
 #include "lanes.cuh"
 
 template <class Kernel, int VECTOR>  // 4, where the filters are a multiple of it
-__global__ void __launch_bounds__(THREADS) encode_backward(
+__global__ void __launch_bounds__(THREADS, 4) encode_backward(
     float* __restrict__ products,         // [positions, filters]: ⟨z_j, P x(u)⟩; then the gradient by it
     const float* __restrict__ norms,      // [positions]: n(u)
     const float* __restrict__ by_pooled,  // [images, pooled_height, pooled_width, filters]: the gradient
@@ -37,27 +37,34 @@ __global__ void __launch_bounds__(THREADS) encode_backward(
     int left = max(0, floor_divide(x - taps_x, subsampling) + 1);
     int right = min(pooled_width, floor_divide(x, subsampling) + 1);
 
+    int rows = bottom - top, columns = right - left;
+    const float* weight_y = weights + (y - top * subsampling);  // of the first row; s further back those that follow
+    const float* weight_x = weights + (taps_y + x - left * subsampling);
+    size_t first = (static_cast<size_t>(image) * pooled_height + top) * pooled_width + left;
+
     float norm = norms[u], floored = norm < norm_floor ? norm_floor : norm;  // NaN stays
     float inverse = 1 / floored, factor = (scale_is_floored ? floored : norm) / floored;
     float values = 0, slopes = 0;
     Kernel kernel(parameters);
     float* row = products + static_cast<size_t>(u) * filters;
-    const float* pooled_map = by_pooled + static_cast<size_t>(image) * pooled_height * pooled_width * filters;
+    // Loops are not unrolled: a thread with few registers leaves room for others, which hide the time of its loads.
+#pragma unroll 1
     for (int filter = lane.number * VECTOR; filter < (there ? filters : 0); filter += lanes * VECTOR) {
-        Floats<VECTOR> by_map{}, product = load<VECTOR>(row + filter);
-        for (int i = top; i < bottom; ++i) {
-            Floats<VECTOR> of_row{};
-            for (int j = left; j < right; ++j) {
-                Floats<VECTOR> pooled =
-                    load<VECTOR>(pooled_map + (static_cast<size_t>(i) * pooled_width + j) * filters + filter);
-                float weight = weights[taps_y + x - j * subsampling];
+        Floats<VECTOR> by_map{};
+        const float* of_row = by_pooled + (first * filters + filter);
+#pragma unroll 1
+        for (int i = 0; i < rows; ++i, of_row += pooled_width * filters) {
+            float weight_of_row = weight_y[-i * subsampling];
+            const float* from = of_row;
+#pragma unroll 1
+            for (int j = 0; j < columns; ++j, from += filters) {
+                float weight = weight_of_row * weight_x[-j * subsampling];
+                Floats<VECTOR> pooled = load<VECTOR>(from);
 #pragma unroll
-                for (int k = 0; k < VECTOR; ++k) of_row.of[k] = fmaf(weight, pooled.of[k], of_row.of[k]);
+                for (int k = 0; k < VECTOR; ++k) by_map.of[k] = fmaf(weight, pooled.of[k], by_map.of[k]);
             }
-            float weight = weights[y - i * subsampling];
-#pragma unroll
-            for (int k = 0; k < VECTOR; ++k) by_map.of[k] = fmaf(weight, of_row.of[k], by_map.of[k]);
         }
+        Floats<VECTOR> product = load<VECTOR>(row + filter);
 #pragma unroll
         for (int k = 0; k < VECTOR; ++k) {
             float t = product.of[k] * inverse, value, slope;

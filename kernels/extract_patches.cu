@@ -8,7 +8,7 @@
 #include "lanes.cuh"
 
 template <int VECTOR>  // 4, where the channels are a multiple of it
-__global__ void __launch_bounds__(THREADS) extract_patches(
+__global__ void __launch_bounds__(THREADS, 4) extract_patches(
     const float* __restrict__ maps,  // [images, height, width, channels]
     float* __restrict__ patches,     // [positions, patch_height · patch_width · channels]
     float* __restrict__ norms,       // [positions]
@@ -23,11 +23,13 @@ __global__ void __launch_bounds__(THREADS) extract_patches(
     int y = rest % map_height - above, image = rest / map_height;
     int run = patch_width * channels, first = max(0, -x) * channels, last = min(patch_width, width - x) * channels;
     float square = 0;
+#pragma unroll 1
     for (int dy = 0; dy < (there ? patch_height : 0); ++dy) {
         bool inside = y + dy >= 0 && y + dy < height;
         // Of the row's first number, which is not in the map where x < 0.
         long long start = ((static_cast<long long>(image) * height + y + dy) * width + x) * channels;
         float* to = patches + (static_cast<size_t>(u) * patch_height + dy) * run;
+#pragma unroll 1
         for (int i = lane.number * VECTOR; i < run; i += lanes * VECTOR) {
             Floats<VECTOR> numbers{};
             if (inside && i >= first && i < last) numbers = load<VECTOR>(maps + (start + i));

@@ -9,7 +9,7 @@
 #include "lanes.cuh"
 
 template <int VECTOR>  // 4, where the channels are a multiple of it
-__global__ void __launch_bounds__(THREADS) fold_patches(
+__global__ void __launch_bounds__(THREADS, 4) fold_patches(
     const float* __restrict__ by_patches,  // [images · map_height · map_width, patch_height · patch_width · channels]
     const float* __restrict__ by_norm,     // [images · map_height · map_width]: (∂/∂n)/n
     const float* __restrict__ maps,        // [images, height, width, channels]
@@ -26,9 +26,11 @@ __global__ void __launch_bounds__(THREADS) fold_patches(
     int x = pixel % width, rest = pixel / width, y = rest % height, image = rest / height;
     Floats<VECTOR> sum{};
     float box = 0;
+#pragma unroll 1
     for (int dy = 0; dy < patch_height; ++dy) {
         int v = y + above - dy;  // the row of the patches of which this is row dy
         if (v < 0 || v >= map_height) continue;
+#pragma unroll 1
         for (int dx = 0; dx < patch_width; ++dx) {
             int u = x + before - dx;
             if (u < 0 || u >= map_width) continue;

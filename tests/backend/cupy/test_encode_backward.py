@@ -7,6 +7,7 @@ import logging
 import gpu
 import numpy as np
 import pytest
+import tolerances
 from factories import SMOOTH_KERNELS, make_layer, network_and_images
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
@@ -18,7 +19,7 @@ from ckncuda.backend.cupy import CupyBackend, encode_backward
 from ckncuda.errors import InvalidData, InvalidSpec, OutOfMemory
 from ckncuda.layer.dot_product import DotProductKernel
 
-GRADIENTS = 1e-5  # norm of the difference over the norm, of float32
+GRADIENTS = tolerances.GRADIENTS["cupy, float32"]
 
 
 @pytest.fixture
