@@ -26,8 +26,8 @@ _OPTIONS = (
     click.option(
         "--end-to-end",
         is_flag=True,
-        help="Train the anchor points with the labels, through a linear classifier; a tenth of the images, which "
-        "they do not learn from, choose the epoch and what is fitted --after. [preset: supervised]",
+        help="Train the anchor points with the labels, through a linear classifier; a tenth of the images, "
+        "which they do not learn from, choose the epoch and what is fitted --after. [preset: supervised]",
     ),
     click.option("--epochs", type=int, help="With --end-to-end: passes over the images. [default: 30]"),
     click.option("--learning-rate", type=float, help="The highest. [default: 0.003 of adam, 0.1 of sgd]"),

@@ -227,7 +227,7 @@ class System:
         return constructor(**({"seed": seed} | self._judged(parameters) | options))
 
     def _judged(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what tells a classifier of these parameters which images anchor points did not learn from."""
+        """Return what tells a classifier of these parameters which images the anchors did not learn from."""
         trained = [each for each in self.encoders if isinstance(each, TrainedEncoderSpec)]
         held_out = [each.training.validation for each in trained]
         if not held_out or not held_out[0]:

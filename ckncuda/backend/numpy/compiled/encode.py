@@ -75,9 +75,7 @@ def algorithm_of(spec: LayerSpec, channels: int) -> int:
 
 def weights_of(layer: Layer, plan: Plan) -> loops.Weights:
     """Pack what a layer has learned in panels, for all plans of its specification."""
-    return loops.Weights(
-        packed_filters(layer, plan.algorithm), packed(tiles.transposed_projection(layer))
-    )
+    return loops.Weights(packed_filters(layer, plan.algorithm), packed(tiles.transposed_projection(layer)))
 
 
 def packed_filters(layer: Layer, algorithm: int) -> Map:

@@ -279,9 +279,7 @@ def _add_outer_products(a, lines, a_line, count, a_stride, b, b_line, c, terms):
     while i < terms:
         left = terms - i
         if left % 4 != 0 and left >= 3:
-            add_three_outer_products(
-                a + 4 * i, lines, a_line, count, a_stride, b, b_line, c + 4 * i * PANEL
-            )
+            add_three_outer_products(a + 4 * i, lines, a_line, count, a_stride, b, b_line, c + 4 * i * PANEL)
             i += 3
         elif left >= 4:
             add_four_outer_products(a + 4 * i, lines, a_line, count, a_stride, b, b_line, c + 4 * i * PANEL)
@@ -357,9 +355,7 @@ def _many_products(work, back, by_filters, panel, by_maps):
     tiles, wide = allocated - 1, by_v.shape[2]
     for j in range(36):
         source = m[j].ctypes.data
-        _add_outer_products(
-            v[j].ctypes.data, 1, 0, tiles, c, source, 0, by_filters[panel, j].ctypes.data, c
-        )
+        _add_outer_products(v[j].ctypes.data, 1, 0, tiles, c, source, 0, by_filters[panel, j].ctypes.data, c)
         for group in range(back.shape[1] if by_maps else 0):
             filters, target = back[panel, group, j].ctypes.data, by_v[j].ctypes.data + 4 * PANEL * group
             if panel == 0:
@@ -371,7 +367,9 @@ def _many_products(work, back, by_filters, panel, by_maps):
                     add_product(source + 4 * i * PANEL, PANEL, PANEL, filters, target + 4 * i * wide, wide)
                     i += ROWS
                 else:
-                    add_row_product(source + 4 * i * PANEL, PANEL, PANEL, filters, target + 4 * i * wide, wide)
+                    add_row_product(
+                        source + 4 * i * PANEL, PANEL, PANEL, filters, target + 4 * i * wide, wide
+                    )
                     i += 1
 
 

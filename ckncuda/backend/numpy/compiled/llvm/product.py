@@ -100,7 +100,9 @@ def _outer_products(n):
 
             return emit.loop(count, sums, one_position)
 
-        for place, total in zip(places, emit.loop(lines, [emit.load(p) for p in places], one_line), strict=True):
+        for place, total in zip(
+            places, emit.loop(lines, [emit.load(p) for p in places], one_line), strict=True
+        ):
             emit.store(total, place)
 
     return emits(ADDRESS, *[COUNT] * 4, ADDRESS, COUNT, ADDRESS, width=PANEL)(adds)
