@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ckncuda.data.foreign import BEGIN, kind_of
+from ckncuda.files.foreign import BEGIN, kind_of
 from ckncuda.data.numpy_files import read_npz_arrays
 from ckncuda.data.source import StrPath, reading
 from ckncuda.errors import InvalidData, printable
