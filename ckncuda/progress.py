@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar, Union
 
-from ckncuda.errors import InvalidSpec, printable
+from ckncuda.errors import InvalidSpec
 
 Item = TypeVar("Item")
 
@@ -71,8 +71,7 @@ class Report:
         """Return a report itself, or a new one that tells a callable, or nobody, what is done."""
         if progress is not None and not callable(progress):
             raise InvalidSpec(
-                f"progress is {printable(repr(progress))[:80]}; expected a function of (stage, done, total), "
-                "such as print"
+                f"progress is {progress!r:.80}; expected a function of (stage, done, total), such as print"
             )
         return progress if isinstance(progress, Report) else cls(progress)
 

@@ -111,7 +111,7 @@ def _name(names: Sequence[str], number: int) -> str:
 
 
 def _some(items: Sequence[object]) -> str:
-    shown = ", ".join(map(printable, items[:10]))
+    shown = ", ".join(map(str, items[:10]))
     return shown + (f" and {len(items) - 10} more" if len(items) > 10 else "")
 
 

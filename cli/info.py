@@ -6,7 +6,6 @@ from typing import Any
 import click
 
 from ckncuda.data.source import format_shape
-from ckncuda.errors import printable
 from ckncuda.model.model import Model
 
 from . import options
@@ -66,11 +65,9 @@ def _lines(result: dict[str, Any]) -> list[str]:
         for kernel, weight in zip(c.get("kernels", ()), c.get("weights", ()), strict=True):
             lines.append(f"               {_options(kernel, 'kernel')}, weight {weight:.2g}")
     if result["class_names"]:
-        names = ", ".join(f"{i} {printable(name)}" for i, name in enumerate(result["class_names"]))
+        names = ", ".join(f"{i} {name}" for i, name in enumerate(result["class_names"]))
         lines.append(f"class names    {names}")
-    report = {
-        printable(name): printable(value) for name, value in result["report"].items() if value is not None
-    }
+    report = {name: value for name, value in result["report"].items() if value is not None}
     lines += [f"{name:<14} {value}" for name, value in report.items()]
     on_disk = f"{result['file_bytes'] / 2**20:.1f} MiB"
     return [*lines, f"in all         {result['n_parameters']:,} parameters, {on_disk}"]
@@ -99,8 +96,8 @@ def _encoder_lines(encoder: dict[str, Any]) -> list[str]:
 
 
 def _options(options: dict[str, Any], head: str | None = None) -> str:
-    shown = printable(", ".join(f"{name}={value}" for name, value in options.items() if name != head))
+    shown = ", ".join(f"{name}={value}" for name, value in options.items() if name != head)
     if head is None:
         return shown
-    name = printable(options[head])
+    name = options[head]
     return f"{name} ({shown})" if shown else name

@@ -25,7 +25,6 @@ from ckncuda.data.pickle_descriptions import (
     type_of,
 )
 from ckncuda.data.positional import PositionalFile
-from ckncuda.errors import printable
 
 SHORT = 256  # bytes of a string that is read at once: a name, a key, the bytes of a number
 LONGEST_LINE = 512  # bytes of a number or a name in the old, textual instructions
@@ -214,7 +213,7 @@ class Interpreter:
         if asked is None:
             trust = "" if module.startswith("numpy") else "; do not trust this file"
             raise Damaged(
-                f"it asks for {printable(module[:80])}.{printable(name[:80])}, which no CIFAR batch needs:"
+                f"it asks for {module[:80]}.{name[:80]}, which no CIFAR batch needs:"
                 f" refused before it ran{trust}"
             )
         self._stack.append(asked)

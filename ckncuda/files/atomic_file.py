@@ -17,15 +17,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from ckncuda.errors import InvalidData, printable
+from ckncuda.errors import InvalidData
 from ckncuda.files.lock import lock
+from ckncuda.types import StrPath
 
 RENAMES_OPEN_FILES = os.name != "nt"  # nor does Windows remove them
 ABANDONED = 86400.0  # seconds after which a file is left over, where there are no locks to tell
 LONGEST_STEM = 200  # bytes of a name that temporary files bear: file systems take 255
 
 
-def check_writable(path: str | os.PathLike[str]) -> None:
+def check_writable(path: StrPath) -> None:
     """Raise `InvalidData` if no file can be made at ``path``; leaves nothing behind.
 
     Called before long work, so that a typing mistake in an output path costs no time.
@@ -34,14 +35,14 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     try:
         problem = _problem(path)
         if problem:
-            raise InvalidData(f"cannot write {printable(path)}: {problem}")
+            raise InvalidData(f"cannot write {path}: {problem}")
         place = Path(os.path.realpath(path))
         descriptor, name = _open_temporary(place)  # as the file itself will be made: no other tells as much
         os.close(descriptor)
         os.unlink(name)
     except OSError as error:
-        where = "" if error.errno == errno.ENAMETOOLONG else f" ({printable(path.parent)})"
-        raise InvalidData(f"cannot write {printable(path)}: {error.strerror}{where}") from error
+        where = "" if error.errno == errno.ENAMETOOLONG else f" ({path.parent})"
+        raise InvalidData(f"cannot write {path}: {error.strerror}{where}") from error
     remove_left_over(place)
 
 
@@ -57,7 +58,7 @@ def _problem(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def atomic_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+def atomic_file(path: StrPath) -> Iterator[IO[bytes]]:
     """Open a temporary file beside ``path``; rename it to ``path`` when the block ends well.
 
     On any exception, Ctrl-C included, the temporary file is removed and whatever stood at

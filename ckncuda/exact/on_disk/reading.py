@@ -15,9 +15,10 @@ from ckncuda.exact.on_disk.chunks import Chunks
 from ckncuda.exact.on_disk.description import Description, read_description
 from ckncuda.exact.on_disk.folder import part_of
 from ckncuda.files.regular_file import check_unchanged, open_regular, read_into, version_of
+from ckncuda.types import StrPath
 
 
-def open_gram(path: str | os.PathLike[str]) -> NDArray[Any]:
+def open_gram(path: StrPath) -> NDArray[Any]:
     """Open a matrix whose rows are read from the disk as they are asked for.
 
     Parameters
@@ -76,7 +77,7 @@ class NpyRows:
     ndim = 2
     identity: Mapping[str, Any] | None = None  # nothing tells of which images it is
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: StrPath) -> None:
         self._file = open_regular(path)
         weakref.finalize(self, self._file.close)  # when nobody reads it any more, or it is refused
         self._path, self._version = path, version_of(self._file)
@@ -135,9 +136,7 @@ class ZarrRows:
 
     ndim = 2
 
-    def __init__(
-        self, path: str | os.PathLike[str], array: Any, description: Description, chunks: Chunks
-    ) -> None:
+    def __init__(self, path: StrPath, array: Any, description: Description, chunks: Chunks) -> None:
         self.shape: tuple[int, ...] = description.shape
         self.dtype: np.dtype[Any] = np.dtype(description.identity["dtype"])
         self.identity = description.identity

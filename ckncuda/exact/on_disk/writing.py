@@ -46,7 +46,7 @@ from ckncuda.exact.tiles import Tile, Tiling, check_finite
 from ckncuda.files.atomic_file import atomic_file
 from ckncuda.files.own_folder import make_own_folder
 from ckncuda.progress import Progress, Report
-from ckncuda.types import Array
+from ckncuda.types import Array, StrPath
 from ckncuda.version import __version__
 
 FORMAT = 1
@@ -77,7 +77,7 @@ class GramStore:
         permission.
     """
 
-    def __init__(self, path: str | os.PathLike[str], tiling: Tiling, identity: dict[str, Any]) -> None:
+    def __init__(self, path: StrPath, tiling: Tiling, identity: dict[str, Any]) -> None:
         check_installed()
         folder.check_gram_path(path)
         self.path, self.tiling = Path(path), tiling

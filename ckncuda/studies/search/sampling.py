@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ckncuda.errors import InvalidData, printable
+from ckncuda.errors import InvalidData
 from ckncuda.model.system import System
 from ckncuda.studies.search.journal import Trial
 from ckncuda.studies.search.space import Range, SearchSpace
@@ -32,7 +32,7 @@ def suggested(space: SearchSpace, trials: Sequence[Trial], seed: int) -> dict[st
         study.add_trials([_told(space, trial) for trial in trials])
     except Exception as error:  # Optuna checks values in many places, each with errors of its own
         raise InvalidData(
-            f"the trials so far are none of this search ({printable(error)}): give another --folder"
+            f"the trials so far are none of this search ({error}): give another --folder"
         ) from error
     trial = study.ask()
     space.draw(trial)

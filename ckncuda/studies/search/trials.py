@@ -15,7 +15,6 @@ compared by their leave-one-out accuracy.
 
 import itertools
 import math
-import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -43,6 +42,7 @@ from ckncuda.studies.search.journal import MOST_LETTERS, Journal, Trial
 from ckncuda.studies.search.leaderboard import Row, write_leaderboard
 from ckncuda.studies.search.sampling import check_parameters, suggested, system_of
 from ckncuda.studies.search.space import VERSION, SearchSpace, system_of_preset, work
+from ckncuda.types import StrPath
 
 ONE_RUNG = 1200  # images, below which a quarter says too little
 RUNGS = (4, 2, 1)  # parts of the images
@@ -117,7 +117,7 @@ class SearchResult:
 def search(
     images: NDArray[Any],
     labels: NDArray[np.int64],
-    folder: str | os.PathLike[str],
+    folder: StrPath,
     options: SearchOptions | None = None,
     *,
     backend: Backend | str = "auto",
