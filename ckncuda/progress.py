@@ -145,3 +145,18 @@ def shown_duration(seconds: float) -> str:
         return f"{minutes // 60} h {minutes % 60} min"
     hours = round(seconds / 3600)
     return f"{hours // 24} d {hours % 24} h"
+
+
+def shown_bytes(amount: float) -> str:
+    """Return an amount of memory, or of space on a disk, as people say it.
+
+    Examples
+    --------
+    >>> shown_bytes(640), shown_bytes(5_000), shown_bytes(3 << 29)
+    ('640 bytes', '4.88 KiB', '1.5 GiB')
+    """
+    for unit in ("bytes", "KiB", "MiB"):
+        if amount < 1000:
+            return f"{amount:.3g} {unit}"
+        amount /= 1024
+    return f"{amount:.3g} GiB"

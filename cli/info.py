@@ -7,6 +7,7 @@ import click
 
 from ckncuda.data.source import format_shape
 from ckncuda.model.model import Model
+from ckncuda.progress import shown_bytes
 
 from . import options
 
@@ -48,8 +49,8 @@ def describe(model: Model) -> dict[str, Any]:
 
 def _lines(result: dict[str, Any]) -> list[str]:
     shape = result["image_shape"]
-    size = "any size" if shape is None else f"{format_shape(shape)}, {result['image_type']}"
-    lines = [f"images         {size}"]
+    images = "any size" if shape is None else f"{format_shape(shape)}, {result['image_type']}"
+    lines = [f"images         {images}"]
     for number, encoder in enumerate(result["encoders"], 1):
         if len(result["encoders"]) > 1:
             lines.append(f"encoder {number}")
@@ -69,8 +70,8 @@ def _lines(result: dict[str, Any]) -> list[str]:
         lines.append(f"class names    {names}")
     report = {name: value for name, value in result["report"].items() if value is not None}
     lines += [f"{name:<14} {value}" for name, value in report.items()]
-    on_disk = f"{result['file_bytes'] / 2**20:.1f} MiB"
-    return [*lines, f"in all         {result['n_parameters']:,} parameters, {on_disk}"]
+    size = shown_bytes(result["file_bytes"])
+    return [*lines, f"in all         {result['n_parameters']:,} parameters, {size}"]
 
 
 def _encoder_lines(encoder: dict[str, Any]) -> list[str]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ckncuda.data.csv_header import MISSING, is_number, whole_number
 from ckncuda.data.foreign import BEGIN, gunzipped, kind_of
 from ckncuda.data.idx import GZIP_MAGIC, is_idx, read_idx_labels
+from ckncuda.data.npy_header import MAGIC
 from ckncuda.data.numpy_files import read_npy_labels, read_npz_labels
 from ckncuda.data.source import reading
 from ckncuda.errors import InvalidData
@@ -61,7 +62,7 @@ def read_labels(path: StrPath, n_images: int) -> NDArray[np.int64]:
     path, n_images = file_name(path, '"Ytr.csv"'), whole("n_images", n_images, 0)
     with reading(path), open_regular(path) as file:
         begin = file.read(BEGIN)
-    if begin.startswith(b"\x93NUMPY"):
+    if begin.startswith(MAGIC):
         return read_npy_labels(path, n_images)
     if begin.startswith(b"PK") and kind_of(begin) is None:
         return read_npz_labels(path, n_images)

@@ -9,6 +9,7 @@ from ckncuda.data.csv_header import BYTE_ORDER_MARK
 from ckncuda.data.foreign import BEGIN, gunzipped, kind_of
 from ckncuda.data.idx import GZIP_MAGIC, IdxSource, idx_splits, is_idx
 from ckncuda.data.image_folder import ImageFolder
+from ckncuda.data.npy_header import MAGIC
 from ckncuda.data.numpy_files import NpySource, NpzSource
 from ckncuda.data.pictures import SUFFIXES
 from ckncuda.data.source import SPLITS, ImageSource, format_shape, reading
@@ -112,7 +113,7 @@ def find_format(path: StrPath) -> str:
 
 
 def _format_of_content(path: Path, begin: bytes) -> str | None:
-    if begin.startswith(b"\x93NUMPY"):
+    if begin.startswith(MAGIC):
         return "npy"
     if begin.startswith(PICTURES) or (begin.startswith(b"RIFF") and begin[8:12] == b"WEBP"):
         return "folder"

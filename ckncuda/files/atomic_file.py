@@ -24,6 +24,7 @@ from ckncuda.types import StrPath
 RENAMES_OPEN_FILES = os.name != "nt"  # nor does Windows remove them
 ABANDONED = 86400.0  # seconds after which a file is left over, where there are no locks to tell
 LONGEST_STEM = 200  # bytes of a name that temporary files bear: file systems take 255
+_NEW = os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 
 
 def check_writable(path: StrPath) -> None:
@@ -111,14 +112,32 @@ def atomic_file(path: StrPath) -> Iterator[IO[bytes]]:
         ) from error
 
 
+def write_whole(path: Path, content: bytes, part: Path, mode: int) -> None:
+    """Write a file of ours under another name, which nobody knows, and then give it its own.
+
+    Raises
+    ------
+    OSError
+        It cannot be written; nothing is left behind.
+    """
+    descriptor = os.open(part, _NEW | os.O_WRONLY, mode)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(content)
+        os.replace(part, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(part)
+        raise
+
+
 def _open_temporary(place: Path) -> tuple[int, str]:
     """Make a file of a name that nobody knows, locked, with the mode of what it is to replace."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     # The umask is applied by the system: to read it, a process has to change it, for all its threads.
     mode = stat.S_IMODE(place.stat().st_mode) & 0o666 if place.exists() else 0o666
     while True:
         name = str(place.with_name(f".{_stem(place)}.{secrets.token_hex(8)}.part"))
-        descriptor = os.open(name, flags, mode)
+        descriptor = os.open(name, _NEW | os.O_RDWR, mode)
         try:
             held = lock(descriptor)
             if held is None or (held and os.fstat(descriptor).st_nlink):

@@ -17,7 +17,7 @@ from numpy.lib import format as npy
 from ckncuda.errors import InvalidData
 from ckncuda.exact.on_disk.chunks import CHECKSUMS, CHUNKS
 from ckncuda.exact.on_disk.description import DESCRIPTION, Description, read_description
-from ckncuda.files.atomic_file import check_writable
+from ckncuda.files.atomic_file import check_writable, write_whole
 from ckncuda.files.lock import open_locked
 from ckncuda.files.own_folder import check_own_folder, entries_within
 from ckncuda.files.regular_file import open_regular
@@ -47,9 +47,7 @@ def check_gram_path(path: StrPath) -> None:
             with tempfile.TemporaryFile(dir=folder):
                 pass
             with contextlib.suppress(FileNotFoundError):
-                os.lstat(
-                    replaced_of(path)
-                )  # a name that is longer than that of the matrix, and may be too long
+                os.lstat(replaced_of(path))  # whose name is longer, and may be too long
         except OSError as error:
             raise InvalidData(f"cannot write {path}: {error.strerror} ({folder})") from error
     _check_begun(part_of(path))
@@ -201,11 +199,8 @@ def remove(folder: Path) -> None:
 
 def write(folder: Path, name: str, content: bytes) -> None:
     """Write a file in a folder of ours, which appears whole or not at all."""
-    half_written = folder / f"{name.partition('.')[0]}.{secrets.token_hex(8)}.partial"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-    with os.fdopen(os.open(half_written, flags, 0o664), "wb") as file:
-        file.write(content)
-    half_written.replace(folder / name)
+    part = folder / f"{name.partition('.')[0]}.{secrets.token_hex(8)}.partial"
+    write_whole(folder / name, content, part, 0o664)
 
 
 def remove_replaced(folder: Path) -> None:

@@ -45,7 +45,7 @@ from ckncuda.exact.on_disk.folder import LOCK, description_of, has_tiles
 from ckncuda.exact.tiles import Tile, Tiling, check_finite
 from ckncuda.files.atomic_file import atomic_file
 from ckncuda.files.own_folder import make_own_folder
-from ckncuda.progress import Progress, Report
+from ckncuda.progress import Progress, Report, shown_bytes
 from ckncuda.types import Array, StrPath
 from ckncuda.version import __version__
 
@@ -262,7 +262,7 @@ class GramStore:
         free = shutil.disk_usage(self.part.parent).free
         if needed > free:
             raise InvalidData(
-                f"{self.path} takes {needed / 2**30:.3g} GiB more, but {free / 2**30:.3g} GiB are free "
+                f"{self.path} takes {shown_bytes(needed)} more, but {shown_bytes(free)} are free "
                 "there: make room or give an output on another disk"
             )
 
