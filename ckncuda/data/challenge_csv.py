@@ -183,9 +183,12 @@ class _Scan:
             if not self.width:
                 self._begin(row, values, number)
             if values != self.width:
+                reason = "the file may be cut off or damaged there"
+                if row.startswith(b"#"):
+                    reason = "it is a comment, which is not read: remove it"
                 raise InvalidData(
                     f"{self.path}: line {number} has {values} values, expected {self.width} as in the lines"
-                    f" before: {_reason(row)}"
+                    f" before: {reason}"
                 )
             cell = row[: row.find(b",")].strip()
             if starts:
@@ -258,7 +261,6 @@ class _Scan:
             self.label_column = ends[0] if ends else None
 
     def _refuse_width(self, values: int, row: bytes, number: int) -> None:
-        expected = " or ".join(f"{values} ({format_shape(s)})" for values, s in self.shapes.items())
         names = [name.lower() for name in self.header or ()]
         beside = [name for name in names if name in LABEL_NAMES | INDEX_NAMES | FILE_NAMES]
         empty = len(row) - len(row.rstrip(b",")) - row.endswith(b",")
@@ -282,14 +284,7 @@ class _Scan:
             hint = "separate the values by commas"
         elif re.search(rb'"[ +-]?\d+,\d+"', row):
             hint = "its numbers have decimal commas: write decimal points"
-        raise InvalidData(f"{self.path}: {values} values a line, expected {expected}: {hint}")
-
-
-def _reason(row: bytes) -> str:
-    """Say why a line may have another number of values than those before."""
-    if row.startswith(b"#"):
-        return "it is a comment, which is not read: remove it"
-    return "the file may be cut off or damaged there"
+        raise InvalidData(f"{self.path}: {values} values a line, expected {_widths(self.shapes)}: {hint}")
 
 
 def _columns(table: _Table, shapes: dict[int, Shape], path: StrPath) -> range:
@@ -308,9 +303,8 @@ def _columns(table: _Table, shapes: dict[int, Shape], path: StrPath) -> range:
     elif _is_index(table):
         columns = range(1, width)
     else:
-        expected = " or ".join(f"{values} ({format_shape(shape)})" for values, shape in shapes.items())
         raise InvalidData(
-            f"{path}: {width} values a line, expected {expected}: remove the column that is not pixels"
+            f"{path}: {width} values a line, expected {_widths(shapes)}: remove the column that is not pixels"
             " (labels belong in a file of their own, or under the header label): if it is the first, with"
             f" cut -d, -f2- {path}; if the last, with cut -d, -f-{width - 1} {path}"
         )
@@ -322,6 +316,10 @@ def _columns(table: _Table, shapes: dict[int, Shape], path: StrPath) -> range:
             " expected as many: remove the header"
         )
     return columns
+
+
+def _widths(shapes: dict[int, Shape]) -> str:
+    return " or ".join(f"{values} ({format_shape(shape)})" for values, shape in shapes.items())
 
 
 def _is_index(table: _Table) -> bool:
