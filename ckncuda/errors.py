@@ -13,7 +13,18 @@ _OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-
 
 
 class CknError(Exception):
-    """Base class of every error that this library raises on purpose."""
+    r"""Base class of every error that this library raises on purpose.
+
+    Texts of others that stand in its words, such as names of files, are shown, and no terminal obeys them.
+
+    Examples
+    --------
+    >>> print(CknError("no file cat\x1b[31m"))
+    no file cat\x1b[31m
+    """
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class InvalidSpec(CknError, ValueError):

@@ -17,7 +17,7 @@ from ckncuda.backend import NAMES, get_backend
 from ckncuda.backend.numpy import available_threads, usable_cores
 from ckncuda.data import ImageSource, open_images, read_labels
 from ckncuda.data.open import FORMATS, find_format
-from ckncuda.errors import InvalidData, InvalidModelFile, printable
+from ckncuda.errors import InvalidData, InvalidModelFile
 from ckncuda.files.atomic_file import check_writable
 from ckncuda.files.foreign import BEGIN, kind_of
 from ckncuda.files.regular_file import open_regular
@@ -269,7 +269,7 @@ def read_targets(labels: str | None, source: ImageSource) -> NDArray[np.int64] |
     targets = read_labels(labels, len(source))
     files: tuple[str, ...] = getattr(source, "files", ())
     if list(files) != sorted(files):
-        ends = f"1 {printable(files[0])} to {len(files)} {printable(files[-1])}"
+        ends = f"1 {files[0]} to {len(files)} {files[-1]}"
         say(f"Note: labels are those of the files in natural order, {ends}")
     return targets
 

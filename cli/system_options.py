@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ckncuda.errors import InvalidSpec, printable
+from ckncuda.errors import InvalidSpec
 from ckncuda.exact import ExactKernel
 from ckncuda.exact.encoder import ExactEncoderSpec
 from ckncuda.given.parameters import shown
@@ -187,7 +187,7 @@ def _parse_value(text: str) -> Any:
 
 def _brief(text: str) -> str:
     """Return what was typed for a message: as a terminal shows it, and not too much of it."""
-    return printable(text) if len(text) <= MOST_SHOWN else f"{printable(text[:MOST_SHOWN])}..."
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
 
 
 def _parse_kernel(text: str) -> DotProductKernel:

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ckncuda.files.foreign import BEGIN, kind_of
 from ckncuda.data.numpy_files import read_npz_arrays
 from ckncuda.data.source import StrPath, reading
 from ckncuda.errors import InvalidData, printable
+from ckncuda.files.foreign import BEGIN, kind_of
 from ckncuda.files.regular_file import check_unchanged, open_regular, version_of
 from ckncuda.files.tensors import read_container, read_tensors
 from ckncuda.given.parameters import file_name, shown

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from ckncuda.errors import InvalidModelFile, printable
+from ckncuda.errors import InvalidModelFile
 from ckncuda.files import strict_json
 from ckncuda.files.foreign import BEGIN, kind_where_a_model_belongs
 from ckncuda.files.regular_file import read_into
@@ -99,7 +99,7 @@ def read_container(file: BinaryIO, path: Path, expected: tuple[str, str] = MODEL
             raise ValueError("its metadata are no texts")
         end = _check_contiguous(tensors, 8 + length)
     except ValueError as error:
-        raise _no_model(path, printable(error)[:200], expected) from error
+        raise _no_model(path, f"{error!s:.200}", expected) from error
     if size < end:
         raise _truncated(path)
     if size > end:

@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Mapping
 from typing import Any
 
-from ckncuda.errors import InvalidData, InvalidSpec, printable
+from ckncuda.errors import InvalidData, InvalidSpec
 from ckncuda.exact.encoder import ExactEncoderSpec
 from ckncuda.exact.kernel import ExactKernel
 from ckncuda.files.foreign import BEGIN, kind_of
@@ -37,25 +37,23 @@ def read_toml(path: str) -> dict[str, Any]:
     except InvalidData as error:
         raise InvalidSpec(f"cannot read the configuration {error}") from error
     except OSError as error:
-        raise InvalidSpec(f"cannot read the configuration {printable(path)}: {error.strerror}") from error
+        raise InvalidSpec(f"cannot read the configuration {path}: {error.strerror}") from error
     is_wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         text = content.decode("utf-16" if is_wide else "utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InvalidSpec(f"{printable(path)} is not TOML: it is no UTF-8 text, save it as such") from error
+        raise InvalidSpec(f"{path} is not TOML: it is no UTF-8 text, save it as such") from error
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     if _DEEP.search(text):  # for which tomllib takes time quadratic in the depth
-        raise InvalidSpec(f"{printable(path)} is no configuration: it has keys of more than {MOST_DOTS} dots")
+        raise InvalidSpec(f"{path} is no configuration: it has keys of more than {MOST_DOTS} dots")
     try:
         return tomllib.loads(text)
     except RecursionError as error:
-        raise InvalidSpec(
-            f"{printable(path)} is not TOML for us: its brackets are nested too deep"
-        ) from error
+        raise InvalidSpec(f"{path} is not TOML for us: its brackets are nested too deep") from error
     except ValueError as error:  # numbers of thousands of digits, too
         kind = kind_of(content[:BEGIN])
-        problem = kind or f"is not TOML: {printable(error)}{_advice(text, error)}"
-        raise InvalidSpec(f"{printable(path)} {problem}") from error
+        problem = kind or f"is not TOML: {error}{_advice(text, error)}"
+        raise InvalidSpec(f"{path} {problem}") from error
 
 
 def _advice(text: str, error: ValueError) -> str:

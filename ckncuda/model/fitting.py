@@ -117,7 +117,10 @@ class Fitting:
         (held_out,) = trainings
         if learner is None or not held_out:
             return
-        chosen = not isinstance(learner, LeaveOneOut | NystromRidge) or getattr(learner, "choose", "held-out") == "held-out"
+        chosen = (
+            not isinstance(learner, LeaveOneOut | NystromRidge)
+            or getattr(learner, "choose", "held-out") == "held-out"
+        )
         if learner.validation != held_out or learner.seed != self.seed or not chosen:
             raise InvalidSpec(
                 "anchor points that learned from labels make other accuracies optimistic: give the "

@@ -1,6 +1,5 @@
 """A whole model: encoders and a classifier on their features, fitted together and stored in one file."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,7 +21,7 @@ from ckncuda.network.network import CKN, PATCHES, check_features, check_one_netw
 from ckncuda.progress import Progress, Report
 from ckncuda.supervised.checkpoint import Checkpoints
 from ckncuda.supervised.encoder import TrainedEncoder
-from ckncuda.types import Array, Shape
+from ckncuda.types import Array, Shape, StrPath
 
 
 @dataclass
@@ -310,14 +309,14 @@ class Model:
         encoders = sum(encoder.n_parameters for encoder in self.encoders)
         return encoders + (0 if self.classifier is None else self.classifier.n_parameters)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: StrPath) -> None:
         """Write the model file; see `ckncuda.files.model_file`."""
         about = {name: getattr(self, name) for name in ("image_shape", "image_type", "class_names", "report")}
         contents = model_file.Contents(self.encoders, self.classifier, about)
         model_file.save(contents, file_name(path, '"model.ckn"'))
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> "Model":
+    def load(cls, path: StrPath) -> "Model":
         """Read a model file that `save` or ``ckn fit`` wrote.
 
         Raises
@@ -357,6 +356,6 @@ def _trainings(encoders: Sequence[ImageEncoder]) -> dict[str, Any]:
     return {"training": [{"chosen": each.sentence, "history": list(each.history)} for each in trained]}
 
 
-def load(path: str | os.PathLike[str]) -> Model:
+def load(path: StrPath) -> Model:
     """Read a model file; see `Model.load`."""
     return Model.load(path)

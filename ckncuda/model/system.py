@@ -1,7 +1,6 @@
 """A whole system before it has learned anything: `System`, and the forms in which it is written down."""
 
 import inspect
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
@@ -30,7 +29,7 @@ from ckncuda.network.encoder import EncoderSpec
 from ckncuda.network.network import PATCHES
 from ckncuda.supervised.encoder import TrainedEncoderSpec
 from ckncuda.supervised.training import Training
-from ckncuda.types import Shape
+from ckncuda.types import Shape, StrPath
 
 CLASSIFIERS: Mapping[str, type[TrainableClassifier]] = {
     "ridge": Ridge,
@@ -145,9 +144,7 @@ class System:
         return system
 
     @classmethod
-    def from_toml(
-        cls, path: str | os.PathLike[str], method: Literal["nystrom", "exact"] | None = None
-    ) -> Self:
+    def from_toml(cls, path: StrPath, method: Literal["nystrom", "exact"] | None = None) -> Self:
         """Read a system from a TOML file, such as ``ckn fit --config`` takes.
 
         Parameters

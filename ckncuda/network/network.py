@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
 
@@ -20,7 +19,7 @@ from ckncuda.layer.layer import Layer
 from ckncuda.layer.spec import LayerSpec, check_specs
 from ckncuda.network.anchors import MAX_ITERATIONS, normalized, patches_at, spherical_kmeans
 from ckncuda.progress import Progress, Report
-from ckncuda.types import Array, Shape
+from ckncuda.types import Array, Shape, StrPath
 
 PATCHES = 300_000  # sampled for each layer
 PART_BYTES = 8 << 20  # of patches that are copied at a time
@@ -284,14 +283,14 @@ class CKN:
             ]
         )
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: StrPath) -> None:
         """Write the network to a model file; `ckncuda.load` reads it."""
         beside = {"preprocessing": [], "symmetries": Symmetries().to_dict()}
         encoder = model_file.StoredPart({"kind": "network"} | self.to_dict() | beside, self.arrays())
         model_file.save(model_file.Contents([encoder]), file_name(path, '"network.ckn"'))
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> "CKN":
+    def load(cls, path: StrPath) -> "CKN":
         """Read the network of a model file; what is beside it is left aside."""
 
         def build(contents: model_file.Contents) -> tuple[list[str], CKN | None]:
