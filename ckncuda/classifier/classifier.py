@@ -91,7 +91,7 @@ class Classifier(ABC):
 
 
 LEAVE_ONE_OUT, HELD_OUT = "leave-one-out", "held-out"
-"""What a classifier of closed form may choose by."""
+"""Ways in which a classifier of closed form may choose."""
 
 
 class ValidatedClassifier(Classifier):

@@ -288,48 +288,43 @@ def test_up_to_half_of_the_images_that_choose_kernels_on_landmarks_are_held_out(
     assert len(np.unique(few.features, axis=0)) == 80
 
 
-def leaking(seed=0, images=120):
-    """Return features that tell the class a little, and whose faint ones tell the labels of the images kept.
+def telling(kind):
+    """Return features that tell the classes, faintly also labels that are true of the images kept alone.
 
-    So do features of anchor points that learned from these labels.
+    So do features of anchor points that learned from those: a weak λ makes the most of them.  The labels that
+    are told, with those of the images held out shuffled, and options come too.
     """
-    features, labels = overlapping_classes(images, 20, seed=seed)
-    kept, held_out = held_out_split(labels, 0.25, seed)
-    rng = np.random.default_rng(seed)
+    features, labels = overlapping_classes(240, 20)
+    held_out = held_out_split(labels, 0.25, 0)[1]
     told = labels.copy()
-    told[held_out] = rng.integers(0, 3, size=len(held_out))
-    faint = 0.03 * np.eye(3, dtype=np.float32)[told]
-    return np.hstack([features, faint]), labels, kept, held_out
+    told[held_out] = np.random.default_rng(0).permutation(labels[held_out])
+    faint = 0.3 * np.eye(3, dtype=np.float32)[told]
+    options = {"validation": 0.25} | ({} if kind is Ridge else {"kernel": Exponential(sigma=2.0)})
+    return np.hstack([features, faint]), labels, told, options | FEWER.get(kind, {})
+
+
+FEWER = {NystromRidge: {"landmarks": 60}}
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_features_that_leak_labels_mislead_leave_one_out_and_no_image_that_is_held_out(kind):
-    options = {"validation": 0.25}
-    if kind is not Ridge:
-        options |= {"kernel": Exponential(sigma=2.0)}
-    if kind is NystromRidge:
-        options |= {"landmarks": 60}
-    features, labels, _, held_out = leaking()
+def test_features_that_tell_the_labels_of_the_others_mislead_leave_one_out_alone(kind):
+    features, labels, _, options = telling(kind)
     misled = kind(**options).fit(features, labels)
     fitted = kind(**options, choose="held-out").fit(features, labels)
-    assert fitted.regularization_ >= 10 * misled.regularization_
+    clean = kind(**options, choose="held-out").fit(features[:, :20], labels)
+    assert fitted.regularization_ >= 100 * misled.regularization_
     assert fitted.validation_accuracy_ >= misled.validation_accuracy_ + 0.1
-    without = kind(**options, choose="held-out").fit(features[:, :20], labels)
-    assert fitted.validation_accuracy_ >= without.validation_accuracy_ - 0.1
+    assert fitted.validation_accuracy_ >= clean.validation_accuracy_ - 0.05
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_other_labels_of_the_images_held_out_choose_otherwise(monkeypatch, kind):
-    features, labels = overlapping_classes(160, 12, seed=1)
+    features, labels, told, options = telling(kind)
     split = held_out_split(labels, 0.25, 0)
     for module in ("validation", "landmarks"):  # it would be another one with other labels
         monkeypatch.setattr(f"ckncuda.classifier.{module}.held_out_split", lambda *_: split)
-    shuffled = labels.copy()
-    shuffled[split[1]] = np.random.default_rng(1).permutation(labels[split[1]])
-    options = CHOOSING | ({"kernel": Exponential(sigma=2.0)} if kind is KernelRidge else {})
-    first, second = (kind(**options).fit(features, each) for each in (labels, shuffled))
-    assert first.regularization_ != second.regularization_
-    assert first.validation_accuracy_ > second.validation_accuracy_ + 0.1
+    first, second = (kind(**options, choose="held-out").fit(features, each) for each in (labels, told))
+    assert first.regularization_ >= 100 * second.regularization_
 
 
 # ---- the option -------------------------------------------------------------------------------------------
@@ -345,11 +340,11 @@ def test_bad_values_are_refused(kind):
     words = (
         r'choose is "held-out", but validation is 0: .*; give validation=0\.1, .*or choose="leave-one-out"'
     )
-    for given in ({}, {"regularization": 1e-2}):
+    for options in ({}, {"regularization": 1e-2}):
         with pytest.raises(InvalidSpec, match=words):
-            kind(choose="held-out", **given).check_options()
+            kind(choose="held-out", **options).check_options()
         with pytest.raises(InvalidSpec, match=words):
-            kind(choose="held-out", **given).fit(*overlapping_classes(30, 5))
+            kind(choose="held-out", **options).fit(*overlapping_classes(30, 5))
     kind(choose="held-out", validation=0.1).check_options()
 
 
@@ -374,8 +369,6 @@ def test_same_data_and_seed_give_the_same_bytes(kind, width):
     assert (first.to_dict(), first.validation_) == (second.to_dict(), second.validation_)
     for name, array in first.arrays().items():
         assert second.arrays()[name].tobytes() == array.tobytes()
-    other = kind(**CHOOSING, seed=1).fit(features, labels)
-    assert first.validation_accuracy_ != other.validation_accuracy_ or first.validation_ != other.validation_
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -403,7 +396,7 @@ def test_an_interrupted_fit_leaves_the_previous_one(kind, when):
     [
         *((Ridge(**CHOOSING), widths) for widths in ((700,), (300,))),
         *((KernelRidge(Exponential(sigma=1.0), **CHOOSING), widths) for widths in ((300,), (200, 300))),
-        *((NystromRidge(landmarks=300, **CHOOSING, kernel=kernel), (200,)) for kernel in ("auto",)),
+        (NystromRidge(landmarks=300, **CHOOSING), (200,)),
     ],
     ids=["dual", "primal", "one kernel", "two", "landmarks"],
 )
