@@ -105,7 +105,11 @@ class Ridge(LinearClassifier, HeldOutOrLeftOut, TrainableClassifier):
             best = best_regularization(search)
         else:
             judges = len(data.held_out) or images
-            search = search_or_try(self.regularization, or_failed(system.accuracy_at), judges, progress)
+            # A λ that is given is refused where the images kept are too alike for it, though all are not.
+            accuracy_at = (
+                or_failed(system.accuracy_at) if self.regularization == "auto" else system.accuracy_at
+            )
+            search = search_or_try(self.regularization, accuracy_at, judges, progress)
             best = best_regularization(search)
             accuracy = dict(search)[best]
         self.weights_, self.intercept_ = scaling.fold(system.weights(best), system.intercept)

@@ -327,6 +327,15 @@ def test_other_labels_of_the_images_held_out_choose_otherwise(monkeypatch, kind)
     assert first.regularization_ >= 100 * second.regularization_
 
 
+def test_a_given_regularization_that_is_too_small_for_the_images_kept_is_refused():
+    """They are fewer than the features, all are not: no accuracy could be told."""
+    features, labels = overlapping_classes(60, 50)
+    with pytest.raises(InvalidSpec, match="regularization 1e-30 is too small for these features"):
+        Ridge(1e-30, **CHOOSING).fit(features, labels)
+    assert Ridge(1e-30).fit(features, labels).validation_accuracy_ > 0
+    assert Ridge(**CHOOSING).fit(features, labels).validation_accuracy_ > 0
+
+
 # ---- the option -------------------------------------------------------------------------------------------
 
 
