@@ -112,9 +112,12 @@ class WayBack:
         """Return the gradients by the anchor points [filters, height, width, channels] of each layer."""
 
         def one_layer(number: int) -> NDArray[np.float64]:
-            layer, none = self._layers[number], np.zeros(())
-            by_anchors = sum((share[number].by_anchors() for share in self._sums), none)
-            outputs = sum((share[number].outputs() for share in self._sums), none)
+            layer, sums = self._layers[number], [share[number] for share in self._sums]
+            by_anchors = np.zeros(layer.anchors.shape)
+            outputs = np.zeros((layer.spec.filters, layer.spec.filters))
+            for of_share in sums:
+                by_anchors += of_share.by_anchors()
+                outputs += of_share.outputs()
             # Gᵀ P = (Gᵀ X') W^{-T}: W is of full rank, being regularised, and no worse than K^{-1/2}.
             by_projection = np.linalg.solve(layer.projection, outputs.T).T
             gradient: NDArray[np.float64] = by_anchors + layer.projection_backward(by_projection)

@@ -22,7 +22,9 @@ from ckncuda.types import Shape
 Map = NDArray[np.float32]
 
 IMAGES = 8  # of a tile, at most
-CACHE_BYTES = 2 << 20  # of a core: more images are taken at once while they fit
+BACK_TO_FILTERS = np.kron(G, G).T.astype(np.float32)  # [9, 36]
+POSITIONS = 128  # of which the gradient and the output stay in the innermost cache
+CACHE_BYTES = 3 << 20  # of a core: more images are taken at once while they fit
 
 
 def computes(spec: LayerSpec) -> bool:
@@ -70,7 +72,7 @@ class Plan:
     def _bytes_per_image(self) -> int:
         """Count the gradient by the pooled map."""
         height, width, _ = self.output_shape
-        return 4 * height * width * (self.panels + 1) * PANEL
+        return 4 * height * width * self.panels * PANEL
 
     @property
     def padded_channels(self) -> int:
@@ -132,19 +134,19 @@ class Sums:
         """Count the bytes of the sums of one share."""
         return 4 * (math.prod(_filters_shape(plan)) + plan.panels * plan.spec.filters * PANEL)
 
-    def by_anchors(self) -> NDArray[np.float64]:
+    def by_anchors(self) -> Map:
         """Return Σ_u dS(u) ⊗ P x(u) [filters, height, width, channels]."""
-        plan, p = self._plan, self._plan.spec.filters
-        sums = np.moveaxis(self.by_filters.astype(np.float64), 0, 2)  # [36 or 1, c or terms, panels, PANEL]
-        sums = sums.reshape(*sums.shape[:2], -1)[..., :p]
-        if plan.algorithm == MANY:
-            return np.einsum("iy,jx,ijcp->pyxc", G, G, sums.reshape(SPAN, SPAN, -1, p), optimize=True)
-        return sums[0].T.reshape(p, *plan.spec.patch_shape, plan.shape[2])
+        plan, sums = self._plan, self.by_filters
+        if plan.algorithm == MANY:  # Gᵀ dU G
+            sums = np.matmul(BACK_TO_FILTERS, sums.reshape(plan.panels, SPAN**2, -1))
+        by_anchors = sums.reshape(plan.panels, *plan.spec.patch_shape, plan.shape[2], PANEL)
+        whole = np.moveaxis(by_anchors, -1, 1).reshape(-1, *by_anchors.shape[1:4])
+        return whole[: plan.spec.filters]
 
-    def outputs(self) -> NDArray[np.float64]:
+    def outputs(self) -> Map:
         """Return Σ_v G(v) ⊗ X'(v) [filters, filters]."""
         p = self._plan.spec.filters
-        return np.moveaxis(self.products.astype(np.float64), 0, 1).reshape(p, -1)[:, :p]
+        return np.moveaxis(self.products, 0, 1).reshape(p, -1)[:, :p]
 
 
 def _filters_shape(plan: Plan) -> tuple[int, int, int, int]:
@@ -167,8 +169,8 @@ def layer_backward(
     maps, encoded, upstream = (np.require(a, np.float32, ["C", "W"]) for a in (maps, encoded, upstream))
     b, height, width, _ = upstream.shape
     pooled = buffer("pooled", (b, height, width, plan.panels * PANEL))
-    panel_of = buffer("projected", (b * height * width, PANEL))
-    loops.by_pooled(upstream, encoded, weights, pooled, panel_of, sums.products)
+    part = buffer("part", (POSITIONS, PANEL))
+    loops.by_pooled(upstream, encoded, weights, pooled, part, sums.products)
     if out is not None:
         out.fill(0)
     (above, _), (left, _) = plan.spec.margins

@@ -15,7 +15,7 @@ from numba import float32
 from numpy.typing import NDArray
 
 from ckncuda.backend.numpy.compiled.derivatives import apply_derivative
-from ckncuda.backend.numpy.compiled.dot_product import EXPONENTIAL, apply, exp2
+from ckncuda.backend.numpy.compiled.dot_product import EXPONENTIAL, apply
 from ckncuda.backend.numpy.compiled.encode_loops import (
     MANY,
     Taps,
@@ -27,6 +27,10 @@ from ckncuda.backend.numpy.compiled.encode_loops import (
     winograd_products,
 )
 from ckncuda.backend.numpy.compiled.llvm.emitter import LANES
+from ckncuda.backend.numpy.compiled.llvm.exponential import (
+    through_exponential,
+    through_exponential_and_norm,
+)
 from ckncuda.backend.numpy.compiled.llvm.product import (
     NARROW_ROWS,
     PANEL,
@@ -96,11 +100,11 @@ class Workspace(NamedTuple):
 
 
 @compiled
-def by_pooled(upstream, encoded, weights, pooled, panel_of, outputs):
+def by_pooled(upstream, encoded, weights, pooled, part, outputs):
     """Carry the gradient by the outputs to the pooled map, pooled [b, h', w', panels · PANEL]; add to sums.
 
     ``upstream`` and ``encoded`` are [b, h', w', filters]; ``outputs`` [panels, filters, PANEL] sums the product
-    of both over positions; ``panel_of`` has room for a panel of all positions.
+    of both over positions; ``part`` [positions at a time, PANEL] is room for a panel of what stays in the cache.
     """
     b, height, width, p = upstream.shape
     n, whole = b * height * width, pooled.shape[3]
@@ -112,14 +116,17 @@ def by_pooled(upstream, encoded, weights, pooled, panel_of, outputs):
         )  # fmt: skip
         first = panel * PANEL
         count = min(PANEL, p - first)
-        for i in range(n):
-            source, target = rows[i, first : first + count], panel_of[i]
-            for q in range(count):
-                target[q] = source[q]
-            target[count:] = 0
-        _add_outer_products(
-            upstream.ctypes.data, 1, 0, n, p, panel_of.ctypes.data, 0, outputs[panel].ctypes.data, p
-        )
+        for start in range(0, n, len(part)):
+            positions = min(len(part), n - start)
+            for i in range(positions):
+                source, target = rows[start + i, first : first + count], part[i]
+                for q in range(count):
+                    target[q] = source[q]
+                target[count:] = 0
+            _add_outer_products(
+                upstream.ctypes.data + 4 * start * p, 1, 0, positions, p,
+                part.ctypes.data, 0, outputs[panel].ctypes.data, p,
+            )  # fmt: skip
 
 
 @compiled
@@ -210,24 +217,20 @@ def _through_exponential(work, scale, factor, layer, by_norm, by_maps):
     κ' = α κ, so that of each number there is one exponential.
     """
     n, width = scale.shape
-    shift, alpha, over = float32(layer.slope), float32(layer.slope * LOG_2), float32(1 / layer.slope)
+    shift, log_2 = float32(layer.slope), float32(LOG_2)
+    products, gradients, sums = work.strip.ctypes.data, work.by_map.ctypes.data, by_norm.ctypes.data
     for y in range(n):
         for x in range(width):
-            row, by, s, f = work.strip[y, x], work.by_map[y, x], scale[y, x], factor[y, x]
-            c = f * s * float32(LOG_2)
+            s, f = scale[y, x], factor[y, x]
+            place = 4 * PANEL * (y * work.strip.shape[1] + x)
             if by_maps:
                 of_value, of_slope = _through_norm(layer, f)
-                of_slope *= alpha
-                for q in range(PANEL):
-                    value = by[q] * exp2(s * row[q] - shift)
-                    t = min(max(s * over * row[q], float32(-1.0)), float32(1.0))
-                    by[q] = c * value
-                    row[q] = value * (of_value - of_slope * t)
+                through_exponential_and_norm(
+                    products + place, gradients + place, s, shift, f * s * log_2,
+                    of_value, of_slope * shift * log_2, sums + 4 * (y * width + x),
+                )  # fmt: skip
             else:
-                for q in range(PANEL):
-                    by[q] *= c * exp2(s * row[q] - shift)
-        if by_maps:
-            _add_sums(work.strip[y], by_norm[y])
+                through_exponential(products + place, gradients + place, s, shift, f * s * log_2)
 
 
 @compiled

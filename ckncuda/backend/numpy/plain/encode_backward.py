@@ -77,14 +77,14 @@ class Sums:
         """Count the bytes of the sums of one share."""
         return 4 * plan.spec.filters * (plan.spec.terms(plan.shape[2]) + plan.spec.filters)
 
-    def by_anchors(self) -> NDArray[np.float64]:
+    def by_anchors(self) -> Map:
         """Return Σ_u dS(u) ⊗ P x(u) [filters, height, width, channels]."""
         height, width = self._spec.patch_shape
-        return self.by_filters.reshape(len(self.by_filters), height, width, -1).astype(np.float64)
+        return self.by_filters.reshape(len(self.by_filters), height, width, -1)
 
-    def outputs(self) -> NDArray[np.float64]:
+    def outputs(self) -> Map:
         """Return Σ_v G(v) ⊗ X'(v) [filters, filters]."""
-        return self.products.astype(np.float64)
+        return self.products
 
 
 def layer_backward(
