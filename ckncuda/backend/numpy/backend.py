@@ -151,9 +151,10 @@ class NumpyBackend(HostBlocks):
         """Go forward keeping the maps between layers, then back: block by block of images."""
         check_differentiable([layer.spec for layer in layers])
         maps = self.asarray(maps)
-        self._plans(layers, maps.shape[1:])  # raises where channels do not fit
+        plans = self._plans(layers, maps.shape[1:])  # raises where channels do not fit
         given = in_parts(upstream, layers, maps.shape)
-        back = WayBack(layers, maps.shape[1:], self._way_back, self._threads, by_maps)
+        forward = [self._weights(layer, plan) for layer, plan in zip(layers, plans, strict=True)]
+        back = WayBack(layers, maps.shape[1:], self._way_back, forward, self._threads, by_maps)
         workspace, _ = self._bytes([layer.spec for layer in layers], maps.shape[1:])
         memory = (block_memory(self) or self.memory_budget) - workspace - back.tile_bytes()
         size = max(1, min(MAX_BLOCK, memory // back.bytes_per_image()))

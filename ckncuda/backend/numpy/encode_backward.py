@@ -30,6 +30,8 @@ class WayBack:
     plan : function
         Returns, for a specification and a shape, the room's module ``encode_backward``, of weights_of, Sums and
         layer_backward, and its plan.
+    forward : sequence
+        Weights of the way forward, a layer each.
     threads : Threads
     by_maps : bool
         Whether the gradient by the images is asked for.
@@ -40,6 +42,7 @@ class WayBack:
         layers: Sequence[Layer],
         shape: Shape,
         plan: Callable[[LayerSpec, Shape], tuple[ModuleType, Any]],
+        forward: Sequence[Any],
         threads: Threads,
         by_maps: bool,
     ) -> None:
@@ -54,7 +57,7 @@ class WayBack:
 
         def weights(number: int) -> Any:
             steps, plan = self._ways[number]
-            return steps.weights_of(layers[number], plan, by_maps or number > 0)
+            return steps.weights_of(layers[number], plan, forward[number], by_maps or number > 0)
 
         self._weights = self._of_each_layer(weights)
 

@@ -9,11 +9,12 @@ from ckncuda.backend.numpy import tiles
 from ckncuda.backend.numpy.compiled import derivatives, dot_product, encode
 from ckncuda.backend.numpy.compiled import encode_backward_loops as loops
 from ckncuda.backend.numpy.compiled.encode_loops import COLOUR, DIRECT, MANY, pad
+from ckncuda.backend.numpy.compiled.filters import transposed_panels
 from ckncuda.backend.numpy.compiled.llvm.emitter import LANES
 from ckncuda.backend.numpy.compiled.llvm.product import PANEL, packed
 from ckncuda.backend.numpy.compiled.llvm.winograd import ROW
 from ckncuda.backend.numpy.tiles import Band, Buffer, aligned_copy, bands
-from ckncuda.backend.numpy.winograd import SPAN, TILE, G, transformed_filters
+from ckncuda.backend.numpy.winograd import SPAN, TILE, G
 from ckncuda.compiled.functions import announce
 from ckncuda.layer.layer import Layer
 from ckncuda.layer.spec import LayerSpec
@@ -94,14 +95,16 @@ class Plan:
         return images, height + patch_height - 1, width + patch_width - 1, self.shape[2]
 
 
-def weights_of(layer: Layer, plan: Plan, by_maps: bool) -> loops.Weights:
-    """Pack what a layer has learned; what carries gradients back to the maps, where it is asked for."""
+def weights_of(
+    layer: Layer, plan: Plan, forward: encode.loops.Weights, by_maps: bool
+) -> loops.Weights:
+    """Pack what a layer has learned; what carries gradients back to the maps, where it is asked for.
+
+    ``forward`` are the weights of the way forward.
+    """
     back: Map = np.empty((0, 0, 0, 0, 0), np.float32)
     if by_maps and plan.algorithm == MANY:
-        transposed = transformed_filters(layer.anchors).transpose(0, 2, 1)  # [36, filters, channels]
-        panels = packed(_whole_panels(transposed, 1))  # [panels of channels, 36, panels · PANEL, PANEL]
-        groups = panels.reshape(len(panels), SPAN**2, plan.panels, PANEL, PANEL)
-        back = aligned_copy(groups.transpose(2, 0, 1, 3, 4))
+        back = transposed_panels(forward.filters)
     elif by_maps:
         height, width = plan.spec.patch_shape
         run = width * plan.shape[2]
@@ -111,14 +114,7 @@ def weights_of(layer: Layer, plan: Plan, by_maps: bool) -> loops.Weights:
         split = filled.reshape(plan.panels, PANEL, height, groups, LANES)
         back = aligned_copy(split.transpose(0, 2, 3, 1, 4))
     projection = np.ascontiguousarray(layer.projection, np.float32)
-    return loops.Weights(encode.packed_filters(layer, plan.algorithm), packed(projection), back)
-
-
-def _whole_panels(array: Map, axis: int) -> Map:
-    """Fill up an axis with zeros to a multiple of PANEL."""
-    widths = [(0, 0)] * array.ndim
-    widths[axis] = (0, -array.shape[axis] % PANEL)
-    return np.pad(array, widths)
+    return loops.Weights(forward.filters, packed(projection), back)
 
 
 class Sums:

@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 from ckncuda.backend.numpy.compiled.derivatives import apply_derivative
 from ckncuda.backend.numpy.compiled.dot_product import EXPONENTIAL, apply
 from ckncuda.backend.numpy.compiled.encode_loops import (
+    COLOUR,
     MANY,
     Taps,
+    colour_products,
+    direct_products,
     patch_norms,
-    patch_products,
     product_of_rows,
     winograd_input,
     winograd_output,
@@ -155,8 +157,11 @@ def backward(first, work, layer, weights, pooled, by_filters, by_maps):
                 n = min(len(work.strip), n_rows - y)
                 if many:
                     winograd_output(work.products, b, i, y, n, work.strip, work.rows)
+                elif layer.algorithm == COLOUR:
+                    padded, v = work.padded[i], work.transformed[0]
+                    colour_products(padded, filters, y, n, work.strip, work.rows, v)
                 else:
-                    patch_products(layer, work.padded[i], filters, y, n, work)
+                    direct_products(layer, work.padded[i], filters, y, n, work.strip)
                 for dy in range(n):
                     _spread(pooled[i], panel, layer, first + y + dy, work.half, work.by_map[dy])
                 scale, factor = work.scale[i, y : y + n], work.factor[i, y : y + n]
@@ -179,7 +184,7 @@ def backward(first, work, layer, weights, pooled, by_filters, by_maps):
             _add_input_gradient(work, i)
 
 
-@compiled
+@compiled(inline=True)
 def _spread(pooled, panel, layer, y, half, by_map):
     """Pool back to a row of the map, by_map [width, PANEL], a panel of pooled maps [h', w', panels · PANEL]."""
     _, columns, p = pooled.shape
@@ -210,7 +215,7 @@ def _through_norm(layer, f):
     return float32(1.0 if scaled else 0.0), float32(1.0 if above else 0.0)
 
 
-@compiled
+@compiled(inline=True)
 def _through_exponential(work, scale, factor, layer, by_norm, by_maps):
     """Put the gradient by the products in place of that by the map; add what goes through the norms.
 
@@ -294,7 +299,7 @@ def _add_outer_products(a, lines, a_line, count, a_stride, b, b_line, c, terms):
             i += 1
 
 
-@compiled
+@compiled(inline=True)
 def _add_to_filters(layer, padded, y, n, width, by_map, by_filters):
     """Add the gradients by n rows of products, times their patches, to by_filters [terms, PANEL]."""
     _, breadth, c = padded.shape
@@ -306,7 +311,7 @@ def _add_to_filters(layer, padded, y, n, width, by_map, by_filters):
         )  # fmt: skip
 
 
-@compiled
+@compiled(inline=True)
 def _add_to_maps(layer, work, image, y, n, width, back):
     """Add the gradients by n rows of products, times filters, where their patches were taken from.
 
@@ -331,7 +336,7 @@ def _add_to_maps(layer, work, image, y, n, width, back):
                         x += 1
 
 
-@compiled
+@compiled(inline=True)
 def _transformed_gradient(by_map, images, image, y, m, rows):
     """Compute dM = A dY Aᵀ of four rows of an image's map, in place of its products m [36, tiles, PANEL]."""
     width = by_map.shape[1]
@@ -352,7 +357,7 @@ def _transformed_gradient(by_map, images, image, y, m, rows):
                 )  # fmt: skip
 
 
-@compiled
+@compiled(inline=True)
 def _many_products(work, back, by_filters, panel, by_maps):
     """Add Vᵀ dM to the sum of a panel, by_filters [panels, 36, c, PANEL]; and dM Uᵀ to work.by_transformed."""
     v, m, by_v = work.transformed, work.products, work.by_transformed

@@ -4,7 +4,7 @@ Kept from the way forward are the maps between layers, nothing else: of the pool
 multiplied with, the output X' = P Wᵀ is enough, since Gᵀ P = (Gᵀ X') W^{-T}.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,8 +56,8 @@ class Weights(NamedTuple):
     projection: Map  # W [filters, filters]
 
 
-def weights_of(layer: Layer, plan: Plan, by_maps: bool) -> Weights:
-    """Lay out what a layer has learned."""
+def weights_of(layer: Layer, plan: Plan, forward: Any, by_maps: bool) -> Weights:
+    """Lay out what a layer has learned, whatever there is of it already, and for whatever it is asked."""
     return Weights(
         np.ascontiguousarray(layer.anchors.reshape(layer.spec.filters, -1), dtype=np.float32),
         np.ascontiguousarray(layer.projection, dtype=np.float32),
