@@ -1,6 +1,7 @@
 """The way back through layers on a CPU: images in shares, on all threads, and sums over them."""
 
 import math
+from collections import deque
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckncuda.backend.numpy.threads import Threads
+from ckncuda.backend.numpy.tiles import CACHE_LINE, aligned
 from ckncuda.layer.layer import Layer
 from ckncuda.layer.spec import LayerSpec
 from ckncuda.types import Shape
@@ -28,13 +30,15 @@ class WayBack:
     shape : (height, width, channels)
         Of the images.
     plan : function
-        Returns, for a specification and a shape, the room's module ``encode_backward``, of weights_of, Sums and
-        layer_backward, and its plan.
+        Returns, for a specification and a shape, the room's module ``encode_backward``, of weights_of, Sums,
+        layer_backward and totals, and its plan.
     forward : sequence
         Weights of the way forward, a layer each.
     threads : Threads
     by_maps : bool
         Whether the gradient by the images is asked for.
+    spare : deque
+        Memory for the sums, kept from call to call: fresh pages cost more than the sums.
     """
 
     def __init__(
@@ -45,21 +49,43 @@ class WayBack:
         forward: Sequence[Any],
         threads: Threads,
         by_maps: bool,
+        spare: deque[Map],
     ) -> None:
         self._layers, self._threads, self._shapes = layers, threads, [shape]
         self._ways: list[tuple[ModuleType, Any]] = []
         for layer in layers:
             self._ways.append(plan(layer.spec, self._shapes[-1]))
             self._shapes.append(self._ways[-1][1].output_shape)
-        self._sums_bytes = sum(steps.Sums.bytes_of(plan) for steps, plan in self._ways)
-        shares = max(1, min(SHARES, SUMS_BYTES // max(1, self._sums_bytes)))
-        self._sums = [[steps.Sums(plan) for steps, plan in self._ways] for _ in range(shares)]
+        self._spare = spare
+        self._sums = self._new_sums()
 
         def weights(number: int) -> Any:
             steps, plan = self._ways[number]
             return steps.weights_of(layers[number], plan, forward[number], by_maps or number > 0)
 
         self._weights = self._of_each_layer(weights)
+
+    def _new_sums(self) -> list[list[Any]]:
+        """Return sums of zeros for each share and layer, in the spare memory where it is large enough."""
+        sizes = [steps.Sums.numbers(plan) for steps, plan in self._ways]
+        ends = np.cumsum([0, *(-(-size // CACHE_LINE) * CACHE_LINE for size in sizes)]).tolist()
+        shares = max(1, min(SHARES, SUMS_BYTES // max(1, 4 * ends[-1])))
+        try:
+            memory = self._spare.pop()
+        except IndexError:  # the first call, or one beside another
+            memory = aligned(0)
+        if memory.size < shares * ends[-1]:
+            memory = aligned(shares * ends[-1])
+        self._memory = memory
+        parts = memory[: shares * ends[-1]].reshape(shares, ends[-1])
+        self._threads.run(lambda number: parts[number].fill(0), ((number,) for number in range(shares)))
+        return [
+            [
+                steps.Sums(plan, of_share[start : start + size])
+                for (steps, plan), start, size in zip(self._ways, ends, sizes, strict=False)
+            ]
+            for of_share in parts
+        ]
 
     def _of_each_layer(self, function: Callable[[int], Any]) -> list[Any]:
         """Call a function with the number of each layer, on all threads."""
@@ -79,7 +105,7 @@ class WayBack:
     def tile_bytes(self) -> int:
         """Count the bytes of all threads' tiles, and of the sums."""
         tiles = self._threads.count * sum(plan.tile_bytes() for _, plan in self._ways)
-        return tiles + self._sums_bytes * len(self._sums)
+        return int(tiles + self._memory.nbytes)
 
     def block(self, maps: Sequence[Map], upstream: Map, out: Map | None) -> None:
         """Go back through all layers, from a block's maps between them: its input, … its output.
@@ -115,15 +141,13 @@ class WayBack:
         """Return the gradients by the anchor points [filters, height, width, channels] of each layer."""
 
         def one_layer(number: int) -> NDArray[np.float64]:
-            layer, sums = self._layers[number], [share[number] for share in self._sums]
-            by_anchors = np.zeros(layer.anchors.shape)
-            outputs = np.zeros((layer.spec.filters, layer.spec.filters))
-            for of_share in sums:
-                by_anchors += of_share.by_anchors()
-                outputs += of_share.outputs()
+            layer, (steps, plan) = self._layers[number], self._ways[number]
+            by_anchors, outputs = steps.totals(plan, [share[number] for share in self._sums])
             # Gᵀ P = (Gᵀ X') W^{-T}: W is of full rank, being regularised, and no worse than K^{-1/2}.
             by_projection = np.linalg.solve(layer.projection, outputs.T).T
             gradient: NDArray[np.float64] = by_anchors + layer.projection_backward(by_projection)
             return gradient
 
-        return self._of_each_layer(one_layer)
+        gradients = self._of_each_layer(one_layer)
+        self._spare.append(self._memory)
+        return gradients

@@ -1,6 +1,7 @@
 """A layer's way back with Numba's inner loops: plans, packed weights, sums, workspace."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,7 @@ from ckncuda.types import Shape
 
 Map = NDArray[np.float32]
 
-IMAGES = 8  # of a tile, at most
+IMAGES = 16  # of a tile, at most
 BACK_TO_FILTERS = np.kron(G, G).T.astype(np.float32)  # [9, 36]
 POSITIONS = 128  # of which the gradient and the output stay in the innermost cache
 CACHE_BYTES = 3 << 20  # of a core: more images are taken at once while they fit
@@ -118,31 +119,32 @@ def weights_of(
 
 
 class Sums:
-    """Sums over positions, of one share of the images, as the loops make them."""
+    """Sums over positions, of one share of the images, as the loops make them, in memory that is given."""
 
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-        self.by_filters = np.zeros(_filters_shape(plan), np.float32)
-        self.products = np.zeros((plan.panels, plan.spec.filters, PANEL), np.float32)
+    def __init__(self, plan: Plan, memory: Map) -> None:
+        shape = _filters_shape(plan)
+        numbers = math.prod(shape)
+        self.by_filters = memory[:numbers].reshape(shape)
+        self.products = memory[numbers:].reshape(plan.panels, plan.spec.filters, PANEL)
 
     @staticmethod
-    def bytes_of(plan: Plan) -> int:
-        """Count the bytes of the sums of one share."""
-        return 4 * (math.prod(_filters_shape(plan)) + plan.panels * plan.spec.filters * PANEL)
+    def numbers(plan: Plan) -> int:
+        """Count the numbers of the sums of one share."""
+        return math.prod(_filters_shape(plan)) + plan.panels * plan.spec.filters * PANEL
 
-    def by_anchors(self) -> Map:
-        """Return Σ_u dS(u) ⊗ P x(u) [filters, height, width, channels]."""
-        plan, sums = self._plan, self.by_filters
-        if plan.algorithm == MANY:  # Gᵀ dU G
-            sums = np.matmul(BACK_TO_FILTERS, sums.reshape(plan.panels, SPAN**2, -1))
-        by_anchors = sums.reshape(plan.panels, *plan.spec.patch_shape, plan.shape[2], PANEL)
-        whole = np.moveaxis(by_anchors, -1, 1).reshape(-1, *by_anchors.shape[1:4])
-        return whole[: plan.spec.filters]
 
-    def outputs(self) -> Map:
-        """Return Σ_v G(v) ⊗ X'(v) [filters, filters]."""
-        p = self._plan.spec.filters
-        return np.moveaxis(self.products, 0, 1).reshape(p, -1)[:, :p]
+def totals(plan: Plan, shares: Sequence[Sums]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return Σ_u dS(u) ⊗ P x(u) [filters, height, width, channels] and Σ_v G(v) ⊗ X'(v) [filters, filters]."""
+    (height, width), p = plan.spec.patch_shape, plan.spec.filters
+    by_filters = np.zeros((plan.panels, height * width, plan.shape[2] * PANEL))
+    products = np.zeros((plan.panels, p, PANEL))
+    for share in shares:
+        of_share = share.by_filters.reshape(plan.panels, -1, by_filters.shape[2])
+        by_filters += np.matmul(BACK_TO_FILTERS, of_share) if plan.algorithm == MANY else of_share
+        products += share.products
+    by_anchors = by_filters.reshape(plan.panels, height, width, plan.shape[2], PANEL)
+    by_anchors = np.moveaxis(by_anchors, -1, 1).reshape(-1, height, width, plan.shape[2])
+    return by_anchors[:p], np.moveaxis(products, 0, 1).reshape(p, -1)[:, :p]
 
 
 def _filters_shape(plan: Plan) -> tuple[int, int, int, int]:
@@ -189,15 +191,20 @@ def _workspace(padded: Map, plan: Plan, band: Band, by_maps: bool, buffer: Buffe
     width, step = breadth - plan.spec.patch_shape[1] + 1, plan.padded_channels
     many, tiles = plan.algorithm == MANY, b * -(-rows // side) * (width // side) + 1
     transformed = {DIRECT: (0, 0, 0), COLOUR: (1, SPAN**2, ROW), MANY: (SPAN**2, tiles, channels)}
-    by_transformed = SPAN**2, tiles, -(-channels // PANEL) * PANEL
+    v = buffer("transformed", transformed[plan.algorithm])
+    by_v = buffer("by transformed", (0, 0, 0))
+    if many and plan.panels == 1 and channels % PANEL == 0:
+        by_v = v  # which is no longer needed, once the last panel's filters have their gradient
+    elif many and by_maps:
+        by_v = buffer("by transformed", (SPAN**2, tiles, -(-channels // PANEL) * PANEL))
     strip = side, width, PANEL
     return loops.Workspace(
         padded=padded,
         scale=buffer("scale", (b, rows, plan.map_shape[1])),
         factor=buffer("factor", (b, rows, plan.map_shape[1])),
-        transformed=buffer("transformed", transformed[plan.algorithm]),
+        transformed=v,
         products=buffer("products", (SPAN**2 if many else 0, tiles, PANEL)),
-        by_transformed=buffer("by transformed", by_transformed if many and by_maps else (0, 0, 0)),
+        by_transformed=by_v,
         rows=buffer("rows", (SPAN, max(breadth * step, ROW))),
         strip=buffer("strip", strip),
         by_map=buffer("by map", strip),

@@ -4,6 +4,7 @@ Kept from the way forward are the maps between layers, nothing else: of the pool
 multiplied with, the output X' = P Wᵀ is enough, since Gᵀ P = (Gᵀ X') W^{-T}.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -65,26 +66,26 @@ def weights_of(layer: Layer, plan: Plan, forward: Any, by_maps: bool) -> Weights
 
 
 class Sums:
-    """Sums over positions, of one share of the images."""
+    """Sums over positions, of one share of the images, in memory that is given."""
 
-    def __init__(self, plan: Plan) -> None:
-        self._spec, p, terms = plan.spec, plan.spec.filters, plan.spec.terms(plan.shape[2])
-        self.by_filters = np.zeros((p, terms), np.float32)
-        self.products = np.zeros((p, p), np.float32)
+    def __init__(self, plan: Plan, memory: Map) -> None:
+        p = plan.spec.filters
+        self.products = memory[: p * p].reshape(p, p)
+        self.by_filters = memory[p * p :].reshape(p, -1)
 
     @staticmethod
-    def bytes_of(plan: Plan) -> int:
-        """Count the bytes of the sums of one share."""
-        return 4 * plan.spec.filters * (plan.spec.terms(plan.shape[2]) + plan.spec.filters)
+    def numbers(plan: Plan) -> int:
+        """Count the numbers of the sums of one share."""
+        return int(plan.spec.filters * (plan.spec.terms(plan.shape[2]) + plan.spec.filters))
 
-    def by_anchors(self) -> Map:
-        """Return Σ_u dS(u) ⊗ P x(u) [filters, height, width, channels]."""
-        height, width = self._spec.patch_shape
-        return self.by_filters.reshape(len(self.by_filters), height, width, -1)
 
-    def outputs(self) -> Map:
-        """Return Σ_v G(v) ⊗ X'(v) [filters, filters]."""
-        return self.products
+def totals(plan: Plan, shares: Sequence[Sums]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return Σ_u dS(u) ⊗ P x(u) [filters, height, width, channels] and Σ_v G(v) ⊗ X'(v) [filters, filters]."""
+    by_filters, products = (np.zeros(a.shape) for a in (shares[0].by_filters, shares[0].products))
+    for share in shares:
+        by_filters += share.by_filters
+        products += share.products
+    return by_filters.reshape(plan.spec.filters, *plan.spec.patch_shape, -1), products
 
 
 def layer_backward(
