@@ -57,35 +57,14 @@ class WayBack:
             self._ways.append(plan(layer.spec, self._shapes[-1]))
             self._shapes.append(self._ways[-1][1].output_shape)
         self._spare = spare
-        self._sums = self._new_sums()
+        self._parts, self._places = self._room_for_sums()
+        self._begun: list[Any] = [None] * len(self._parts)
 
         def weights(number: int) -> Any:
             steps, plan = self._ways[number]
             return steps.weights_of(layers[number], plan, forward[number], by_maps or number > 0)
 
         self._weights = self._of_each_layer(weights)
-
-    def _new_sums(self) -> list[list[Any]]:
-        """Return sums of zeros for each share and layer, in the spare memory where it is large enough."""
-        sizes = [steps.Sums.numbers(plan) for steps, plan in self._ways]
-        ends = np.cumsum([0, *(-(-size // CACHE_LINE) * CACHE_LINE for size in sizes)]).tolist()
-        shares = max(1, min(SHARES, SUMS_BYTES // max(1, 4 * ends[-1])))
-        try:
-            memory = self._spare.pop()
-        except IndexError:  # the first call, or one beside another
-            memory = aligned(0)
-        if memory.size < shares * ends[-1]:
-            memory = aligned(shares * ends[-1])
-        self._memory = memory
-        parts = memory[: shares * ends[-1]].reshape(shares, ends[-1])
-        self._threads.run(lambda number: parts[number].fill(0), ((number,) for number in range(shares)))
-        return [
-            [
-                steps.Sums(plan, of_share[start : start + size])
-                for (steps, plan), start, size in zip(self._ways, ends, sizes, strict=False)
-            ]
-            for of_share in parts
-        ]
 
     def _of_each_layer(self, function: Callable[[int], Any]) -> list[Any]:
         """Call a function with the number of each layer, on all threads."""
@@ -96,6 +75,29 @@ class WayBack:
 
         self._threads.run(one, ((number,) for number in reversed(range(len(results)))))  # the largest first
         return results
+
+    def _room_for_sums(self) -> tuple[Map, list[tuple[int, int]]]:
+        """Return memory [shares, numbers], the spare one where it is large enough, and a part for each layer."""
+        sizes = [steps.Sums.numbers(plan) for steps, plan in self._ways]
+        ends = np.cumsum([0, *(-(-size // CACHE_LINE) * CACHE_LINE for size in sizes)]).tolist()
+        shares = max(1, min(SHARES, SUMS_BYTES // max(1, 4 * ends[-1])))
+        try:
+            memory = self._spare.pop()
+        except IndexError:  # the first call, or one beside another
+            memory = aligned(0)
+        if memory.size < shares * ends[-1]:
+            memory = aligned(shares * ends[-1])
+        self._memory = memory
+        return memory[: shares * ends[-1]].reshape(shares, -1), list(zip(ends, sizes, strict=False))
+
+    def _sums(self, number: int) -> list[Any]:
+        """Return the sums of a share of the images, zeros at first, a layer each."""
+        if self._begun[number] is None:
+            self._begun[number] = [
+                steps.Sums(plan, self._parts[number, start : start + size])
+                for (steps, plan), (start, size) in zip(self._ways, self._places, strict=True)
+            ]
+        return self._begun[number]
 
     def bytes_per_image(self) -> int:
         """Count the bytes of an image's maps between layers, and of gradients by two of them."""
@@ -112,15 +114,15 @@ class WayBack:
 
         The gradient by the input is written to ``out``.
         """
-        size = -(-len(upstream) // len(self._sums))
+        size = -(-len(upstream) // len(self._begun))
 
         def share(number: int) -> None:
             images = slice(number * size, (number + 1) * size)
             if len(gradient := upstream[images]):
                 own = None if out is None else out[images]
-                self._share([below[images] for below in maps], gradient, self._sums[number], own)
+                self._share([below[images] for below in maps], gradient, self._sums(number), own)
 
-        self._threads.run(share, ((number,) for number in range(len(self._sums))))
+        self._threads.run(share, ((number,) for number in range(len(self._begun))))
 
     def _share(self, maps: Sequence[Map], gradient: Map, sums: list[Any], out: Map | None) -> None:
         buffer = self._threads.buffer
@@ -139,10 +141,11 @@ class WayBack:
 
     def by_anchors(self) -> list[NDArray[np.float64]]:
         """Return the gradients by the anchor points [filters, height, width, channels] of each layer."""
+        begun = [of_share for of_share in self._begun if of_share is not None] or [self._sums(0)]
 
         def one_layer(number: int) -> NDArray[np.float64]:
             layer, (steps, plan) = self._layers[number], self._ways[number]
-            by_anchors, outputs = steps.totals(plan, [share[number] for share in self._sums])
+            by_anchors, outputs = steps.totals(plan, [of_share[number] for of_share in begun])
             # Gᵀ P = (Gᵀ X') W^{-T}: W is of full rank, being regularised, and no worse than K^{-1/2}.
             by_projection = np.linalg.solve(layer.projection, outputs.T).T
             gradient: NDArray[np.float64] = by_anchors + layer.projection_backward(by_projection)

@@ -124,6 +124,7 @@ class Sums:
     def __init__(self, plan: Plan, memory: Map) -> None:
         shape = _filters_shape(plan)
         numbers = math.prod(shape)
+        memory.fill(0)
         self.by_filters = memory[:numbers].reshape(shape)
         self.products = memory[numbers:].reshape(plan.panels, plan.spec.filters, PANEL)
 
@@ -134,17 +135,21 @@ class Sums:
 
 
 def totals(plan: Plan, shares: Sequence[Sums]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return Σ_u dS(u) ⊗ P x(u) [filters, height, width, channels] and Σ_v G(v) ⊗ X'(v) [filters, filters]."""
+    """Return Σ_u dS(u) ⊗ P x(u) [filters, height, width, channels] and Σ_v G(v) ⊗ X'(v) [filters, filters].
+
+    The sums of all shares are added to those of the first.
+    """
     (height, width), p = plan.spec.patch_shape, plan.spec.filters
-    by_filters = np.zeros((plan.panels, height * width, plan.shape[2] * PANEL))
-    products = np.zeros((plan.panels, p, PANEL))
-    for share in shares:
-        of_share = share.by_filters.reshape(plan.panels, -1, by_filters.shape[2])
-        by_filters += np.matmul(BACK_TO_FILTERS, of_share) if plan.algorithm == MANY else of_share
+    by_filters, products = shares[0].by_filters, shares[0].products
+    for share in shares[1:]:
+        by_filters += share.by_filters
         products += share.products
-    by_anchors = by_filters.reshape(plan.panels, height, width, plan.shape[2], PANEL)
-    by_anchors = np.moveaxis(by_anchors, -1, 1).reshape(-1, height, width, plan.shape[2])
-    return by_anchors[:p], np.moveaxis(products, 0, 1).reshape(p, -1)[:, :p]
+    if plan.algorithm == MANY:  # Gᵀ dU G
+        by_filters = np.matmul(BACK_TO_FILTERS, by_filters.reshape(plan.panels, SPAN**2, -1))
+    by_filters = by_filters.reshape(plan.panels, height, width, plan.shape[2], PANEL)
+    by_anchors = np.moveaxis(by_filters, -1, 1).reshape(-1, height, width, plan.shape[2])[:p]
+    outputs = np.moveaxis(products, 0, 1).reshape(p, -1)[:, :p]
+    return by_anchors.astype(np.float64), outputs.astype(np.float64)
 
 
 def _filters_shape(plan: Plan) -> tuple[int, int, int, int]:
@@ -169,7 +174,8 @@ def layer_backward(
     pooled = buffer("pooled", (b, height, width, plan.panels * PANEL))
     part = buffer("part", (POSITIONS, PANEL))
     loops.by_pooled(upstream, encoded, weights, pooled, part, sums.products)
-    if out is not None:
+    whole = len(plan.row_bands) == 1
+    if out is not None and not whole:
         out.fill(0)
     (above, _), (left, _) = plan.spec.margins
     for band in plan.row_bands:
@@ -181,7 +187,7 @@ def layer_backward(
         loops.backward(first, work, plan.geometry, weights, pooled, sums.by_filters, out is not None)
         if out is not None:
             norms = buffer("box", shape[1:3])
-            loops.add_to_maps(work, plan.geometry, maps, norms, above - first, left, out)
+            loops.add_to_maps(work, plan.geometry, maps, norms, above - first, left, out, whole)
 
 
 def _workspace(padded: Map, plan: Plan, band: Band, by_maps: bool, buffer: Buffer) -> loops.Workspace:

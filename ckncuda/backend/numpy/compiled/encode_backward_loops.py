@@ -410,8 +410,8 @@ def _add_input_gradient(work, image):
 
 
 @compiled
-def add_to_maps(work, layer, maps, by_norms, above, left, out):
-    """Add the padded gradient, and what goes through the norms, to out [b, h, w, c].
+def add_to_maps(work, layer, maps, by_norms, above, left, out, whole):
+    """Add the padded gradient, and what goes through the norms, to out [b, h, w, c]; or write it, of a whole map.
 
     ``maps`` are the layer's input [b, h, w, c], which begins at that row (which may be negative) and column of
     the padded one; ``by_norms`` [height, breadth] has room for sums of one image.
@@ -425,8 +425,12 @@ def add_to_maps(work, layer, maps, by_norms, above, left, out):
                 place = ((i * height + above + y) * breadth + left + x) * step
                 source, target, here = work.by_padded[place : place + c], out[i, y, x], maps[i, y, x]
                 through = by_norms[above + y, left + x]
-                for q in range(c):
-                    target[q] += source[q] + through * here[q]
+                if whole:
+                    for q in range(c):
+                        target[q] = source[q] + through * here[q]
+                else:
+                    for q in range(c):
+                        target[q] += source[q] + through * here[q]
 
 
 @compiled

@@ -70,6 +70,7 @@ class Sums:
 
     def __init__(self, plan: Plan, memory: Map) -> None:
         p = plan.spec.filters
+        memory.fill(0)
         self.products = memory[: p * p].reshape(p, p)
         self.by_filters = memory[p * p :].reshape(p, -1)
 
@@ -80,12 +81,16 @@ class Sums:
 
 
 def totals(plan: Plan, shares: Sequence[Sums]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return Σ_u dS(u) ⊗ P x(u) [filters, height, width, channels] and Σ_v G(v) ⊗ X'(v) [filters, filters]."""
-    by_filters, products = (np.zeros(a.shape) for a in (shares[0].by_filters, shares[0].products))
-    for share in shares:
+    """Return Σ_u dS(u) ⊗ P x(u) [filters, height, width, channels] and Σ_v G(v) ⊗ X'(v) [filters, filters].
+
+    The sums of all shares are added to those of the first.
+    """
+    by_filters, products = shares[0].by_filters, shares[0].products
+    for share in shares[1:]:
         by_filters += share.by_filters
         products += share.products
-    return by_filters.reshape(plan.spec.filters, *plan.spec.patch_shape, -1), products
+    by_anchors = by_filters.reshape(plan.spec.filters, *plan.spec.patch_shape, -1)
+    return by_anchors.astype(np.float64), products.astype(np.float64)
 
 
 def layer_backward(
