@@ -41,7 +41,7 @@ BACKWARD_CASES = {
         (1, 8, 9, 36),
         make_layer(36, filters=66, padding="valid", subsampling=3, pooling="strided", alignment="centered"),
     ),
-    "few positions in a pooled one": (
+    "one pooled position each": (
         (3, 5, 7, 8),
         make_layer(8, filters=64, subsampling=4, pooling="average"),
     ),
