@@ -129,7 +129,7 @@ class WayBack:
 
     def __init__(self, gpu: Gpu) -> None:
         self._gpu = gpu
-        self._steps = functools.lru_cache(PLANS)(self._new_steps)
+        self.steps = functools.lru_cache(PLANS)(self._new_steps)
 
     def images_of(self, layers: Sequence[Layer], shapes: Sequence[Shape], memory: int) -> int:
         """Count the images of a block: maps of these shapes between layers, gradients by two, and a tile."""
@@ -157,7 +157,7 @@ class WayBack:
                 some = slice(start, start + step)
                 layer_backward(
                     *(below[some], encoded[some], gradient[some], weights[number]),
-                    *(self._steps(spec, shape), sums[number], None if by_below is None else by_below[some]),
+                    *(self.steps(spec, shape), sums[number], None if by_below is None else by_below[some]),
                 )
             gradient = by_below
         if not layers and out is not None:

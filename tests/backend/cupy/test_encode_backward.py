@@ -122,7 +122,7 @@ def test_blocks_and_tiles(device, monkeypatch, size, rng, check_backward):
         np.testing.assert_allclose(device.to_host(encoded), expected[which], atol=1e-5)
         return device.asarray(upstream[which])
 
-    monkeypatch.setattr(device._way_back, "images_of", lambda *_: size)
+    monkeypatch.setattr(device.way_back, "images_of", lambda *_: size)
     monkeypatch.setattr(
         encode_backward, "TILE_BYTES", 2 * plain.bytes_per_image(network.layers[0].spec, (12, 10, 3))
     )
@@ -139,10 +139,10 @@ def test_blocks_follow_from_the_memory_that_was_asked_for(device, rng):
     """Not from what is free: sums of other blocks have other last bits."""
     network, _ = network_and_images(rng)
     shapes = [(32, 32, 3), (16, 16, 12), (8, 8, 8)]
-    sizes = [device._way_back.images_of(network.layers, shapes, memory << 20) for memory in (1, 16, 2048)]
+    sizes = [device.way_back.images_of(network.layers, shapes, memory << 20) for memory in (1, 16, 2048)]
     assert 1 < sizes[0] < sizes[1] < sizes[2]
     assert sizes[1] * 4 * (32 * 32 * 3 * 3 + 16 * 16 * 12 + 8 * 8 * 8) < 16 << 20
-    assert device._way_back.images_of(network.layers, [(5000, 5000, 3), *shapes[1:]], 1 << 20) == 1
+    assert device.way_back.images_of(network.layers, [(5000, 5000, 3), *shapes[1:]], 1 << 20) == 1
 
 
 @pytest.mark.parametrize("most", [0, 2, 5])
@@ -154,7 +154,7 @@ def test_out_of_memory_halves_the_block_and_asks_nothing_twice(
 
     network, images = network_and_images(rng)
     upstream = rng.normal(size=(23, 3, 3, 8))
-    whole, asked, failed = device._way_back.block, [], []
+    whole, asked, failed = device.way_back.block, [], []
 
     def limited(between, *arguments):
         if len(between[0]) > most:
@@ -166,7 +166,7 @@ def test_out_of_memory_halves_the_block_and_asks_nothing_twice(
         asked.extend(range(which.start, which.stop))
         return upstream[which]
 
-    monkeypatch.setattr(device._way_back, "block", limited)
+    monkeypatch.setattr(device.way_back, "block", limited)
     if not most:
         with pytest.raises(OutOfMemory, match="one image of 12x10x3 does not fit the GPU's memory"):
             device.encode_backward(images, network.layers, function)
@@ -225,7 +225,7 @@ def test_what_cuda_does_not_know_takes_array_operations_and_says_so(device, rng,
         {"subsampling": 1, "padding": "valid"},
     ],
 )
-def test_array_operations_are_a_layers_way_back_on_a_cpu_too(kernel, options, rng, relative_error):
+def test_array_operations_are_a_layersway_back_on_a_cpu_too(kernel, options, rng, relative_error):
     reference, layer = get_backend("reference"), make_layer(2, rng, kernel=kernel, epsilon=1e-2, **options)
     maps = rng.normal(size=(3, 9, 8, 2)).astype(np.float32)
     encoded = reference.encode(maps, [layer]).astype(np.float32)
@@ -359,7 +359,7 @@ def test_memory_does_not_change_what_small_sums_are(device, rng, relative_error)
     upstream = rng.normal(size=(23, 3, 3, 8))
     few = CupyBackend(1 << 17).encode_backward(images, network.layers, upstream)
     many = device.encode_backward(images, network.layers, upstream)
-    assert CupyBackend(1 << 17)._way_back.images_of(network.layers, [(12, 10, 3)] * 3, 1 << 17) < 23
+    assert CupyBackend(1 << 17).way_back.images_of(network.layers, [(12, 10, 3)] * 3, 1 << 17) < 23
     for a, b in itertools.chain([(few[0].get(), many[0].get())], zip(few[1], many[1], strict=True)):
         assert relative_error(a, b) <= 1e-6
 
