@@ -75,7 +75,7 @@ def test_patches_of_zeros_and_below_the_floor(
 ):
     """Below it n is no divisor of t; at 0 nothing goes through the norm. Array operations say the same."""
     if not fused:
-        monkeypatch.setattr(encode_backward, "unfused_reason", lambda spec: "of a test")
+        monkeypatch.setattr(encode_backward, "unfused_reason", lambda spec, shape: "of a test")
     layer = make_layer(2, rng, scale=scale, whitening=whitening, norm_floor=0.5, filters=6)
     maps = rng.normal(size=(4, 9, 9, 2))
     maps[0] *= 0.05
@@ -214,7 +214,11 @@ def test_what_cuda_does_not_know_takes_array_operations_and_says_so(device, rng,
     with caplog.at_level(logging.INFO, "ckncuda"):
         check_backward(device, rng.normal(size=(3, 9, 9, 2)), layers)
     assert "A layer's way back takes array operations: the kernel own has no CUDA form" in caplog.text
-    assert [encode_backward.unfused_reason(layer.spec) is None for layer in layers] == [False, True]
+    reasons = [encode_backward.unfused_reason(layer.spec, (9, 9, 2)) for layer in layers]
+    assert [reason is None for reason in reasons] == [False, True]
+    assert "kernels divide up to 1048576" in str(
+        encode_backward.unfused_reason(layers[1].spec, (3, 1 << 20, 2))
+    )
 
 
 @pytest.mark.parametrize("kernel", SMOOTH_KERNELS, ids=repr)
@@ -362,6 +366,14 @@ def test_memory_does_not_change_what_small_sums_are(device, rng, relative_error)
     assert CupyBackend(1 << 17).way_back.images_of(network.layers, [(12, 10, 3)] * 3, 1 << 17) < 23
     for a, b in itertools.chain([(few[0].get(), many[0].get())], zip(few[1], many[1], strict=True)):
         assert relative_error(a, b) <= 1e-6
+
+
+@pytest.mark.parametrize("width", [1, 7, 8, 9, 17, 26])
+@pytest.mark.parametrize("filters", [1, 2, 4, 20, 40])
+def test_runs_of_positions(device, width, filters, rng, check_backward):
+    """A row in one run and in several, of one length and of two; one lane and many."""
+    layer = make_layer(3, rng, filters=filters, subsampling=1, patch=(2, 1), epsilon=0.1)
+    check_backward(device, rng.normal(size=(3, 2, width, 3)), [layer])
 
 
 def test_a_projection_that_was_changed_is_taken(device, rng, check_backward):
