@@ -52,21 +52,20 @@ __global__ void __launch_bounds__(THREADS, 4) encode_backward(
         const float* weight_x = weights + (taps_y + x - columns.first * subsampling);
         size_t u = row * map_width + run.x + i;
         float norm = there ? norms[u] : 0, floored = norm < norm_floor ? norm_floor : norm;  // NaN stays
-        float inverse = 1 / floored, factor = scale_is_floored ? 1.0f : norm * inverse;
+        float inverse = __fdividef(1, floored), factor = scale_is_floored ? 1.0f : norm * inverse;
         float values = 0, slopes = 0;
         float* of_position = products + u * filters;
         const float* corner = by_pooled + (pooled_row * pooled_width + columns.first) * filters;
 #pragma unroll 1
         for (int filter = run.lane * VECTOR; filter < (there ? filters : 0); filter += run.lanes * VECTOR) {
             Floats<VECTOR> by_map{};
-            const float* of_row = corner + filter;
+            const float *of_row = corner + filter, *tap_y = weight_y;
 #pragma unroll 1
-            for (int j = 0; j < rows.count; ++j, of_row += pooled_width * filters) {
-                float weight_of_row = weight_y[-j * subsampling];
-                const float* from = of_row;
+            for (int j = 0; j < rows.count; ++j, of_row += pooled_width * filters, tap_y -= subsampling) {
+                const float *from = of_row, *tap_x = weight_x;
 #pragma unroll 1
-                for (int k = 0; k < columns.count; ++k, from += filters) {
-                    float weight = weight_of_row * weight_x[-k * subsampling];
+                for (int k = 0; k < columns.count; ++k, from += filters, tap_x -= subsampling) {
+                    float weight = *tap_y * *tap_x;
                     Floats<VECTOR> pooled = load<VECTOR>(from);
 #pragma unroll
                     for (int l = 0; l < VECTOR; ++l) by_map.of[l] = fmaf(weight, pooled.of[l], by_map.of[l]);
@@ -84,11 +83,10 @@ __global__ void __launch_bounds__(THREADS, 4) encode_backward(
             }
             store(of_position + filter, product);
         }
-        values = sum_of_lanes(values, run.lanes);
-        slopes = sum_of_lanes(slopes, run.lanes);
+        sum_over_lanes(run.lanes, values, slopes);
         // n is a factor of n κ(t), where the floor does not take its place, and the divisor of t, above the floor.
         bool above = norm > norm_floor, scaled = above || (norm > 0 && !scale_is_floored);
         if (there && run.lane == 0)
-            by_norm[u] = ((scaled ? values : 0) - (above ? slopes : 0)) * (above ? inverse : scaled ? 1 / norm : 0);
+            by_norm[u] = ((scaled ? values : 0) - (above ? slopes : 0)) * (above ? inverse : scaled ? __fdividef(1, norm) : 0);
     }
 }

@@ -43,7 +43,7 @@ __global__ void __launch_bounds__(THREADS, 4) extract_patches(
                 for (int j = 0; j < VECTOR; ++j) square = fmaf(numbers.of[j], numbers.of[j], square);
             }
         }
-        square = sum_of_lanes(square, run.lanes);
+        sum_over_lanes(run.lanes, square);
         if (there && run.lane == 0) norms[u] = sqrtf(square);
     }
 }

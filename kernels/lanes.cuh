@@ -29,11 +29,12 @@ __device__ inline void store(float* to, const Floats<VECTOR>& x) {
         *to = x.of[0];
 }
 
-// The sum over the lanes of a run, in all of them; all lanes of the warp come here.
-__device__ inline float sum_of_lanes(float x, int lanes) {
+// Put the sums over the lanes of a run in the place of what each has; all lanes of the warp come here.
+template <class... Numbers>
+__device__ inline void sum_over_lanes(int lanes, Numbers&... numbers) {
 #pragma unroll 1
-    for (int step = lanes / 2; step > 0; step /= 2) x += __shfl_xor_sync(0xffffffffu, x, step);
-    return x;
+    for (int step = lanes / 2; step > 0; step /= 2)
+        ((numbers += __shfl_xor_sync(0xffffffffu, numbers, step)), ...);
 }
 
 // How rows of maps are cut into runs: the same for all threads of a launch. That a run is of several positions is what

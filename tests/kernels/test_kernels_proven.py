@@ -142,10 +142,10 @@ FAULTS = {
     "copies by some lanes": ("pair_products", "__syncwarp();  // some lanes copy more than others", "//"),
     "κ by branches": ("pair_products", "if constexpr (TANGENT || Kernel::BRANCHES) __syncwarp();", ""),
     "norms by some lanes": ("encode", "__syncwarp();  // the products are those of whole warps", ""),
-    "runs beyond the maps": (
-        "fold_patches",
-        "end = image < s.images ? min(x + s.span, s.width) : x;",
-        "end = min(x + s.span, s.width);",
+    "patches beyond the maps": (
+        "extract_patches",
+        "last = min(patch_width, width - left) * channels;",
+        "last = patch_width * channels;",
     ),
     "two lanes for all": ("extract_patches", "run.lane == 0) norms", "run.lane < 2) norms"),
     "one pooled position less": (
@@ -225,7 +225,7 @@ def test_a_missing_barrier_of_pairs_is_caught(planted, tmp_path):
 @pytest.mark.parametrize(
     ("planted", "sanitizer", "message"),
     [
-        ("runs beyond the maps", "address", "heap-buffer-overflow"),
+        ("patches beyond the maps", "address", "heap-buffer-overflow"),
         ("two lanes for all", "thread", "data race"),
     ],
     indirect=["planted"],
