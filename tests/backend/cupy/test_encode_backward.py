@@ -197,6 +197,27 @@ def test_a_device_that_is_nearly_full_takes_smaller_blocks(device, monkeypatch, 
     assert device._most_back
 
 
+def test_blocks_keep_to_the_memory_that_was_asked_for(device, monkeypatch, rng):
+    """With as much on the device nothing is halved: maps, gradients, tiles and sums are counted."""
+    import cupy
+
+    if "on a CPU" not in gpu.device_name():
+        pytest.skip("the memory of a real GPU is not set by a variable")
+    layers = [make_layer(3, rng, filters=16), make_layer(16, rng, filters=20)]
+    images = rng.normal(size=(40, 24, 24, 3)).astype(np.float32)
+    upstream = rng.normal(size=(40, 6, 6, 20)).astype(np.float32)
+    memory = 1 << 20
+    backend = CupyBackend(memory)
+    backend.encode_backward(images[:1], layers, upstream[:1])  # plans and anchors are there
+    cupy.get_default_memory_pool().free_all_blocks()
+    free_before, size = cupy.cuda.Device().mem_info
+    monkeypatch.setenv("CKNCUDA_CPU_DEVICE_MEMORY", str(size - free_before + memory))
+    backend.encode_backward(images, layers, upstream, by_maps=False)
+    assert not backend._most_back
+    shapes = [(24, 24, 3), (12, 12, 16), (6, 6, 20)]
+    assert 2 < backend.way_back.images_of(layers, shapes, memory) < 40
+
+
 class Cosine(DotProductKernel):
     """A kernel of a user's own, of which CUDA knows nothing."""
 
