@@ -130,7 +130,7 @@ def trips(operation: str, spec: LayerSpec, shape: Shape) -> dict[str, float]:
     else:
         count, passes = filters, {"pooled row": pooled, "pooled column": pooled**2}
         inner = "filters"
-    _, (_, of_row, span, bits) = runs_of(1, height, width, count)
+    _, (_, of_row, span, bits) = runs_of(1, height, width, count, multiprocessors=0)
     lanes, pieces = 1 << bits, -(-count // vector_of(count))
     of_position = height * of_row * span * lanes
     turns = height * width * pieces

@@ -38,7 +38,8 @@ TILE_BYTES = 256 << 20  # where there is so much: launches take little of the ti
 TILE_SHARE = 4  # a part of the memory, at most
 PLANS = 256  # kept: of a few networks on images of a few shapes
 MOST_SIDE = 1 << 20  # that Divisor of ``kernels/block.cuh`` divides
-SPAN = 8  # positions of a run, at most
+SPANS = 8, 4, 2, 1  # positions of a run, at most: the longest of which there are enough runs
+BLOCKS = 8  # of a multiprocessor, so that it is busy to the end
 LINE = 32  # floats of a line of the cache
 
 
@@ -56,16 +57,22 @@ def vector_of(count: int) -> int:
     return 4 if count % 4 == 0 else 1
 
 
-def runs_of(images: int, height: int, width: int, count: int) -> tuple[int, tuple[int, int, int, int]]:
+def runs_of(
+    images: int, height: int, width: int, count: int, multiprocessors: int
+) -> tuple[int, tuple[int, int, int, int]]:
     """Cut rows of maps into runs of positions of so many numbers each: blocks, and the numbers of ``Runs``.
 
     These are images, runs of a row, positions of a run, and the logarithm of the lanes that take one: as
-    many as read `LINE` numbers at once, of which a cache has a line.
+    many as read `LINE` numbers at once, of which a cache has a line.  Runs are short where there are few
+    positions, so that all multiprocessors have some; no bit of a result depends on that.
     """
-    of_row = -(-width // SPAN)
-    pieces = -(-count // vector_of(count))
-    bits = min(pieces - 1, LINE // vector_of(count) - 1).bit_length()
-    blocks = -(-images * height * of_row // (THREADS >> bits))
+    vector = vector_of(count)
+    bits = min(-(-count // vector) - 1, LINE // vector - 1).bit_length()
+    for span in SPANS:
+        of_row = -(-width // span)
+        blocks = -(-images * height * of_row // (THREADS >> bits))
+        if blocks >= BLOCKS * multiprocessors:
+            break
     return blocks, (images, of_row, -(-width // of_row), bits)
 
 
@@ -97,7 +104,7 @@ class FusedSteps:
         positions = len(maps) * math.prod(self._map)
         patches = self._gpu.cupy.empty((positions, self._terms), np.float32)
         norms = self._gpu.cupy.empty(positions, np.float32)
-        blocks, runs = runs_of(len(maps), *self._map, self._run)
+        blocks, runs = self._runs(len(maps), *self._map, self._run)
         arrays, vector = (maps, patches, norms), str(vector_of(self._channels))
         self._launch("extract_patches", (vector,), blocks, *arrays, *self._patches, *_int32(*runs))
         return patches, norms
@@ -105,7 +112,7 @@ class FusedSteps:
     def through_kernel(self, products: Array, norms: Array, by_pooled: Array) -> Array:
         """Gather the pooled positions that a position counts in, then κ and κ'."""
         spec, by_norm = self._spec, self._gpu.cupy.empty_like(norms)
-        blocks, runs = runs_of(len(by_pooled), *self._map, spec.filters)
+        blocks, runs = self._runs(len(by_pooled), *self._map, spec.filters)
         self._launch(
             "encode_backward",
             (str(spec.kernel.device_name), str(vector_of(spec.filters))),
@@ -118,9 +125,12 @@ class FusedSteps:
 
     def fold(self, by_patches: Array, by_norm: Array, maps: Array, out: Array) -> None:
         """Gather, too: each number of the maps from the patches that hold it."""
-        blocks, runs = runs_of(len(maps), *maps.shape[1:])
+        blocks, runs = self._runs(*maps.shape)
         arrays, vector = (by_patches, by_norm, maps, out), str(vector_of(self._channels))
         self._launch("fold_patches", (vector,), blocks, *arrays, *self._patches, *_int32(*runs))
+
+    def _runs(self, *numbers: int) -> tuple[int, tuple[int, int, int, int]]:
+        return runs_of(*numbers, self._gpu.multiprocessors)
 
     def _launch(self, operation: str, parameters: tuple[str, ...], blocks: int, *arguments: Any) -> None:
         self._gpu.launch(operation, parameters, (blocks,), THREADS, 0, *arguments)

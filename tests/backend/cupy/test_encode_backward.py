@@ -391,10 +391,32 @@ def test_memory_does_not_change_what_small_sums_are(device, rng, relative_error)
 
 @pytest.mark.parametrize("width", [1, 7, 8, 9, 17, 26])
 @pytest.mark.parametrize("filters", [1, 2, 4, 20, 40])
-def test_runs_of_positions(device, width, filters, rng, check_backward):
-    """A row in one run and in several, of one length and of two; one lane and many."""
+def test_runs_of_positions(device, monkeypatch, width, filters, rng, check_backward):
+    """A row in one run and in several, of one length and of two; one lane and many: the same bits."""
     layer = make_layer(3, rng, filters=filters, subsampling=1, patch=(2, 1), epsilon=0.1)
-    check_backward(device, rng.normal(size=(3, 2, width, 3)), [layer])
+    maps, upstream = rng.normal(size=(3, 2, width, 3)), rng.normal(size=(3, 2, width, filters))
+    found = []
+    for multiprocessors in (0, 1000):
+        monkeypatch.setattr(device.gpu, "multiprocessors", multiprocessors)
+        by_maps, by_anchors = device.encode_backward(maps, [layer], upstream)
+        check_backward(device, maps, [layer], upstream, (by_maps, by_anchors))
+        found.append((device.to_host(by_maps).tobytes(), by_anchors[0].tobytes()))
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "multiprocessors", "expected"),
+    [
+        ((128, 32, 32, 64), 132, (2048, (128, 16, 2, 3))),  # a batch of a training
+        ((2000, 32, 32, 64), 132, (8000, (2000, 4, 8, 3))),
+        ((1, 4, 5, 3), 132, (1, (1, 5, 1, 2))),
+        ((9, 10, 17, 64), 0, (9, (9, 3, 6, 3))),
+        ((9, 10, 17, 1), 0, (2, (9, 3, 6, 0))),
+        ((9, 10, 17, 33), 0, (34, (9, 3, 6, 5))),
+    ],
+)
+def test_runs_are_as_long_as_there_are_enough(numbers, multiprocessors, expected):
+    assert encode_backward.runs_of(*numbers, multiprocessors) == expected
 
 
 def test_a_projection_that_was_changed_is_taken(device, rng, check_backward):
