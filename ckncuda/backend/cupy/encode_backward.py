@@ -129,8 +129,10 @@ class FusedSteps:
         arrays, vector = (by_patches, by_norm, maps, out), str(vector_of(self._channels))
         self._launch("fold_patches", (vector,), blocks, *arrays, *self._patches, *_int32(*runs))
 
-    def _runs(self, *numbers: int) -> tuple[int, tuple[int, int, int, int]]:
-        return runs_of(*numbers, self._gpu.multiprocessors)
+    def _runs(
+        self, images: int, height: int, width: int, count: int
+    ) -> tuple[int, tuple[int, int, int, int]]:
+        return runs_of(images, height, width, count, self._gpu.multiprocessors)
 
     def _launch(self, operation: str, parameters: tuple[str, ...], blocks: int, *arguments: Any) -> None:
         self._gpu.launch(operation, parameters, (blocks,), THREADS, 0, *arguments)
