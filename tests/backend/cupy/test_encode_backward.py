@@ -98,7 +98,7 @@ def test_two_layers_at_every_precision(device, precision, rng, relative_error):
     expected = get_backend("reference").encode_backward(images, network.layers, upstream)
     backend = gpu.cupy_backend(precision)
     by_maps, by_anchors = backend.encode_backward(images, network.layers, upstream)
-    most = {"cupy, tf32": 5e-3, "cupy, bfloat16": 5e-2}.get(precision, GRADIENTS)
+    most = tolerances.GRADIENTS[precision]
     assert relative_error(backend.to_host(by_maps), expected[0]) <= most
     for actual, of_layer in zip(by_anchors, expected[1], strict=True):
         assert relative_error(actual, of_layer) <= most
