@@ -104,18 +104,13 @@ def import_chen(
     """
     arrays = read_state(state, _check_names)
     stored = _layers_of(arrays)
-    count = len(stored)
-    kernels = _each("kernel", kernel, count)
-    steps = _each("subsampling", subsampling, count)
-    paddings = _each("padding", padding, count)
-    layers = [_layer(parts, *given) for parts, *given in zip(stored, kernels, steps, paddings, strict=True)]
-    network = CKN.from_layers(layers)
-    if image_shape is not None:
-        image_shape = _checked_shape(image_shape, network)
+    options = {"kernel": kernel, "subsampling": subsampling, "padding": padding}
+    given = [_each(name, value, len(stored)) for name, value in options.items()]
+    network = CKN.from_layers([_layer(*each) for each in zip(stored, *given, strict=True)])
+    shape = None if image_shape is None else _checked_shape(image_shape, network)
     expected = "expected a list of steps that have learned, such as Standardize()"
     encoder = Encoder(network, several("preprocessing", preprocessing, Preprocessor, expected))
-    classifier = _classifier(arrays, network, image_shape, scaler)
-    return Model((encoder,), classifier, image_shape)
+    return Model((encoder,), _classifier(arrays, network, shape, scaler), shape)
 
 
 def _check_names(names: Collection[str]) -> None:
@@ -335,7 +330,7 @@ def _kernel_of(
 
 def _checked_shape(given: Shape, network: CKN) -> Shape:
     shape = image_shape("image_shape", given)
-    network.output_shape(shape)
+    network.output_shape(shape)  # raises where they do not fit
     return shape
 
 

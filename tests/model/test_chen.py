@@ -358,10 +358,10 @@ def test_other_files_are_refused(content, said, tmp_path):
 
 
 def test_names_are_looked_at_before_anything_is_unpacked(small, tmp_path):
-    np.savez_compressed(tmp_path / "a.npz", **small, other=np.zeros(80 << 20, np.uint8))
+    np.savez_compressed(tmp_path / "a.npz", **small, other=np.zeros(8 << 20, np.uint8))
     with pytest.raises(InvalidData, match="the state holds other; expected"):
         import_chen(tmp_path / "a.npz")
-    zeros = {f"{PREFIX}{i}.weight": np.zeros((100, 100, 40, 40), np.float32) for i in range(5)}
+    zeros = {f"{PREFIX}{i}.weight": np.zeros((50, 100, 30, 30), np.float32) for i in range(4)}
     np.savez_compressed(tmp_path / "b.npz", **zeros)
     with pytest.raises(InvalidData, match="hardly anything is in it, or it is a trap"):
         import_chen(tmp_path / "b.npz")
