@@ -256,19 +256,32 @@ def test_threads_share_a_layer(layer, rng):
 
 
 def test_what_compiles_leaves_the_layer_alone(rng):
-    network = torch.nn.Sequential(torch.nn.Linear(2, 3), CKNLayer(make_layer(3, rng)), torch.nn.Flatten())
+    layer, linear = CKNLayer(make_layer(3, rng)), torch.nn.Linear(2, 3)
     maps = maps_of(rng, 2, 8, 8, 2)
+
+    def network(maps):
+        return torch.cos(layer(torch.sin(linear(maps)))).flatten(1)
+
     expected = network(maps)
-    compiled = torch.compile(network, backend="eager")
+    torch._dynamo.reset()
+    traced = []
+
+    def keep(graph, inputs):
+        traced.extend(str(node.target) for node in graph.graph.nodes if node.op == "call_function")
+        return graph.forward
+
+    compiled = torch.compile(network, backend=keep)
     for _ in range(2):
-        network.zero_grad()
+        linear.zero_grad()
         encoded = compiled(maps)
         encoded.square().sum().backward()
         torch.testing.assert_close(encoded, expected)
-    gradient = network[0].weight.grad.clone()
-    network.zero_grad()
+    gradient = linear.weight.grad.clone()
+    linear.zero_grad()
     expected.square().sum().backward()
-    torch.testing.assert_close(gradient, network[0].weight.grad)
+    torch.testing.assert_close(gradient, linear.weight.grad)
+    assert [sum(name in each for each in traced) for name in ("sin", "cos")] == [1, 1]
+    assert len(traced) <= 4, traced  # beside them linear, and flatten
 
 
 def test_no_images_make_no_features(layer):
