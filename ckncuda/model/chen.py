@@ -49,6 +49,7 @@ ROUNDED = 1e-5  # norms of float32 are nearer to 1; of half precision they are n
 FAR = 1e-2  # norms that no rounding explains
 SAME_KERNEL = 0.02  # relative difference of two σ that rounding explains
 MISFIT = 1e-2  # of κ at cosines of anchor points
+CLEARLY = 0.2  # of the misfit of the other κ
 
 
 def import_chen(
@@ -317,11 +318,12 @@ def _kernel_of(
     if not clear.any() or not np.abs(gram.diagonal() - 1).max() < MISFIT:
         return None
     alpha = float(np.log(k[clear]) @ (t[clear] - 1) / ((t[clear] - 1) ** 2).sum())
-    exponential = alpha > 0 and np.abs(np.exp(alpha * (t - 1)) - k).max() < MISFIT
-    polynomial = np.abs(t**2 - k).max() < MISFIT
-    if exponential == polynomial:
+    if not alpha > 0:
         return None
-    if polynomial:
+    exponential, polynomial = np.abs(np.exp(alpha * (t - 1)) - k).max(), np.abs(t**2 - k).max()
+    if not min(exponential, polynomial) < min(MISFIT, CLEARLY * max(exponential, polynomial)):
+        return None
+    if polynomial < exponential:
         return Polynomial(2)
     sigma = alpha**-0.5
     plain = float(f"{sigma:.2g}")  # people give two digits
