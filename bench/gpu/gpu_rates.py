@@ -7,14 +7,14 @@ Medians of a few runs by CUDA events, images and features on the device; each la
 """
 
 import argparse
+import functools
 import sys
 from typing import Any
 
 import numpy as np
 from gpu_bench import cupy_seconds, difference, our_backend
 from gpu_plan import CHECKED, FULL, TINY, Subject
-from gpu_report import one_line
-from gpu_results import AGAIN, Results, folder_of_results, lost_the_gpu
+from gpu_results import Results, folder_of_results
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
 ROUNDS = 5
@@ -77,20 +77,14 @@ def main() -> int:
             backend = our_backend(precision)
             backend.encode(backend.asarray(subject.images[:FEW]), subject.ckn.layers)
         return 0
-    results = Results(folder_of_results() / "rates.json")
     subjects = {name: Subject(network) for name, network in networks.items()}
-    for unit in results.rest(list(units)):
-        name, precision = units[unit]
-        try:
-            n = 2 if options.rehearse else IMAGES[name]
-            found = rate(subjects[name], precision, n, 1 if options.rehearse else ROUNDS)
-        except Exception as error:  # stands in its place; the next one is tried
-            found = {"passed": False, "said": one_line(error)}
-            if lost_the_gpu(error):
-                results.add(unit, found)
-                return AGAIN
-        results.add(unit, found)
-    return results.conclude(list(units))
+
+    def rate_of(name: str, precision: str) -> dict[str, Any]:
+        n, rounds = (2, 1) if options.rehearse else (IMAGES[name], ROUNDS)
+        return rate(subjects[name], precision, n, rounds)
+
+    rates = {unit: functools.partial(rate_of, *pair) for unit, pair in units.items()}
+    return Results(folder_of_results() / "rates.json").find(rates)
 
 
 if __name__ == "__main__":

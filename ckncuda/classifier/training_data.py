@@ -120,7 +120,10 @@ def check_classes(labels: npt.ArrayLike) -> tuple[npt.NDArray[np.int64], Index]:
     integers = check_labels(labels)
     classes, targets = np.unique(integers, return_inverse=True)
     if len(classes) < 2:
-        which = f"all {len(integers)} labels are {classes[0]}" if len(classes) else "there are no labels"
+        which = "there are no labels"
+        if len(classes):
+            alike = "the only label is" if len(integers) == 1 else f"all {len(integers)} labels are"
+            which = f"{alike} {classes[0]}"
         raise InvalidData(f"{which}; a classifier needs images of two classes at least")
     return classes, targets
 

@@ -16,16 +16,16 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ckncuda.data.npy_header import Header, read_npy_header
-from ckncuda.data.positional import DEFLATED_AT_MOST, ForwardStream, PositionalFile, more_behind
-from ckncuda.data.source import SPLITS, StrPath, choose_split, format_shape, reading
-from ckncuda.data.stored import StoredSource
-from ckncuda.errors import InvalidData, printable
+from ckncuda.data.npy_header import read_npy_header
+from ckncuda.data.positional import DEFLATED_AT_MOST, ForwardStream, Header, PositionalFile, more_behind
+from ckncuda.data.source import SPLITS, choose_split, format_shape, reading
+from ckncuda.data.stored import StoredSource, read_stored_labels
+from ckncuda.errors import InvalidData
 from ckncuda.files.regular_file import open_regular
 from ckncuda.given.images import stack_of
-from ckncuda.given.labels import check_label_array, check_labels
+from ckncuda.given.labels import check_label_array
 from ckncuda.given.parameters import first_few
-from ckncuda.types import Shape
+from ckncuda.types import Shape, StrPath
 
 IMAGE_KEYS = ("images", "x", "data")  # in any case
 LABEL_KEYS = ("labels", "y")
@@ -56,28 +56,24 @@ class NpySource(StoredSource):
 
     def __init__(self, path: StrPath, image_shape: Shape | None = None) -> None:
         with contextlib.ExitStack() as files:
-            data, header = _open_npy(path, files)
-            stack = stack_of(header.shape, printable(path), image_shape=image_shape)
-            super().__init__("NumPy file", path, stack, header.dtype, data, header.begin, header.order)
+            data, header = open_npy(path, files)
+            stack = stack_of(header.shape, str(path), image_shape=image_shape)
+            super().__init__("NumPy file", path, stack, header, data)
             self._files = files.pop_all()
 
 
 def read_npy_labels(path: StrPath, n: int | None = None) -> NDArray[np.int64]:
-    """Read the labels in a ``.npy`` file, of ``n`` images; their number is compared before they are read."""
+    """Read the labels in a ``.npy`` file, of ``n`` images."""
     with contextlib.ExitStack() as files:
-        data, header = _open_npy(path, files)
-        check_label_array(header.shape, header.dtype, n, printable(path))
-        labels = np.empty(header.shape, header.dtype)
-        data.read_into(labels, header.begin)
-        return check_labels(labels, n, printable(path))
+        return read_stored_labels(*open_npy(path, files), n, str(path))
 
 
-def _open_npy(path: StrPath, files: contextlib.ExitStack) -> tuple[PositionalFile, Header]:
+def open_npy(path: StrPath, files: contextlib.ExitStack) -> tuple[PositionalFile, Header]:
     """Open a ``.npy`` file that is as long as its header says."""
     data = PositionalFile(path)
     files.callback(data.close)
     with reading(path):
-        header = read_npy_header(data.stream, printable(path))
+        header = read_npy_header(data.stream, str(path))
     data.check_end(header.end)
     return data, header
 
@@ -106,9 +102,7 @@ class NpzSource(StoredSource):
             stack = stack_of(header.shape, where, image_shape=image_shape)
             labels = None if label_key is None else archive.labels(label_key, stack.shape[0])
             data = ForwardStream(stream, path, archive.file)
-            super().__init__(
-                "NumPy file", path, stack, header.dtype, data, header.begin, header.order, labels
-            )
+            super().__init__("NumPy file", path, stack, header, data, labels)
             self._files = files.pop_all()
 
     def _read(self, start: int, stop: int) -> NDArray[Any]:
@@ -122,8 +116,7 @@ def read_npz_labels(path: StrPath, n: int | None = None) -> NDArray[np.int64]:
         keys = _named(archive.members, LABEL_KEYS) or list(archive.members)
         if len(keys) != 1:
             raise InvalidData(
-                f"{printable(path)} holds the arrays {first_few(archive.members)}; expected one array labels"
-                " or y"
+                f"{path} holds the arrays {first_few(archive.members)}; expected one array labels or y"
             )
         return archive.labels(keys[0], n)
 
@@ -135,7 +128,7 @@ def read_npz_arrays(path: StrPath, check: Callable[[Collection[str]], None]) -> 
         opened = {key: archive.stream(key) for key in archive.members}
         size = sum(header.end - header.begin for _, header in opened.values())
         stored = sum(info.compress_size for info in archive.members.values())
-        _check_not_a_trap(f"what {printable(path)} holds", stored, size, SUSPECT // 4)  # all at once
+        _check_not_a_trap(f"what {path} holds", stored, size, SUSPECT // 4)  # all at once
         return {key: archive.unpacked(*stream) for key, stream in opened.items()}
 
 
@@ -150,8 +143,8 @@ def _unzipping(path: StrPath) -> Iterator[None]:
     except UNZIPPING as error:
         what = "is encrypted" if "encrypted" in str(error) else "is damaged, or packed in a way unknown here"
         raise InvalidData(
-            f"cannot read {printable(path)}: it {what} ({printable(error) or type(error).__name__}): save it"
-            " again by numpy.savez"
+            f"cannot read {path}: it {what} ({str(error) or type(error).__name__}): save it again"
+            " by numpy.savez"
         ) from error
 
 
@@ -190,17 +183,17 @@ class _Archive:
                 name = info.filename.removesuffix(".npy")
                 if name in members:
                     raise InvalidData(
-                        f"{printable(self._path)} holds two arrays named {name[:100]!r}: it is not clear"
+                        f"{self._path} holds two arrays named {name[:100]!r}: it is not clear"
                         " which is meant; save it again by numpy.savez"
                     )
                 members[name] = info
         if not members:
-            raise InvalidData(f"{printable(self._path)} holds no arrays; {self._expected}")
+            raise InvalidData(f"{self._path} holds no arrays; {self._expected}")
         return members
 
     def where(self, key: str) -> str:
         """Say which array is meant, to begin a message with."""
-        return f"{printable(self._path)}, array {key[:100]!r}"
+        return f"{self._path}, array {key[:100]!r}"
 
     def stream(self, key: str) -> tuple[IO[bytes], Header]:
         """Return a stream of an array, where its data begin, and its header, which fits what is stored."""
@@ -212,10 +205,10 @@ class _Archive:
                 f"{where} is packed by {method}; expected deflate, or none: save it again by"
                 " numpy.savez_compressed"
             )
+        self._check_overlap(info, where)
         with _unzipping(self._path):
             stream = self._files.enter_context(self._zip.open(info))
             header = read_npy_header(stream, where)
-        self._check_overlap(info, where)
         if info.file_size > header.end:
             raise InvalidData(more_behind(where, info.file_size - header.end))
         most = info.compress_size * (DEFLATED_AT_MOST if info.compress_type == zipfile.ZIP_DEFLATED else 1)
@@ -227,11 +220,13 @@ class _Archive:
         return stream, header
 
     def labels(self, key: str, n: int | None) -> NDArray[np.int64]:
-        """Read an array of labels, of ``n`` images; their number is compared before they are unpacked."""
+        """Read an array of labels, of ``n`` images."""
         stream, header = self.stream(key)
         check_label_array(header.shape, header.dtype, n, self.where(key))
         self.check_not_a_trap(key, header)
-        return check_labels(self.unpacked(stream, header), n, self.where(key))
+        with _unzipping(self._path):
+            data = ForwardStream(stream, self._path, self.file)
+            return read_stored_labels(data, header, n, self.where(key))
 
     def unpacked(self, stream: IO[bytes], header: Header) -> NDArray[Any]:
         """Return an array, unpacked to its end."""
@@ -278,9 +273,7 @@ def _check_directory(file: IO[bytes], path: StrPath, expected: str) -> None:
         lengths.append(size)
     most = max((length for length in lengths if length <= size), default=0)
     if most > LONGEST_DIRECTORY:
-        raise InvalidData(
-            f"{printable(path)} lists so many members that their names take {most >> 20} MiB; {expected}"
-        )
+        raise InvalidData(f"{path} lists so many members that their names take {most >> 20} MiB; {expected}")
     file.seek(0)
 
 
@@ -289,7 +282,7 @@ def _choose_keys(members: Mapping[str, object], split: str | None, path: StrPath
     plain = _named(members, IMAGE_KEYS)
     splits = [name for name in SPLITS if _named(members, [f"x_{name}"])]
     if splits and not plain:
-        chosen = choose_split(splits, split, printable(path))
+        chosen = choose_split(splits, split, str(path))
         images, labels = _named(members, [f"x_{chosen}"]), _named(members, [f"y_{chosen}"])
     elif len(members) == 1:
         images, labels = list(members), []
@@ -297,8 +290,7 @@ def _choose_keys(members: Mapping[str, object], split: str | None, path: StrPath
         images, labels = [*plain, *(f"x_{name}" for name in splits)], _named(members, LABEL_KEYS)
     if len(images) != 1 or len(labels) > 1:
         raise InvalidData(
-            f"{printable(path)} holds the arrays {first_few(members)}: it is not clear what to read;"
-            f" {KEYS_EXPECTED}"
+            f"{path} holds the arrays {first_few(members)}: it is not clear what to read; {KEYS_EXPECTED}"
         )
     return images[0], labels[0] if labels else None
 

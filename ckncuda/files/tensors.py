@@ -14,8 +14,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from ckncuda.errors import InvalidModelFile, printable
+from ckncuda.errors import InvalidModelFile
 from ckncuda.files import strict_json
+from ckncuda.files.foreign import BEGIN, kind_where_a_model_belongs
 from ckncuda.files.regular_file import read_into
 
 LONGEST = 8 << 20  # bytes of a header: that of a model takes thousands
@@ -78,7 +79,11 @@ def read_container(file: BinaryIO, path: Path, expected: tuple[str, str] = MODEL
     size = os.fstat(file.fileno()).st_size
     head = file.read(9)
     length = int.from_bytes(head[:8], "little")
+    if not head:
+        raise _no_model(path, "it is empty", expected)
     if len(head) < 9 or head[8:] != b"{":
+        if (kind := kind_where_a_model_belongs(head + file.read(BEGIN))) is not None:
+            raise InvalidModelFile(f"{path} {kind}")
         raise _no_model(path, "it has no header", expected)
     if length > LONGEST:
         raise _no_model(path, f"a header of {length:,} bytes", expected)
@@ -94,7 +99,7 @@ def read_container(file: BinaryIO, path: Path, expected: tuple[str, str] = MODEL
             raise ValueError("its metadata are no texts")
         end = _check_contiguous(tensors, 8 + length)
     except ValueError as error:
-        raise _no_model(path, printable(error)[:200], expected) from error
+        raise _no_model(path, f"{error!s:.200}", expected) from error
     if size < end:
         raise _truncated(path)
     if size > end:
