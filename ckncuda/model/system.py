@@ -124,6 +124,11 @@ class System:
                 "the classifier head is that of one network of which all layers are trained end to end; here "
                 "give another, such as kernel-ridge"
             )
+        if any(layer.decorrelation for layer in first.layers):  # of whose outputs the head knows nothing
+            raise InvalidSpec(
+                "the classifier head learns without decorrelation: give all layers decorrelation=0, or "
+                "another classifier, such as kernel-ridge"
+            )
 
     @classmethod
     def preset(cls, name: str, n: int, shape: Shape) -> Self:
