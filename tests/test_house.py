@@ -21,8 +21,8 @@ FLOORS = """
     backend | data
     classifier | images
     network | exact
-    model
     supervised
+    model
     sklearn, robustness, torch
     studies
     public
