@@ -15,18 +15,24 @@ from numba import float32
 from numpy.typing import NDArray
 
 from ckncuda.backend.numpy.compiled.derivatives import apply_derivative
-from ckncuda.backend.numpy.compiled.dot_product import EXPONENTIAL, apply, exp2
+from ckncuda.backend.numpy.compiled.dot_product import EXPONENTIAL, apply
 from ckncuda.backend.numpy.compiled.encode_loops import (
+    COLOUR,
     MANY,
     Taps,
+    colour_products,
+    direct_products,
     patch_norms,
-    patch_products,
     product_of_rows,
     winograd_input,
     winograd_output,
     winograd_products,
 )
 from ckncuda.backend.numpy.compiled.llvm.emitter import LANES
+from ckncuda.backend.numpy.compiled.llvm.exponential import (
+    through_exponential,
+    through_exponential_and_norm,
+)
 from ckncuda.backend.numpy.compiled.llvm.product import (
     NARROW_ROWS,
     PANEL,
@@ -96,11 +102,11 @@ class Workspace(NamedTuple):
 
 
 @compiled
-def by_pooled(upstream, encoded, weights, pooled, panel_of, outputs):
+def by_pooled(upstream, encoded, weights, pooled, part, outputs):
     """Carry the gradient by the outputs to the pooled map, pooled [b, h', w', panels · PANEL]; add to sums.
 
     ``upstream`` and ``encoded`` are [b, h', w', filters]; ``outputs`` [panels, filters, PANEL] sums the product
-    of both over positions; ``panel_of`` has room for a panel of all positions.
+    of both over positions; ``part`` [positions at a time, PANEL] is room for a panel of what stays in the cache.
     """
     b, height, width, p = upstream.shape
     n, whole = b * height * width, pooled.shape[3]
@@ -112,14 +118,17 @@ def by_pooled(upstream, encoded, weights, pooled, panel_of, outputs):
         )  # fmt: skip
         first = panel * PANEL
         count = min(PANEL, p - first)
-        for i in range(n):
-            source, target = rows[i, first : first + count], panel_of[i]
-            for q in range(count):
-                target[q] = source[q]
-            target[count:] = 0
-        _add_outer_products(
-            upstream.ctypes.data, 1, 0, n, p, panel_of.ctypes.data, 0, outputs[panel].ctypes.data, p
-        )
+        for start in range(0, n, len(part)):
+            positions = min(len(part), n - start)
+            for i in range(positions):
+                source, target = rows[start + i, first : first + count], part[i]
+                for q in range(count):
+                    target[q] = source[q]
+                target[count:] = 0
+            _add_outer_products(
+                upstream.ctypes.data + 4 * start * p, 1, 0, positions, p,
+                part.ctypes.data, 0, outputs[panel].ctypes.data, p,
+            )  # fmt: skip
 
 
 @compiled
@@ -148,8 +157,11 @@ def backward(first, work, layer, weights, pooled, by_filters, by_maps):
                 n = min(len(work.strip), n_rows - y)
                 if many:
                     winograd_output(work.products, b, i, y, n, work.strip, work.rows)
+                elif layer.algorithm == COLOUR:
+                    padded, v = work.padded[i], work.transformed[0]
+                    colour_products(padded, filters, y, n, work.strip, work.rows, v)
                 else:
-                    patch_products(layer, work.padded[i], filters, y, n, work)
+                    direct_products(layer, work.padded[i], filters, y, n, work.strip)
                 for dy in range(n):
                     _spread(pooled[i], panel, layer, first + y + dy, work.half, work.by_map[dy])
                 scale, factor = work.scale[i, y : y + n], work.factor[i, y : y + n]
@@ -172,7 +184,7 @@ def backward(first, work, layer, weights, pooled, by_filters, by_maps):
             _add_input_gradient(work, i)
 
 
-@compiled
+@compiled(inline=True)
 def _spread(pooled, panel, layer, y, half, by_map):
     """Pool back to a row of the map, by_map [width, PANEL], a panel of pooled maps [h', w', panels · PANEL]."""
     _, columns, p = pooled.shape
@@ -203,31 +215,27 @@ def _through_norm(layer, f):
     return float32(1.0 if scaled else 0.0), float32(1.0 if above else 0.0)
 
 
-@compiled
+@compiled(inline=True)
 def _through_exponential(work, scale, factor, layer, by_norm, by_maps):
     """Put the gradient by the products in place of that by the map; add what goes through the norms.
 
     κ' = α κ, so that of each number there is one exponential.
     """
     n, width = scale.shape
-    shift, alpha, over = float32(layer.slope), float32(layer.slope * LOG_2), float32(1 / layer.slope)
+    shift, log_2 = float32(layer.slope), float32(LOG_2)
+    products, gradients, sums = work.strip.ctypes.data, work.by_map.ctypes.data, by_norm.ctypes.data
     for y in range(n):
         for x in range(width):
-            row, by, s, f = work.strip[y, x], work.by_map[y, x], scale[y, x], factor[y, x]
-            c = f * s * float32(LOG_2)
+            s, f = scale[y, x], factor[y, x]
+            place = 4 * PANEL * (y * work.strip.shape[1] + x)
             if by_maps:
                 of_value, of_slope = _through_norm(layer, f)
-                of_slope *= alpha
-                for q in range(PANEL):
-                    value = by[q] * exp2(s * row[q] - shift)
-                    t = min(max(s * over * row[q], float32(-1.0)), float32(1.0))
-                    by[q] = c * value
-                    row[q] = value * (of_value - of_slope * t)
+                through_exponential_and_norm(
+                    products + place, gradients + place, s, shift, f * s * log_2,
+                    of_value, of_slope * shift * log_2, sums + 4 * (y * width + x),
+                )  # fmt: skip
             else:
-                for q in range(PANEL):
-                    by[q] *= c * exp2(s * row[q] - shift)
-        if by_maps:
-            _add_sums(work.strip[y], by_norm[y])
+                through_exponential(products + place, gradients + place, s, shift, f * s * log_2)
 
 
 @compiled
@@ -289,7 +297,7 @@ def _add_outer_products(a, lines, a_line, count, a_stride, b, b_line, c, terms):
             i += 1
 
 
-@compiled
+@compiled(inline=True)
 def _add_to_filters(layer, padded, y, n, width, by_map, by_filters):
     """Add the gradients by n rows of products, times their patches, to by_filters [terms, PANEL]."""
     _, breadth, c = padded.shape
@@ -301,7 +309,7 @@ def _add_to_filters(layer, padded, y, n, width, by_map, by_filters):
         )  # fmt: skip
 
 
-@compiled
+@compiled(inline=True)
 def _add_to_maps(layer, work, image, y, n, width, back):
     """Add the gradients by n rows of products, times filters, where their patches were taken from.
 
@@ -326,7 +334,7 @@ def _add_to_maps(layer, work, image, y, n, width, back):
                         x += 1
 
 
-@compiled
+@compiled(inline=True)
 def _transformed_gradient(by_map, images, image, y, m, rows):
     """Compute dM = A dY Aᵀ of four rows of an image's map, in place of its products m [36, tiles, PANEL]."""
     width = by_map.shape[1]
@@ -347,7 +355,7 @@ def _transformed_gradient(by_map, images, image, y, m, rows):
                 )  # fmt: skip
 
 
-@compiled
+@compiled(inline=True)
 def _many_products(work, back, by_filters, panel, by_maps):
     """Add Vᵀ dM to the sum of a panel, by_filters [panels, 36, c, PANEL]; and dM Uᵀ to work.by_transformed."""
     v, m, by_v = work.transformed, work.products, work.by_transformed
@@ -400,8 +408,8 @@ def _add_input_gradient(work, image):
 
 
 @compiled
-def add_to_maps(work, layer, maps, by_norms, above, left, out):
-    """Add the padded gradient, and what goes through the norms, to out [b, h, w, c].
+def add_to_maps(work, layer, maps, by_norms, above, left, out, whole):
+    """Add the padded gradient, and what goes through the norms, to out [b, h, w, c]; or write it, of a whole map.
 
     ``maps`` are the layer's input [b, h, w, c], which begins at that row (which may be negative) and column of
     the padded one; ``by_norms`` [height, breadth] has room for sums of one image.
@@ -415,8 +423,12 @@ def add_to_maps(work, layer, maps, by_norms, above, left, out):
                 place = ((i * height + above + y) * breadth + left + x) * step
                 source, target, here = work.by_padded[place : place + c], out[i, y, x], maps[i, y, x]
                 through = by_norms[above + y, left + x]
-                for q in range(c):
-                    target[q] += source[q] + through * here[q]
+                if whole:
+                    for q in range(c):
+                        target[q] = source[q] + through * here[q]
+                else:
+                    for q in range(c):
+                        target[q] += source[q] + through * here[q]
 
 
 @compiled
