@@ -115,8 +115,8 @@ class System:
     def _check_head(self) -> None:
         """Raise `InvalidSpec` unless there is one network, all of which is trained, to have a head."""
         (first, *others) = self.encoders
-        is_trained = isinstance(first, TrainedEncoderSpec) and not others
-        if not is_trained or first.training.train_layers not in (None, len(first.layers)):
+        whole = None, len(first.layers) if isinstance(first, EncoderSpec) else 0
+        if not isinstance(first, TrainedEncoderSpec) or others or first.training.train_layers not in whole:
             raise InvalidSpec(
                 "the classifier head is that of one network of which all layers are trained end to end; here "
                 "give another, such as kernel-ridge"

@@ -138,9 +138,7 @@ class Head:
         return cls(arrays["weights"], arrays["intercept"], scaling, _loss(training), regularization)
 
 
-def _strength(
-    features: NDArray[np.float32], targets: Index, training: Training, seed: int
-) -> np.float32:
+def _strength(features: NDArray[np.float32], targets: Index, training: Training, seed: int) -> np.float32:
     """Return the factor of ridge regression's scores for which the cross-entropy of other images is least."""
     kept = judged = np.arange(len(targets))
     if np.bincount(targets).max() > 1:  # of each class one is kept

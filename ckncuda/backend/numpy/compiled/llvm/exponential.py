@@ -14,7 +14,7 @@ ROUNDING = 12582912.0  # 1.5 · 2^23, which leaves no room for a fraction
 COEFFICIENTS = (
     1.535336001e-04, 1.339887467e-03, 9.618437367e-03, 5.550332471e-02, 2.402264791e-01, 6.931472029e-01, 1.0,
 )  # fmt: skip
-"""Of the polynomial that is 2^r for r within ±1/2, that of the highest power first."""
+"""Coefficients of the polynomial that is 2^r for r within ±1/2, that of the highest power first."""
 
 
 def _clipped(emit, x, lowest, highest):
@@ -50,7 +50,9 @@ def through_exponential(emit, products, by_map, scale, shift, factor):
     """Compute, of a panel, by_map *= factor · 2^(scale · product − shift)."""
     scale, shift, factor = (emit.spread(number) for number in (scale, shift, factor))
     for q in range(0, PANEL, LANES):
-        power = _power(emit, emit.builder.fsub(emit.builder.fmul(scale, emit.load(emit.at(products, q))), shift))
+        power = _power(
+            emit, emit.builder.fsub(emit.builder.fmul(scale, emit.load(emit.at(products, q))), shift)
+        )
         place = emit.at(by_map, q)
         emit.store(emit.builder.fmul(emit.builder.fmul(emit.load(place), factor), power), place)
 
