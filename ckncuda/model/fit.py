@@ -66,7 +66,7 @@ def fit(
     system = _system(images, preset, system)
     labels = getattr(images, "labels", None) if labels is None else labels
     classifier = _classifier(system, seed, labels is not None, report)
-    fitting = Fitting(images, system.encoders, seed, engine, report)
+    fitting = Fitting(images, system.encoders, seed, engine, report, checkpoints)
     fitting.check(labels, classifier, grams)  # before images are read
     source = fitting.images
     is_array = isinstance(source, ArrayImages | DeviceImages)
