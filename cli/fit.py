@@ -165,7 +165,7 @@ def fit(
     with report.stage("reading"), opened as source, progress:
         targets = _targets(images, labels, source, exact, described)
         system = _system(method, described, source, report)
-        trainings = training_options.trainings(system, history, resume)
+        trainings = training_options.trainings(system, targets is not None, history, resume)
         how_: dict[str, Any] = {"seed": seed, "backend": engine, "progress": report}
         how_ |= {"grams": [open_gram(path) for path in gram] or None, "checkpoints": checkpoints}
         with training_options.going_on(checkpoints):

@@ -217,11 +217,16 @@ def _whole(name: str, text: str) -> int:
     return int(text)
 
 
-def trainings(system: System, history: str | None, resume: str | None) -> int:
-    """Count the encoders that are trained; raise `InvalidSpec` for files of trainings if there are none."""
+def trainings(system: System, is_labelled: bool, history: str | None, resume: str | None) -> int:
+    """Count the encoders that are trained; raise `InvalidSpec` for files of trainings if there are none.
+
+    Raise `InvalidData` if there are no labels to train them with.
+    """
     count = sum(isinstance(encoder, TrainedEncoderSpec) for encoder in system.encoders)
     if not count and (history or resume):
         raise InvalidSpec("--history and --resume are for training end to end: give --end-to-end")
+    if count and not is_labelled:
+        raise InvalidData("the images have no labels, which training end to end needs: give --labels")
     return count
 
 

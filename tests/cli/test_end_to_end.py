@@ -248,9 +248,7 @@ def test_exact_kernels_are_not_trained(refused, images, given):
 
 
 def test_labels_of_a_preset_that_is_trained_are_asked_for(refused, images):
-    refused(
-        "fit", "x.npy", "-o", "m.ckn", "--preset", "supervised", words=["one label an image", "no labels"]
-    )
+    refused("fit", "x.npy", "-o", "m.ckn", "--preset", "supervised", words=["no labels", "give --labels"])
 
 
 def test_a_head_that_is_kept_predicts(works, images):

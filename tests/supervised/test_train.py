@@ -373,3 +373,17 @@ def test_each_epoch_has_an_order_and_changes_of_its_own(trained_on, monkeypatch)
     assert len(orders) == 3
     assert orders[0] != orders[1] != orders[2] != orders[0]
     assert {tuple(sorted(order)) for order in orders} == {tuple(sorted(orders[0]))}
+
+
+def test_a_gpu_trains_alike(case, device):
+    """Images on it are brought to the host, where they are changed."""
+    import cupy
+
+    training = Training(epochs=1, batch=40, augment=Augmentation(crop=1), validation=0.2)
+    few = {"images": case.images[:60], "labels": case.labels[:60]}
+    expected = train(case.start, **few, training=training, backend="numpy")
+    for images in (few["images"], cupy.asarray(few["images"])):
+        found = train(case.start, images, few["labels"], training, backend=device)
+        for one, two in zip(found.network.layers, expected.network.layers, strict=True):
+            np.testing.assert_allclose(one.anchors, two.anchors, atol=2e-3)
+        assert found.history[-1]["loss"] == pytest.approx(expected.history[-1]["loss"], rel=1e-2)
