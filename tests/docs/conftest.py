@@ -5,6 +5,9 @@ import pytest
 from factories import write_challenge_csv
 from PIL import Image
 
+from ckncuda import Exponential, Layer, LayerSpec, conventions
+from ckncuda.layer.pooling import pooling_filter
+
 CLASSES = 4
 
 
@@ -34,6 +37,23 @@ def write_cifar(path, pixels, labels):
     path.write_bytes(np.concatenate([labels[:, None].astype(np.uint8), planes], axis=1).tobytes())
 
 
+def write_state_of_chen(path, rng):
+    """The state dict of a network of Chen's PyTorch program, of one layer, with its classifier."""
+    weight = rng.normal(size=(8, 3, 3, 3))
+    weight /= np.linalg.norm(weight.reshape(8, -1), axis=1)[:, None, None, None]
+    spec = LayerSpec(8, 3, 2, Exponential(sigma=0.5), **conventions.CHEN)
+    layer = Layer.from_anchors(spec, weight.transpose(0, 2, 3, 1))
+    taps = pooling_filter(5, 2, "gaussian", "corner")[1]
+    parts = {
+        "weight": weight,
+        "pooling_filter": np.broadcast_to(np.outer(taps, taps), (8, 1, 5, 5)),
+        "lintrans": layer.projection,
+    }
+    state = {f"features.ckn_layers.0.{name}": array for name, array in parts.items()}
+    state |= {"classifier.weight": rng.normal(size=(4, 8 * 16)), "classifier.bias": rng.normal(size=4)}
+    np.savez(path, **{name: array.astype(np.float32) for name, array in state.items()})
+
+
 @pytest.fixture(scope="session")
 def data(tmp_path_factory):
     """The files that the pages call Xtr.csv, Ytr.csv, photos/, train/ and so on."""
@@ -55,4 +75,6 @@ def data(tmp_path_factory):
     (x_train, y_train), (x_test, y_test) = images(20, 28, 28, 1, 10), images(8, 28, 28, 1, 11)
     arrays = {"x_train": x_train[..., 0], "x_test": x_test[..., 0], "y_train": y_train, "y_test": y_test}
     np.savez(folder / "mnist.npz", **arrays)
+    write_state_of_chen(folder / "chen.npz", np.random.default_rng(12))
+    np.save(folder / "chen-images.npy", np.random.default_rng(13).random((4, 8, 8, 3), np.float32))
     return folder
