@@ -54,6 +54,11 @@ class TrainedEncoderSpec(EncoderSpec):
         check_differentiable(self.trained_layers)
 
     @property
+    def is_trained_whole(self) -> bool:
+        """True if no layer is learned without labels above those that are trained."""
+        return self.training.train_layers in (None, len(self.layers))
+
+    @property
     def trained_layers(self) -> tuple[LayerSpec, ...]:
         """The network that is trained: the lower layers, with a narrow one above where others follow."""
         count = self.training.train_layers or len(self.layers)

@@ -96,9 +96,7 @@ class Plan:
         return images, height + patch_height - 1, width + patch_width - 1, self.shape[2]
 
 
-def weights_of(
-    layer: Layer, plan: Plan, forward: encode.loops.Weights, by_maps: bool
-) -> loops.Weights:
+def weights_of(layer: Layer, plan: Plan, forward: encode.loops.Weights, by_maps: bool) -> loops.Weights:
     """Pack what a layer has learned; what carries gradients back to the maps, where it is asked for.
 
     ``forward`` are the weights of the way forward.
