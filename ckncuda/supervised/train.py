@@ -289,7 +289,7 @@ class _Run:
         order = kept[random.permutation(len(kept))]
         steps = -(-len(order) // training.batch)
         loss, right = 0.0, 0
-        # Decompositions of K_ZZ are too small for threads of BLAS, which wait for one another by turning round:
+        # Decompositions of K_ZZ are too small for threads of BLAS, which wait for one another by spinning:
         # each layer's has a thread of ours.
         with self._blas.limit(limits=1, user_api="blas"), ThreadPoolExecutor(len(self._layers)) as pool:
             for step in range(steps):
