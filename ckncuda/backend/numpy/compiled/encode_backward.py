@@ -113,7 +113,8 @@ def weights_of(layer: Layer, plan: Plan, forward: encode.loops.Weights, by_maps:
         split = filled.reshape(plan.panels, PANEL, height, groups, LANES)
         back = aligned_copy(split.transpose(0, 2, 3, 1, 4))
     projection = np.ascontiguousarray(layer.projection, np.float32)
-    return loops.Weights(forward.filters, packed(projection), back)
+    anchors = np.require(layer.anchors.reshape(plan.spec.filters, -1), np.float32, ["C", "W"])
+    return loops.Weights(forward.filters, packed(projection), back, anchors)
 
 
 class Sums:
@@ -206,6 +207,7 @@ def _workspace(padded: Map, plan: Plan, band: Band, by_maps: bool, buffer: Buffe
         padded=padded,
         scale=buffer("scale", (b, rows, plan.map_shape[1])),
         factor=buffer("factor", (b, rows, plan.map_shape[1])),
+        dark=buffer("dark", (b, -(-rows // side))),
         transformed=v,
         products=buffer("products", (SPAN**2 if many else 0, tiles, PANEL)),
         by_transformed=by_v,

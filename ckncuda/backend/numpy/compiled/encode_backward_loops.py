@@ -18,6 +18,7 @@ from ckncuda.backend.numpy.compiled.derivatives import apply_derivative
 from ckncuda.backend.numpy.compiled.dot_product import EXPONENTIAL, apply
 from ckncuda.backend.numpy.compiled.encode_loops import (
     COLOUR,
+    DIRECT,
     MANY,
     Taps,
     colour_products,
@@ -54,6 +55,7 @@ from ckncuda.compiled.functions import compiled
 
 Array = NDArray[np.float32]
 LOG_2 = float(np.log(2))
+DARK = 1 / 32  # of the brightest patch of a tile: above, rounding stays below what is aimed at
 
 
 class Geometry(NamedTuple):
@@ -80,6 +82,7 @@ class Weights(NamedTuple):
     # [panels, panels of channels, 36, PANEL, PANEL] transformed, or [panels, patch height, groups, PANEL, LANES];
     # empty where nobody asks for the gradient by the maps
     back: Array
+    anchors: Array  # [filters, terms]
 
 
 class Workspace(NamedTuple):
@@ -88,6 +91,7 @@ class Workspace(NamedTuple):
     padded: Array  # [b, height, breadth, c]
     scale: Array  # [b, rows, width]
     factor: Array  # [b, rows, width]
+    dark: Array  # [b, strips of rows]: tiles with dark patches
     transformed: Array  # as `encode_loops.Workspace` has them
     products: Array  # [36, b · tiles + 1, PANEL]
     by_transformed: Array  # [36, b · tiles + 1, panels of channels · PANEL]
@@ -143,6 +147,9 @@ def backward(first, work, layer, weights, pooled, by_filters, by_maps):
     many = layer.algorithm == MANY
     for i in range(b):
         patch_norms(work.padded[i], layer, work.scale[i], work.factor[i])
+        work.dark[i] = 0
+        if layer.algorithm != DIRECT:
+            _find_dark(work.scale[i], work.dark[i])
         if many:
             winograd_input(work.padded[i], i, work.transformed, work.rows)
     if by_maps:
@@ -162,6 +169,8 @@ def backward(first, work, layer, weights, pooled, by_filters, by_maps):
                     colour_products(padded, filters, y, n, work.strip, work.rows, v)
                 else:
                     direct_products(layer, work.padded[i], filters, y, n, work.strip)
+                if work.dark[i, y // len(work.strip)]:
+                    _mend_dark(work, i, y, n, weights.anchors, panel * PANEL)
                 for dy in range(n):
                     _spread(pooled[i], panel, layer, first + y + dy, work.half, work.by_map[dy])
                 scale, factor = work.scale[i, y : y + n], work.factor[i, y : y + n]
@@ -182,6 +191,50 @@ def backward(first, work, layer, weights, pooled, by_filters, by_maps):
     if many and by_maps:
         for i in range(b):
             _add_input_gradient(work, i)
+
+
+@compiled
+def _find_dark(scale, dark):
+    """Count the patches of each four rows that are much darker than another of the same tile."""
+    rows, width = scale.shape
+    for y in range(0, rows, 4):
+        for x in range(0, width, 4):
+            tile = scale[y : y + 4, x : x + 4]
+            least = greatest = tile[0, 0]
+            for row in tile:
+                for number in row:
+                    least, greatest = min(least, number), max(greatest, number)
+            if greatest * float32(DARK) > least:
+                dark[y // 4] += 1
+
+
+@compiled(reordered=True)
+def _mend_dark(work, image, first, n, anchors, panel):
+    """Compute the products of dark patches of n rows anew, as sums over their terms.
+
+    Winograd's rounding is that of the brightest patch of a tile.  On the way forward a dark patch counts as
+    little as it is dark, here as much as others.
+    """
+    scale, padded = work.scale[image, first : first + n], work.padded[image]
+    breadth, c = padded.shape[1:]
+    numbers = padded.reshape(-1)
+    for x in range(scale.shape[1]):
+        tile = scale[:, x // 4 * 4 : x // 4 * 4 + 4]
+        least = tile.min()
+        for y in range(n):
+            if scale[y, x] * float32(DARK) > least:
+                row = work.strip[y, x]
+                row[:] = 0
+                for dy in range(3):
+                    start = ((first + y + dy) * breadth + x) * c
+                    part = numbers[start : start + 3 * c]
+                    if not part.any():
+                        continue
+                    for f in range(min(PANEL, len(anchors) - panel)):
+                        filters, total = anchors[panel + f, 3 * c * dy : 3 * c * (dy + 1)], float32(0.0)
+                        for q in range(3 * c):
+                            total += part[q] * filters[q]
+                        row[f] += total
 
 
 @compiled(inline=True)
