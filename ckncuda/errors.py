@@ -13,7 +13,18 @@ _OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-
 
 
 class CknError(Exception):
-    """Base class of every error that this library raises on purpose."""
+    r"""Base class of every error that this library raises on purpose.
+
+    Texts of others that stand in its words, such as names of files, are shown, and no terminal obeys them.
+
+    Examples
+    --------
+    >>> print(CknError("no file cat\x1b[31m"))
+    no file cat\x1b[31m
+    """
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class InvalidSpec(CknError, ValueError):
@@ -76,12 +87,26 @@ def import_failure(module: str, name: str, extra: str) -> str | None:
     except MemoryError:
         raise
     except Exception as error:  # a package that is damaged, or does not suit another, may raise anything
+        pass_on_interruption(error)
         if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
             return f"{name} is not installed; install it with: {installing(extra)}"
         reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
         again = installing(extra, "--force-reinstall ")
         return f"{name} is installed but does not import ({reason}); perhaps this mends it: {again}"
     return None
+
+
+def pass_on_interruption(error: BaseException) -> None:
+    """Raise the `KeyboardInterrupt` that an error of somebody else's code was made of, if it was.
+
+    While a class is defined, as imports do, Python before 3.12 turns whatever is raised into a RuntimeError:
+    a guard that takes any error for a refusal would take Ctrl-C for one.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, KeyboardInterrupt):
+            raise cause
+        cause = cause.__cause__ or cause.__context__
 
 
 def installing(extra: str, options: str = "") -> str:

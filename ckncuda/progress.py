@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar, Union
 
-from ckncuda.errors import InvalidSpec, printable
+from ckncuda.errors import InvalidSpec
 
 Item = TypeVar("Item")
 
@@ -71,8 +71,7 @@ class Report:
         """Return a report itself, or a new one that tells a callable, or nobody, what is done."""
         if progress is not None and not callable(progress):
             raise InvalidSpec(
-                f"progress is {printable(repr(progress))[:80]}; expected a function of (stage, done, total), "
-                "such as print"
+                f"progress is {progress!r:.80}; expected a function of (stage, done, total), such as print"
             )
         return progress if isinstance(progress, Report) else cls(progress)
 
@@ -146,3 +145,29 @@ def shown_duration(seconds: float) -> str:
         return f"{minutes // 60} h {minutes % 60} min"
     hours = round(seconds / 3600)
     return f"{hours // 24} d {hours % 24} h"
+
+
+def estimated_duration(seconds: float) -> str:
+    """Return a time that is not known exactly, as people say it.
+
+    Examples
+    --------
+    >>> estimated_duration(250), estimated_duration(0.2)
+    ('about 4 min', 'less than a second')
+    """
+    return shown_duration(seconds) if seconds < 1 else f"about {shown_duration(seconds)}"
+
+
+def shown_bytes(amount: float) -> str:
+    """Return an amount of memory, or of space on a disk, as people say it.
+
+    Examples
+    --------
+    >>> shown_bytes(640), shown_bytes(5_000), shown_bytes(3 << 29)
+    ('640 bytes', '4.88 KiB', '1.5 GiB')
+    """
+    for unit in ("bytes", "KiB", "MiB"):
+        if amount < 1000:
+            return f"{amount:.3g} {unit}"
+        amount /= 1024
+    return f"{amount:.3g} GiB"

@@ -1,5 +1,6 @@
 """Names of types that all rooms share, one meaning each."""
 
+import os
 from typing import Any
 
 import numpy as np
@@ -13,3 +14,6 @@ Index = NDArray[np.intp]
 
 Shape = tuple[int, int, int]
 """Height, width and channels of one image or map."""
+
+StrPath = str | os.PathLike[str]
+"""The name of a file or of a folder."""

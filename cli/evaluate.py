@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ckncuda.backend import Backend
 from ckncuda.errors import InvalidData, printable
+from ckncuda.given.parameters import first_few
 
 from . import options
 from .output import say
@@ -46,7 +47,7 @@ def evaluate(
     if (numbers := _numbers(known_names)) is not None:
         predicted, known = numbers[predicted], numbers[known]
     if unknown := sorted(set(truth.tolist()) - set(known.tolist())):
-        say(f"Warning: the model never saw the labels {_some(unknown)}; it cannot predict them")
+        say(f"Warning: the model never saw the labels {first_few(unknown)}; it cannot predict them")
     classes, confusion = confusion_matrix(truth, predicted)
     result = {
         "accuracy": float(np.mean(truth == predicted)),
@@ -77,13 +78,13 @@ def _as_known(
     if known is None:
         if (numbers := _numbers(names)) is None:
             raise InvalidData(
-                f"{images} names the classes {_some(names)}, but the model knows its own by number alone:"
+                f"{images} names the classes {first_few(names)}, but the model knows its own by number alone:"
                 " which is which, cannot be told; give --labels"
             )
         return numbers[labels]
     if unknown := sorted(set(names) - set(known)):
         raise InvalidData(
-            f"the model does not know the classes {_some(unknown)}; it was fitted on {_some(known)}: "
+            f"the model does not know the classes {first_few(unknown)}; it was fitted on {first_few(known)}: "
             "leave their folders out, or give --labels"
         )
     numbers = _numbers(known)
@@ -108,11 +109,6 @@ def _name(names: Sequence[str], number: int) -> str:
     """Return the name of a class for the table, cut where it is long; its number where it has none."""
     name = printable(names[number]) if number < len(names) else str(number)
     return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
-
-
-def _some(items: Sequence[object]) -> str:
-    shown = ", ".join(map(printable, items[:10]))
-    return shown + (f" and {len(items) - 10} more" if len(items) > 10 else "")
 
 
 def confusion_matrix(

@@ -5,6 +5,7 @@ import click
 from ckncuda.backend import Backend
 from ckncuda.data import feature_writer
 from ckncuda.data.writers import check_features_path
+from ckncuda.given.parameters import counted
 
 from . import options
 
@@ -41,4 +42,5 @@ def extract(
                 del block  # while the next one is made, this one need not be there
     seconds = options.report_seconds(report)
     result = {"features": output, "n_images": n, "n_features": d, "seconds": seconds}
-    return result, [options.shown_seconds(seconds), f"wrote {output}: {n} images, {d} features each"]
+    wrote = f"wrote {output}: {counted(n, 'image')}, {d} features each"
+    return result, [options.shown_seconds(seconds), wrote]

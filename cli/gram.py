@@ -18,7 +18,7 @@ from ckncuda.exact.on_disk.writing import GramStore, check_installed
 from ckncuda.exact.tiles import TILE, Tile
 from ckncuda.exact.workers import LocalWorkers
 from ckncuda.images.preprocessed import fit_preprocessing
-from ckncuda.progress import Report, shown_duration
+from ckncuda.progress import Report, estimated_duration, shown_bytes, shown_duration
 from ckncuda.types import Array, Shape
 
 from . import options
@@ -93,15 +93,15 @@ def gram(
     _check(output, [images, images2, system.config], workers, scheduler)
     progress = ProgressBars() if sys.stderr.isatty() else ProgressLines()
     report = Report(progress, progress.say)
-    with _saying_what_is_kept(output), contextlib.ExitStack() as stack:
-        stack.enter_context(progress)
+    with _saying_what_is_kept(output), progress, contextlib.ExitStack() as stack:
         client = stack.enter_context(distributed.remote_cluster(scheduler)) if scheduler else None
         with report.stage("reading"):
             first = stack.enter_context(options.opened(images, how, "Comparing"))
             how2 = how._replace(split=split2 or how.split)
             second = stack.enter_context(options.opened(images2, how2, "Comparing with")) if images2 else None
         encoder = _one_kernel(system, first.shape[1:], report)
-        job = _checked(GramJob(encoder.kernel, first, second, **tiles), engine)
+        job = GramJob(encoder.kernel, first, second, **tiles)
+        check_memory(job, engine)
         with report.stage("preprocessing"):
             steps = encoder.resolved(first, report).preprocessing or ()
             job.check_given_memory(steps, engine)
@@ -151,12 +151,6 @@ def _check(output: str, inputs: list[str | None], workers: int | None, scheduler
         distributed.check_installed()
     options.check_no_input(output, inputs)
     check_gram_path(output)
-
-
-def _checked(job: GramJob, engine: Backend) -> GramJob:
-    """Return the job, which refused what does not fit, unless the memory does not suffice for it."""
-    check_memory(job, engine)
-    return job
 
 
 def _one_kernel(system: SystemOptions, shape: Shape, report: Report) -> ExactEncoderSpec:
@@ -225,17 +219,9 @@ def _say_plan(job: GramJob, store: GramStore, tiles: list[Tile], engine: Backend
         f"{all_tiles - len(tiles):,} of {all_tiles:,} tiles are finished and verified"
     )
     report.tell(
-        f"Time: about {shown_duration(seconds * pairs)} on this machine alone, "
+        f"Time: {estimated_duration(seconds * pairs)} on this machine alone, "
         f"{shown_duration(seconds * widest.pairs)} a tile"
     )
     report.tell(
-        f"Size: {_shown_bytes(store.nbytes)} in {store.path}, {_shown_bytes(store.bytes_of(widest))} a tile"
+        f"Size: {shown_bytes(store.nbytes)} in {store.path}, {shown_bytes(store.bytes_of(widest))} a tile"
     )
-
-
-def _shown_bytes(n: float) -> str:
-    for unit in ("bytes", "KiB", "MiB"):
-        if n < 1024:
-            return f"{n:.3g} {unit}"
-        n /= 1024
-    return f"{n:.3g} GiB"

@@ -6,8 +6,8 @@ from typing import Any
 import click
 
 from ckncuda.data.source import format_shape
-from ckncuda.errors import printable
 from ckncuda.model.model import Model
+from ckncuda.progress import shown_bytes
 
 from . import options
 
@@ -49,8 +49,8 @@ def describe(model: Model) -> dict[str, Any]:
 
 def _lines(result: dict[str, Any]) -> list[str]:
     shape = result["image_shape"]
-    size = "any size" if shape is None else f"{format_shape(shape)}, {result['image_type']}"
-    lines = [f"images         {size}"]
+    images = "any size" if shape is None else f"{format_shape(shape)}, {result['image_type']}"
+    lines = [f"images         {images}"]
     for number, encoder in enumerate(result["encoders"], 1):
         if len(result["encoders"]) > 1:
             lines.append(f"encoder {number}")
@@ -66,14 +66,12 @@ def _lines(result: dict[str, Any]) -> list[str]:
         for kernel, weight in zip(c.get("kernels", ()), c.get("weights", ()), strict=True):
             lines.append(f"               {_options(kernel, 'kernel')}, weight {weight:.2g}")
     if result["class_names"]:
-        names = ", ".join(f"{i} {printable(name)}" for i, name in enumerate(result["class_names"]))
+        names = ", ".join(f"{i} {name}" for i, name in enumerate(result["class_names"]))
         lines.append(f"class names    {names}")
-    report = {
-        printable(name): printable(value) for name, value in result["report"].items() if value is not None
-    }
+    report = {name: value for name, value in result["report"].items() if value is not None}
     lines += [f"{name:<14} {value}" for name, value in report.items()]
-    on_disk = f"{result['file_bytes'] / 2**20:.1f} MiB"
-    return [*lines, f"in all         {result['n_parameters']:,} parameters, {on_disk}"]
+    size = shown_bytes(result["file_bytes"])
+    return [*lines, f"in all         {result['n_parameters']:,} parameters, {size}"]
 
 
 def _encoder_lines(encoder: dict[str, Any]) -> list[str]:
@@ -99,8 +97,8 @@ def _encoder_lines(encoder: dict[str, Any]) -> list[str]:
 
 
 def _options(options: dict[str, Any], head: str | None = None) -> str:
-    shown = printable(", ".join(f"{name}={value}" for name, value in options.items() if name != head))
+    shown = ", ".join(f"{name}={value}" for name, value in options.items() if name != head)
     if head is None:
         return shown
-    name = printable(options[head])
+    name = options[head]
     return f"{name} ({shown})" if shown else name

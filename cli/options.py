@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from ckncuda.backend import NAMES, get_backend
 from ckncuda.backend.numpy import available_threads, usable_cores
 from ckncuda.data import ImageSource, open_images, read_labels
-from ckncuda.data.foreign import BEGIN, kind_of
 from ckncuda.data.open import FORMATS, find_format
-from ckncuda.errors import InvalidData, InvalidModelFile, printable
+from ckncuda.errors import InvalidData, InvalidModelFile
 from ckncuda.files.atomic_file import check_writable
+from ckncuda.files.foreign import BEGIN, kind_of
 from ckncuda.files.regular_file import open_regular
 from ckncuda.model.model import Model, load
 from ckncuda.progress import Report
@@ -43,14 +43,14 @@ _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
 class Text(_OfText):
-    """A text that is not empty, such as a path: an unset variable of a shell leaves an empty one."""
+    """A text that is not blank, such as a path: an unset variable of a shell leaves an empty one."""
 
     name = "text"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the text, or refuse it."""
-        if not str(value):
-            self.fail("it is empty (an unset shell variable?)", param, ctx)
+        if not str(value).strip():
+            self.fail(f"it is {'blank' if value else 'empty'} (an unset shell variable?)", param, ctx)
         return str(value)
 
 
@@ -232,9 +232,7 @@ def load_model(path: str) -> Model:
         with contextlib.suppress(InvalidData, OSError):  # then the model's reader has said all there is
             with open_regular(path) as file:
                 begin = file.read(BEGIN)
-            if (kind := kind_of(begin)) is not None and begin[8:10] != MODEL_HEADER:
-                raise InvalidModelFile(f"{path} {kind}") from error
-            if begin[8:10] != MODEL_HEADER and not path.endswith(".ckn"):
+            if begin[8:10] != MODEL_HEADER and kind_of(begin) is None and not path.endswith(".ckn"):
                 what = find_format(path)
                 raise InvalidModelFile(
                     f"{path} is no model, but images ({what}): give the model first, as in"
@@ -271,7 +269,7 @@ def read_targets(labels: str | None, source: ImageSource) -> NDArray[np.int64] |
     targets = read_labels(labels, len(source))
     files: tuple[str, ...] = getattr(source, "files", ())
     if list(files) != sorted(files):
-        ends = f"1 {printable(files[0])} to {len(files)} {printable(files[-1])}"
+        ends = f"1 {files[0]} to {len(files)} {files[-1]}"
         say(f"Note: labels are those of the files in natural order, {ends}")
     return targets
 

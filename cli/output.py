@@ -73,8 +73,6 @@ def take_over() -> None:
             stream.reconfigure(errors="backslashreplace")
         setattr(sys, name, ShownStream(stream, needed))
     warnings.showwarning = _show_warning
-    # Of a damaged picture Pillow says neither which it is nor what to do; we do, where we do not read it.
-    warnings.filterwarnings("ignore", module=r"PIL\.")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_OneLine())
     logging.getLogger().addHandler(handler)

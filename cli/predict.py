@@ -10,8 +10,8 @@ import numpy as np
 
 from ckncuda.backend import Backend
 from ckncuda.data import write_submission
-from ckncuda.errors import printable
 from ckncuda.files.atomic_file import atomic_file
+from ckncuda.given.parameters import counted
 
 from . import options
 from .output import say
@@ -73,18 +73,18 @@ def predict(
     result: dict[str, Any] = {"submission": output, "n": len(table), "classes": classes, "seconds": seconds}
     if names is not None:
         result["class_names"] = list(names)
-    return result, [options.shown_seconds(seconds), f"wrote {output}: {len(table)} predictions"]
+    wrote = f"wrote {output}: {counted(len(table), 'prediction')}"
+    return result, [options.shown_seconds(seconds), wrote]
 
 
 def _tell(names: Sequence[str] | None, files: Sequence[str] | None) -> None:
     """Say which classes and which files the numbers in a submission stand for."""
     if names is not None:
-        shown = ", ".join(f"{number} {printable(name)}" for number, name in enumerate(names[:MOST_SHOWN]))
+        shown = ", ".join(f"{number} {name}" for number, name in enumerate(names[:MOST_SHOWN]))
         shown += f" and {len(names) - MOST_SHOWN} more, see ckn info" if len(names) > MOST_SHOWN else ""
         say(f"Note: predictions are the numbers of classes: {shown}")
     if files is not None and len(files) > 1:
-        first, last = printable(files[0]), printable(files[-1])
         say(
-            f"Note: ids count the files in natural order, 1 {first} to {len(files)} {last}; --files writes"
-            " their names"
+            f"Note: ids count the files in natural order, 1 {files[0]} to {len(files)} {files[-1]}; --files"
+            " writes their names"
         )

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 from gpu_plan import Budget, OutOfTime, Plan, Subject
-from gpu_report import Report, Row, one_line
-from gpu_results import lost_the_gpu
+from gpu_report import Report, Row
+from gpu_results import lost_the_gpu, one_line
 
 from ckncuda.backend import Backend
 

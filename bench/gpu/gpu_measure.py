@@ -23,8 +23,8 @@ import numpy as np
 from gpu_bench import NO_TORCH, OURS, TORCH, Bench, LostTheGpu, Run, difference, gpu_torch, wall_seconds
 from gpu_exact import exact_kernels
 from gpu_plan import CHECKED, FULL, TINY, Budget, Subject
-from gpu_report import Report, Row, gpu_state, machine, one_line
-from gpu_results import AGAIN
+from gpu_report import Report, Row, gpu_state, machine
+from gpu_results import AGAIN, one_line
 from numpy.typing import NDArray
 
 from ckncuda import Layer

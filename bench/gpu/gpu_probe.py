@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 from gpu_bench import cupy_seconds
-from gpu_report import one_line
-from gpu_results import AGAIN, Results, folder_of_results, lost_the_gpu
+from gpu_results import Results, folder_of_results
 from numpy.typing import NDArray
 
 HERE = Path(__file__).parent
@@ -207,17 +206,7 @@ PROBES: dict[str, Callable[[], dict[str, Any]]] = {
 
 def main() -> int:
     """Ask what is not known yet."""
-    results = Results(folder_of_results() / "probes.json")
-    for name in results.rest(list(PROBES)):
-        try:
-            found = PROBES[name]()
-        except Exception as error:  # stands in its place; the next one is tried
-            found = {"passed": False, "said": one_line(error)}
-            if lost_the_gpu(error):
-                results.add(name, found)
-                return AGAIN
-        results.add(name, found)
-    return results.conclude(list(PROBES))
+    return Results(folder_of_results() / "probes.json").find(PROBES)
 
 
 if __name__ == "__main__":

@@ -8,14 +8,14 @@ Then of their gradients, in float32: what a step of a training takes, each layer
 """
 
 import argparse
+import functools
 import sys
 from typing import Any
 
 import numpy as np
 from gpu_bench import cupy_seconds, difference, our_backend
 from gpu_plan import CHECKED, FULL, TINY, Subject
-from gpu_report import one_line
-from gpu_results import AGAIN, Results, folder_of_results, lost_the_gpu
+from gpu_results import Results, folder_of_results
 
 from ckncuda.backend import get_backend
 from ckncuda.backend.any_array.encode_backward import weights_of
@@ -146,24 +146,16 @@ def main() -> int:
             if precision == GRADIENTS:
                 backend.encode_backward(maps, subject.ckn.layers, encoded)
         return 0
-    results = Results(folder_of_results() / "rates.json")
     subjects = {name: Subject(network) for name, network in networks.items()}
-    for unit in results.rest(list(units)):
-        name, precision = units[unit]
-        try:
-            n = 2 if options.rehearse else IMAGES[name]
-            rounds = 1 if options.rehearse else ROUNDS
-            if precision == GRADIENTS:
-                found = gradients(subjects[name], n, rounds)
-            else:
-                found = rate(subjects[name], precision, n, rounds)
-        except Exception as error:  # stands in its place; the next one is tried
-            found = {"passed": False, "said": one_line(error)}
-            if lost_the_gpu(error):
-                results.add(unit, found)
-                return AGAIN
-        results.add(unit, found)
-    return results.conclude(list(units))
+
+    def rate_of(name: str, precision: str) -> dict[str, Any]:
+        n, rounds = (2, 1) if options.rehearse else (IMAGES[name], ROUNDS)
+        if precision == GRADIENTS:
+            return gradients(subjects[name], n, rounds)
+        return rate(subjects[name], precision, n, rounds)
+
+    rates = {unit: functools.partial(rate_of, *pair) for unit, pair in units.items()}
+    return Results(folder_of_results() / "rates.json").find(rates)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gpu_results import write_whole
+from gpu_results import one_line, write_whole
 
 COLUMNS = (
     "what",
@@ -232,9 +232,3 @@ def gpu_state() -> str:
         for line in values
         for name, value in zip(QUERY.split(","), line.split(","), strict=False)
     )
-
-
-def one_line(error: BaseException) -> str:
-    """An error for a cell of the table."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:160]}{'…' * (len(text) > 160)}" if text else type(error).__name__

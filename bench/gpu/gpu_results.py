@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,12 @@ def end_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+def one_line(error: BaseException) -> str:
+    """An error for a cell of the table."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:160]}{'…' * (len(text) > 160)}" if text else type(error).__name__
+
+
 class Results:
     """What is known of the units of a step: a JSON object in a file, written anew with each of them."""
 
@@ -44,6 +51,19 @@ class Results:
         self.keep(unit, found)
         shown = ", ".join(f"{name} {value}" for name, value in found.items() if name != "passed")
         print(f"{'' if found.get('passed', True) else 'FAILED '}{unit}: {shown}", flush=True)
+
+    def find(self, probes: Mapping[str, Callable[[], dict[str, Any]]]) -> int:
+        """Find what is not known yet; what fails stands in its place. Returns the status to exit with."""
+        for unit in self.rest(list(probes)):
+            try:
+                found = probes[unit]()
+            except Exception as error:  # stands in its place; the next one is tried
+                self.add(unit, {"passed": False, "said": one_line(error)})
+                if lost_the_gpu(error):
+                    return AGAIN
+            else:
+                self.add(unit, found)
+        return self.conclude(list(probes))
 
     def rest(self, units: list[str]) -> list[str]:
         """Return the units of which nothing is known."""

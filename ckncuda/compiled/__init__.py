@@ -12,7 +12,7 @@ import logging
 import os
 from types import ModuleType
 
-from ckncuda.errors import import_failure, installing
+from ckncuda.errors import import_failure, installing, pass_on_interruption
 
 OLDEST = (0, 60)  # of Numba, as the extra ``fast`` says
 _said: list[str] = []
@@ -66,6 +66,7 @@ def why_not_importable(*modules: str) -> str | None:
         try:
             importlib.import_module(module)
         except Exception as error:  # what Numba and LLVM raise at definitions is not listed anywhere
+            pass_on_interruption(error)
             version = importlib.metadata.version("numba")
             return (
                 f"Numba {version} does not compile {module.rpartition('.')[2]} ({type(error).__name__}: "

@@ -8,6 +8,7 @@ import hashlib
 import logging
 import pickle
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from numba.core import caching, serialize
 from numba.core.compiler import CompileResult
 
 from ckncuda.compiled import store
+from ckncuda.errors import pass_on_interruption
 
 PACKAGE = Path(__file__).parents[1]
 SOURCES = (
@@ -96,7 +98,8 @@ class _Kept(caching._Cache):  # type: ignore[name-defined,unused-ignore]
         # It is what we wrote, of this very version of everything; should it still not fit, it is made anew.
         try:
             return CompileResult._rebuild(target, *pickle.loads(content))
-        except Exception:
+        except Exception as error:
+            pass_on_interruption(error)
             return None
 
     def save_overload(self, signature: Any, result: Any) -> None:
@@ -131,11 +134,15 @@ def digest_of_sources() -> str:
     return digest.hexdigest()
 
 
+_announcing = threading.Lock()
+
+
 @functools.cache
 def announce(function: Any) -> None:
     """Say that something will take longer, once, if Numba is about to compile this function."""
-    if not store.is_kept(function._cache.start):
-        _announce_compilation()
+    with _announcing:  # threads that meet their first functions at once say it once
+        if not store.is_kept(function._cache.start):
+            _announce_compilation()
 
 
 @functools.cache

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ckncuda.errors import InvalidData
+from ckncuda.files.atomic_file import write_whole
 from ckncuda.files.regular_file import open_regular
 
 VARIABLE = "CKNCUDA_CPU_CACHE"
@@ -93,16 +94,7 @@ class Folder:
             raise PermissionError(f"{self.path}: {problem}")
         # No number of a process: threads have the same, and so have processes of two containers.
         part = self.path / f"{name}.{secrets.token_hex(8)}.part"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-        descriptor = os.open(part, flags, 0o644)
-        try:
-            with open(descriptor, "wb") as file:
-                file.write(BEGINNING + hashlib.sha256(content).digest() + content)
-            os.replace(part, self.path / name)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(part)
-            raise
+        write_whole(self.path / name, BEGINNING + hashlib.sha256(content).digest() + content, part, 0o644)
 
     def names(self, part: str = "") -> Iterator[str]:
         """Yield the names of files of ours in which this occurs."""
@@ -163,20 +155,25 @@ def is_kept(part: str) -> bool:
 
 def problem() -> str | None:
     """Return why nothing can be kept; None where it can."""
-    problems, probe = [], f"ckncuda-probe.{secrets.token_hex(8)}.part"
+    probe = f"ckncuda-probe.{secrets.token_hex(8)}.part"
+    found = _write(probe, b"")
+    if isinstance(found, str):
+        return found
+    with contextlib.suppress(OSError):
+        os.unlink(found.path / probe)
+    return None
+
+
+def _write(name: str, content: bytes) -> Folder | str:
+    """Write a file into the first folder that takes it, and return that; where none does, return why."""
+    problems = []
     for folder in folders():
         try:
-            folder.write(probe, b"")
-            os.unlink(folder.path / probe)
+            folder.write(name, content)
+            return folder
         except OSError as error:
-            problems.append(_shown(folder, error))
-        else:
-            return None
+            problems.append(str(error) if error.strerror is None else f"{folder.path}: {error.strerror}")
     return "; ".join(problems)
-
-
-def _shown(folder: Folder, error: OSError) -> str:
-    return str(error) if error.strerror is None else f"{folder.path}: {error.strerror}"
 
 
 def save(name: str, content: bytes, current: str) -> None:
@@ -184,16 +181,11 @@ def save(name: str, content: bytes, current: str) -> None:
 
     ``current`` is a part of the names of this version's files.
     """
-    problems = []
-    for folder in folders():
-        try:
-            folder.write(name, content)
-        except OSError as error:
-            problems.append(_shown(folder, error))
-        else:
-            _forget(folder, current)
-            return
-    _say_not_kept("; ".join(problems))
+    found = _write(name, content)
+    if isinstance(found, str):
+        _say_not_kept(found)
+    else:
+        _forget(found, current)
 
 
 _forget = functools.cache(Folder.forget)  # once a process

@@ -30,10 +30,10 @@ from ckncuda.data.csv_header import (
     unquoted,
     whole_number,
 )
-from ckncuda.data.source import ImageSource, StrPath, format_shape, reading
+from ckncuda.data.source import ImageSource, format_shape, reading
 from ckncuda.errors import InvalidData, printable
 from ckncuda.files.regular_file import Version, check_unchanged, open_regular, read_into, version_of
-from ckncuda.types import Shape
+from ckncuda.types import Shape, StrPath
 
 SHAPES = {3072: (32, 32, 3), 784: (28, 28, 1)}  # what a number of values means when no shape is given
 # Headers of an index column, of one of labels, and of one of files, in lower case.
@@ -113,7 +113,7 @@ class ChallengeCsv(ImageSource):
             for row_of_line, line in enumerate(lines, row):
                 for column, cell in enumerate(line.split(b",")[:width]):
                     if not is_number(unquoted(cell)) and column in columns:
-                        given = printable(cell.decode("utf-8", "replace").strip()[:60])
+                        given = cell.decode("utf-8", "replace").strip()[:60]
                         place = self._place_of(row_of_line, column)
                         hint = self._hint(row_of_line, cell)
                         raise InvalidData(
@@ -121,7 +121,7 @@ class ChallengeCsv(ImageSource):
                         ) from error
             first = row + self._table.first_line
             raise InvalidData(
-                f"{self.where}: cannot read lines {first} to {first + len(lines) - 1}: {printable(error)}"
+                f"{self.where}: cannot read lines {first} to {first + len(lines) - 1}: {error}"
             ) from error
         if parsed.shape != numbers.shape:
             raise InvalidData(f"{self.where} has changed while it was read: give it again")
@@ -183,9 +183,12 @@ class _Scan:
             if not self.width:
                 self._begin(row, values, number)
             if values != self.width:
+                reason = "the file may be cut off or damaged there"
+                if row.startswith(b"#"):
+                    reason = "it is a comment, which is not read: remove it"
                 raise InvalidData(
                     f"{self.path}: line {number} has {values} values, expected {self.width} as in the lines"
-                    f" before: {_reason(row)}"
+                    f" before: {reason}"
                 )
             cell = row[: row.find(b",")].strip()
             if starts:
@@ -243,7 +246,7 @@ class _Scan:
         if is_mangled(row):
             raise InvalidData(
                 f"{self.path}: line 1 is an image that pandas took for names of columns"
-                f" ({printable(row[:20].decode('utf-8', 'replace'))}...): read its file with"
+                f" ({row[:20].decode('utf-8', 'replace')}...): read its file with"
                 " read_csv(header=None), and write this one with to_csv(header=False, index=False)"
             )
         return header_of(row, following)
@@ -258,20 +261,21 @@ class _Scan:
             self.label_column = ends[0] if ends else None
 
     def _refuse_width(self, values: int, row: bytes, number: int) -> None:
-        expected = " or ".join(f"{values} ({format_shape(s)})" for values, s in self.shapes.items())
         names = [name.lower() for name in self.header or ()]
         beside = [name for name in names if name in LABEL_NAMES | INDEX_NAMES | FILE_NAMES]
         empty = len(row) - len(row.rstrip(b",")) - row.endswith(b",")
         hint = "for images of another size give their height, width and channels with --image-shape"
+        if self.shapes is not SHAPES:
+            hint = "give images of this size, which --image-shape or the model says"
         if not row.strip(b', "'):
             hint = f"line {number} holds empty cells alone: remove it"
         elif row.startswith(b"#"):
             hint = f"line {number} is a comment, which is not read: remove it"
         elif values - len(beside) in self.shapes:
             shown = ", ".join(name or "the first, which has no name" for name in beside)
-            hint = f"remove the columns that are not pixels: {printable(shown)}"
+            hint = f"remove the columns that are not pixels: {shown}"
             if names[: len(beside)] == beside:
-                hint += f"; with cut -d, -f{len(beside) + 1}- {printable(self.path)}"
+                hint += f"; with cut -d, -f{len(beside) + 1}- {self.path}"
         elif values - empty in self.shapes:
             hint = f"the lines end in empty cells, {empty} each: remove them"
         elif values == 2 or (beside and values < 10):
@@ -282,14 +286,7 @@ class _Scan:
             hint = "separate the values by commas"
         elif re.search(rb'"[ +-]?\d+,\d+"', row):
             hint = "its numbers have decimal commas: write decimal points"
-        raise InvalidData(f"{self.path}: {values} values a line, expected {expected}: {hint}")
-
-
-def _reason(row: bytes) -> str:
-    """Say why a line may have another number of values than those before."""
-    if row.startswith(b"#"):
-        return "it is a comment, which is not read: remove it"
-    return "the file may be cut off or damaged there"
+        raise InvalidData(f"{self.path}: {values} values a line, expected {_widths(self.shapes)}: {hint}")
 
 
 def _columns(table: _Table, shapes: dict[int, Shape], path: StrPath) -> range:
@@ -299,7 +296,7 @@ def _columns(table: _Table, shapes: dict[int, Shape], path: StrPath) -> range:
         columns = range(width)
         if table.label_column is not None and names:
             raise InvalidData(
-                f"{path}: the header names a column of labels, {printable(names[table.label_column])}, and"
+                f"{path}: the header names a column of labels, {names[table.label_column]}, and"
                 f" with it there are {width} values a line; expected {width} beside it: correct the header or"
                 " the columns"
             )
@@ -308,9 +305,8 @@ def _columns(table: _Table, shapes: dict[int, Shape], path: StrPath) -> range:
     elif _is_index(table):
         columns = range(1, width)
     else:
-        expected = " or ".join(f"{values} ({format_shape(shape)})" for values, shape in shapes.items())
         raise InvalidData(
-            f"{path}: {width} values a line, expected {expected}: remove the column that is not pixels"
+            f"{path}: {width} values a line, expected {_widths(shapes)}: remove the column that is not pixels"
             " (labels belong in a file of their own, or under the header label): if it is the first, with"
             f" cut -d, -f2- {path}; if the last, with cut -d, -f-{width - 1} {path}"
         )
@@ -322,6 +318,10 @@ def _columns(table: _Table, shapes: dict[int, Shape], path: StrPath) -> range:
             " expected as many: remove the header"
         )
     return columns
+
+
+def _widths(shapes: dict[int, Shape]) -> str:
+    return " or ".join(f"{values} ({format_shape(shape)})" for values, shape in shapes.items())
 
 
 def _is_index(table: _Table) -> bool:
@@ -340,7 +340,7 @@ def _labels(table: _Table, path: StrPath) -> NDArray[np.int64]:
         label = whole_number(unquoted(cell).decode("latin1"))
         if label is None or not 0 <= label < 1 << 63:
             raise InvalidData(
-                f"{path}: label {printable(cell.decode('utf-8', 'replace'))!r} in line"
+                f"{path}: label {cell.decode('utf-8', 'replace')!r} in line"
                 f" {row + table.first_line}; expected an integer from 0: number the classes 0, 1, ..."
             )
         labels[row] = label

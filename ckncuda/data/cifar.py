@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 from ckncuda.data.cifar_pickle import Interpreter
 from ckncuda.data.pickle_descriptions import Array, Damaged, LongString, read_bytes, type_of
 from ckncuda.data.positional import PositionalFile
-from ckncuda.data.source import ImageSource, StrPath, choose_split, reading
-from ckncuda.errors import InvalidData, printable
+from ckncuda.data.source import ImageSource, choose_split, reading
+from ckncuda.errors import InvalidData
 from ckncuda.given.labels import check_labels
+from ckncuda.types import StrPath
 
 PIXELS = 3 * 32 * 32
 AT_ONCE = 4096  # records that are read for their labels
@@ -55,14 +56,16 @@ class CifarSource(ImageSource):
             files = _files(files[0], split)
         self._batches: list[_BinaryBatch | _PickledBatch] = []
         with contextlib.ExitStack() as opened:
-            for file in files:
-                self._batches.append(_BinaryBatch(file) if file.suffix == ".bin" else _PickledBatch(file))
-                opened.callback(self._batches[-1].close)
+            for path_ in files:
+                file = PositionalFile(path_)
+                opened.callback(file.close)
+                kind = _BinaryBatch if path_.suffix == ".bin" else _PickledBatch
+                self._batches.append(kind(path_, file))
             counts = [len(batch.labels) for batch in self._batches]
             self._starts = np.concatenate([[0], np.cumsum(counts)])
             labels = np.concatenate([batch.labels for batch in self._batches])
             super().__init__("CIFAR", path, (len(labels), 32, 32, 3), np.dtype(np.uint8), labels)
-            opened.pop_all()
+            self._files = opened.pop_all()
 
     def _read(self, start: int, stop: int) -> NDArray[Any]:
         block = np.empty((stop - start, 32, 32, 3), np.uint8)
@@ -78,7 +81,8 @@ class CifarSource(ImageSource):
     def close(self) -> None:
         """Close the files."""
         for batch in self._batches:
-            batch.close()
+            batch.release()
+        self._files.close()
 
 
 def cifar_splits(folder: Path) -> dict[str, list[Path]]:
@@ -113,34 +117,25 @@ def _files(folder: Path, split: str | None) -> list[Path]:
 class _BinaryBatch:
     """Records of label bytes and planes; `rows` reads images as planes [stop - start, 3072]."""
 
-    def __init__(self, path: Path) -> None:
-        self._file = PositionalFile(path)
-        try:
-            self.labels = self._checked_labels(path)
-        except BaseException:
-            self._file.close()
-            raise
-
-    def _checked_labels(self, path: Path) -> NDArray[np.int64]:
-        size = self._file.size
+    def __init__(self, path: Path, file: PositionalFile) -> None:
+        self._file, size = file, file.size
         self._label_bytes = _label_bytes(path, size)
         self._record = self._label_bytes + PIXELS
         if size == 0 or size % self._record:
             raise InvalidData(
-                f"{printable(path)} is truncated or damaged: {size} bytes, expected a multiple of"
+                f"{path} is truncated or damaged: {size} bytes, expected a multiple of"
                 f" {self._record} ({self._label_bytes} for labels and {PIXELS} for pixels):"
                 " copy or download it again"
             )
         count = size // self._record
         if count > MOST_RECORDS:
             raise InvalidData(
-                f"{printable(path)} has {size:,} bytes, as of {count:,} images; no CIFAR batch has more than"
+                f"{path} has {size:,} bytes, as of {count:,} images; no CIFAR batch has more than"
                 f" {MOST_RECORDS:,}: give it as .npy, which is not read whole for its labels"
             )
         parts = (self._records(start, min(start + AT_ONCE, count)) for start in range(0, count, AT_ONCE))
-        labels = np.concatenate([part[:, self._label_bytes - 1] for part in parts]).astype(np.int64)
-        _check_range(labels, 10 if self._label_bytes == 1 else 100, path)
-        return labels
+        self.labels = np.concatenate([part[:, self._label_bytes - 1] for part in parts]).astype(np.int64)
+        _check_range(self.labels, 10 if self._label_bytes == 1 else 100, path)
 
     def rows(self, start: int, stop: int) -> NDArray[np.uint8]:
         return self._records(start, stop)[:, self._label_bytes :]
@@ -152,9 +147,6 @@ class _BinaryBatch:
 
     def release(self) -> None:
         """Forget what can be read again: there is nothing."""
-
-    def close(self) -> None:
-        self._file.close()
 
 
 def _label_bytes(path: Path, size: int) -> int:
@@ -169,16 +161,10 @@ def _label_bytes(path: Path, size: int) -> int:
 class _PickledBatch:
     """A pickled dictionary, as it is described; `rows` reads images as planes [stop - start, 3072]."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file = PositionalFile(path)
-        try:
-            with _damage(path):
-                self._data, labels = _batch(Interpreter(self._file).run(), self._file, path)
-        except BaseException:
-            self._file.close()
-            raise
-        self.labels = labels
+    def __init__(self, path: Path, file: PositionalFile) -> None:
+        self._path, self._file = path, file
+        with _damage(path):
+            self._data, self.labels = _batch(Interpreter(file).run(), file, path)
         self._whole: NDArray[np.uint8] | None = None
         self._lock = threading.Lock()
 
@@ -198,10 +184,6 @@ class _PickledBatch:
         with self._lock:
             self._whole = None
 
-    def close(self) -> None:
-        self.release()
-        self._file.close()
-
 
 def _batch(batch: Any, file: PositionalFile, path: Path) -> tuple[Array, NDArray[np.int64]]:
     """Return the description of the images in a batch, and its labels."""
@@ -211,13 +193,12 @@ def _batch(batch: Any, file: PositionalFile, path: Path) -> tuple[Array, NDArray
     data, labels = fields.get("data"), fields.get("labels", fields.get("fine_labels"))
     if not isinstance(data, Array) or data.type is None or not isinstance(labels, list | Array):
         raise InvalidData(
-            f"{printable(path)}: no CIFAR batch; expected a dictionary with data and labels or fine_labels"
+            f"{path}: no CIFAR batch; expected a dictionary with data and labels or fine_labels"
         )
     if data.type.code != "u1" or len(data.shape) != 2 or data.shape[1] != PIXELS:
         shown = data.shape if len(data.shape) <= 4 else f"of {len(data.shape)} axes"
         raise InvalidData(
-            f"{printable(path)}: data of shape {shown} and type {data.type.dtype()};"
-            f" expected uint8 [n, {PIXELS}]"
+            f"{path}: data of shape {shown} and type {data.type.dtype()}; expected uint8 [n, {PIXELS}]"
         )
     classes = 10 if "labels" in fields else 100
     checked = _labels(labels, data.shape[0], file, path)
@@ -228,15 +209,13 @@ def _batch(batch: Any, file: PositionalFile, path: Path) -> tuple[Array, NDArray
 def _labels(labels: list[Any] | Array, n: int, file: PositionalFile, path: Path) -> NDArray[np.int64]:
     count = len(labels) if isinstance(labels, list) else math.prod(labels.shape)
     if count != n:  # before so many are read
-        raise InvalidData(f"{printable(path)}: {count} labels; expected {n}, one for each image")
+        raise InvalidData(f"{path}: {count} labels; expected {n}, one for each image")
     if isinstance(labels, Array):
-        return check_labels(_numbers(labels, file), n, printable(path))
+        return check_labels(_numbers(labels, file), n, str(path))
     for image, label in enumerate(labels):
         if type(label) is not int or not 0 <= label < 1 << 31:
             shown = label if type(label) is int else type_of(label)
-            raise InvalidData(
-                f"{printable(path)}: label {shown} of image {image + 1}; expected a whole number from 0"
-            )
+            raise InvalidData(f"{path}: label {shown} of image {image + 1}; expected a whole number from 0")
     return np.array(labels, np.int64)
 
 
@@ -257,8 +236,7 @@ def _damage(path: Path) -> Iterator[None]:
             yield
     except Damaged as error:
         raise InvalidData(
-            f"{printable(path)} is truncated or damaged, or no pickled CIFAR batch (binary ones end in .bin):"
-            f" {error}"
+            f"{path} is truncated or damaged, or no pickled CIFAR batch (binary ones end in .bin): {error}"
         ) from error
 
 

@@ -25,7 +25,6 @@ from ckncuda.data.pickle_descriptions import (
     type_of,
 )
 from ckncuda.data.positional import PositionalFile
-from ckncuda.errors import printable
 
 SHORT = 256  # bytes of a string that is read at once: a name, a key, the bytes of a number
 LONGEST_LINE = 512  # bytes of a number or a name in the old, textual instructions
@@ -197,6 +196,14 @@ class Interpreter:
                 raise Damaged(f"{type_of(key)} as a key of a dictionary")
             into[key] = value
 
+    def _dictionary(self) -> None:
+        pairs = self._pop_to_mark()
+        self._stack.append({})
+        self._set(pairs)
+
+    def _extend(self, values: list[Any]) -> None:
+        self._top(list).extend(values)
+
     def _remember(self, number: int) -> None:
         value = self._pop()
         self._stack.append(value)
@@ -214,7 +221,7 @@ class Interpreter:
         if asked is None:
             trust = "" if module.startswith("numpy") else "; do not trust this file"
             raise Damaged(
-                f"it asks for {printable(module[:80])}.{printable(name[:80])}, which no CIFAR batch needs:"
+                f"it asks for {module[:80]}.{name[:80]}, which no CIFAR batch needs:"
                 f" refused before it ran{trust}"
             )
         self._stack.append(asked)
@@ -260,9 +267,9 @@ def _instructions() -> dict[bytes, Callable[[Interpreter], None]]:
         b")": lambda m: m._stack.append(()),
         b"t": lambda m: m._stack.append(tuple(m._pop_to_mark())),
         b"l": lambda m: m._stack.append(m._pop_to_mark()),
-        b"d": lambda m: _dictionary(m),
-        b"a": lambda m: _append(m, [m._pop()]),
-        b"e": lambda m: _append(m, m._pop_to_mark()),
+        b"d": lambda m: m._dictionary(),
+        b"a": lambda m: m._extend([m._pop()]),
+        b"e": lambda m: m._extend(m._pop_to_mark()),
         b"s": lambda m: m._set(list(m._popped(2))),
         b"u": lambda m: m._set(m._pop_to_mark()),
         b"N": lambda m: m._stack.append(None),
@@ -300,16 +307,6 @@ def _instructions() -> dict[bytes, Callable[[Interpreter], None]]:
                 m._string(m._number(size), form)
             )
     return table  # type: ignore[return-value]
-
-
-def _append(machine: Any, values: list[Any]) -> None:
-    machine._top(list).extend(values)
-
-
-def _dictionary(machine: Any) -> None:
-    pairs = machine._pop_to_mark()
-    machine._stack.append({})
-    machine._set(pairs)
 
 
 _INSTRUCTIONS = _instructions()

@@ -2,10 +2,10 @@
 
 import csv
 import decimal
-import os
 import re
 
 from ckncuda.errors import InvalidData
+from ckncuda.types import StrPath
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # Excel begins its CSV files with it
 # Cells that stand for a number which is missing: a line with one of them is no header.
@@ -124,7 +124,7 @@ def _cells(row: bytes) -> list[bytes]:
     return [cell.strip().encode("latin1") for cell in cells]
 
 
-def check_separators(line: bytes, path: str | os.PathLike[str]) -> None:
+def check_separators(line: bytes, path: StrPath) -> None:
     """Refuse a first line whose values or lines are separated otherwise than by commas and line ends."""
     problem = ""
     text = line.rstrip()
@@ -143,4 +143,4 @@ def check_separators(line: bytes, path: str | os.PathLike[str]) -> None:
     elif b"\0" in text:
         problem = "it holds zero bytes, and is no text: save it as comma separated numbers, in UTF-8"
     if problem:
-        raise InvalidData(f"{os.fspath(path)}: {problem}")
+        raise InvalidData(f"{path}: {problem}")

@@ -7,22 +7,20 @@ they have channels; labels have one (2049).
 
 import contextlib
 import gzip
-import math
 import re
 from pathlib import Path
-from typing import IO, NamedTuple, cast
+from typing import IO, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ckncuda.data.positional import DEFLATED_AT_MOST, ForwardStream, PositionalFile, Stored
-from ckncuda.data.source import StrPath, choose_split, reading
-from ckncuda.data.stored import StoredSource
-from ckncuda.errors import InvalidData, printable
+from ckncuda.data.positional import DEFLATED_AT_MOST, ForwardStream, Header, PositionalFile, Stored
+from ckncuda.data.source import choose_split, reading
+from ckncuda.data.stored import StoredSource, read_stored_labels
+from ckncuda.errors import InvalidData
 from ckncuda.files.regular_file import open_regular
 from ckncuda.given.images import stack_of
-from ckncuda.given.labels import check_label_array, check_labels
-from ckncuda.types import Shape
+from ckncuda.types import Shape, StrPath
 
 GZIP_MAGIC = b"\x1f\x8b"
 UNSIGNED_BYTE = b"\0\0\x08"
@@ -47,37 +45,26 @@ class IdxSource(StoredSource):
         if path.is_dir():
             path = _images_file(path, split)
         with contextlib.ExitStack() as files:
-            opened = _open_idx(path, files)
-            axes = opened.axes
+            data, header = _open_idx(path, files)
+            axes = header.shape
             if len(axes) not in (3, 4):
                 what = "labels, not images" if len(axes) == 1 else f"an array of {len(axes)} axes"
-                raise InvalidData(
-                    f"{printable(path)} holds {what}; expected images: 3 axes (magic number 2051), or 4"
-                )
-            stack = stack_of(axes, printable(path), image_shape=image_shape)
+                raise InvalidData(f"{path} holds {what}; expected images: 3 axes (magic number 2051), or 4")
+            stack = stack_of(axes, str(path), image_shape=image_shape)
             labels_path = _labels_file(path)
             labels = None if labels_path is None else read_idx_labels(labels_path, axes[0])
-            super().__init__(
-                "IDX file", path, stack, np.dtype(np.uint8), opened.data, opened.begin, "C", labels
-            )
+            super().__init__("IDX file", path, stack, header, data, labels)
             self._files = files.pop_all()
 
 
 def read_idx_labels(path: StrPath, n: int | None = None) -> NDArray[np.int64]:
     """Read an IDX file of labels (magic number 2049), of ``n`` images, to int64 [n]."""
     with contextlib.ExitStack() as files:
-        data, axes, begin = _open_idx(path, files)
-        if len(axes) != 1:
-            raise InvalidData(
-                f"{printable(path)}: an array of {len(axes)} axes; expected labels: 1 axis (magic number"
-                " 2049)"
-            )
-        check_label_array(axes, np.dtype(np.uint8), n, printable(path))
+        data, header = _open_idx(path, files)
+        if (axes := len(header.shape)) != 1:
+            raise InvalidData(f"{path}: an array of {axes} axes; expected labels: 1 axis (magic number 2049)")
         with reading(path):
-            labels = np.empty(axes, np.uint8)
-            data.read_into(labels, begin)
-            data.check_end(begin + len(labels))
-        return check_labels(labels, n, printable(path))
+            return read_stored_labels(data, header, n, str(path))
 
 
 def is_idx(begin: bytes) -> bool:
@@ -130,36 +117,27 @@ def _labels_file(path: Path) -> Path | None:
     return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 
-class _Opened(NamedTuple):
-    """Bytes of an IDX file, its axes, and the offset behind its header."""
-
-    data: Stored
-    axes: tuple[int, ...]
-    begin: int
-
-
-def _open_idx(path: StrPath, files: contextlib.ExitStack) -> _Opened:
+def _open_idx(path: StrPath, files: contextlib.ExitStack) -> tuple[Stored, Header]:
     """Open an IDX file whose header announces no more, and where that is known no less, than is there."""
     with reading(path):
         stream = files.enter_context(open_maybe_gzip(path))
         magic = stream.read(4)
         if len(magic) < 4 or magic[:3] != UNSIGNED_BYTE:
             raise InvalidData(
-                f"{printable(path)} begins with bytes {magic.hex(' ')}; expected an IDX file of unsigned"
+                f"{path} begins with bytes {magic.hex(' ')}; expected an IDX file of unsigned"
                 " bytes: 00 00 08 and the number of axes"
             )
         lengths = stream.read(4 * magic[3])
         if len(lengths) < 4 * magic[3]:
             raise EOFError(f"it ends {4 * magic[3] - len(lengths)} bytes early")
         axes = tuple(int(length) for length in np.frombuffer(lengths, ">u4"))
-        begin = 4 + len(lengths)
-        end = begin + math.prod(axes)
+        header = Header(axes, "C", np.dtype(np.uint8), 4 + len(lengths))
         if isinstance(stream, gzip.GzipFile):
             most = Path(path).stat().st_size * DEFLATED_AT_MOST
-            if end > most:
-                raise EOFError(f"its header announces {end:,} bytes, at most {most:,} are there")
-            return _Opened(ForwardStream(stream, path, stream.myfileobj), axes, begin)
+            if header.end > most:
+                raise EOFError(f"its header announces {header.end:,} bytes, at most {most:,} are there")
+            return ForwardStream(stream, path, stream.myfileobj), header
     data = PositionalFile(path)
     files.callback(data.close)
-    data.check_end(end)
-    return _Opened(data, axes, begin)
+    data.check_end(header.end)
+    return data, header

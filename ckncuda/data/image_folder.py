@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckncuda.data.pictures import SUFFIXES, read_header, read_pixels
-from ckncuda.data.source import SPLITS, ImageSource, StrPath, format_shape, reading
-from ckncuda.errors import InvalidData, printable
+from ckncuda.data.source import SPLITS, ImageSource, format_shape, reading
+from ckncuda.errors import InvalidData
 from ckncuda.files.regular_file import check_unchanged, version_of
 from ckncuda.given.parameters import first_few
+from ckncuda.types import StrPath
 
 SPLIT_NAMES = {
     **{name: "train" for name in ("train", "training", "trn")},
@@ -24,15 +25,8 @@ SPLIT_NAMES = {
 # What file managers, archives, cameras' cards and notebooks leave beside pictures.
 COMPANIONS = frozenset(
     [
-        *(
-            "__macosx",
-            "@eadir",
-            "@recycle",
-            "#recycle",
-            "$recycle.bin",
-            "recycler",
-            "system volume information",
-        ),
+        *("__macosx", "@eadir", "@recycle", "#recycle", "$recycle.bin", "recycler"),
+        *("system volume information",),
         *("@recently-snapshot", "#snapshot", "~snapshot", "network trash folder", "temporary items"),
         *("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "albumthumbs.db", "picasa.ini", "desktop.ini"),
         *("lost+found", "lost.dir", "icon\r", "__pycache__"),
@@ -123,8 +117,8 @@ def _of_split(folder: Path, split: str | None) -> Path:
         return folder  # a class may be called train, where it is not among splits alone
     if split in found or (split is None and len(found) == 1):
         return found[split] if split else folders[0]
-    names = ", ".join(printable(sub.name) for sub in folders)
-    give = " or ".join(printable(sub) for sub in folders)
+    names = ", ".join(sub.name for sub in folders)
+    give = " or ".join(str(sub) for sub in folders)
     options = [f"--split {name}" for name in SPLITS if name in found]
     if split is not None:
         names += f", but no {split} split"
@@ -138,24 +132,23 @@ def _list(folder: Path, split: str | None) -> _Found:
     files, others, folders = _entries(folder)
     if not folders:
         if not files:
-            held = f" but {first_few([other.name for other in others])}" if others else ""
-            raise InvalidData(
-                f"{folder} holds no images{held}; expected files such as 1.png, a sub-folder a class,"
-                " or the path of a file instead of its folder"
-            )
+            expected = "files such as 1.png, a sub-folder a class, or the path of a file, not its folder"
+            raise _without_images(folder, others, expected)
         return _Found(files, others, None)
     if files:
         raise InvalidData(
-            f"{folder} holds both images ({printable(files[0].name)}) and sub-folders"
-            f" ({printable(folders[0].name)}); expected either images without labels, or a sub-folder a class"
+            f"{folder} holds both images ({files[0].name}) and sub-folders"
+            f" ({folders[0].name}); expected either images without labels, or a sub-folder a class"
         )
     for sub in folders:
-        if deeper := _entries(sub)[2]:
+        found, beside, deeper = _entries(sub)
+        if deeper:
             raise InvalidData(
-                f"{printable(sub)} holds sub-folders ({printable(deeper[0].name)}); expected images directly"
+                f"{sub} holds sub-folders ({deeper[0].name}); expected images directly"
                 f" in the classes' folders: perhaps you mean to give {_meant(folders, split)}"
             )
-        found, beside = _class_files(sub)
+        if not found:
+            raise _without_images(sub, beside, "those of a class: add some or remove the folder")
         files += found
         others += beside
     return _Found(files, others, tuple(sub.name for sub in folders))
@@ -165,18 +158,12 @@ def _meant(folders: list[Path], split: str | None) -> str:
     """Name the folders that hold sub-folders: those named like the split where there are such."""
     deep = [sub for sub in folders if _entries(sub)[2]]
     named = [sub for sub in deep if split is not None and split in sub.name.lower()]
-    return " or ".join(printable(sub) for sub in (named or deep)[:3])
+    return " or ".join(str(sub) for sub in (named or deep)[:3])
 
 
-def _class_files(folder: Path) -> tuple[list[Path], list[Path]]:
-    files, others, _ = _entries(folder)
-    if not files:
-        held = f" but {first_few([other.name for other in others])}" if others else ""
-        raise InvalidData(
-            f"{printable(folder)} holds no images{held}; expected those of a class: add some or"
-            " remove the folder"
-        )
-    return files, others
+def _without_images(folder: Path, others: list[Path], expected: str) -> InvalidData:
+    held = f" but {first_few([other.name for other in others])}" if others else ""
+    return InvalidData(f"{folder} holds no images{held}; expected {expected}")
 
 
 def _entries(folder: Path) -> tuple[list[Path], list[Path], list[Path]]:
@@ -203,13 +190,13 @@ def _check_headers(files: list[Path], channels: int | None) -> tuple[tuple[int, 
         first = first or header
         if header.size != first.size:
             raise InvalidData(
-                f"{printable(file)} is {format_shape(header.size)} pixels (width x height), expected"
-                f" {format_shape(first.size)} as {printable(files[0].name)} is: crop or resize the images to"
-                " one size"
+                f"{file} is {format_shape(header.size)} pixels (width x height), expected"
+                f" {format_shape(first.size)} as {files[0].name} is: crop or resize the images to"
+                f" one size, in a copy of the folder, as Pillow does: ImageOps.fit(picture, {first.size})"
             )
         if channels == 1 and not header.is_grey:
             raise InvalidData(
-                f"{printable(file)} is in colour; expected grey pictures, of 1 channel: convert the pictures"
+                f"{file} is in colour; expected grey pictures, of 1 channel: convert the pictures"
                 " to greyscale"
             )
         grey = grey and header.is_grey

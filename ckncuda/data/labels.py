@@ -11,13 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckncuda.data.csv_header import MISSING, is_number, whole_number
-from ckncuda.data.foreign import BEGIN, gunzipped, kind_of
 from ckncuda.data.idx import GZIP_MAGIC, is_idx, read_idx_labels
+from ckncuda.data.npy_header import MAGIC
 from ckncuda.data.numpy_files import read_npy_labels, read_npz_labels
-from ckncuda.data.source import StrPath, reading
-from ckncuda.errors import InvalidData, printable
+from ckncuda.data.source import reading
+from ckncuda.errors import InvalidData
+from ckncuda.files.foreign import BEGIN, gunzipped, kind_of
 from ckncuda.files.regular_file import open_regular
 from ckncuda.given.parameters import file_name, first_few, whole
+from ckncuda.types import StrPath
 
 EXPECTED = (
     "expected a header such as Id,Prediction, then lines of an id from 1 and a label, or of a label alone"
@@ -60,7 +62,7 @@ def read_labels(path: StrPath, n_images: int) -> NDArray[np.int64]:
     path, n_images = file_name(path, '"Ytr.csv"'), whole("n_images", n_images, 0)
     with reading(path), open_regular(path) as file:
         begin = file.read(BEGIN)
-    if begin.startswith(b"\x93NUMPY"):
+    if begin.startswith(MAGIC):
         return read_npy_labels(path, n_images)
     if begin.startswith(b"PK") and kind_of(begin) is None:
         return read_npz_labels(path, n_images)
@@ -76,15 +78,15 @@ def _read_csv(path: StrPath, begin: bytes, n_images: int) -> NDArray[np.int64]:
     limit = SMALLEST_LIMIT + BYTES_A_LABEL * n_images
     how = next((name for magic, name in PACKED.items() if begin.startswith(magic)), None)
     if how is None and (kind := kind_of(begin)) is not None:
-        raise InvalidData(f"{printable(path)} {kind}")
+        raise InvalidData(f"{path} {kind}")
     content = _unpacked(path, how, limit + 1)
     if len(content) > limit:
         raise InvalidData(
-            f"{printable(path)} holds more than {limit:,} bytes, and labels of {n_images} images take fewer:"
+            f"{path} holds more than {limit:,} bytes, and labels of {n_images} images take fewer:"
             " give the labels of these images"
         )
     if (kind := kind_of(content[:BEGIN])) is not None or b"\0" in content:
-        raise InvalidData(f"{printable(path)} {kind or f'is no text; {EXPECTED}'}")
+        raise InvalidData(f"{path} {kind or f'is no text; {EXPECTED}'}")
     rows = _parse(content.decode("utf-8-sig", "replace"), n_images, path)
     first = _check_ids(rows, n_images, path)
     labels = np.empty(n_images, np.int64)
@@ -101,7 +103,7 @@ def _unpacked(path: StrPath, how: str | None, limit: int) -> bytes:
     with reading(path), open_regular(path) as file:
         if how is not None and os.fstat(file.fileno()).st_size > limit:
             raise InvalidData(
-                f"{printable(path)} has more than {limit - 1:,} bytes, and labels of so many images take"
+                f"{path} has more than {limit - 1:,} bytes, and labels of so many images take"
                 " fewer unpacked: give the labels of these images"
             )
         try:
@@ -116,7 +118,7 @@ def _unpacked(path: StrPath, how: str | None, limit: int) -> bytes:
                     raise EOFError("it ends early")
                 return content
         except (lzma.LZMAError, ValueError) as error:
-            raise InvalidData(f"cannot unpack {printable(path)}: {error}; decompress it first") from error
+            raise InvalidData(f"cannot unpack {path}: {error}; decompress it first") from error
         return file.read(limit)
 
 
@@ -126,35 +128,32 @@ def _parse(text: str, n_images: int, path: StrPath) -> list[_Row]:
     rows: list[_Row] = []
     separator = _separator(lines)
     columns = len(_cells(lines[0], separator, 1, path)) if lines else 2
-    where = printable(path)
     if columns > 2 and len(lines) == 1:
-        raise InvalidData(f"{where} has one line of {columns} values; {EXPECTED}")
+        raise InvalidData(f"{path} has one line of {columns} values; {EXPECTED}")
     if columns not in (1, 2):
         columns = 2
     for number, line in enumerate(lines, 1):
         cells = _cells(line, separator, number, path)
         if len(cells) != columns:
             which = 1 if number == 2 and lines[0].startswith("#") else number  # a comment before the labels
-            given = printable(lines[which - 1].strip()[:60])
+            given = lines[which - 1].strip()[:60]
             count = len(_cells(lines[which - 1], separator, which, path))
-            raise InvalidData(f"{where}, line {which}: {given!r} has {count} values; {EXPECTED}")
+            raise InvalidData(f"{path}, line {which}: {given!r} has {count} values; {EXPECTED}")
         if number == 1 and _is_header(cells):
             continue
-        label = _checked(cells, number, where)
+        label = _checked(cells, number, path)
         if label < 0 or label > np.iinfo(np.int64).max:
-            raise InvalidData(
-                f"{where}, line {number}: label {cells[-1]}; expected 0 or greater, below 2**63"
-            )
+            raise InvalidData(f"{path}, line {number}: label {cells[-1]}; expected 0 or greater, below 2**63")
         rows.append((number, whole_number(cells[0]) or 0 if columns == 2 else len(rows) + 1, label))
         if len(rows) > n_images + MOST_BESIDE:
             found = len(rows) + len(lines) - number
             raise InvalidData(
-                f"{where}: {found} labels for {n_images} images; give the labels of these images"
+                f"{path}: {found} labels for {n_images} images; give the labels of these images"
             )
     if columns == 1 and len(rows) != n_images:
         header = ": if line 1 is a header, remove it" if len(rows) == n_images + 1 == len(lines) else ""
         raise InvalidData(
-            f"{where}: {len(rows)} labels for {n_images} images, in one column; expected a label for each, or"
+            f"{path}: {len(rows)} labels for {n_images} images, in one column; expected a label for each, or"
             f" lines of an id from 1 and a label{header}"
         )
     return rows
@@ -169,11 +168,11 @@ def _separator(lines: list[str]) -> str:
     return separator
 
 
-def _checked(cells: list[str], number: int, where: str) -> int:
+def _checked(cells: list[str], number: int, path: StrPath) -> int:
     """Return the label of a line whose cells are whole numbers."""
     for name, cell in zip(("id", "label")[-len(cells) :], cells, strict=True):
         if (value := whole_number(cell)) is None:
-            raise _not_an_integer(name, cell, number, where)
+            raise _not_an_integer(name, cell, number, path)
     assert value is not None
     return value
 
@@ -188,11 +187,11 @@ def _cells(line: str, separator: str, number: int, path: StrPath) -> list[str]:
     try:
         return [cell.strip() for cell in next(csv.reader([line], delimiter=separator, skipinitialspace=True))]
     except csv.Error as error:
-        raise InvalidData(f"{printable(path)}, line {number}: {error}; {EXPECTED}") from error
+        raise InvalidData(f"{path}, line {number}: {error}; {EXPECTED}") from error
 
 
-def _not_an_integer(name: str, cell: str, number: int, where: str) -> InvalidData:
-    given = f"{where}, line {number}: {name} {printable(cell[:60])!r} is not an integer"
+def _not_an_integer(name: str, cell: str, number: int, path: StrPath) -> InvalidData:
+    given = f"{path}, line {number}: {name} {cell[:60]!r} is not an integer"
     if name == "label" and re.search(r"[^\W\d_]", cell) and cell.lower() not in ("nan", "na", "null", "none"):
         return InvalidData(
             f"{given}; expected numbers: number the classes, in Python with numpy.unique(names,"

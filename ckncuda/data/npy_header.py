@@ -6,12 +6,13 @@ behind a magic word, the version of the format and the literal's length.
 
 import math
 import re
-from typing import IO, Any, Literal, NamedTuple
+from typing import IO, Any
 
 import numpy as np
 
-from ckncuda.data.foreign import BEGIN, kind_of
-from ckncuda.errors import InvalidData, printable
+from ckncuda.data.positional import Header
+from ckncuda.errors import InvalidData
+from ckncuda.files.foreign import BEGIN, kind_of
 
 MAGIC = b"\x93NUMPY"
 LENGTH_BYTES = {(1, 0): 2, (2, 0): 4}  # by version; 3.0 is for field names that are not Latin: no images
@@ -30,20 +31,6 @@ _ENTRY = re.compile(
 _PLAIN = re.compile(
     r"[<>|=]?[biufcSUVMm?][0-9]{0,9}(\[[0-9]{0,9}[A-Za-z]{1,2}\])?|u?int(8|16|32|64)|float(16|32|64)|bool"
 )
-
-
-class Header(NamedTuple):
-    """Description of an array: its shape, order and type, and the offset at which its data begin."""
-
-    shape: tuple[int, ...]
-    order: Literal["C", "F"]
-    dtype: np.dtype[Any]
-    begin: int
-
-    @property
-    def end(self) -> int:
-        """The offset at which its data end."""
-        return self.begin + math.prod(self.shape) * self.dtype.itemsize
 
 
 def read_npy_header(stream: IO[bytes], where: str) -> Header:
@@ -80,9 +67,8 @@ def read_npy_header(stream: IO[bytes], where: str) -> Header:
     shape = tuple(map(int, re.findall("[0-9]+", entries["shape"])))
     dtype = _plain_type(entries["descr"], where)
     if len(shape) > MOST_AXES or math.prod(shape) * dtype.itemsize >= 1 << 62:
-        raise InvalidData(_damaged(where, f"a shape of {len(shape)} axes, {printable(shape)[:100]}"))
-    order: Literal["C", "F"] = "F" if entries["fortran_order"] == "True" else "C"
-    return Header(shape, order, dtype, 8 + len(size) + length)
+        raise InvalidData(_damaged(where, f"a shape of {len(shape)} axes, {shape!s:.100}"))
+    return Header(shape, "F" if entries["fortran_order"] == "True" else "C", dtype, 8 + len(size) + length)
 
 
 def _entries(text: str, where: str) -> dict[str, str]:

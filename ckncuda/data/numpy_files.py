@@ -10,22 +10,22 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ckncuda.data.npy_header import Header, read_npy_header
-from ckncuda.data.positional import DEFLATED_AT_MOST, ForwardStream, PositionalFile, more_behind
-from ckncuda.data.source import SPLITS, StrPath, choose_split, format_shape, reading
-from ckncuda.data.stored import StoredSource
-from ckncuda.errors import InvalidData, printable
+from ckncuda.data.npy_header import read_npy_header
+from ckncuda.data.positional import DEFLATED_AT_MOST, ForwardStream, Header, PositionalFile, more_behind
+from ckncuda.data.source import SPLITS, choose_split, format_shape, reading
+from ckncuda.data.stored import StoredSource, read_stored_labels
+from ckncuda.errors import InvalidData
 from ckncuda.files.regular_file import open_regular
 from ckncuda.given.images import stack_of
-from ckncuda.given.labels import check_label_array, check_labels
+from ckncuda.given.labels import check_label_array
 from ckncuda.given.parameters import first_few
-from ckncuda.types import Shape
+from ckncuda.types import Shape, StrPath
 
 IMAGE_KEYS = ("images", "x", "data")  # in any case
 LABEL_KEYS = ("labels", "y")
@@ -56,28 +56,24 @@ class NpySource(StoredSource):
 
     def __init__(self, path: StrPath, image_shape: Shape | None = None) -> None:
         with contextlib.ExitStack() as files:
-            data, header = _open_npy(path, files)
-            stack = stack_of(header.shape, printable(path), image_shape=image_shape)
-            super().__init__("NumPy file", path, stack, header.dtype, data, header.begin, header.order)
+            data, header = open_npy(path, files)
+            stack = stack_of(header.shape, str(path), image_shape=image_shape)
+            super().__init__("NumPy file", path, stack, header, data)
             self._files = files.pop_all()
 
 
 def read_npy_labels(path: StrPath, n: int | None = None) -> NDArray[np.int64]:
-    """Read the labels in a ``.npy`` file, of ``n`` images; their number is compared before they are read."""
+    """Read the labels in a ``.npy`` file, of ``n`` images."""
     with contextlib.ExitStack() as files:
-        data, header = _open_npy(path, files)
-        check_label_array(header.shape, header.dtype, n, printable(path))
-        labels = np.empty(header.shape, header.dtype)
-        data.read_into(labels, header.begin)
-        return check_labels(labels, n, printable(path))
+        return read_stored_labels(*open_npy(path, files), n, str(path))
 
 
-def _open_npy(path: StrPath, files: contextlib.ExitStack) -> tuple[PositionalFile, Header]:
+def open_npy(path: StrPath, files: contextlib.ExitStack) -> tuple[PositionalFile, Header]:
     """Open a ``.npy`` file that is as long as its header says."""
     data = PositionalFile(path)
     files.callback(data.close)
     with reading(path):
-        header = read_npy_header(data.stream, printable(path))
+        header = read_npy_header(data.stream, str(path))
     data.check_end(header.end)
     return data, header
 
@@ -106,9 +102,7 @@ class NpzSource(StoredSource):
             stack = stack_of(header.shape, where, image_shape=image_shape)
             labels = None if label_key is None else archive.labels(label_key, stack.shape[0])
             data = ForwardStream(stream, path, archive.file)
-            super().__init__(
-                "NumPy file", path, stack, header.dtype, data, header.begin, header.order, labels
-            )
+            super().__init__("NumPy file", path, stack, header, data, labels)
             self._files = files.pop_all()
 
     def _read(self, start: int, stop: int) -> NDArray[Any]:
@@ -122,10 +116,20 @@ def read_npz_labels(path: StrPath, n: int | None = None) -> NDArray[np.int64]:
         keys = _named(archive.members, LABEL_KEYS) or list(archive.members)
         if len(keys) != 1:
             raise InvalidData(
-                f"{printable(path)} holds the arrays {first_few(archive.members)}; expected one array labels"
-                " or y"
+                f"{path} holds the arrays {first_few(archive.members)}; expected one array labels or y"
             )
         return archive.labels(keys[0], n)
+
+
+def read_npz_arrays(path: StrPath, check: Callable[[Collection[str]], None]) -> dict[str, NDArray[Any]]:
+    """Read all arrays of an ``.npz`` file; ``check`` may refuse their names before anything is unpacked."""
+    with _Archive(path, "expected arrays by name, as numpy.savez writes them") as archive:
+        check(archive.members)
+        opened = {key: archive.stream(key) for key in archive.members}
+        size = sum(header.end - header.begin for _, header in opened.values())
+        stored = sum(info.compress_size for info in archive.members.values())
+        _check_not_a_trap(f"what {path} holds", stored, size)
+        return {key: archive.unpacked(*stream) for key, stream in opened.items()}
 
 
 @contextlib.contextmanager
@@ -139,8 +143,8 @@ def _unzipping(path: StrPath) -> Iterator[None]:
     except UNZIPPING as error:
         what = "is encrypted" if "encrypted" in str(error) else "is damaged, or packed in a way unknown here"
         raise InvalidData(
-            f"cannot read {printable(path)}: it {what} ({printable(error) or type(error).__name__}): save it"
-            " again by numpy.savez"
+            f"cannot read {path}: it {what} ({str(error) or type(error).__name__}): save it again"
+            " by numpy.savez"
         ) from error
 
 
@@ -153,11 +157,11 @@ class _Archive:
     file : binary file
     """
 
-    def __init__(self, path: StrPath) -> None:
-        self._path = path
+    def __init__(self, path: StrPath, expected: str = KEYS_EXPECTED) -> None:
+        self._path, self._expected = path, expected
         with contextlib.ExitStack() as files, _unzipping(path):
             self.file = files.enter_context(open_regular(path))
-            _check_directory(self.file, path)
+            _check_directory(self.file, path, expected)
             self._zip = files.enter_context(zipfile.ZipFile(self.file))
             self._files = files.pop_all()
         try:
@@ -179,17 +183,17 @@ class _Archive:
                 name = info.filename.removesuffix(".npy")
                 if name in members:
                     raise InvalidData(
-                        f"{printable(self._path)} holds two arrays named {name[:100]!r}: it is not clear"
+                        f"{self._path} holds two arrays named {name[:100]!r}: it is not clear"
                         " which is meant; save it again by numpy.savez"
                     )
                 members[name] = info
         if not members:
-            raise InvalidData(f"{printable(self._path)} holds no arrays; {KEYS_EXPECTED}")
+            raise InvalidData(f"{self._path} holds no arrays; {self._expected}")
         return members
 
     def where(self, key: str) -> str:
         """Say which array is meant, to begin a message with."""
-        return f"{printable(self._path)}, array {key[:100]!r}"
+        return f"{self._path}, array {key[:100]!r}"
 
     def stream(self, key: str) -> tuple[IO[bytes], Header]:
         """Return a stream of an array, where its data begin, and its header, which fits what is stored."""
@@ -201,10 +205,10 @@ class _Archive:
                 f"{where} is packed by {method}; expected deflate, or none: save it again by"
                 " numpy.savez_compressed"
             )
+        self._check_overlap(info, where)
         with _unzipping(self._path):
             stream = self._files.enter_context(self._zip.open(info))
             header = read_npy_header(stream, where)
-        self._check_overlap(info, where)
         if info.file_size > header.end:
             raise InvalidData(more_behind(where, info.file_size - header.end))
         most = info.compress_size * (DEFLATED_AT_MOST if info.compress_type == zipfile.ZIP_DEFLATED else 1)
@@ -216,26 +220,27 @@ class _Archive:
         return stream, header
 
     def labels(self, key: str, n: int | None) -> NDArray[np.int64]:
-        """Read an array of labels, of ``n`` images; their number is compared before they are unpacked."""
+        """Read an array of labels, of ``n`` images."""
         stream, header = self.stream(key)
         check_label_array(header.shape, header.dtype, n, self.where(key))
         self.check_not_a_trap(key, header)
         with _unzipping(self._path):
             data = ForwardStream(stream, self._path, self.file)
-            labels = np.empty(header.shape, header.dtype)
-            data.read_into(labels, header.begin)
+            return read_stored_labels(data, header, n, self.where(key))
+
+    def unpacked(self, stream: IO[bytes], header: Header) -> NDArray[Any]:
+        """Return an array, unpacked to its end."""
+        with _unzipping(self._path):
+            data = ForwardStream(stream, self._path, self.file)
+            array = np.empty(header.shape[:: -1 if header.order == "F" else 1], header.dtype)
+            data.read_into(array, header.begin)
             data.check_end(header.end)
-        return check_labels(labels, n, self.where(key))
+        return array.T if header.order == "F" else array
 
     def check_not_a_trap(self, key: str, header: Header) -> None:
         """Raise `InvalidData` for an array that must be unpacked whole and is suspiciously well packed."""
         stored, size = self.members[key].compress_size, header.end - header.begin
-        if size > SUSPECT and stored * SUSPECT_RATIO < size:
-            raise InvalidData(
-                f"{self.where(key)} of {format_shape(header.shape)} takes {size >> 20:,} MiB once unpacked,"
-                f" but {stored:,} bytes packed: hardly anything is in it, or it is a trap. If it is not, save"
-                " numpy.ascontiguousarray of it by numpy.savez"
-            )
+        _check_not_a_trap(f"{self.where(key)} of {format_shape(header.shape)}", stored, size)
 
     def _check_overlap(self, info: zipfile.ZipInfo, where: str) -> None:
         """Raise `InvalidData` where a member reaches into the next: the same bytes twice are no archive's."""
@@ -247,7 +252,15 @@ class _Archive:
             raise InvalidData(f"{where} overlaps another member of the archive: it is damaged, or a trap")
 
 
-def _check_directory(file: IO[bytes], path: StrPath) -> None:
+def _check_not_a_trap(what: str, stored: int, size: int) -> None:
+    if size > SUSPECT and stored * SUSPECT_RATIO < size:
+        raise InvalidData(
+            f"{what} takes {size >> 20:,} MiB once unpacked, but {stored:,} bytes packed: hardly anything is"
+            " in it, or it is a trap. If it is not, save numpy.ascontiguousarray of it by numpy.savez"
+        )
+
+
+def _check_directory(file: IO[bytes], path: StrPath, expected: str) -> None:
     """Raise `InvalidData` if an archive lists more members than anybody wants to read the names of."""
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - (1 << 17)))  # twice as much as a comment behind the ends may have
@@ -260,9 +273,7 @@ def _check_directory(file: IO[bytes], path: StrPath) -> None:
         lengths.append(size)
     most = max((length for length in lengths if length <= size), default=0)
     if most > LONGEST_DIRECTORY:
-        raise InvalidData(
-            f"{printable(path)} lists so many members that their names take {most >> 20} MiB; {KEYS_EXPECTED}"
-        )
+        raise InvalidData(f"{path} lists so many members that their names take {most >> 20} MiB; {expected}")
     file.seek(0)
 
 
@@ -271,7 +282,7 @@ def _choose_keys(members: Mapping[str, object], split: str | None, path: StrPath
     plain = _named(members, IMAGE_KEYS)
     splits = [name for name in SPLITS if _named(members, [f"x_{name}"])]
     if splits and not plain:
-        chosen = choose_split(splits, split, printable(path))
+        chosen = choose_split(splits, split, str(path))
         images, labels = _named(members, [f"x_{chosen}"]), _named(members, [f"y_{chosen}"])
     elif len(members) == 1:
         images, labels = list(members), []
@@ -279,8 +290,7 @@ def _choose_keys(members: Mapping[str, object], split: str | None, path: StrPath
         images, labels = [*plain, *(f"x_{name}" for name in splits)], _named(members, LABEL_KEYS)
     if len(images) != 1 or len(labels) > 1:
         raise InvalidData(
-            f"{printable(path)} holds the arrays {first_few(members)}: it is not clear what to read;"
-            f" {KEYS_EXPECTED}"
+            f"{path} holds the arrays {first_few(members)}: it is not clear what to read; {KEYS_EXPECTED}"
         )
     return images[0], labels[0] if labels else None
 

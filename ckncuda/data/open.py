@@ -6,17 +6,18 @@ from pathlib import Path
 from ckncuda.data.challenge_csv import ChallengeCsv
 from ckncuda.data.cifar import PIXELS, CifarSource, cifar_splits
 from ckncuda.data.csv_header import BYTE_ORDER_MARK
-from ckncuda.data.foreign import BEGIN, gunzipped, kind_of
 from ckncuda.data.idx import GZIP_MAGIC, IdxSource, idx_splits, is_idx
 from ckncuda.data.image_folder import ImageFolder
+from ckncuda.data.npy_header import MAGIC
 from ckncuda.data.numpy_files import NpySource, NpzSource
 from ckncuda.data.pictures import SUFFIXES
-from ckncuda.data.source import SPLITS, ImageSource, StrPath, format_shape, reading
-from ckncuda.errors import InvalidData, printable
+from ckncuda.data.source import SPLITS, ImageSource, format_shape, reading
+from ckncuda.errors import InvalidData
+from ckncuda.files.foreign import BEGIN, gunzipped, kind_of
 from ckncuda.files.regular_file import open_regular
 from ckncuda.given.parameters import file_name
 from ckncuda.given.parameters import image_shape as checked_shape
-from ckncuda.types import Shape
+from ckncuda.types import Shape, StrPath
 
 OPENERS: dict[str, Callable[[StrPath, Shape | None, str | None, int | None], ImageSource]] = {
     "csv": lambda path, shape, split, channels: ChallengeCsv(path, shape),
@@ -82,7 +83,6 @@ def open_images(
     shape = None if image_shape is None else checked_shape("image_shape", image_shape)
     if format is not None and format not in OPENERS:
         raise InvalidData(f"unknown format {format!r}; {FORMATS_KNOWN}")
-    _check_place(Path(path))
     channels = channels if shape is None else shape[2]
     source = OPENERS[format or find_format(path)](path, shape, split, channels)
     if shape is not None and source.shape[1:] != shape:
@@ -91,18 +91,6 @@ def open_images(
             f"{source.description}; but the image shape asked for is {format_shape(shape)}: leave it out"
         )
     return source
-
-
-def _check_place(path: Path) -> None:
-    with reading(path):
-        if not path.exists():
-            raise FileNotFoundError
-        is_read = path.is_file() or path.is_dir()
-    if not is_read:
-        raise InvalidData(
-            f"{printable(path)} is a pipe or a device; images are read from files and folders: save them"
-            " first"
-        )
 
 
 def find_format(path: StrPath) -> str:
@@ -125,7 +113,7 @@ def find_format(path: StrPath) -> str:
 
 
 def _format_of_content(path: Path, begin: bytes) -> str | None:
-    if begin.startswith(b"\x93NUMPY"):
+    if begin.startswith(MAGIC):
         return "npy"
     if begin.startswith(PICTURES) or (begin.startswith(b"RIFF") and begin[8:12] == b"WEBP"):
         return "folder"

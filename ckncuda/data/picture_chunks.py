@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from ckncuda.errors import InvalidData, printable
+from ckncuda.errors import InvalidData
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MOST_BESIDE = 4 << 20  # bytes in chunks of a PNG, or in extensions of a GIF, that hold no pixels
@@ -59,12 +59,12 @@ def _check_pieces(sizes: Iterator[int], length: int, format: str, where: object)
         total += size
         if total > MOST_BESIDE:
             raise InvalidData(
-                f"{printable(where)} holds more than {MOST_BESIDE:,} bytes of comments or the like beside its"
+                f"{where} holds more than {MOST_BESIDE:,} bytes of comments or the like beside its"
                 " pixels: save it anew without them, or remove it"
             )
         if most is not None and pieces > most:
             raise InvalidData(
-                f"{printable(where)} is in more than {most:,} pieces, for its {length:,} bytes too many:"
+                f"{where} is in more than {most:,} pieces, for its {length:,} bytes too many:"
                 " save it anew, or remove it"
             )
 
@@ -146,7 +146,7 @@ def _check_scans(content: bytes, pixels: int, where: object) -> None:
         scans += code == 0xDA
         if scans > MOST_SCANS and scans * pixels > PIXELS_OF_SCANS:
             raise InvalidData(
-                f"{printable(where)} goes over its pixels more than {scans - 1} times: save it anew, as a"
+                f"{where} goes over its pixels more than {scans - 1} times: save it anew, as a"
                 " baseline JPEG, or remove it"
             )
 
@@ -159,8 +159,7 @@ def _check_text(stream: BinaryIO, kind: bytes, length: int, where: object) -> No
     complete = header is not None and (header["third"] is not None or kind in b"14")
     if length > LONGEST_HEADER and not complete:
         raise InvalidData(
-            f"{printable(where)} has a header of more than {LONGEST_HEADER:,} bytes: save it anew, or remove"
-            " it"
+            f"{where} has a header of more than {LONGEST_HEADER:,} bytes: save it anew, or remove it"
         )
     comments = 0
     if kind in b"123":
@@ -168,9 +167,7 @@ def _check_text(stream: BinaryIO, kind: bytes, length: int, where: object) -> No
         while comments <= MOST_COMMENTS and (block := stream.read(1 << 20)):
             comments += block.count(b"#")
     if comments > MOST_COMMENTS:
-        raise InvalidData(
-            f"{printable(where)} holds more than {MOST_COMMENTS:,} comments: save it anew without them"
-        )
+        raise InvalidData(f"{where} holds more than {MOST_COMMENTS:,} comments: save it anew without them")
 
 
 def _tiff_tables(stream: BinaryIO) -> Iterator[int]:

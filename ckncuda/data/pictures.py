@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
 
-from ckncuda.data.foreign import kind_of
 from ckncuda.data.picture_chunks import MOST_BESIDE, MOST_DIRECTORIES, check_chunks, png_chunks
-from ckncuda.errors import CknError, InvalidData, printable
+from ckncuda.errors import CknError, InvalidData, pass_on_interruption
+from ckncuda.files.foreign import kind_of
 from ckncuda.files.regular_file import open_regular
 
 # Pillow loads the first five at once; it would load all forty to find the others, were they not named here.
@@ -48,7 +48,7 @@ ORIENTATIONS = range(1, 9)
 TILE_WIDTH, TILE_HEIGHT = 322, 323
 
 
-class Header(NamedTuple):
+class PictureHeader(NamedTuple):
     """Findings about a picture before it is decoded."""
 
     size: tuple[int, int]  # (width, height) in pixels, as displayed
@@ -56,7 +56,7 @@ class Header(NamedTuple):
     pages: str  # how many pages or frames the file holds, such as "3"; of them the first is read
 
 
-def read_header(file: Path) -> Header:
+def read_header(file: Path) -> PictureHeader:
     """Read the header of a picture; nothing is decoded.
 
     Raises
@@ -71,19 +71,19 @@ def read_header(file: Path) -> Header:
     >>> file = Path(tempfile.mkdtemp()) / "x.png"
     >>> Image.new("L", (8, 6)).save(file)
     >>> read_header(file), read_pixels(file, "RGB").shape
-    (Header(size=(8, 6), is_grey=True, pages='1'), (6, 8, 3))
+    (PictureHeader(size=(8, 6), is_grey=True, pages='1'), (6, 8, 3))
     """
     with _opened(file) as (stream, image):
         if _is_deep(image):
             raise InvalidData(
-                f"{printable(file)} has more than 8 bits a channel, or signs, or more than 4 channels,"
+                f"{file} has more than 8 bits a channel, or signs, or more than 4 channels,"
                 " which reading would lose; expected 1, 3 or 4 channels of 8 bits: convert the pictures,"
                 " or save them as a float32 array [n, height, width, channels] in a .npy file"
             )
         width, height = _stored_size(image)
         if _orientation(image, stream) >= 5:
             width, height = height, width
-        return Header((width, height), image.mode in GREY_MODES, _pages(image, stream))
+        return PictureHeader((width, height), image.mode in GREY_MODES, _pages(image, stream))
 
 
 def read_pixels(file: Path, mode: str) -> NDArray[np.uint8]:
@@ -131,11 +131,11 @@ def _opened(file: Path) -> Iterator[tuple[BinaryIO, Image.Image]]:
             warnings.simplefilter("ignore")
             if (length := os.fstat(stream.fileno()).st_size) > MOST_BYTES:
                 raise InvalidData(
-                    f"{printable(file)} has {length:,} bytes; expected a picture of at most {MOST_BYTES:,}:"
+                    f"{file} has {length:,} bytes; expected a picture of at most {MOST_BYTES:,}:"
                     " make it smaller"
                 )
             if not length:
-                raise InvalidData(f"{printable(file)} is empty: copy or download it again, or remove it")
+                raise InvalidData(f"{file} is empty: copy or download it again, or remove it")
             check_chunks(stream, length, file)
             with Image.open(stream, formats=FORMATS) as image:
                 _check_pixels(image, length, file)
@@ -149,14 +149,13 @@ def _opened(file: Path) -> Iterator[tuple[BinaryIO, Image.Image]]:
         raise InvalidData(_not_identified(file)) from error
     except FileNotFoundError as error:
         what = "is a link to nothing" if file.is_symlink() else "is no longer there"
-        raise InvalidData(f"{printable(file)} {what}: repair or remove it") from error
+        raise InvalidData(f"{file} {what}: repair or remove it") from error
     # Pillow's decoders raise whatever damaged bytes lead them to, from ZeroDivisionError to MemoryError, and
     # promise no more: the one place where any error of theirs is one of the file.
     except Exception as error:
-        reason = printable(error) or type(error).__name__
-        raise InvalidData(
-            f"cannot read the image {printable(file)}: {reason}; repair or remove it"
-        ) from error
+        pass_on_interruption(error)
+        reason = str(error) or type(error).__name__
+        raise InvalidData(f"cannot read the image {file}: {reason}; repair or remove it") from error
 
 
 def _check_pixels(image: Image.Image, length: int, file: Path) -> None:
@@ -175,7 +174,7 @@ def _check_work(image: Image.Image, length: int, file: Path) -> None:
     in_python = any(tile[0] in SLOW_DECODERS for tile in getattr(image, "tile", ()))
     if in_python and (pixels > MOST_DECODED or length > MOST_READ or image.size[0] > WIDEST):
         raise InvalidData(
-            f"{printable(file)} is packed in a way that takes long to read; expected at most {MOST_DECODED:,}"
+            f"{file} is packed in a way that takes long to read; expected at most {MOST_DECODED:,}"
             " values of it: save it as a PNG"
         )
     if isinstance(image, TiffImagePlugin.TiffImageFile):  # a tile is unpacked whole, whatever it is part of
@@ -185,9 +184,7 @@ def _check_work(image: Image.Image, length: int, file: Path) -> None:
 
 
 def _too_large(file: Path, what: str, most: int = MOST_PIXELS) -> InvalidData:
-    return InvalidData(
-        f"{printable(file)} {what}; expected at most {most:,} pixels: make it smaller or remove it"
-    )
+    return InvalidData(f"{file} {what}; expected at most {most:,} pixels: make it smaller or remove it")
 
 
 def _not_identified(file: Path) -> str:
@@ -195,9 +192,9 @@ def _not_identified(file: Path) -> str:
         kind = kind_of(stream.read(4096))
     formats = f"{', '.join(FORMATS[:-1])} and {FORMATS[-1]}"
     if kind is not None:
-        return f"cannot read the image {printable(file)}: it {kind}; pictures that are read are {formats}"
+        return f"cannot read the image {file}: it {kind}; pictures that are read are {formats}"
     return (
-        f"cannot read the image {printable(file)}: it is damaged, or of another format than {formats}:"
+        f"cannot read the image {file}: it is damaged, or of another format than {formats}:"
         " repair, convert or remove it"
     )
 
@@ -234,7 +231,8 @@ def _orientation(image: Image.Image, stream: BinaryIO) -> int:
     # damaged as it is stored, and so do we, whatever Pillow raises about it.
     try:
         number = Image.Image.getexif(image).get(ORIENTATION, 1)
-    except Exception:
+    except Exception as error:
+        pass_on_interruption(error)
         return 1
     return number if isinstance(number, int) and number in ORIENTATIONS else 1
 

@@ -1,18 +1,34 @@
-"""The numbers behind a header: in a file that is read at any place, or in a stream that goes forwards."""
+"""An array behind its header: in a file that is read at any place, or in a stream that goes forwards."""
 
+import math
 import os
 import threading
-from typing import IO, Any, BinaryIO, Protocol
+from typing import IO, Any, BinaryIO, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ckncuda.data.source import StrPath, reading
-from ckncuda.errors import InvalidData, printable
+from ckncuda.data.source import reading
+from ckncuda.errors import InvalidData
 from ckncuda.files.regular_file import check_unchanged, open_regular, read_into, version_of
+from ckncuda.types import StrPath
 
 CHUNK = 1 << 18  # bytes that a decompressor is asked for at once
 DEFLATED_AT_MOST = 1040  # times smaller than what it holds: what the format allows, and a little
+
+
+class Header(NamedTuple):
+    """Description of an array: its shape, order and type, and the offset at which its data begin."""
+
+    shape: tuple[int, ...]
+    order: Literal["C", "F"]
+    dtype: np.dtype[Any]
+    begin: int
+
+    @property
+    def end(self) -> int:
+        """The offset at which its data end."""
+        return self.begin + math.prod(self.shape) * self.dtype.itemsize
 
 
 class Stored(Protocol):
@@ -69,7 +85,7 @@ class PositionalFile(Stored):
         """Raise `InvalidData` unless the file, when it was opened, ended at an offset."""
         if self.size < offset:
             raise InvalidData(
-                f"{printable(self._path)} is truncated: its header announces {offset:,} bytes, but"
+                f"{self._path} is truncated: its header announces {offset:,} bytes, but"
                 f" {offset - self.size:,} bytes are missing: copy or download it again"
             )
         if self.size > offset:
@@ -99,7 +115,7 @@ class ForwardStream(Stored):
 
     def read_into(self, array: NDArray[Any], offset: int) -> None:
         """Fill an array; raise EOFError where the stream ends early, `InvalidData` if the file is another."""
-        view, done = _bytes_of(array), 0
+        view, done = array.reshape(-1).view(np.uint8).data, 0
         with self._lock:
             self._stream.seek(offset)
             while done < len(view):
@@ -125,11 +141,7 @@ class ForwardStream(Stored):
 def more_behind(path: StrPath, count: int | None = None) -> str:
     """Say that something follows the array, which nobody would see."""
     return (
-        f"{printable(path)} holds more data than its header announces"
+        f"{path} holds more data than its header announces"
         f"{'' if count is None else f' ({count:,} bytes)'}: it is damaged, or more than one array was saved"
         " into it: keep one array a file, or save them together by numpy.savez"
     )
-
-
-def _bytes_of(array: NDArray[Any]) -> memoryview:
-    return array.reshape(-1).view(np.uint8).data

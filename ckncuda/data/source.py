@@ -26,8 +26,8 @@ from ckncuda.given.images import (
     stack_of,
 )
 from ckncuda.given.labels import check_labels
-
-StrPath = str | os.PathLike[str]
+from ckncuda.given.parameters import counted
+from ckncuda.types import StrPath
 
 SPLITS = ("train", "test")
 
@@ -67,7 +67,7 @@ class ImageSource(abc.ABC):
         labels: ArrayLike | None = None,
         class_names: tuple[str, ...] | None = None,
     ) -> None:
-        self.where = kind if path is None else printable(os.fspath(path))
+        self.where = kind if path is None else os.fspath(path)
         delivered = pixel_type(dtype, self.where)
         _check_extent(shape, dtype, self.where)
         self.shape = shape
@@ -75,7 +75,7 @@ class ImageSource(abc.ABC):
         self.labels = None if labels is None else check_labels(labels, shape[0], self.where)
         self.class_names = class_names
         name = kind if path is None else f"{kind} {printable(Path(path).name)}"
-        self.description = f"{name}, {shape[0]} images of {format_shape(shape[1:])}"
+        self.description = f"{name}, {counted(shape[0], 'image')} of {format_shape(shape[1:])}"
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -192,14 +192,12 @@ def reading(path: StrPath) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise InvalidData(f"no such file or folder: {printable(path)}") from error
+        raise InvalidData(f"no such file or folder: {path}") from error
     except (EOFError, zlib.error, zipfile.BadZipFile, gzip.BadGzipFile) as error:
-        raise InvalidData(
-            f"{printable(path)} is truncated or damaged ({printable(error)}): copy or download it again"
-        ) from error
+        raise InvalidData(f"{path} is truncated or damaged ({error}): copy or download it again") from error
     except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or printable(error)
-        raise InvalidData(f"cannot read {printable(path)}: {reason}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise InvalidData(f"cannot read {path}: {reason}") from error
 
 
 def _check_extent(shape: tuple[int, int, int, int], dtype: np.dtype[Any], where: str) -> None:

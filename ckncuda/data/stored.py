@@ -1,47 +1,43 @@
-"""Images that lie in a file, or in a stream, as an array does: behind a header, in C or in Fortran order."""
+"""Images and labels that lie in a file, or a stream, as an array behind a header, in C or Fortran order."""
 
 import contextlib
 import math
 import threading
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ckncuda.data.positional import Stored
-from ckncuda.data.source import ImageSource, StrPath, reading
+from ckncuda.data.positional import Header, Stored
+from ckncuda.data.source import ImageSource, reading
 from ckncuda.given.images import Stack
-
-Order = Literal["C", "F"]
+from ckncuda.given.labels import check_label_array, check_labels
+from ckncuda.types import StrPath
 
 
 class StoredSource(ImageSource):
-    """Images [n, h, w, c], or with channels first, that begin at an offset of stored bytes.
+    """Images [n, h, w, c], or with channels first, behind a header.
 
     Parameters
     ----------
     kind, path
         See `ImageSource`.
     stack : Stack
-    dtype : numpy.dtype
-        As stored.
+    header : Header
+        In Fortran order the numbers of an image lie far apart: a window of images is read at a time and held.
     data : Stored
         Closed with the source.
-    begin : int
-    order : {"C", "F"}
-        In Fortran order the numbers of an image lie far apart: a window of images is read at a time and held.
     labels : int [n], optional
-    files : contextlib.ExitStack, optional
-        Closed with the source, too.
 
     Examples
     --------
     >>> import pathlib, tempfile
-    >>> from ckncuda.data.positional import PositionalFile
+    >>> from ckncuda.data.positional import Header, PositionalFile
     >>> path = pathlib.Path(tempfile.mkdtemp()) / "x"
     >>> _ = path.write_bytes(bytes(range(24)))
     >>> stack = Stack((2, 2, 2, 3), channels_first=True)
-    >>> with StoredSource("raw bytes", path, stack, np.dtype("u1"), PositionalFile(path), 0) as source:
+    >>> header = Header(stack.stored, "C", np.dtype("u1"), 0)
+    >>> with StoredSource("raw bytes", path, stack, header, PositionalFile(path)) as source:
     ...     source.read(0, 1)[0, :, :, 0]
     array([[0, 1],
            [2, 3]], dtype=uint8)
@@ -52,42 +48,36 @@ class StoredSource(ImageSource):
         kind: str,
         path: StrPath,
         stack: Stack,
-        dtype: np.dtype[Any],
+        header: Header,
         data: Stored,
-        begin: int,
-        order: Order = "C",
         labels: ArrayLike | None = None,
-        files: contextlib.ExitStack | None = None,
     ) -> None:
-        super().__init__(kind, path, stack.shape, dtype, labels)
-        self._stack, self._stored, self._order, self._begin = stack, dtype, order, begin
-        self._data, self._files = data, files or contextlib.ExitStack()
+        super().__init__(kind, path, stack.shape, header.dtype, labels)
+        self._stack, self._header, self._data = stack, header, data
+        self._files = contextlib.ExitStack()  # closed with it
         self._window: tuple[int, NDArray[Any]] | None = None
         self._lock = threading.Lock()
 
     def _read(self, start: int, stop: int) -> NDArray[Any]:
         with reading(self.where):
-            if self._order == "F":
+            if self._header.order == "F":
                 block = self._scattered(start, stop)
             else:
-                shape = (stop - start, *self._stack.stored[1:])
-                block = np.empty(shape, self._stored)
-                self._data.read_into(
-                    block, self._begin + start * math.prod(shape[1:]) * self._stored.itemsize
-                )
+                block = np.empty((stop - start, *self._stack.stored[1:]), self._header.dtype)
+                self._data.read_into(block, self._offset(start * math.prod(self.shape[1:])))
                 if stop == len(self):
-                    self._data.check_end(self._end)
+                    self._data.check_end(self._header.end)
         last: NDArray[Any] = self._stack.last(block)
         return last
 
-    @property
-    def _end(self) -> int:
-        return self._begin + math.prod(self.shape) * self._stored.itemsize
+    def _offset(self, number: int) -> int:
+        """Return where so many numbers end, and the next begins."""
+        return self._header.begin + number * self._header.dtype.itemsize
 
     def _scattered(self, start: int, stop: int) -> NDArray[Any]:
         """Return images of a Fortran-ordered array, in which one number of all images follows another."""
         with self._lock:
-            first, window = self._window or (0, np.empty((0, 0), self._stored))
+            first, window = self._window or (0, np.empty((0, 0), self._header.dtype))
             if self._window is None or not first <= start <= stop <= first + window.shape[1]:
                 self._window = None  # makes room for the next
                 del window
@@ -99,17 +89,15 @@ class StoredSource(ImageSource):
     def _read_window(self, start: int, stop: int) -> NDArray[Any]:
         """Read images from ``start`` on, as many as are worth holding, as [numbers of an image, images]."""
         n, size = len(self), math.prod(self.shape[1:])
-        stop = min(n, max(stop, start + self._data.window // (size * self._stored.itemsize)))
-        window = np.empty((size, stop - start), self._stored)
+        stop = min(n, max(stop, start + self._data.window // (size * self._header.dtype.itemsize)))
+        window = np.empty((size, stop - start), self._header.dtype)
         if stop - start == n:
-            self._data.read_into(window, self._begin)
+            self._data.read_into(window, self._header.begin)
         else:
             for number in range(size):
-                self._data.read_into(
-                    window[number], self._begin + (number * n + start) * self._stored.itemsize
-                )
+                self._data.read_into(window[number], self._offset(number * n + start))
         if stop == n:
-            self._data.check_end(self._end)
+            self._data.check_end(self._header.end)
         return window
 
     def close(self) -> None:
@@ -117,3 +105,12 @@ class StoredSource(ImageSource):
         self._window = None
         self._data.close()
         self._files.close()
+
+
+def read_stored_labels(data: Stored, header: Header, n: int | None, where: str) -> NDArray[np.int64]:
+    """Read the labels of ``n`` images; their number and type are compared before they are read."""
+    check_label_array(header.shape, header.dtype, n, where)
+    labels = np.empty(header.shape, header.dtype)
+    data.read_into(labels, header.begin)
+    data.check_end(header.end)
+    return check_labels(labels, n, where)

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import ArrayLike, NDArray
 
-from ckncuda.data.source import StrPath
 from ckncuda.errors import InvalidData, printable
 from ckncuda.files.atomic_file import atomic_file
 from ckncuda.given.labels import check_labels
 from ckncuda.given.parameters import file_name, several
+from ckncuda.types import StrPath
 
 FEATURES_KEY = "features"  # the name of the array in an .npz file
 _FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]")  # how a spreadsheet's formula begins

@@ -17,32 +17,43 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from ckncuda.errors import InvalidData, printable
+from ckncuda.errors import InvalidData
 from ckncuda.files.lock import lock
+from ckncuda.types import StrPath
 
 RENAMES_OPEN_FILES = os.name != "nt"  # nor does Windows remove them
 ABANDONED = 86400.0  # seconds after which a file is left over, where there are no locks to tell
 LONGEST_STEM = 200  # bytes of a name that temporary files bear: file systems take 255
+_NEW = os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 
 
-def check_writable(path: str | os.PathLike[str]) -> None:
+def check_writable(path: StrPath) -> None:
     """Raise `InvalidData` if no file can be made at ``path``; leaves nothing behind.
 
     Called before long work, so that a typing mistake in an output path costs no time.
     """
     path = Path(path)
+    place = Path(os.path.realpath(path))
     try:
         problem = _problem(path)
         if problem:
-            raise InvalidData(f"cannot write {printable(path)}: {problem}")
-        place = Path(os.path.realpath(path))
+            raise InvalidData(f"cannot write {path}: {problem}")
         descriptor, name = _open_temporary(place)  # as the file itself will be made: no other tells as much
         os.close(descriptor)
         os.unlink(name)
     except OSError as error:
-        where = "" if error.errno == errno.ENAMETOOLONG else f" ({printable(path.parent)})"
-        raise InvalidData(f"cannot write {printable(path)}: {error.strerror}{where}") from error
+        reason = f"{error.strerror}{way_out(error, place.parent)}"
+        raise InvalidData(f"cannot write {path}: {reason}") from error
     remove_left_over(place)
+
+
+def way_out(error: OSError, folder: Path) -> str:
+    """Return where no file can be made and what to do, the rest of a sentence that says why."""
+    if error.errno == errno.ENAMETOOLONG:
+        return ": give a shorter name"
+    missing = error.errno == errno.ENOENT and not os.path.exists(folder)  # /proc is there
+    advice = "make that folder first" if missing else "give another place"
+    return f" ({folder}): {advice}"
 
 
 def _problem(path: Path) -> str:
@@ -57,7 +68,7 @@ def _problem(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def atomic_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+def atomic_file(path: StrPath) -> Iterator[IO[bytes]]:
     """Open a temporary file beside ``path``; rename it to ``path`` when the block ends well.
 
     On any exception, Ctrl-C included, the temporary file is removed and whatever stood at
@@ -110,14 +121,32 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         ) from error
 
 
+def write_whole(path: Path, content: bytes, part: Path, mode: int) -> None:
+    """Write a file of ours under another name, which nobody knows, and then give it its own.
+
+    Raises
+    ------
+    OSError
+        It cannot be written; nothing is left behind.
+    """
+    descriptor = os.open(part, _NEW | os.O_WRONLY, mode)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(content)
+        os.replace(part, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(part)
+        raise
+
+
 def _open_temporary(place: Path) -> tuple[int, str]:
     """Make a file of a name that nobody knows, locked, with the mode of what it is to replace."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     # The umask is applied by the system: to read it, a process has to change it, for all its threads.
     mode = stat.S_IMODE(place.stat().st_mode) & 0o666 if place.exists() else 0o666
     while True:
         name = str(place.with_name(f".{_stem(place)}.{secrets.token_hex(8)}.part"))
-        descriptor = os.open(name, flags, mode)
+        descriptor = os.open(name, _NEW | os.O_RDWR, mode)
         try:
             held = lock(descriptor)
             if held is None or (held and os.fstat(descriptor).st_nlink):

@@ -5,7 +5,8 @@ import sys
 from typing import BinaryIO
 
 from ckncuda.errors import InvalidData
-from ckncuda.files.own_folder import StrPath, open_own_file
+from ckncuda.files.own_folder import open_own_file
+from ckncuda.types import StrPath
 
 try:
     import fcntl

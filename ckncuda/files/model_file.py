@@ -14,7 +14,6 @@ are read as ever.
 """
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,12 +23,13 @@ import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from ckncuda.errors import CknError, InvalidData, InvalidModelFile, printable
+from ckncuda.errors import CknError, InvalidData, InvalidModelFile
 from ckncuda.files import strict_json
 from ckncuda.files.atomic_file import atomic_file
 from ckncuda.files.regular_file import check_unchanged, open_regular, version_of
 from ckncuda.files.specification import check_specification
 from ckncuda.files.tensors import read_container, read_tensors
+from ckncuda.types import StrPath
 
 ENTRY = "ckncuda"
 VERSION = 3
@@ -84,7 +84,7 @@ class Contents:
 _ABOUT: Mapping[str, Any] = {"image_shape": None, "image_type": None, "class_names": None, "report": {}}
 
 
-def save(contents: Contents, path: str | os.PathLike[str]) -> None:
+def save(contents: Contents, path: StrPath) -> None:
     """Write a model file, by custom ``*.ckn``; see `ckncuda.files.atomic_file` for errors."""
     tensors: Tensors = {}
     encoders = [_take_apart(part, f"encoders.{n}.", tensors) for n, part in enumerate(contents.encoders)]
@@ -96,7 +96,7 @@ def save(contents: Contents, path: str | os.PathLike[str]) -> None:
         file.write(safetensors.numpy.save(contiguous, metadata))
 
 
-def load(path: str | os.PathLike[str], build: Callable[[Contents], Built]) -> Built:
+def load(path: StrPath, build: Callable[[Contents], Built]) -> Built:
     """Return what ``build`` makes of a model file that `save` wrote; its errors say that the file is damaged.
 
     Raises
@@ -112,8 +112,9 @@ def load(path: str | os.PathLike[str], build: Callable[[Contents], Built]) -> Bu
         if type(version) is not int or version < 1:
             raise ValueError(f"its version is {version!r:.80}")
     except (ValueError, KeyError, TypeError) as error:
-        reason = printable(error)[:200]
-        raise InvalidModelFile(f"{path} is damaged: its specification cannot be read ({reason})") from error
+        raise InvalidModelFile(
+            f"{path} is damaged: its specification cannot be read ({error!s:.200})"
+        ) from error
     if version > VERSION:
         raise InvalidModelFile(
             f"{path} is a model of format version {version:.6g}; this ckncuda reads versions up to "
@@ -127,9 +128,8 @@ def load(path: str | os.PathLike[str], build: Callable[[Contents], Built]) -> Bu
         check_specification(specification)
         return build(_put_together(specification, tensors))
     except (CknError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        reason = printable(error)[:500]
         raise InvalidModelFile(
-            f"{path} is damaged: its specification and its arrays do not fit ({reason})"
+            f"{path} is damaged: its specification and its arrays do not fit ({error!s:.500})"
         ) from error
 
 

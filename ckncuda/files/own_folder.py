@@ -12,9 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from ckncuda.errors import InvalidData, printable
-
-StrPath = str | os.PathLike[str]
+from ckncuda.errors import InvalidData
+from ckncuda.types import StrPath
 
 DEEPEST = 50  # folders in folders
 _SYSTEM = 0  # the user root, whom everybody has to trust
@@ -54,7 +53,7 @@ def check_own_folder(folder: StrPath) -> None:
     if stat.S_ISLNK(found.st_mode):
         raise _link(folder)
     if not stat.S_ISDIR(found.st_mode):
-        raise InvalidData(f"{printable(os.fspath(folder))} is no folder: move it elsewhere, or give another")
+        raise InvalidData(f"{folder} is no folder: move it elsewhere, or give another")
     _check_owner(folder, found)
     for entry in entries_within(folder):
         if entry.is_symlink():
@@ -73,7 +72,7 @@ def entries_within(folder: StrPath) -> "Iterator[os.DirEntry[str]]":
         place, depth = folders.pop()
         if depth > DEEPEST:
             raise InvalidData(
-                f"{printable(os.fspath(folder))} holds folders in folders, {depth} deep, which are not ours: "
+                f"{folder} holds folders in folders, {depth} deep, which are not ours: "
                 "remove them, if you know who made them"
             )
         with os.scandir(place) as entries:
@@ -146,14 +145,13 @@ def append_whole(file: BinaryIO, content: bytes) -> None:
 
 
 def _check_file(path: StrPath, found: os.stat_result) -> None:
-    shown = printable(os.fspath(path))
     if stat.S_ISLNK(found.st_mode):
         raise _link(path)
     if not stat.S_ISREG(found.st_mode):
-        raise InvalidData(f"{shown} is no file: remove it, if you know who made it")
+        raise InvalidData(f"{path} is no file: remove it, if you know who made it")
     if found.st_nlink > 1:
         raise InvalidData(
-            f"{shown} is another name of a file that stands elsewhere, too, and would be written into: "
+            f"{path} is another name of a file that stands elsewhere, too, and would be written into: "
             "remove this name, if you know who made it"
         )
     _check_owner(path, found)
@@ -168,16 +166,15 @@ def _check_owner(path: StrPath, found: os.stat_result) -> None:
     if not stranger and not open_to_all:
         return
     owner, mode = _made_beside(path)  # on some file systems all files have one owner and one mode
-    shown = printable(os.fspath(path))
     if stranger and found.st_uid != owner:
         raise InvalidData(
-            f"{shown} belongs to another user (number {found.st_uid}), who could have anything written "
+            f"{path} belongs to another user (number {found.st_uid}), who could have anything written "
             "through it: give another output, or make it yours, if you trust what is in it"
         )
     if open_to_all and not mode & stat.S_IWOTH:
         raise InvalidData(
-            f"everybody may write into {shown}, and have anything written through it: "
-            f"chmod -R o-w {shown}, if you trust what is in it, or give another output"
+            f"everybody may write into {path}, and have anything written through it: "
+            f"chmod -R o-w {path}, if you trust what is in it, or give another output"
         )
 
 
@@ -192,5 +189,4 @@ def _made_beside(path: StrPath) -> tuple[int, int]:
 
 
 def _link(path: StrPath) -> InvalidData:
-    shown = printable(os.fspath(path))
-    return InvalidData(f"{shown} is a link, and is not followed: remove it, if you know who made it")
+    return InvalidData(f"{path} is a link, and is not followed: remove it, if you know who made it")

@@ -12,11 +12,10 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from ckncuda.errors import InvalidData, printable
+from ckncuda.errors import InvalidData
+from ckncuda.types import StrPath
 
 _seeking = threading.Lock()  # on Windows, where reading at a place means to go there first
-
-StrPath = str | os.PathLike[str]
 
 _KINDS = (
     (stat.S_ISFIFO, "a pipe"),
@@ -53,7 +52,7 @@ def open_regular(path: StrPath, *, follow: bool = True) -> BinaryIO:
     flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
     if not follow:
         if os.path.islink(path):  # said in our words; the flag is for a link that appears meanwhile
-            raise InvalidData(f"{os.fspath(path)} is a link, which is not followed here: remove it")
+            raise InvalidData(f"{path} is a link, which is not followed here: remove it")
         flags |= getattr(os, "O_NOFOLLOW", 0)
     if os.path.isdir(path):  # which Windows does not open
         raise InvalidData(_refusal(path, "a folder"))
@@ -67,7 +66,7 @@ def open_regular(path: StrPath, *, follow: bool = True) -> BinaryIO:
 
 def _refusal(path: StrPath, what: str) -> str:
     advice = "give a file in it" if what == "a folder" else "save its content to a file, and give that"
-    return f"{os.fspath(path)} is {what}, not a file: {advice}"
+    return f"{path} is {what}, not a file: {advice}"
 
 
 def read_within(path: StrPath, limit: int, *, follow: bool = True) -> bytes:
@@ -84,7 +83,7 @@ def read_within(path: StrPath, limit: int, *, follow: bool = True) -> bytes:
         size = os.fstat(file.fileno()).st_size  # as much memory is taken as is asked for
         content = b"" if size > limit else file.read(size + 1)
     if size > limit or len(content) > limit:  # it may have grown
-        raise InvalidData(f"{os.fspath(path)} is larger than the {limit:,} bytes that such a file may have")
+        raise InvalidData(f"{path} is larger than the {limit:,} bytes that such a file may have")
     return content
 
 
@@ -121,14 +120,12 @@ def check_unchanged(file: BinaryIO | StrPath, version: Version, where: object) -
     if now[:2] == version[:2] and now[2] < version[2]:
         raise _shorter(where)
     if now != version:
-        raise InvalidData(
-            f"{printable(where)} was changed while it was read: run this again once nobody writes it"
-        )
+        raise InvalidData(f"{where} was changed while it was read: run this again once nobody writes it")
 
 
 def _shorter(where: object) -> InvalidData:
     return InvalidData(
-        f"{printable(where)} has become shorter while it was read: is it being written or copied? run this "
+        f"{where} has become shorter while it was read: is it being written or copied? run this "
         "again once that is done"
     )
 

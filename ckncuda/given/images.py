@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ckncuda.errors import InvalidData, InvalidSpec, printable
+from ckncuda.errors import InvalidData, InvalidSpec
 from ckncuda.types import Shape
 
 Layout = Literal["NHWC", "NCHW"]
@@ -194,7 +194,7 @@ def pixel_type(dtype: np.dtype[Any], where: str) -> np.dtype[Any]:
     if dtype.kind not in "uibf":
         advice = {"c": "give images.real, or numpy.abs(images)", "O": "give numpy.stack(list(images))"}
         raise InvalidData(
-            f"{where}: pixels are of type {printable(dtype)}; expected integers in 0..255 or floating-point"
+            f"{where}: pixels are of type {dtype}; expected integers in 0..255 or floating-point"
             f" numbers: {advice.get(dtype.kind, 'give images.astype(numpy.float32), if they are numbers')}"
         )
     return dtype if dtype.kind == "f" else np.dtype(np.uint8)
@@ -248,9 +248,7 @@ def host_array(images: Any, where: str) -> NDArray[Any]:
 
 def _described(images: Any) -> str:
     kind = type(images)
-    name = printable(
-        kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-    )
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
     if isinstance(images, list | tuple):
         return f"a {name} of {len(images)}"
     return f"an object of type {name}"

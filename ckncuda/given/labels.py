@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ckncuda.errors import InvalidData, printable
+from ckncuda.errors import InvalidData
 
 NUMBERED = "numpy.unique(labels, return_inverse=True)[1]"  # numbers classes 0, 1, …, whatever their names
 
@@ -41,10 +41,9 @@ number the names by numpy.unique(labels, return_inverse=True)[1]
     try:
         values = np.asarray(labels)
     except (TypeError, ValueError, RuntimeError, BufferError) as error:  # whatever a foreign array raises
-        kind = printable(type(labels).__qualname__)
         raise InvalidData(
-            f"{where}: labels of type {kind} ({printable(error)}); expected an array of whole numbers, one an"
-            " image"
+            f"{where}: labels of type {type(labels).__qualname__} ({error}); expected an array of whole"
+            " numbers, one an image"
         ) from error
     if values.dtype == object and values.ndim:  # of pandas, or of a list of whatever: numbers, perhaps
         with contextlib.suppress(TypeError, ValueError):
@@ -79,7 +78,7 @@ def check_label_array(shape: Sequence[int], dtype: np.dtype[Any], n: int | None,
         )
     if dtype.kind not in "uibf":
         raise InvalidData(
-            f"{where}: labels of type {printable(dtype)}; expected whole numbers from 0, one an image:"
+            f"{where}: labels of type {dtype}; expected whole numbers from 0, one an image:"
             f" number the {'names' if dtype.kind in 'US' else 'classes'} by {NUMBERED}"
         )
     if n is not None and shape[0] != n:

@@ -112,10 +112,10 @@ def instance(name: str, value: object, kinds: type[T] | tuple[type[T], ...], exp
 def file_name(path: object, example: str) -> str:
     """Return the name of a file, given as text or as a path; raise `InvalidSpec` for what can be none."""
     named = os.fspath(path) if isinstance(path, os.PathLike) else path
-    if isinstance(named, str) and (not named or "\0" in named):
+    if isinstance(named, str) and (not named.strip() or "\0" in named):
         raise InvalidSpec(f"path is {shown(named)}; expected the name of a file, such as {example}")
     if isinstance(named, str) and "://" in named:
-        raise InvalidSpec(f"{printable(named)} is an address; expected a file or a folder: download it first")
+        raise InvalidSpec(f"{named} is an address; expected a file or a folder: download it first")
     return instance("path", named, str, f"expected the name of a file, such as {example}")
 
 
@@ -128,6 +128,17 @@ def several(name: str, value: object, kinds: type[T] | tuple[type[T], ...], expe
     return tuple(instance(f"{name}[{i}]", each, kinds, expected) for i, each in enumerate(value))
 
 
+def counted(n: int, what: str) -> str:
+    """Return a number of things, by the name of one.
+
+    Examples
+    --------
+    >>> counted(1, "image"), counted(5000, "image")
+    ('1 image', '5000 images')
+    """
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
+
+
 def shown(value: object) -> str:
     """Return a value as a message shows it, however large or hostile it is.
 
@@ -137,22 +148,22 @@ def shown(value: object) -> str:
     ('a number of more than 300 digits', "'xxxxxxxx")
     """
     if isinstance(value, type):
-        return f"the class {printable(value.__name__)}, not an object of it"
+        return f"the class {value.__name__}, not an object of it"
     if isinstance(value, int) and value.bit_length() > 1000:
         return "a number of more than 300 digits"
     shape = getattr(value, "shape", None)
     if isinstance(shape, tuple) and shape:
-        return f"an array of shape {list(shape)} and type {printable(getattr(value, 'dtype', '?'))}"
+        return f"an array of shape {list(shape)} and type {getattr(value, 'dtype', '?')}"
     try:
-        text = printable(repr(value))
+        text = repr(value)
     except Exception:  # the repr of somebody else's class, or of what is nested too deep, may raise anything
-        text = f"an object of type {printable(type(value).__name__)}"
+        text = f"an object of type {type(value).__name__}"
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 
 
 def listed(names: Iterable[object]) -> str:
     """Return names that somebody gave, sorted, for a message."""
-    text = ", ".join(sorted(printable(name) for name in names))
+    text = ", ".join(sorted(map(str, names)))
     return text if len(text) <= 2 * _SHOWN else f"{text[: 2 * _SHOWN - 3]}..."
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckncuda.backend.arrays import DLPACK_CPU
-from ckncuda.errors import InvalidData, InvalidSpec, printable
+from ckncuda.errors import InvalidData, InvalidSpec
 from ckncuda.given.images import (
     PYTHON,
     Layout,
@@ -82,7 +82,7 @@ class DeviceImages(Images):
         kind = str(array.dtype).rpartition(".")[2]  # torch.float32, float32
         if kind not in ON_DEVICE:
             raise InvalidData(
-                f"images are of type {printable(kind)} on a GPU; give uint8 (0...255) or floating-point"
+                f"images are of type {kind} on a GPU; give uint8 (0...255) or floating-point"
                 f" numbers, {', '.join(ON_DEVICE[1:])}: images.float() in PyTorch,"
                 " images.astype('float32') elsewhere"
             )
@@ -173,8 +173,8 @@ def as_images(images: Any, layout: Layout | None = None) -> Images:
     except (BufferError, RuntimeError, TypeError) as error:  # what libraries say of what they cannot pass on
         kind = f"{type(images).__module__}.{type(images).__qualname__}"
         raise InvalidData(
-            f"images are a {printable(kind)} of type {printable(getattr(images, 'dtype', 'unknown'))}, which"
-            f" cannot be passed on ({printable(error)}): give images.float() in PyTorch,"
+            f"images are a {kind} of type {getattr(images, 'dtype', 'unknown')}, which"
+            f" cannot be passed on ({error}): give images.float() in PyTorch,"
             " images.astype('float32') elsewhere"
         ) from error
     return _of_host(array, layout)

@@ -22,6 +22,7 @@ from ckncuda.given.parameters import number, shown, whole
 from ckncuda.types import Array
 
 LEAST_SIGMA = 1e-3  # a cosine of float32 may be 1 + 1e-6, where κ is then e
+MOST_SIGMA = 1e6  # κ is 1 but for 2e-12, of which float32 knows nothing
 MOST_DEGREE = 1_000_000  # of a polynomial: a power that any machine computes
 
 
@@ -97,10 +98,11 @@ class Exponential(DotProductKernel):
             )
         if self.sigma is not None:
             sigma = number("sigma", self.sigma, lambda s: s > 0, "it must be a positive number, such as 0.6")
-            if not LEAST_SIGMA <= sigma <= 1e6:
+            if not LEAST_SIGMA <= sigma <= MOST_SIGMA:
                 raise InvalidSpec(
-                    f"sigma is {sigma}; it is a distance on the unit sphere, such as 0.6, and at least "
-                    f"{LEAST_SIGMA:g}: below, the rounding of cosines is all that κ sees"
+                    f"sigma is {sigma:g}; it is a distance on the unit sphere, such as 0.6, from "
+                    f"{LEAST_SIGMA:g} to {MOST_SIGMA:,.0f}: below, the rounding of cosines is all that κ "
+                    "sees, and above, κ is 1 everywhere"
                 )
             object.__setattr__(self, "sigma", sigma)
         else:

@@ -6,16 +6,18 @@ import tomllib
 from collections.abc import Mapping
 from typing import Any
 
-from ckncuda.data.foreign import BEGIN, kind_of
-from ckncuda.errors import InvalidData, InvalidSpec, printable
+from ckncuda.errors import InvalidData, InvalidSpec
 from ckncuda.exact.encoder import ExactEncoderSpec
 from ckncuda.exact.kernel import ExactKernel
+from ckncuda.files.foreign import BEGIN, kind_of
 from ckncuda.files.regular_file import read_within
 from ckncuda.given.parameters import listed, shown
 from ckncuda.images.preprocess import Preprocessor, preprocessor_from_dict
 from ckncuda.images.symmetries import Symmetries
 from ckncuda.layer.spec import LayerSpec
 from ckncuda.network.encoder import EncoderSpec
+from ckncuda.supervised.encoder import TrainedEncoderSpec
+from ckncuda.supervised.training import Training
 
 Table = Mapping[str, Any]
 
@@ -24,6 +26,7 @@ MOST_DOTS = 20  # of a key
 _DEEP = re.compile(rf"(?<![^\s.=\[\]{{}},#])(?:[^\s.=\[\]{{}},#]+[ \t]*\.[ \t]*){{{MOST_DOTS + 1}}}")
 
 _OF_AN_ENCODER = ("layers", "preprocessing", "symmetries")
+_OF_A_NETWORK = (*_OF_AN_ENCODER, "training")
 _OF_A_KERNEL = ("tangent", "flip")
 
 
@@ -34,25 +37,23 @@ def read_toml(path: str) -> dict[str, Any]:
     except InvalidData as error:
         raise InvalidSpec(f"cannot read the configuration {error}") from error
     except OSError as error:
-        raise InvalidSpec(f"cannot read the configuration {printable(path)}: {error.strerror}") from error
+        raise InvalidSpec(f"cannot read the configuration {path}: {error.strerror}") from error
     is_wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         text = content.decode("utf-16" if is_wide else "utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InvalidSpec(f"{printable(path)} is not TOML: it is no UTF-8 text, save it as such") from error
+        raise InvalidSpec(f"{path} is not TOML: it is no UTF-8 text, save it as such") from error
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     if _DEEP.search(text):  # for which tomllib takes time quadratic in the depth
-        raise InvalidSpec(f"{printable(path)} is no configuration: it has keys of more than {MOST_DOTS} dots")
+        raise InvalidSpec(f"{path} is no configuration: it has keys of more than {MOST_DOTS} dots")
     try:
         return tomllib.loads(text)
     except RecursionError as error:
-        raise InvalidSpec(
-            f"{printable(path)} is not TOML for us: its brackets are nested too deep"
-        ) from error
+        raise InvalidSpec(f"{path} is not TOML for us: its brackets are nested too deep") from error
     except ValueError as error:  # numbers of thousands of digits, too
         kind = kind_of(content[:BEGIN])
-        problem = kind or f"is not TOML: {printable(error)}{_advice(text, error)}"
-        raise InvalidSpec(f"{printable(path)} {problem}") from error
+        problem = kind or f"is not TOML: {error}{_advice(text, error)}"
+        raise InvalidSpec(f"{path} {problem}") from error
 
 
 def _advice(text: str, error: ValueError) -> str:
@@ -71,7 +72,7 @@ def is_exact(content: Table) -> bool:
 def encoder_tables(content: Table, path: str, described: str = "encoders") -> list[Table]:
     """Return the table of each encoder: those of ``[[encoders]]``, or the one that stands at the top."""
     tables = _tables(content, "encoders", path)
-    alone = {name: content[name] for name in _OF_AN_ENCODER if name in content}
+    alone = {name: content[name] for name in _OF_A_NETWORK if name in content}
     if "encoders" in content and alone:
         raise InvalidSpec(
             f"{path}: {', '.join(alone)} and encoders both describe {described}; "
@@ -82,21 +83,24 @@ def encoder_tables(content: Table, path: str, described: str = "encoders") -> li
 
 def check_network_file(content: Table, path: str) -> None:
     """Raise `InvalidSpec` for a table that a file of networks has no place for."""
-    known = ["encoders", *_OF_AN_ENCODER, "classifier"]
+    known = ["encoders", *_OF_A_NETWORK, "classifier"]
     if unknown := sorted(set(content) - set(known)):
         raise InvalidSpec(f"{path}: there is no table {listed(unknown)}; there are {', '.join(known)}")
 
 
 def network(table: Table, path: str) -> EncoderSpec:
     """Return the encoder that a table describes."""
-    if unknown := sorted(set(table) - set(_OF_AN_ENCODER)):
-        raise InvalidSpec(
-            f"{path}: an encoder has no {listed(unknown)}; it has layers, preprocessing and symmetries"
-        )
+    if unknown := sorted(set(table) - set(_OF_A_NETWORK)):
+        raise InvalidSpec(f"{path}: an encoder has no {listed(unknown)}; it has {', '.join(_OF_A_NETWORK)}")
     described = _layers(table, path, "filters, patch, subsampling")
     symmetries = Symmetries(**_symmetries(table, path))
     layers = [LayerSpec.from_dict(layer) for layer in described]
-    return EncoderSpec(layers, _preprocessing(table, path), symmetries)
+    described_network = layers, _preprocessing(table, path), symmetries
+    if "training" not in table:
+        return EncoderSpec(*described_network)
+    if not isinstance(table["training"], dict):
+        raise InvalidSpec(f"{path}: training must be a table of options such as epochs = 30")
+    return TrainedEncoderSpec(*described_network, Training.from_dict(table["training"]))
 
 
 def exact_encoders(

@@ -4,6 +4,7 @@ What must be held at the same time is counted stage by stage.  Where the memory 
 refused, with what is needed; else a report is told if the machine has less.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -43,10 +44,7 @@ def check_fit(
     """
     if backend.name != "numpy":
         return
-
-    def stages(memory: int) -> dict[str, int]:
-        return _fit_stages(specs, learner, images, patches, backend, memory)
-
+    stages = functools.partial(_fit_stages, specs, learner, images, patches, backend)
     mends = "fewer filters, fewer images"
     if learner is not None and not isinstance(learner, Ridge | GramRidge):
         mends += ", or --classifier ridge"

@@ -1,6 +1,5 @@
 """A whole model: encoders and a classifier on their features, fitted together and stored in one file."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,12 +14,14 @@ from ckncuda.files import model_file
 from ckncuda.given.parameters import file_name, instance
 from ckncuda.images.sources import Images, ImagesOrArray, as_images_of, class_names, type_name
 from ckncuda.model.encoders import ImageEncoder, ImageEncoderSpec, encoder_from_dict
+from ckncuda.model.fitting import Fitting
 from ckncuda.model.memory import check_prediction
-from ckncuda.model.training import Training
 from ckncuda.network.encoder import Encoder
 from ckncuda.network.network import CKN, PATCHES, check_features, check_one_network
 from ckncuda.progress import Progress, Report
-from ckncuda.types import Array, Shape
+from ckncuda.supervised.checkpoint import Checkpoints
+from ckncuda.supervised.encoder import TrainedEncoder
+from ckncuda.types import Array, Shape, StrPath
 
 
 @dataclass
@@ -84,8 +85,11 @@ class Model:
         seed: int = 0,
         backend: Backend | str = "auto",
         progress: Progress | None = None,
+        checkpoints: Checkpoints | None = None,
     ) -> "Model":
-        """Fit the encoders without labels, then the classifier on their features; see also `ckncuda.fit`.
+        """Fit the encoders, then the classifier on their features; see also `ckncuda.fit`.
+
+        More than nine parameters: what is fitted, on what, and how.
 
         Parameters
         ----------
@@ -104,6 +108,8 @@ class Model:
         backend : Backend or str
             On a GPU, features stay there if they take at most half of its free memory.
         progress : callable or Report, optional
+        checkpoints : Checkpoints, optional
+            Where encoders that are trained end to end keep what they have learned so far, and go on from.
 
         Raises
         ------
@@ -113,25 +119,40 @@ class Model:
             Labels are missing or too few, images are malformed, or a Gram matrix is not theirs.
         """
         report = Report.of(progress)
-        training = Training(images, specs, seed, backend, report)
-        training.check(labels, classifier, grams)  # what can be found wrong is found before the long work
-        encoders = training.encoders(patches, None if labels is None else classifier)
-        shape, kind = training.images.shape, type_name(training.images)
+        fitting = Fitting(images, specs, seed, backend, report)
+        fitting.check(labels, classifier, grams)  # what can be found wrong is found before the long work
+        learner = None if labels is None else classifier
+        encoders = fitting.encoders(patches, learner, labels, checkpoints)
+        shape, kind = fitting.images.shape, type_name(fitting.images)
         model = cls(encoders, None, shape[1:], kind, class_names(images, labels))
-        model.report = {"n_images": shape[0], "n_features": model.n_features, "seed": training.seed}
+        model.report = {"n_images": shape[0], "n_features": model.n_features, "seed": fitting.seed}
+        model.report |= _trainings(encoders)
         if classifier is None or labels is None:
             return model
-        if training.compares:
-            features: Any = training.grams(encoders, grams)
+        if fitting.compares:
+            features: Any = fitting.grams(encoders, grams)
         else:
-            features = training.backend.empty((shape[0], model.n_features))
-            for _ in model._blocks(images, training.backend, report, features):
+            features = fitting.backend.empty((shape[0], model.n_features))
+            for _ in model._blocks(images, fitting.backend, report, features):
                 pass
         with report.stage("classifier"):
-            training.fit_classifier(classifier, features, labels, model.widths)
+            fitting.fit_classifier(classifier, features, labels, model.widths)
         model.classifier = classifier
-        model.report |= training.judged(classifier, encoders)
+        model.report |= fitting.judged(classifier, encoders)
         return model
+
+    def take_head(self) -> None:
+        """Predict as the linear classifier does that the model's network was trained with."""
+        (encoder,) = self.encoders
+        assert isinstance(encoder, TrainedEncoder)
+        assert encoder.trained is not None
+        trained = encoder.trained
+        self.classifier = trained.head
+        self.report |= {
+            "regularization": trained.regularization,
+            "validation_accuracy": trained.held_out_accuracy,
+            "validation": f"{trained.sentence}; {encoder.saw} saw all images, without labels",
+        }
 
     def transform(
         self, images: ImagesOrArray, *, backend: Backend | str = "auto", progress: Progress | None = None
@@ -288,14 +309,14 @@ class Model:
         encoders = sum(encoder.n_parameters for encoder in self.encoders)
         return encoders + (0 if self.classifier is None else self.classifier.n_parameters)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: StrPath) -> None:
         """Write the model file; see `ckncuda.files.model_file`."""
         about = {name: getattr(self, name) for name in ("image_shape", "image_type", "class_names", "report")}
         contents = model_file.Contents(self.encoders, self.classifier, about)
         model_file.save(contents, file_name(path, '"model.ckn"'))
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> "Model":
+    def load(cls, path: StrPath) -> "Model":
         """Read a model file that `save` or ``ckn fit`` wrote.
 
         Raises
@@ -327,6 +348,14 @@ class Model:
         return model
 
 
-def load(path: str | os.PathLike[str]) -> Model:
+def _trainings(encoders: Sequence[ImageEncoder]) -> dict[str, Any]:
+    """Return what a report says of encoders that were trained end to end; nothing where none was."""
+    trained = [each.trained for each in encoders if isinstance(each, TrainedEncoder) and each.trained]
+    if not trained:
+        return {}
+    return {"training": [{"chosen": each.sentence, "history": list(each.history)} for each in trained]}
+
+
+def load(path: StrPath) -> Model:
     """Read a model file; see `Model.load`."""
     return Model.load(path)

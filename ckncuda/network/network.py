@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
 
@@ -20,7 +19,7 @@ from ckncuda.layer.layer import Layer
 from ckncuda.layer.spec import LayerSpec, check_specs
 from ckncuda.network.anchors import MAX_ITERATIONS, normalized, patches_at, spherical_kmeans
 from ckncuda.progress import Progress, Report
-from ckncuda.types import Array, Shape
+from ckncuda.types import Array, Shape, StrPath
 
 PATCHES = 300_000  # sampled for each layer
 PART_BYTES = 8 << 20  # of patches that are copied at a time
@@ -114,6 +113,7 @@ class CKN:
         *,
         patches: int = PATCHES,
         max_iterations: int = MAX_ITERATIONS,
+        learned: Sequence[Layer] = (),
         seed: int = 0,
         backend: Backend | str = "auto",
         progress: Progress | None = None,
@@ -129,6 +129,9 @@ class CKN:
             are fewer, or where they would take more than half of the backend's ``memory``.
         max_iterations : int
             Of k-means, at most.
+        learned : sequence of Layer
+            The lowest layers, with anchor points that came about otherwise, of their specifications here but
+            for parameters of kernels that data choose.  What decorrelates their outputs is measured anew.
         seed : int
             The same seed, images and machine give the same anchors, bit for bit.
         backend : Backend or str
@@ -152,14 +155,16 @@ class CKN:
         for number, spec in enumerate(self.specs, 1):
             rng = np.random.default_rng([seed, number])
             report = Report.of(progress).labelled(f"layer {number}")
-            sample = normalized(_sample(layers, spec, images, patches, backend, rng, report))
-            channels = sample.shape[1] // spec.terms(1)
-            kernel = spec.kernel.resolved(sample, rng)
-            centres = spherical_kmeans(sample, spec.filters, backend, rng, max_iterations, report)
-            anchors = backend.to_host(centres).reshape(spec.filters, *spec.patch_shape, channels)
-            del sample, centres  # while the projection is made, they need not be there
-            learned = dataclasses.replace(spec, kernel=kernel, decorrelation=0.0)
-            layer = Layer.from_anchors(learned, anchors)
+            if number <= len(learned):
+                kernel, anchors = learned[number - 1].spec.kernel, learned[number - 1].anchors
+            else:
+                sample = normalized(_sample(layers, spec, images, patches, backend, rng, report))
+                channels = sample.shape[1] // spec.terms(1)
+                kernel = spec.kernel.resolved(sample, rng)
+                centres = spherical_kmeans(sample, spec.filters, backend, rng, max_iterations, report)
+                anchors = backend.to_host(centres).reshape(spec.filters, *spec.patch_shape, channels)
+                del sample, centres  # while the projection is made, they need not be there
+            layer = Layer.from_anchors(dataclasses.replace(spec, kernel=kernel, decorrelation=0.0), anchors)
             if spec.decorrelation:
                 outputs = _outputs([*layers, layer], images, backend, rng, report)
                 layer = layer.decorrelated(spec.decorrelation, outputs)
@@ -278,14 +283,14 @@ class CKN:
             ]
         )
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: StrPath) -> None:
         """Write the network to a model file; `ckncuda.load` reads it."""
         beside = {"preprocessing": [], "symmetries": Symmetries().to_dict()}
         encoder = model_file.StoredPart({"kind": "network"} | self.to_dict() | beside, self.arrays())
         model_file.save(model_file.Contents([encoder]), file_name(path, '"network.ckn"'))
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> "CKN":
+    def load(cls, path: StrPath) -> "CKN":
         """Read the network of a model file; what is beside it is left aside."""
 
         def build(contents: model_file.Contents) -> tuple[list[str], CKN | None]:

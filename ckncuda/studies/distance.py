@@ -131,7 +131,8 @@ def _distances(features: Array, exact: Array) -> tuple[float, float]:
     double = features.astype(np.float64)
     difference = double @ double.T - kernel
     if not np.linalg.norm(_centred(kernel)) > 1e-9 * np.linalg.norm(kernel):
-        raise InvalidData(f"the {len(kernel)} images are all alike: give images that differ")
+        found = "there is only 1 image" if len(kernel) == 1 else f"the {len(kernel)} images are all alike"
+        raise InvalidData(f"{found}: give images that differ")
     whole = np.linalg.norm(difference) / np.linalg.norm(kernel)
     centred = np.linalg.norm(_centred(difference)) / np.linalg.norm(_centred(kernel))
     return float(whole), float(centred)

@@ -5,11 +5,14 @@ import gc
 import os
 import pickle
 import threading
+import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
+from ckncuda import backend as module
 from ckncuda.backend import KeptBackends, get_backend, shared_backend
 from ckncuda.backend.process_lock import ProcessLock
 
@@ -46,7 +49,15 @@ def test_copies_begin_with_none(again):
     assert vars(again(kept)) == vars(KeptBackends())
 
 
-def test_many_threads_share_one():
+def test_many_threads_share_one(monkeypatch):
+    """Those that ask while the first one is being made, too."""
+
+    def slowly(name):
+        time.sleep(0.05)
+        return get_backend(name)
+
+    monkeypatch.setattr(module, "_SHARED", weakref.WeakValueDictionary())
+    monkeypatch.setattr(module, "get_backend", slowly)
     kept = [KeptBackends() for _ in range(64)]
     with ThreadPoolExecutor(16) as pool:
         found = list(pool.map(lambda each: each.of("numpy"), kept))
@@ -57,8 +68,6 @@ def test_many_threads_share_one():
 @pytest.mark.parametrize("how", ["the lock", "a backend"])
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_child_that_is_forked_in_the_midst_of_it_does_not_wait_for_ever(how, monkeypatch):
-    from ckncuda import backend as module
-
     lock, inside, leave = ProcessLock(), threading.Event(), threading.Event()
     monkeypatch.setattr(module, "_SHARING", lock)
 

@@ -1,6 +1,8 @@
 """What the NumPy backend owes to the process it runs in."""
 
 import multiprocessing
+import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -82,6 +84,32 @@ def test_a_forked_child_computes(network, rng):
     exit_code = child.exitcode
     child.kill()
     assert exit_code == 0  # None: it hangs
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@pytest.mark.parametrize("held", ["the lock", "BLAS"])
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_forked_in_the_midst_of_a_product_has_its_own_blas(held, two_threads):
+    """Who held it is not in the child, and does not give the threads back there."""
+    inside, leave = threading.Event(), threading.Event()
+
+    def hold():
+        with _SINGLE_THREADED_BLAS._lock if held == "the lock" else _SINGLE_THREADED_BLAS:
+            inside.set()
+            leave.wait(30)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    inside.wait()
+    child = os.fork()
+    if not child:
+        threading.Timer(10, os._exit, [1]).start()
+        with _SINGLE_THREADED_BLAS:
+            within = set(blas_threads())
+        os._exit(0 if (within, set(blas_threads())) == ({1}, {2}) else 2)
+    leave.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0  # 1: it waits for ever
 
 
 @pytest.mark.parametrize("compiled", [False, True])

@@ -192,6 +192,7 @@ def test_fits_and_scores_are_the_same_in_blocks(kind, monkeypatch):
     ("features", "labels", "words"),
     [
         (FEATURES, LABELS[:-1], r"59 labels .* 60 images"),
+        (FEATURES[:1], LABELS[:1], r"the only label is 0.*two classes"),
         (FEATURES, np.zeros(60, int), r"all 60 labels are 0.*two classes"),
         (FEATURES, LABELS - 1, r"label -1 of image 0; expected 0 or greater"),
         (FEATURES, LABELS / 2, r"label 0.5 of image 1; expected whole numbers"),

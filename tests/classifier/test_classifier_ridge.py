@@ -5,7 +5,7 @@ import pytest
 from factories import least_squares, overlapping_classes, scaled_by_the_book
 
 from ckncuda import Ridge, Softmax
-from ckncuda.classifier.choice import Choice
+from ckncuda.classifier.choice import Choice, halvings
 from ckncuda.classifier.systems import FeatureSystem
 from ckncuda.classifier.training_data import FeatureScaling, TrainingData, signed_targets
 from ckncuda.errors import InvalidSpec
@@ -60,6 +60,9 @@ def test_the_parts_hold_all_classes_though_they_stand_in_turn(monkeypatch, many)
     rng = np.random.default_rng(0)
     labels = np.repeat([0, 1], 150)  # the last images of the file would be of one class
     features = (rng.normal(size=(300, 320)) + 0.2 * labels[:, None] * np.ones(320)).astype(np.float32)
+    system = FeatureSystem(TrainingData.of(features, labels), FeatureScaling.of(features), None)
+    for count in halvings(300, 30):
+        assert 0.25 < labels[system.order[-count:]].mean() < 0.75
     ridge = Ridge().fit(features, labels)
     monkeypatch.setattr("ckncuda.classifier.systems.MANY", 10_000)
     assert ridge.validation_accuracy_ >= Ridge().fit(features, labels).validation_accuracy_ - 0.01

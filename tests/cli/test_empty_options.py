@@ -14,11 +14,11 @@ PARAMETERS = {
 }
 
 
-def arguments_of(name, empty):
-    """Give what the command needs, none of which exists, and the parameter that is empty."""
+def arguments_of(name, empty, blank=""):
+    """Give what the command needs, none of which exists, and the parameter that is empty or blank."""
     given = []
     for parameter in cli.commands[name].params:
-        value = "" if parameter is empty else f"nowhere.{parameter.name}"
+        value = blank if parameter is empty else f"nowhere.{parameter.name}"
         if isinstance(parameter, click.Argument) and (parameter.required or parameter is empty):
             given.append(value)
         elif parameter is empty or (parameter.required and isinstance(parameter, click.Option)):
@@ -43,7 +43,14 @@ def test_every_text_is_of_this_type():
     assert sum(parameter.type is TEXT for _, parameter in PARAMETERS.values()) > 25
 
 
-@pytest.mark.parametrize("value", [" ", "0", "-"])
+@pytest.mark.parametrize("case", [case for case in PARAMETERS if PARAMETERS[case][1].type is TEXT])
+def test_what_is_blank_is_refused(refused, case):
+    name, parameter = PARAMETERS[case]
+    words = ["Invalid value for", "it is blank (an unset shell variable?)"]
+    refused(name, *arguments_of(name, parameter, blank=" \t"), words=words)
+
+
+@pytest.mark.parametrize("value", [" x", "0", "-"])
 def test_what_is_not_empty_is_taken(refused, value):
     """As a name of a file, which does not exist."""
     refused("info", "--", value, words=["no model file"])

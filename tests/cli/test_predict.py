@@ -74,7 +74,7 @@ def test_arrays_take_the_shape_that_the_model_knows(works, refused, tiny, tmp_pa
     expected = ckncuda.load(tmp_path / "m.ckn").predict(images)
     for name in ("x.npy", "x.npz", "first.npy"):
         np.testing.assert_array_equal(predictions(tmp_path / f"{name}.csv"), expected)
-    works("predict", "m.ckn", "one.npy", "-o", "one.csv")
+    assert "wrote one.csv: 1 prediction\n" in works("predict", "m.ckn", "one.npy", "-o", "one.csv").stdout
     assert predictions(tmp_path / "one.csv") == expected[:1]
     works("evaluate", "m.ckn", "x.npz")
     np.save(tmp_path / "other.npy", images[:, :, :19])

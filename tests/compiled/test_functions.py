@@ -1,8 +1,12 @@
 """Functions that Numba compiles, and how their machine code is kept for other processes."""
 
 import ast
+import functools
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -128,6 +132,26 @@ def test_compiling_is_announced_only_where_nothing_is_kept(monkeypatch, caplog):
     comes_from()
     functions.announce.__wrapped__(compiled(double))
     assert not caplog.records
+
+
+def test_compiling_is_announced_once_by_threads_that_meet_it_at_once(monkeypatch):
+    said, both = [], threading.Barrier(2)
+
+    def say(message):
+        said.append(message)
+        time.sleep(0.2)  # the other thread is in the midst of it
+
+    monkeypatch.setattr(functions.logging.getLogger("ckncuda"), "info", say)
+    anew = functools.cache(functions._announce_compilation.__wrapped__)
+    monkeypatch.setattr(functions, "_announce_compilation", anew)
+
+    def compile_another(function):
+        both.wait()
+        functions.announce.__wrapped__(compiled(function))
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(compile_another, [lambda x: x + 1, lambda x: x + 2]))
+    assert len(said) == 1
 
 
 @pytest.mark.parametrize("place", ["/dev/null/kept", "a file"])

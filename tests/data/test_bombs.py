@@ -34,6 +34,20 @@ def test_bombs_are_refused_before_they_go_off(tmp_path):
     assert not taken, "\n".join(map(str, taken))
 
 
+def test_labels_as_many_as_images_may_still_be_a_trap(tmp_path):
+    (tmp_path / "y.npz").write_bytes(bombs.archive(bombs.member(b"labels.npy", (1 << 26,), descr="<i8")))
+    with pytest.raises(InvalidData, match=r"array 'labels' of 67108864 takes 512 MiB once unpacked.* a trap"):
+        read_labels(tmp_path / "y.npz", 1 << 26)
+
+
+def test_more_than_any_packing_holds_is_refused_as_it_is_opened(tmp_path):
+    name, packed, _, checksum = bombs.member(b"images.npy", (10**6, 64, 64, 3), 100)
+    announced = 10**6 * 64 * 64 * 3 + len(bombs.header((10**6, 64, 64, 3)))
+    (tmp_path / "x.npz").write_bytes(bombs.archive((name, packed, announced, checksum)))
+    with pytest.raises(InvalidData, match=rf"header announces {announced:,} bytes, [\d,]+ are there at most"):
+        NpzSource(tmp_path / "x.npz")
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes among files here")
 @pytest.mark.parametrize("format", READERS)
 @pytest.mark.parametrize("kind", ["pipe", "device"])

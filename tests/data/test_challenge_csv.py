@@ -168,6 +168,12 @@ def test_number_of_values_that_is_no_images(tmp_path):
         open_images(write(tmp_path / "X.csv", [[1, 2, 3]]))
 
 
+def test_number_of_values_that_is_no_image_of_a_size_that_is_given(tmp_path):
+    message = r"3 values a line, expected 16 \(4x4x1\): give images of this size"
+    with pytest.raises(InvalidData, match=message):
+        open_images(write(tmp_path / "X.csv", [[1, 2, 3]]), image_shape=(4, 4, 1))
+
+
 @pytest.mark.parametrize("text", ["x", "", "1.2.3", "1_0", "0x10", '"x"', "1 2", "\u0663\u00e9"])
 @pytest.mark.parametrize("after", [",", ""])
 @pytest.mark.parametrize("indexed", [False, True])

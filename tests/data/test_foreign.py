@@ -10,8 +10,9 @@ import pytest
 import safetensors.numpy
 
 from ckncuda.data import open_images, read_labels
-from ckncuda.errors import CknError, InvalidData
+from ckncuda.errors import CknError, InvalidData, InvalidModelFile
 from ckncuda.exact.on_disk.reading import open_gram
+from ckncuda.model.model import load
 from ckncuda.model.system import System
 
 
@@ -78,6 +79,25 @@ def test_files_of_others_are_named_as_what_they_are(tmp_path, name):
             read_labels(tmp_path / name, 2)
 
 
+@pytest.mark.parametrize("name", FOREIGN)
+def test_files_of_others_in_place_of_a_model_are_named_as_what_they_are(tmp_path, name):
+    (tmp_path / name).write_bytes(FOREIGN[name][0])
+    with pytest.raises(
+        InvalidModelFile, match=rf"{name} is .*(no model: give|unpack|git lfs|again)"
+    ) as refused:
+        load(tmp_path / name)
+    assert "numpy" not in str(refused.value)
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
+def test_a_compressed_model_is_to_be_decompressed(tmp_path, pack):
+    (tmp_path / "m.ckn.packed").write_bytes(pack(safetensors_file("ckncuda", 0x0280)))
+    with pytest.raises(
+        InvalidModelFile, match=r"is compressed: decompress it first, with (gunzip|bunzip2|unxz)"
+    ):
+        load(tmp_path / "m.ckn.packed")
+
+
 @pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
 def test_compressed_images_are_to_be_decompressed(tmp_path, pack):
     (tmp_path / "X.csv.packed").write_bytes(pack(b"1,2,3,4\n"))
@@ -112,6 +132,7 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 
         ),
         (open_gram, "K.npy"),
         (System.from_toml, "net.toml"),
+        (load, "m.ckn"),
     ],
 )
 def test_a_pointer_of_git_lfs_is_said_to_be_one(tmp_path, read, name):

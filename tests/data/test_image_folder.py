@@ -81,7 +81,7 @@ def test_greyscale_and_palettes_among_colours(tmp_path):
     [
         (
             {"a.png": colour(), "b.png": np.zeros((7, 9, 3), np.uint8)},
-            r"b\.png is 9x7 pixels.*expected 8x6 as a\.png is: crop or resize",
+            r"b\.png is 9x7 pixels.*expected 8x6 as a\.png is: crop.*ImageOps\.fit\(picture, \(8, 6\)\)",
         ),
         ({"a.png": np.full((6, 8), 40000, np.uint16)}, r"a\.png has more than 8 bits"),
         ({"a/1.png": colour(), "1.png": colour()}, r"both images \(1\.png\) and sub-folders \(a\)"),
@@ -271,7 +271,7 @@ def test_one_picture_is_a_data_set_of_one(tmp_path, name):
     (tmp_path / "file").rename(tmp_path / name)
     source = open_images(tmp_path / name)
     assert (source.shape, source.labels, source.files) == ((1, 6, 8, 3), None, (name,))
-    assert source.description == f"picture {name}, 1 images of 6x8x3"
+    assert source.description == f"picture {name}, 1 image of 6x8x3"
     assert abs(source.read(0, 1)[0, 3, 3].astype(int) - (200, 0, 0)).max() < 4
 
 

@@ -3,6 +3,7 @@ import re
 import struct
 import time
 import zipfile
+import zlib
 
 import numpy as np
 import pytest
@@ -247,3 +248,37 @@ def test_members_packed_in_other_ways_are_refused_at_all_doors(tmp_path, method,
     for door in doors:
         with pytest.raises(InvalidData, match=rf"array '{key}' is packed by .*; expected deflate, or none"):
             door()
+
+
+def member(name, array, at):
+    """Return a member that is not packed, and what the list of members says of it."""
+    file = io.BytesIO()
+    np.save(file, array)
+    content = file.getvalue()
+    sizes = (zlib.crc32(content), len(content), len(content), len(name), 0)
+    about = struct.pack("<5H3I2H", 20, 0, 0, 0, 33, *sizes)
+    listed = b"PK\1\2\x14\0" + about + struct.pack("<3H2I", 0, 0, 0, 0, at) + name
+    return b"PK\3\4" + about + name + content, listed
+
+
+@pytest.mark.parametrize("how", ["apart", "one in the other", "the same bytes twice"])
+def test_members_that_overlap_are_refused(tmp_path, how):
+    """Small archives unpack to terabytes by members that share their bytes."""
+    images, labels, path = np.zeros((2, 10, 30), np.uint8), np.array([1, 0]), tmp_path / "x.npz"
+    inner, _ = member(b"labels.npy", labels, 0)
+    if how == "one in the other":
+        images.reshape(-1)[-len(inner) :] = np.frombuffer(inner, np.uint8)
+    stored, first = member(b"images.npy", images, 0)
+    begins = {"apart": len(stored), "one in the other": len(stored) - len(inner), "the same bytes twice": 0}
+    stored += inner if how == "apart" else b""
+    listed = first + member(b"labels.npy", labels, begins[how])[1]
+    path.write_bytes(
+        stored + listed + struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 2, 2, len(listed), len(stored), 0)
+    )
+    if how == "apart":
+        with NpzSource(path) as source:
+            assert np.array_equal(source.read(0, 2)[..., 0], images)
+            assert source.labels.tolist() == [1, 0]
+    else:
+        with pytest.raises(InvalidData, match=r"x\.npz, array 'images' overlaps another member .*or a trap"):
+            NpzSource(path)

@@ -11,14 +11,17 @@ import json
 import lzma
 import struct
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+from bombs import sparse, zeros_deflated
 from fuzz.corpus import IMAGES, LABELS, npy_of
 from numpy.lib import format as npy_format
+from picture_files import chunk, encoded
 from PIL import Image
+
+from ckncuda.data.picture_chunks import PNG_SIGNATURE
 
 Bomb = Callable[[Path], list[str]]
 MIB = 1 << 20
@@ -46,26 +49,11 @@ def lay_out(folder: Path) -> None:
     (folder / "m.ckn").write_bytes(stored.read_bytes())
 
 
-def sparse(path: Path, head: bytes, size: int) -> None:
-    """Write a file of which only the beginning takes space."""
-    with open(path, "wb") as file:
-        file.write(head)
-        file.truncate(size)
-
-
 def npy_head(shape: tuple[int, ...], dtype: str, fortran: bool = False) -> bytes:
     """Return the header of an array."""
     out = io.BytesIO()
     npy_format.write_array_header_1_0(out, {"descr": dtype, "fortran_order": fortran, "shape": shape})
     return out.getvalue()
-
-
-def deflated_zeros(size: int, head: bytes = b"") -> bytes:
-    """Return raw deflate data of a head and so many zeros, of which one piece is compressed and repeated."""
-    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
-    begin = packer.compress(head) + packer.flush(zlib.Z_FULL_FLUSH)
-    piece = packer.compress(bytes(16 * MIB)) + packer.flush(zlib.Z_FULL_FLUSH)
-    return begin + piece * (size // (16 * MIB)) + packer.flush(zlib.Z_FINISH)
 
 
 def gzipped_zeros(head: bytes, size: int) -> bytes:
@@ -95,7 +83,7 @@ def _pieces(head: bytes, size: int) -> Iterator[bytes]:
 
 
 PACKERS = {
-    zipfile.ZIP_DEFLATED: lambda head, size: deflated_zeros(size, head),
+    zipfile.ZIP_DEFLATED: zeros_deflated,
     zipfile.ZIP_BZIP2: bzipped_zeros,
     zipfile.ZIP_LZMA: zeros_in_lzma,
 }
@@ -302,10 +290,9 @@ def _picture(folder: Path, name: str, content: bytes) -> list[str]:
 def picture_png(folder: Path) -> list[str]:
     """Hold 13,300 x 13,300 black pixels, just below what Pillow itself refuses."""
     side, rows = 13_300, 13_300 * (1 + 3 * 13_300)
-    pixels = b"\x78\xda" + deflated_zeros(rows + 16 * MIB) + struct.pack(">I", 1)
-    chunks = [(b"IHDR", struct.pack(">2I5B", side, side, 8, 2, 0, 0, 0)), (b"IDAT", pixels), (b"IEND", b"")]
-    parts = [struct.pack(">I", len(c)) + n + c + struct.pack(">I", zlib.crc32(n + c)) for n, c in chunks]
-    return _picture(folder, "1.png", b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    pixels = b"\x78\xda" + zeros_deflated(b"", rows + 16 * MIB) + struct.pack(">I", 1)
+    head = chunk(b"IHDR", struct.pack(">2I5B", side, side, 8, 2, 0, 0, 0))
+    return _picture(folder, "1.png", PNG_SIGNATURE + head + chunk(b"IDAT", pixels) + chunk(b"IEND", b""))
 
 
 @bomb
@@ -318,9 +305,8 @@ def picture_ppm(folder: Path) -> list[str]:
 
 def _resized(suffix: str, at: int, width: int) -> bytes:
     """Return a small picture whose header announces 13,300 x 13,300."""
-    out = io.BytesIO()
-    Image.new("RGB" if suffix == "bmp" else "P", (8, 6)).save(out, suffix)
-    head, side = out.getvalue(), (13_300).to_bytes(width, "little")
+    head = encoded(Image.new("RGB" if suffix == "bmp" else "P", (8, 6)), suffix)
+    side = (13_300).to_bytes(width, "little")
     return head[:at] + 2 * side + head[at + 2 * width :]
 
 
@@ -341,12 +327,9 @@ def picture_gif(folder: Path) -> list[str]:
 @bomb
 def text_in_a_picture(folder: Path) -> list[str]:
     """Hold compressed text beside the pixels that unpacks to a gigabyte."""
-    text = b"a\0\0\x78\xda" + deflated_zeros(1024 * MIB) + struct.pack(">I", 1)
-    out = io.BytesIO()
-    Image.new("RGB", (8, 6)).save(out, "png")
-    plain = out.getvalue()
-    chunk = struct.pack(">I", len(text)) + b"zTXt" + text + struct.pack(">I", zlib.crc32(b"zTXt" + text))
-    return _picture(folder, "1.png", plain[:33] + chunk + plain[33:-12] + b"\0\0\0\0IEND")
+    text = b"a\0\0\x78\xda" + zeros_deflated(b"", 1024 * MIB) + struct.pack(">I", 1)
+    plain = encoded(Image.new("RGB", (8, 6)), "png")
+    return _picture(folder, "1.png", plain[:33] + chunk(b"zTXt", text) + plain[33:-12] + b"\0\0\0\0IEND")
 
 
 @bomb

@@ -19,41 +19,15 @@ import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from fuzz.mutations import NUMBERS, TEXTS, mutated, mutated_text, number_text
+from fuzz.mutations import NUMBERS, TEXTS, mutated, mutated_text, number_text, rearrange
+from picture_files import chunk
 
 Format = Callable[[random.Random, bytes, Sequence[bytes], Sequence[bytes]], bytes]
 
 DTYPES = (
-    *(
-        "|u1",
-        "|i1",
-        "|b1",
-        "<u2",
-        ">i4",
-        "<i8",
-        "<u8",
-        "<f2",
-        "<f4",
-        ">f8",
-        "<f16",
-        "<c8",
-        "|O",
-        "|S3",
-        "<U5",
-    ),
-    *(
-        "|V4",
-        "<M8[s]",
-        "<m8[ns]",
-        "[('a', '<f4')]",
-        "[]",
-        "|V0",
-        "|S0",
-        "<f3",
-        "<i16",
-        "U99999999999",
-        "5,u1",
-    ),
+    *("|u1", "|i1", "|b1", "<u2", ">i4", "<i8", "<u8", "<f2", "<f4", ">f8", "<f16", "<c8", "|O", "|S3"),
+    *("<U5", "|V4", "<M8[s]", "<m8[ns]", "[('a', '<f4')]", "[]", "|V0", "|S0", "<f3", "<i16", "U99999999999"),
+    *("5,u1",),
 )
 VALUES: tuple[Any, ...] = (
     *NUMBERS,
@@ -200,8 +174,7 @@ def png(rng: random.Random, data: bytes, others: Sequence[bytes], words: Sequenc
                 chunks[i] = b"IDAT", rng.randbytes(20)
     else:
         chunks[at] = name, raw(rng, content, [], words)
-    parts = [struct.pack(">I", len(c)) + n + c + struct.pack(">I", zlib.crc32(n + c)) for n, c in chunks]
-    return data[:8] + b"".join(parts)
+    return data[:8] + b"".join(chunk(name, content) for name, content in chunks)
 
 
 def as_json(rng: random.Random, data: bytes, others: Sequence[bytes], words: Sequence[bytes]) -> bytes:
@@ -255,14 +228,7 @@ def lines_of_json(rng: random.Random, data: bytes, others: Sequence[bytes], word
     """Mutate one of many lines of JSON, or their order."""
     lines = data.split(b"\n")
     at, to = rng.randrange(len(lines)), rng.randrange(len(lines))
-    kind = rng.randrange(8)
-    if kind == 0:
-        del lines[at]
-    elif kind == 1:
-        lines.insert(to, lines[at])
-    elif kind == 2:
-        lines[at], lines[to] = lines[to], lines[at]
-    else:
+    if not rearrange(lines, at, to, rng.randrange(8)):
         lines[at] = (as_json if rng.random() < 0.9 else raw)(rng, lines[at], lines, words)
     return b"\n".join(lines)
 
@@ -303,13 +269,9 @@ def pickled(rng: random.Random, data: bytes, others: Sequence[bytes], words: Seq
     for _ in range(rng.choice((1, 1, 2, 3))):
         at, to = rng.randrange(len(pieces)), rng.randrange(len(pieces))
         kind = rng.randrange(7)
-        if kind == 0 and len(pieces) > 1:
-            del pieces[at]
-        elif kind == 1:
-            pieces.insert(to, pieces[at])
-        elif kind == 2:
-            pieces[at], pieces[to] = pieces[to], pieces[at]
-        elif kind == 3:
+        if (kind or len(pieces) > 1) and rearrange(pieces, at, to, kind):
+            continue
+        if kind == 3:
             number = rng.choice(NUMBERS)
             four, nine = (number % 2**32).to_bytes(4, "little"), (number % 2**72).to_bytes(9, "little")
             numbers = [b"J" + four, b"K" + bytes([number % 256]), b"I%d\n" % number, b"\x8a\x09" + nine]

@@ -3,6 +3,7 @@
 import random
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 NUMBERS = (
     *(0, 1, -1, 2, 3, 7, 10, 127, 128, 255, 256, 65535, 65536, 10**6),
@@ -11,56 +12,10 @@ NUMBERS = (
 """Integers at limits, of both signs and of any size."""
 
 TEXTS = (
-    *(
-        "",
-        "-0",
-        "+1",
-        "1e400",
-        "1e-400",
-        "-1e38",
-        "3.5e38",
-        "nan",
-        "NaN",
-        "inf",
-        "-Infinity",
-        "0x10",
-        "1_0",
-        "½",
-    ),
-    *(
-        "0.5",
-        "1.0",
-        "1e3",
-        "true",
-        "None",
-        "null",
-        "٣",
-        "\ufeff",
-        "\x00",
-        "\x1b[31m",
-        "\n",
-        "\r",
-        "\r\n",
-        "\t",
-    ),
-    *(
-        '"',
-        "'",
-        "[",
-        "]",
-        "{",
-        "}",
-        "(",
-        ")",
-        ",",
-        ":",
-        "=",
-        "\\",
-        "\\u0000",
-        "\u2028",
-        "9" * 400,
-        "[" * 3000,
-    ),
+    *("", "-0", "+1", "1e400", "1e-400", "-1e38", "3.5e38", "nan", "NaN", "inf", "-Infinity", "0x10", "1_0"),
+    *("½", "0.5", "1.0", "1e3", "true", "None", "null", "٣", "\ufeff", "\x00", "\x1b[31m", "\n", "\r"),
+    *("\r\n", "\t", '"', "'", "[", "]", "{", "}", "(", ")", ",", ":", "=", "\\", "\\u0000", "\u2028"),
+    *("9" * 400, "[" * 3000),
 )
 """Words that readers of text may not expect."""
 
@@ -87,6 +42,17 @@ def number_text(rng: random.Random) -> str:
 def place(rng: random.Random, length: int) -> int:
     """Return a place in so many bytes; every second one among the first, where the header is."""
     return rng.randrange(max(1, min(length, 128) if rng.random() < 0.5 else length))
+
+
+def rearrange(pieces: list[Any], at: int, to: int, kind: int) -> bool:
+    """Leave a piece out, repeat it or exchange it with another, as kinds 0 to 2 say; False of other kinds."""
+    if kind == 0:
+        del pieces[at]
+    elif kind == 1:
+        pieces.insert(to, pieces[at])
+    elif kind == 2:
+        pieces[at], pieces[to] = pieces[to], pieces[at]
+    return kind < 3
 
 
 _Bytes = Callable[[random.Random, bytes, Sequence[bytes], Sequence[bytes]], bytes]
@@ -194,14 +160,7 @@ def _delete_text(rng: random.Random, text: str, words: Sequence[str]) -> str:
 def _lines(rng: random.Random, text: str, words: Sequence[str]) -> str:
     lines = text.split("\n")
     at, to = rng.randrange(len(lines)), rng.randrange(len(lines))
-    kind = rng.randrange(4)
-    if kind == 0:
-        del lines[at]
-    elif kind == 1:
-        lines.insert(to, lines[at])
-    elif kind == 2:
-        lines[at], lines[to] = lines[to], lines[at]
-    else:
+    if not rearrange(lines, at, to, rng.randrange(4)):
         lines.insert(at, "")
     return rng.choice(("\n", "\n", "\n", "\r\n", "\r")).join(lines)
 

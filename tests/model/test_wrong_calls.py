@@ -162,6 +162,7 @@ OBJECTS = [
     (lambda: MODEL.predict(IMAGES[0]), "images", "images[None]"),
     (lambda: Model.of_network(LAYER), "network is LayerSpec(", "CKN(specs).fit(images)"),
     (lambda: MODEL.save(3), "path is 3", 'such as "model.ckn"'),
+    (lambda: MODEL.save(" "), "path is ' '", 'such as "model.ckn"'),
     (lambda: Model.fit(IMAGES, LABELS, [LAYER]), "specs[0] is LayerSpec(", "such as EncoderSpec(layers)"),
     (lambda: Model.fit(IMAGES, LABELS, EncoderSpec), "specs is the class EncoderSpec", "EncoderSpec(layers)"),
     (lambda: model(classifier=Ridge), "classifier is the class Ridge", "such as Ridge()"),

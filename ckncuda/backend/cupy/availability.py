@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ckncuda.errors import installing
+from ckncuda.errors import installing, pass_on_interruption
 
 LEAST_CUPY = 14, 2
 """Older ones do not find kernels of templates among their compiled ones, and compile at each start."""
@@ -75,6 +75,7 @@ def _of_device(cupy: Any) -> Unavailability | None:
         devices = runtime.getDeviceCount()
         capability = int(cupy.cuda.Device().compute_capability) if devices else 0
     except Exception as error:  # a broken driver, too, has many ways to say so
+        pass_on_interruption(error)
         status = getattr(error, "status", None)
         if status == DRIVER_TOO_OLD:
             return Unavailability(_driver_too_old(runtime), True)
@@ -122,6 +123,7 @@ def _refusal(look: Callable[[], object]) -> str | None:
     try:
         look()
     except Exception as error:  # a CuPy of which parts are missing has many ways to say so
+        pass_on_interruption(error)
         return _one_line(error)
     return None
 

@@ -35,6 +35,7 @@ from ckncuda.layer.layer import Layer
 from ckncuda.layer.spec import LayerSpec, check_differentiable
 from ckncuda.types import Array, Index, Shape
 
+OPERATIONS = "encode", "encode_backward", "nearest", "pairs"
 SUMS = 8  # parts of a sum over patches
 SHARES = 16  # at least, of images that are fewer than so many tiles
 PLANS = 32  # kept, of a few networks: small beside a thread's workspace, of which there is one for all
@@ -46,7 +47,7 @@ _PACKING = ProcessLock()
 
 def why_plain() -> str | None:
     """Return why the plain forms compute, and what to do; None where Numba compiles the inner loops."""
-    return why_not_importable(*(_name(True, operation) for operation in ("encode", "nearest", "pairs")))
+    return why_not_importable(*(_name(True, operation) for operation in OPERATIONS))
 
 
 def has_numba() -> bool:
@@ -95,8 +96,7 @@ class NumpyBackend(HostBlocks):
         self._threads = Threads(available_threads() if threads is None else min(threads, usable_cores()))
         self.description = describe(self._threads.count, plain)
         self._steps, self._nearest = (_module(self._compiled, name) for name in ("encode", "nearest"))
-        self._steps_back = _module(False, "encode_backward")
-        self._plan_back = functools.lru_cache(PLANS)(self._steps_back.Plan)
+        self._way_back = functools.lru_cache(PLANS)(self._find_way_back)
         self._plan = functools.lru_cache(PLANS)(self._steps.Plan)  # of any layer of a specification
         self._packed: weakref.WeakKeyDictionary[Layer, Any] = weakref.WeakKeyDictionary()
 
@@ -153,9 +153,10 @@ class NumpyBackend(HostBlocks):
         maps = self.asarray(maps)
         self._plans(layers, maps.shape[1:])  # raises where channels do not fit
         given = in_parts(upstream, layers, maps.shape)
-        back = WayBack(layers, maps.shape[1:], self._steps_back, self._plan_back, self._threads)
-        memory = block_memory(self) or self.memory_budget
-        size = max(1, min(MAX_BLOCK, (memory - back.tile_bytes()) // back.bytes_per_image()))
+        back = WayBack(layers, maps.shape[1:], self._way_back, self._threads, by_maps)
+        workspace, _ = self._bytes([layer.spec for layer in layers], maps.shape[1:])
+        memory = (block_memory(self) or self.memory_budget) - workspace - back.tile_bytes()
+        size = max(1, min(MAX_BLOCK, memory // back.bytes_per_image()))
         by_input = np.empty_like(maps) if by_maps else None
         for start in range(0, len(maps), size):
             images = slice(start, min(start + size, len(maps)))
@@ -165,6 +166,13 @@ class NumpyBackend(HostBlocks):
             gradient = self.asarray(given(encoded[-1], images))
             back.block(encoded, gradient, None if by_input is None else by_input[images])
         return by_input, back.by_anchors()
+
+    def _find_way_back(self, spec: LayerSpec, shape: Shape) -> tuple[ModuleType, Any]:
+        """Return the module that goes back through a layer, and its plan: the compiled one, where it can."""
+        steps = _module(self._compiled, "encode_backward")
+        if not steps.computes(spec):
+            steps = _module(False, "encode_backward")
+        return steps, steps.Plan(spec, shape)
 
     def patch_norms(self, maps: Array, specs: Specs) -> tuple[NDArray[np.float64], ...]:
         """Compute the norms image by image."""

@@ -39,21 +39,15 @@ def usable_cores() -> int:
     return max(1, math.ceil(min(affinity, cpu_quota())))
 
 
-def cpu_quota(root: Path = Path("/"), group: str = "proc/self/cgroup") -> float:
+def cpu_quota(root: Path = Path("/")) -> float:
     """Return how many CPUs' time the control groups of this process allow, as containers have it; ∞ for any.
 
-    A quota of a group holds for the groups in it too.  Elsewhere than on Linux there is none.
-
-    Parameters
-    ----------
-    root : path
-        Of the file system.
-    group : str
-        The file below it that names the groups.
+    A quota of a group holds for the groups in it too.  Elsewhere than on Linux there is none.  ``root`` is
+    that of the file system.
     """
     quota = math.inf
     with contextlib.suppress(OSError):
-        for line in (root / group).read_text().splitlines():
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
             number, controllers, path = (*line.split(":", 2), "", "")[:3]
             if number == "0":  # version 2
                 mounts, read = ["sys/fs/cgroup", "sys/fs/cgroup/unified"], _quota_of_version_2

@@ -14,13 +14,14 @@ from typing import BinaryIO
 
 from numpy.lib import format as npy
 
-from ckncuda.errors import InvalidData, printable
+from ckncuda.errors import InvalidData
 from ckncuda.exact.on_disk.chunks import CHECKSUMS, CHUNKS
 from ckncuda.exact.on_disk.description import DESCRIPTION, Description, read_description
-from ckncuda.files.atomic_file import check_writable
+from ckncuda.files.atomic_file import check_writable, way_out, write_whole
 from ckncuda.files.lock import open_locked
 from ckncuda.files.own_folder import check_own_folder, entries_within
 from ckncuda.files.regular_file import open_regular
+from ckncuda.types import StrPath
 
 LOCK = ".lock"
 HALF_WRITTEN = "*.partial"  # what is being written, before it has its name
@@ -28,7 +29,7 @@ HALF_WRITTEN_HERE = tuple(f"{name.partition('.')[0]}.{HALF_WRITTEN}" for name in
 ADVICE = "delete the folder to begin anew, or give another output"
 
 
-def check_gram_path(path: str | os.PathLike[str]) -> None:
+def check_gram_path(path: StrPath) -> None:
     """Raise `InvalidData`, before any work, if no matrix can be written there."""
     path = Path(path)
     if path.suffix.lower() not in (".npy", ".zarr"):
@@ -46,27 +47,25 @@ def check_gram_path(path: str | os.PathLike[str]) -> None:
             with tempfile.TemporaryFile(dir=folder):
                 pass
             with contextlib.suppress(FileNotFoundError):
-                os.lstat(
-                    replaced_of(path)
-                )  # a name that is longer than that of the matrix, and may be too long
+                os.lstat(replaced_of(path))  # whose name is longer, and may be too long
         except OSError as error:
-            raise InvalidData(f"cannot write {path}: {error.strerror} ({folder})") from error
+            raise InvalidData(f"cannot write {path}: {error.strerror}{way_out(error, folder)}") from error
     _check_begun(part_of(path))
 
 
-def part_of(path: str | os.PathLike[str]) -> Path:
+def part_of(path: StrPath) -> Path:
     """Return the folder that holds a matrix until it is finished."""
     place = place_of(path)
     return place.with_name(place.name + ".part")
 
 
-def replaced_of(path: str | os.PathLike[str]) -> Path:
+def replaced_of(path: StrPath) -> Path:
     """Return the folder in which a matrix lies that is being replaced."""
     place = place_of(path)
     return place.with_name(f".{place.name}.replaced")
 
 
-def place_of(path: str | os.PathLike[str]) -> Path:
+def place_of(path: StrPath) -> Path:
     """Return what a link points at, or the path itself: a link stays, what it points at is replaced."""
     return Path(os.path.realpath(path)) if Path(path).is_symlink() else Path(path)
 
@@ -107,7 +106,7 @@ def check_ours(folder: Path, path: Path) -> None:
     check_own_folder(folder)
     if foreign := _foreign(folder) or _foreign_among_tiles(folder):
         raise InvalidData(
-            f"cannot write {path}: it holds {printable(foreign)}, which is not of ckn gram and would be "
+            f"cannot write {path}: it holds {foreign}, which is not of ckn gram and would be "
             "lost; move that elsewhere, or give another name"
         )
     _check_removable(folder, path)
@@ -139,7 +138,7 @@ def _check_begun(part: Path) -> None:
         raise InvalidData(f"cannot read {part}: {error.strerror}; give another output") from error
     if foreign:
         raise InvalidData(
-            f"{part} is no folder of ckn gram, since it holds {printable(foreign)}; move that elsewhere, "
+            f"{part} is no folder of ckn gram, since it holds {foreign}; move that elsewhere, "
             "or give another output"
         )
     check_own_folder(part)
@@ -200,11 +199,8 @@ def remove(folder: Path) -> None:
 
 def write(folder: Path, name: str, content: bytes) -> None:
     """Write a file in a folder of ours, which appears whole or not at all."""
-    half_written = folder / f"{name.partition('.')[0]}.{secrets.token_hex(8)}.partial"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-    with os.fdopen(os.open(half_written, flags, 0o664), "wb") as file:
-        file.write(content)
-    half_written.replace(folder / name)
+    part = folder / f"{name.partition('.')[0]}.{secrets.token_hex(8)}.partial"
+    write_whole(folder / name, content, part, 0o664)
 
 
 def remove_replaced(folder: Path) -> None:

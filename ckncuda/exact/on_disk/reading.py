@@ -1,6 +1,6 @@
 """Gram matrices that are on a disk already, read where they are, and never mapped into memory."""
 
-import os
+import contextlib
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ckncuda.data.npy_header import read_npy_header
-from ckncuda.errors import InvalidData, require
+from ckncuda.data.numpy_files import open_npy
+from ckncuda.errors import InvalidData, pass_on_interruption, require
 from ckncuda.exact.on_disk.chunks import Chunks
 from ckncuda.exact.on_disk.description import Description, read_description
 from ckncuda.exact.on_disk.folder import part_of
-from ckncuda.files.regular_file import check_unchanged, open_regular, read_into, version_of
+from ckncuda.types import StrPath
 
 
-def open_gram(path: str | os.PathLike[str]) -> NDArray[Any]:
+def open_gram(path: StrPath) -> NDArray[Any]:
     """Open a matrix whose rows are read from the disk as they are asked for.
 
     Parameters
@@ -76,26 +76,17 @@ class NpyRows:
     ndim = 2
     identity: Mapping[str, Any] | None = None  # nothing tells of which images it is
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._file = open_regular(path)
-        weakref.finalize(self, self._file.close)  # when nobody reads it any more, or it is refused
-        self._path, self._version = path, version_of(self._file)
-        header = read_npy_header(self._file, str(path))
-        if len(header.shape) != 2 or header.dtype.kind != "f":
-            raise InvalidData(
-                f"{path} holds no matrix of floating-point numbers, but {header.dtype} of shape "
-                f"{list(header.shape)}"
-            )
-        self.shape: tuple[int, ...] = header.shape
-        self.dtype: np.dtype[Any] = header.dtype
-        self._begin, self._by_columns = header.begin, header.order == "F"
-        size = os.fstat(self._file.fileno()).st_size
-        if size != header.end:
-            what = "truncated" if size < header.end else "damaged, or more than one array was saved into it"
-            raise InvalidData(
-                f"{path} is {what}: its header announces {header.end:,} bytes, it has {size:,}: copy or "
-                "compute it again"
-            )
+    def __init__(self, path: StrPath) -> None:
+        with contextlib.ExitStack() as files:
+            self._data, self._header = open_npy(path, files)
+            self.shape, order, self.dtype, _ = self._header
+            if len(self.shape) != 2 or self.dtype.kind != "f":
+                raise InvalidData(
+                    f"{path} holds no matrix of floating-point numbers, but {self.dtype} of shape "
+                    f"{list(self.shape)}"
+                )
+            self._by_columns = order == "F"
+            weakref.finalize(self, files.pop_all().close)  # when nobody reads it any more
 
     def __getitem__(self, rows: slice) -> NDArray[Any]:
         """Return these rows, or raise `InvalidData` if the file has become shorter."""
@@ -112,8 +103,7 @@ class NpyRows:
         return block[::step]
 
     def _read(self, array: NDArray[Any], number: int) -> None:
-        read_into(self._file, array, self._begin + number * self.dtype.itemsize)
-        check_unchanged(self._file, self._version, self._path)
+        self._data.read_into(array, self._header.begin + number * self.dtype.itemsize)
 
 
 class ZarrRows:
@@ -135,9 +125,7 @@ class ZarrRows:
 
     ndim = 2
 
-    def __init__(
-        self, path: str | os.PathLike[str], array: Any, description: Description, chunks: Chunks
-    ) -> None:
+    def __init__(self, path: StrPath, array: Any, description: Description, chunks: Chunks) -> None:
         self.shape: tuple[int, ...] = description.shape
         self.dtype: np.dtype[Any] = np.dtype(description.identity["dtype"])
         self.identity = description.identity
@@ -170,6 +158,7 @@ class ZarrRows:
         except MemoryError:
             raise
         except Exception as error:  # whatever a reader says of bytes that are not what was written
+            pass_on_interruption(error)
             reason = f" ({error.strerror})" if isinstance(error, OSError) and error.strerror else ""
             raise InvalidData(damaged + reason) from error
         if np.isnan(values).any():  # as a chunk reads that is not there

@@ -36,7 +36,7 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 from numpy.lib import format as npy
 
-from ckncuda.errors import InvalidData, require
+from ckncuda.errors import InvalidData, pass_on_interruption, require
 from ckncuda.exact.job import SAID
 from ckncuda.exact.on_disk import folder
 from ckncuda.exact.on_disk.chunks import CHECKSUMS, CHUNKS, Chunks
@@ -45,8 +45,8 @@ from ckncuda.exact.on_disk.folder import LOCK, description_of, has_tiles
 from ckncuda.exact.tiles import Tile, Tiling, check_finite
 from ckncuda.files.atomic_file import atomic_file
 from ckncuda.files.own_folder import make_own_folder
-from ckncuda.progress import Progress, Report
-from ckncuda.types import Array
+from ckncuda.progress import Progress, Report, shown_bytes
+from ckncuda.types import Array, StrPath
 from ckncuda.version import __version__
 
 FORMAT = 1
@@ -77,7 +77,7 @@ class GramStore:
         permission.
     """
 
-    def __init__(self, path: str | os.PathLike[str], tiling: Tiling, identity: dict[str, Any]) -> None:
+    def __init__(self, path: StrPath, tiling: Tiling, identity: dict[str, Any]) -> None:
         check_installed()
         folder.check_gram_path(path)
         self.path, self.tiling = Path(path), tiling
@@ -252,7 +252,8 @@ class GramStore:
             return None
         try:
             block: Array = self._whole(lambda: self._array[rows, columns])
-        except Exception:  # whatever a reader says of bytes that are not what was written
+        except Exception as error:  # whatever a reader says of bytes that are not what was written
+            pass_on_interruption(error)
             return None
         return None if np.isnan(block).any() else block
 
@@ -262,7 +263,7 @@ class GramStore:
         free = shutil.disk_usage(self.part.parent).free
         if needed > free:
             raise InvalidData(
-                f"{self.path} takes {needed / 2**30:.3g} GiB more, but {free / 2**30:.3g} GiB are free "
+                f"{self.path} takes {shown_bytes(needed)} more, but {shown_bytes(free)} are free "
                 "there: make room or give an output on another disk"
             )
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ckncuda.errors import InvalidData, printable
+from ckncuda.errors import InvalidData
 from ckncuda.exact.job import digest
 from ckncuda.files import strict_json
 from ckncuda.files.atomic_file import atomic_file, check_writable
@@ -64,7 +64,7 @@ def search_folder(folder: Path, about: dict[str, Any]) -> Iterator[None]:
         folder.parent.mkdir(parents=True, exist_ok=True)
         make_own_folder(folder)
     except OSError as error:
-        raise InvalidData(f"cannot make the folder {printable(folder)}: {error.strerror}") from error
+        raise InvalidData(f"cannot make the folder {folder}: {error.strerror}") from error
     with alone_in(folder):
         for name in FILES:  # before the work; what was left of one is removed
             check_writable(folder / name)
@@ -81,26 +81,23 @@ def _check_same(folder: Path, about: dict[str, Any]) -> None:
     except FileNotFoundError:
         return
     except (OSError, ValueError) as error:  # InvalidData, too, is a ValueError
-        reason = printable(error)
-        raise InvalidData(f"cannot read {printable(path)}: {reason}; give another --folder") from error
+        raise InvalidData(f"cannot read {path}: {error}; give another --folder") from error
     if not isinstance(stored, dict):
-        raise InvalidData(f"{printable(path)} is not what a search writes; give another --folder")
+        raise InvalidData(f"{path} is not what a search writes; give another --folder")
     if stored.get("format") != FORMAT:
         raise InvalidData(
-            f"{printable(folder)} holds a search of another version of ckncuda: give another --folder, or "
+            f"{folder} holds a search of another version of ckncuda: give another --folder, or "
             "remove that one"
         )
     differing = [name for name in about if name != "origin" and stored.get(name) != about[name]]
     if differing:
         what = "; ".join(f"{name} was {shown(stored.get(name))}, is {about[name]}" for name in differing)
-        raise InvalidData(
-            f"{printable(folder)} holds another search: {what}. Give another --folder, or remove that one"
-        )
+        raise InvalidData(f"{folder} holds another search: {what}. Give another --folder, or remove that one")
 
 
 @contextlib.contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
     """Keep other processes out, by a lock that ends with the process."""
-    advice = f"another search is at work in {printable(folder)}: wait for it, or give another --folder"
+    advice = f"another search is at work in {folder}: wait for it, or give another --folder"
     with open_locked(folder / "lock", advice):
         yield

@@ -164,8 +164,8 @@ class Journal:
                 self._replay(*_parsed(line))
             except ValueError as error:
                 raise InvalidData(
-                    f"{printable(self.path)} is damaged, or not the journal of a search (line {place}: "
-                    f"{printable(error)}): move {printable(self.path.parent)} away, or give another --folder"
+                    f"{self.path} is damaged, or not the journal of a search (line {place}: "
+                    f"{error}): move {self.path.parent} away, or give another --folder"
                 ) from error
         if len(whole_lines) < len(content):  # a process that was ended in the midst of a line left half of it
             with open_own_file(self.path) as file:
@@ -200,8 +200,7 @@ class Journal:
                 os.fsync(file.fileno())
         except OSError as error:
             raise InvalidData(
-                f"cannot write {printable(self.path)}: {error.strerror}; once that is mended, the"
-                " same search goes on"
+                f"cannot write {self.path}: {error.strerror}; once that is mended, the same search goes on"
             ) from error
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ckncuda.errors import InvalidData, printable
+from ckncuda.errors import InvalidData, pass_on_interruption
 from ckncuda.model.system import System
 from ckncuda.studies.search.journal import Trial
 from ckncuda.studies.search.space import Range, SearchSpace
@@ -31,8 +31,9 @@ def suggested(space: SearchSpace, trials: Sequence[Trial], seed: int) -> dict[st
     try:
         study.add_trials([_told(space, trial) for trial in trials])
     except Exception as error:  # Optuna checks values in many places, each with errors of its own
+        pass_on_interruption(error)
         raise InvalidData(
-            f"the trials so far are none of this search ({printable(error)}): give another --folder"
+            f"the trials so far are none of this search ({error}): give another --folder"
         ) from error
     trial = study.ask()
     space.draw(trial)

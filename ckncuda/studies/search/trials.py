@@ -15,7 +15,6 @@ compared by their leave-one-out accuracy.
 
 import itertools
 import math
-import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -43,6 +42,7 @@ from ckncuda.studies.search.journal import MOST_LETTERS, Journal, Trial
 from ckncuda.studies.search.leaderboard import Row, write_leaderboard
 from ckncuda.studies.search.sampling import check_parameters, suggested, system_of
 from ckncuda.studies.search.space import VERSION, SearchSpace, system_of_preset, work
+from ckncuda.types import StrPath
 
 ONE_RUNG = 1200  # images, below which a quarter says too little
 RUNGS = (4, 2, 1)  # parts of the images
@@ -117,7 +117,7 @@ class SearchResult:
 def search(
     images: NDArray[Any],
     labels: NDArray[np.int64],
-    folder: str | os.PathLike[str],
+    folder: StrPath,
     options: SearchOptions | None = None,
     *,
     backend: Backend | str = "auto",
@@ -178,12 +178,6 @@ def check_installed() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
-def _for_features(backend: Backend) -> int | None:
-    """Return the half of a memory that was given, for features and classifier; None: none was given."""
-    promised = promised_memory(backend)
-    return None if promised is None else promised // 2
-
-
 class _Search:
     """A search under way: the trials in its folder, and what each is fitted on."""
 
@@ -203,9 +197,9 @@ class _Search:
         self.progress, self.tell = progress, tell or (lambda line: None)
         self.kept, self.held_out = parts  # numbers of images
         self.rungs = _rungs(self.kept, labels, options.seed)
-        self.space = SearchSpace(
-            images.shape[1:], len(images), len(self.rungs[0]), _for_features(self.backend)
-        )
+        promised = promised_memory(self.backend)  # of which features and classifier may take the half
+        memory = None if promised is None else promised // 2
+        self.space = SearchSpace(images.shape[1:], len(images), len(self.rungs[0]), memory)
         self.presets = self._presets()
         self.journal = Journal(folder / "journal.log", self._check)
         self._fitted: tuple[int, Model] | None = None  # the best trial of this run, and its model
@@ -381,17 +375,13 @@ class _Search:
         They come before what is drawn, so that the search does not end worse than they are.  The cheapest is
         fitted however long it takes, and tells what there is time for.
         """
-        systems = {name: self._preset(name) for name in PRESETS}
-        fitting = {name: system for name, system in systems.items() if system is not None}
-        return dict(sorted(fitting.items(), key=lambda item: work(item[1], self.images.shape[1:])))
-
-    def _preset(self, name: str) -> System | None:
-        """Return a preset that a search can judge, with the preprocessing that the images suggest."""
-        system = system_of_preset(name, len(self.images), self.images.shape[1:])
-        if system is None:
-            return None
-        images = SomeImages(self.images, self.kept)
-        return replace(system, encoders=[encoder.resolved(images) for encoder in system.networks])
+        images, shape = SomeImages(self.images, self.kept), self.images.shape[1:]
+        fitting: dict[str, System] = {}
+        for name in PRESETS:
+            if (system := system_of_preset(name, len(self.images), shape)) is not None:
+                resolved = [encoder.resolved(images) for encoder in system.networks]
+                fitting[name] = replace(system, encoders=resolved)
+        return dict(sorted(fitting.items(), key=lambda item: work(item[1], shape)))
 
     def _publish(self) -> None:
         """Write the leaderboard and the plot."""

@@ -108,8 +108,9 @@ def test_headers_of_numpy_that_are_none(tmp_path, header):
 def test_files_that_are_shorter_or_longer_than_they_say(tmp_path, matrix, change):
     np.save(tmp_path / "K.npy", matrix)
     os.truncate(tmp_path / "K.npy", (tmp_path / "K.npy").stat().st_size + change)
-    words = "truncated" if change < 0 else "damaged, or more than one array"
-    with pytest.raises(InvalidData, match=f"is {words}.*: its header announces 528 bytes, it has"):
+    longer = f"holds more data than its header announces .{change} bytes.: it is damaged, or more than one"
+    words = f"is truncated: its header announces 528 bytes, but {-change} bytes are missing"
+    with pytest.raises(InvalidData, match=words if change < 0 else longer):
         open_gram(tmp_path / "K.npy")
 
 

@@ -165,7 +165,7 @@ def test_a_disk_that_is_too_small_is_found_before_the_work(path, matrix, monkeyp
     usage = shutil.disk_usage(path.parent)._replace(free=100)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
     with GramStore(path, SQUARE, IDENTITY) as opened:
-        with pytest.raises(InvalidData, match=r"GiB more, but .* GiB are free there: make room"):
+        with pytest.raises(InvalidData, match=r"takes .* more, but 100 bytes are free there: make"):
             opened.check_space(opened.unfinished())
 
 

@@ -257,6 +257,7 @@ def test_half_a_line_is_left_out(folder):
     (folder / "journal.log").write_bytes(whole[:-7])
     assert len(search(folder).leaderboard) == 2
     assert len((folder / "journal.log").read_bytes()) > len(whole)
+    assert len(search(folder).leaderboard) == 2  # nothing was written behind the half
 
 
 def test_what_a_killed_process_left_is_removed(folder):

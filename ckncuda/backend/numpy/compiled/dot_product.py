@@ -22,7 +22,7 @@ _OVER_PI = float32(1 / np.pi)
 
 
 @compiled(inline=True)
-def _exp2(x):
+def exp2(x):
     """Compute 2^x of x ≤ 0 in float32, to 2 units in the last place: 2^n times a polynomial on ±1/2.
 
     Written out so that it is vectorised with the loop around it; x below −125 gives about 1e-38.  A
@@ -75,7 +75,7 @@ def arccos1(t):
     return np.sqrt(max(squared, float32(0.0))) * _OVER_PI + t * arccos0(t)
 
 
-def _elementwise(function: Callable[..., Any]) -> Any:
+def elementwise(function: Callable[..., Any]) -> Any:
     """Return the function of a row whose κ is a function of t alone."""
 
     @compiled(inline=True)
@@ -105,7 +105,7 @@ def _linear(parameters, row):
 def _exponential(parameters, row):
     rate = parameters[0]
     for q in range(len(row)):
-        row[q] = _exp2(rate * row[q] - rate)
+        row[q] = exp2(rate * row[q] - rate)
 
 
 @compiled(inline=True)
@@ -118,7 +118,7 @@ def _series(parameters, row):
 
 
 @compiled
-def _polynomial(parameters, row):
+def polynomial(parameters, row):
     """Raise by repeated squaring; to the usual powers as vectors."""
     exponent, offset, over = int(parameters[0]), parameters[1], float32(1.0) / (float32(1.0) + parameters[1])
     for q in range(len(row)):
@@ -142,13 +142,13 @@ def _polynomial(parameters, row):
 
 FUNCTIONS = {
     "Exponential": _exponential,
-    "Polynomial": _polynomial,
-    "InversePolynomial": _elementwise(_inverse_polynomial),
-    "ArcCosine0": _elementwise(arccos0),
-    "ArcCosine1": _elementwise(arccos1),
+    "Polynomial": polynomial,
+    "InversePolynomial": elementwise(_inverse_polynomial),
+    "ArcCosine0": elementwise(arccos0),
+    "ArcCosine1": elementwise(arccos1),
     "Linear": _linear,
     "Series": _series,
-    "Tangent": _elementwise(_tangent),
+    "Tangent": elementwise(_tangent),
 }
 """Functions of (parameters, row); the last one, t κ_0(t) + κ_1(t), is the tangent kernel's first layer."""
 
@@ -171,7 +171,7 @@ def slope_of(kernel: DotProductKernel) -> float:
     return kernel.device_parameters()[0] if kernel.device_name == "Exponential" else 1.0
 
 
-def _one_of(functions: Sequence[Callable[..., None]], first: int = 0) -> Any:
+def one_of(functions: Sequence[Callable[..., None]], first: int = 0) -> Any:
     """Return a function that calls the one of a number, of functions that are numbered from ``first`` on."""
     if len(functions) == 1:
         only = functions[0]
@@ -181,7 +181,7 @@ def _one_of(functions: Sequence[Callable[..., None]], first: int = 0) -> Any:
     else:
         half = len(functions) // 2
         middle = first + half
-        lower, upper = _one_of(functions[:half], first), _one_of(functions[half:], middle)
+        lower, upper = one_of(functions[:half], first), one_of(functions[half:], middle)
 
         def chosen(number, parameters, row):
             if number < middle:
@@ -192,7 +192,7 @@ def _one_of(functions: Sequence[Callable[..., None]], first: int = 0) -> Any:
     return compiled(chosen, inline=True)
 
 
-_any_of_them = _one_of(list(FUNCTIONS.values()))
+_any_of_them = one_of(list(FUNCTIONS.values()))
 
 
 @compiled
@@ -209,7 +209,7 @@ def exponential(strip, scale, factor, shift):
         for x in range(scale.shape[1]):
             row, s, f = strip[y, x], scale[y, x], factor[y, x]
             for q in range(PANEL):
-                row[q] = f * _exp2(s * row[q] - shift)
+                row[q] = f * exp2(s * row[q] - shift)
 
 
 @compiled

@@ -28,10 +28,7 @@ class Plan(tiles.LayerPlan):
     """A plan for compiled loops: the algorithm of the products, pooling with the taps alone."""
 
     def __init__(self, spec: LayerSpec, shape: Shape) -> None:
-        channels, square = shape[2], spec.patch_shape == (3, 3)
-        self.algorithm = loops.COLOUR if square and channels == COLOURS else loops.DIRECT
-        if square and channels >= MANY_CHANNELS:
-            self.algorithm = loops.MANY
+        self.algorithm = algorithm_of(spec, shape[2])
         self.side = 1 if self.algorithm == loops.DIRECT else TILE
         super().__init__(spec, shape)
         self.exponential = spec.kernel.device_name == "Exponential"
@@ -69,14 +66,24 @@ class Plan(tiles.LayerPlan):
         return self.spec.margins[0][0] - band.source.start, self.spec.margins[1][0]
 
 
+def algorithm_of(spec: LayerSpec, channels: int) -> int:
+    """Choose how a layer's products are computed: directly, or by one of the forms of Winograd's algorithm."""
+    if spec.patch_shape != (3, 3) or COLOURS != channels < MANY_CHANNELS:
+        return loops.DIRECT
+    return loops.COLOUR if channels == COLOURS else loops.MANY
+
+
 def weights_of(layer: Layer, plan: Plan) -> loops.Weights:
     """Pack what a layer has learned in panels, for all plans of its specification."""
-    if plan.algorithm == loops.DIRECT:
-        filters = packed(tiles.filter_columns(layer)[None])
-    else:
-        pack = packed if plan.algorithm == loops.MANY else colour_filters
-        filters = pack(transformed_filters(layer.anchors))
-    return loops.Weights(filters, packed(tiles.transposed_projection(layer)))
+    return loops.Weights(packed_filters(layer, plan.algorithm), packed(tiles.transposed_projection(layer)))
+
+
+def packed_filters(layer: Layer, algorithm: int) -> Map:
+    """Pack a layer's anchor points as an algorithm takes them."""
+    if algorithm == loops.DIRECT:
+        return packed(tiles.filter_columns(layer)[None])
+    pack = packed if algorithm == loops.MANY else colour_filters
+    return pack(transformed_filters(layer.anchors))
 
 
 def encode_images(

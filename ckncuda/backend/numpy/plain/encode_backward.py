@@ -21,6 +21,11 @@ Map = NDArray[np.float32]
 TILE_BYTES = 4 << 20  # of patches and maps of a tile: about the cache of a core, and enough rows for products
 
 
+def computes(spec: LayerSpec) -> bool:
+    """Return true: NumPy computes any κ."""
+    return True
+
+
 class Plan:
     """Tiles of the way back through layers of one specification, for inputs of one shape."""
 
@@ -51,7 +56,7 @@ class Weights(NamedTuple):
     projection: Map  # W [filters, filters]
 
 
-def weights_of(layer: Layer) -> Weights:
+def weights_of(layer: Layer, plan: Plan, by_maps: bool) -> Weights:
     """Lay out what a layer has learned."""
     return Weights(
         np.ascontiguousarray(layer.anchors.reshape(layer.spec.filters, -1), dtype=np.float32),
@@ -62,9 +67,24 @@ def weights_of(layer: Layer) -> Weights:
 class Sums:
     """Sums over positions, of one share of the images."""
 
-    def __init__(self, weights: Weights) -> None:
-        self.by_anchors = np.zeros(weights.anchors.shape, np.float32)  # Σ_u dS(u) ⊗ P x(u) [filters, terms]
-        self.outputs = np.zeros(weights.projection.shape, np.float32)  # Σ_v G(v) ⊗ X'(v) [filters, filters]
+    def __init__(self, plan: Plan) -> None:
+        self._spec, p, terms = plan.spec, plan.spec.filters, plan.spec.terms(plan.shape[2])
+        self.by_filters = np.zeros((p, terms), np.float32)
+        self.products = np.zeros((p, p), np.float32)
+
+    @staticmethod
+    def bytes_of(plan: Plan) -> int:
+        """Count the bytes of the sums of one share."""
+        return 4 * plan.spec.filters * (plan.spec.terms(plan.shape[2]) + plan.spec.filters)
+
+    def by_anchors(self) -> NDArray[np.float64]:
+        """Return Σ_u dS(u) ⊗ P x(u) [filters, height, width, channels]."""
+        height, width = self._spec.patch_shape
+        return self.by_filters.reshape(len(self.by_filters), height, width, -1).astype(np.float64)
+
+    def outputs(self) -> NDArray[np.float64]:
+        """Return Σ_v G(v) ⊗ X'(v) [filters, filters]."""
+        return self.products.astype(np.float64)
 
 
 def layer_backward(
@@ -78,7 +98,7 @@ def layer_backward(
     """
     spec, p = plan.spec, plan.spec.filters
     flat = upstream.reshape(-1, p)
-    sums.outputs += flat.T @ encoded.reshape(-1, p)
+    sums.products += flat.T @ encoded.reshape(-1, p)
     by_pooled = np.matmul(flat, weights.projection).reshape(upstream.shape)
     if spec.subsampling > 1:
         by_pooled = _spread_columns(by_pooled, plan, buffer)
@@ -107,7 +127,7 @@ def _band_backward(
     t = buffer("map", (len(by_y), p))
     np.matmul(patches, weights.anchors.T, out=t)
     by_t, by_norm = _through_kernel(t, by_y, norms.reshape(-1, 1), floored.reshape(-1, 1), spec, buffer)
-    sums.by_anchors += by_t.T @ patches
+    sums.by_filters += by_t.T @ patches
     if out is None:
         return
     by_t *= inverse.reshape(-1, 1)

@@ -1,4 +1,4 @@
-"""Files that are no images or labels that are read here, told by how they begin, and what to do with them."""
+"""Files of other programs, given where images, labels or a model belong: told by how they begin."""
 
 import contextlib
 import re
@@ -6,6 +6,8 @@ import zlib
 
 BEGIN = 4096  # bytes of a file that tell
 _THEN = ", and give the folder or the file that comes out"
+# What wraps a file, or stands in its place: the way out is the same, whatever the file should be.
+_WRAPPED = re.compile("is (a pointer|compressed|a web page|an XML document|a tar|a zip|a 7z|a RAR)")
 
 # How the file begins, and the rest of a sentence that begins with its name.
 _KINDS: tuple[tuple[bytes, str], ...] = (
@@ -67,6 +69,20 @@ def kind_of(begin: bytes) -> str | None:
     if text.startswith((b"<?xml", b"<svg")):
         return "is an XML document (SVG, or a server's error): convert it, or download it again"
     return None
+
+
+def kind_where_a_model_belongs(begin: bytes) -> str | None:
+    """Return what `kind_of` does, for a file that should have been a model.
+
+    Examples
+    --------
+    >>> kind_where_a_model_belongs(b"%PDF-1.7")
+    'is a PDF, no model: give a file that ckn fit wrote'
+    """
+    kind = kind_of(begin)
+    if kind is None or _WRAPPED.match(kind):
+        return kind
+    return f"{kind.partition(':')[0]}, no model: give a file that ckn fit wrote"
 
 
 def gunzipped(begin: bytes) -> bytes:

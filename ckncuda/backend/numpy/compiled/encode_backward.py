@@ -1,0 +1,211 @@
+"""A layer's way back with Numba's inner loops: plans, packed weights, sums, workspace."""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ckncuda.backend.numpy import tiles
+from ckncuda.backend.numpy.compiled import derivatives, dot_product, encode
+from ckncuda.backend.numpy.compiled import encode_backward_loops as loops
+from ckncuda.backend.numpy.compiled.encode_loops import COLOUR, DIRECT, MANY, pad
+from ckncuda.backend.numpy.compiled.llvm.emitter import LANES
+from ckncuda.backend.numpy.compiled.llvm.product import PANEL, packed
+from ckncuda.backend.numpy.compiled.llvm.winograd import ROW
+from ckncuda.backend.numpy.tiles import Band, Buffer, aligned_copy, bands
+from ckncuda.backend.numpy.winograd import SPAN, TILE, G, transformed_filters
+from ckncuda.compiled.functions import announce
+from ckncuda.layer.layer import Layer
+from ckncuda.layer.spec import LayerSpec
+from ckncuda.types import Shape
+
+Map = NDArray[np.float32]
+
+IMAGES = 8  # of a tile, at most
+CACHE_BYTES = 2 << 20  # of a core: more images are taken at once while they fit
+
+
+def computes(spec: LayerSpec) -> bool:
+    """Tell whether the loops know the derivative of a layer's κ."""
+    return derivatives.has_derivative(spec.kernel)
+
+
+class Plan:
+    """Tiles of the way back through layers of one specification, for inputs of one shape."""
+
+    def __init__(self, spec: LayerSpec, shape: Shape) -> None:
+        self.spec, self.shape = spec, shape
+        self.map_shape, self.output_shape = spec.map_shape(shape), spec.output_shape(shape)
+        self.algorithm = encode.algorithm_of(spec, shape[2])
+        self.side = 1 if self.algorithm == DIRECT else TILE
+        self.panels = -(-spec.filters // PANEL)
+        rows, columns = (np.ascontiguousarray(m.T, np.float32) for m in spec.pooling_matrices(shape))
+        per_image = self._bytes_per_row() * self.map_shape[0] + self._bytes_per_image()
+        self.images_per_tile = max(1, min(IMAGES, CACHE_BYTES // per_image))
+        size = self.map_shape[0]
+        if per_image > tiles.MAX_TILE_BYTES:
+            size = max(TILE, tiles.MAX_TILE_BYTES // self._bytes_per_row() // TILE * TILE)
+        self.row_bands = bands(rows, size)
+        self.geometry = loops.Geometry(
+            *spec.patch_shape,
+            algorithm=self.algorithm,
+            rows=encode.taps_of(rows),
+            columns=encode.taps_of(columns),
+            slope=dot_product.slope_of(spec.kernel),
+            norm_floor=float(spec.norm_floor),
+            floored_factor=spec.scale == "floored_norm",
+            kernel=dot_product.number_of(spec.kernel),
+            derivative=derivatives.number_of(spec.kernel),
+            parameters=dot_product.parameters_of(spec.kernel),
+        )
+
+    def _bytes_per_row(self) -> int:
+        """Count the padded input and its gradient, and Winograd's tiles of them and of a panel of filters."""
+        (_, width, channels), padded = self.shape, self.padded_channels
+        numbers = channels + padded
+        if self.algorithm == MANY:
+            numbers += SPAN**2 * (channels + PANEL + -(-channels // PANEL) * PANEL) // TILE**2
+        return 4 * (width + 2) * numbers
+
+    def _bytes_per_image(self) -> int:
+        """Count the gradient by the pooled map."""
+        height, width, _ = self.output_shape
+        return 4 * height * width * (self.panels + 1) * PANEL
+
+    @property
+    def padded_channels(self) -> int:
+        """Numbers of a position of the padded gradient: whole vectors where the algorithm takes those."""
+        return -(-self.shape[2] // LANES) * LANES if self.algorithm == MANY else self.shape[2]
+
+    def tile_bytes(self) -> int:
+        """Count the bytes of workspace of one tile."""
+        rows = max(band.pooled.stop - band.pooled.start for band in self.row_bands)
+        return self.images_per_tile * (
+            (rows + self.spec.patch_shape[0] + TILE) * self._bytes_per_row() + self._bytes_per_image()
+        )
+
+    def padded_shape(self, images: int, rows: slice) -> tuple[int, int, int, int]:
+        """Return the shape of the input of some rows of the map, in whole tiles, with its margins."""
+        sizes = rows.stop - rows.start, self.map_shape[1]
+        height, width = (-(-size // self.side) * self.side for size in sizes)
+        patch_height, patch_width = self.spec.patch_shape
+        return images, height + patch_height - 1, width + patch_width - 1, self.shape[2]
+
+
+def weights_of(layer: Layer, plan: Plan, by_maps: bool) -> loops.Weights:
+    """Pack what a layer has learned; what carries gradients back to the maps, where it is asked for."""
+    back: Map = np.empty((0, 0, 0, 0, 0), np.float32)
+    if by_maps and plan.algorithm == MANY:
+        transposed = transformed_filters(layer.anchors).transpose(0, 2, 1)  # [36, filters, channels]
+        panels = packed(_whole_panels(transposed, 1))  # [panels of channels, 36, panels · PANEL, PANEL]
+        groups = panels.reshape(len(panels), SPAN**2, plan.panels, PANEL, PANEL)
+        back = aligned_copy(groups.transpose(2, 0, 1, 3, 4))
+    elif by_maps:
+        height, width = plan.spec.patch_shape
+        run = width * plan.shape[2]
+        groups = -(-run // LANES)
+        filled = np.zeros((plan.panels * PANEL, height, groups * LANES), np.float32)
+        filled[: plan.spec.filters, :, :run] = layer.anchors.reshape(plan.spec.filters, height, run)
+        split = filled.reshape(plan.panels, PANEL, height, groups, LANES)
+        back = aligned_copy(split.transpose(0, 2, 3, 1, 4))
+    projection = np.ascontiguousarray(layer.projection, np.float32)
+    return loops.Weights(encode.packed_filters(layer, plan.algorithm), packed(projection), back)
+
+
+def _whole_panels(array: Map, axis: int) -> Map:
+    """Fill up an axis with zeros to a multiple of PANEL."""
+    widths = [(0, 0)] * array.ndim
+    widths[axis] = (0, -array.shape[axis] % PANEL)
+    return np.pad(array, widths)
+
+
+class Sums:
+    """Sums over positions, of one share of the images, as the loops make them."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self.by_filters = np.zeros(_filters_shape(plan), np.float32)
+        self.products = np.zeros((plan.panels, plan.spec.filters, PANEL), np.float32)
+
+    @staticmethod
+    def bytes_of(plan: Plan) -> int:
+        """Count the bytes of the sums of one share."""
+        return 4 * (math.prod(_filters_shape(plan)) + plan.panels * plan.spec.filters * PANEL)
+
+    def by_anchors(self) -> NDArray[np.float64]:
+        """Return Σ_u dS(u) ⊗ P x(u) [filters, height, width, channels]."""
+        plan, p = self._plan, self._plan.spec.filters
+        sums = np.moveaxis(self.by_filters.astype(np.float64), 0, 2)  # [36 or 1, c or terms, panels, PANEL]
+        sums = sums.reshape(*sums.shape[:2], -1)[..., :p]
+        if plan.algorithm == MANY:
+            return np.einsum("iy,jx,ijcp->pyxc", G, G, sums.reshape(SPAN, SPAN, -1, p), optimize=True)
+        return sums[0].T.reshape(p, *plan.spec.patch_shape, plan.shape[2])
+
+    def outputs(self) -> NDArray[np.float64]:
+        """Return Σ_v G(v) ⊗ X'(v) [filters, filters]."""
+        p = self._plan.spec.filters
+        return np.moveaxis(self.products.astype(np.float64), 0, 1).reshape(p, -1)[:, :p]
+
+
+def _filters_shape(plan: Plan) -> tuple[int, int, int, int]:
+    if plan.algorithm == MANY:
+        return plan.panels, SPAN**2, plan.shape[2], PANEL
+    return plan.panels, 1, plan.spec.terms(plan.shape[2]), PANEL
+
+
+def layer_backward(
+    maps: Map, encoded: Map, upstream: Map, plan: Plan, weights: loops.Weights, sums: Sums, out: Map | None,
+    buffer: Buffer,
+) -> None:  # fmt: skip
+    """Carry the gradient of some images by a layer's output back to its maps, out [b, h, w, c], and to sums.
+
+    ``maps`` [b, h, w, c] is the layer's input, ``encoded`` its output and ``upstream`` the gradient by it,
+    both [b, h', w', filters].  Without ``out`` that by the maps is not computed.
+    """
+    announce(loops.backward)
+    # One type of array, or Numba would compile anew: contiguous, writeable.
+    maps, encoded, upstream = (np.require(a, np.float32, ["C", "W"]) for a in (maps, encoded, upstream))
+    b, height, width, _ = upstream.shape
+    pooled = buffer("pooled", (b, height, width, plan.panels * PANEL))
+    panel_of = buffer("projected", (b * height * width, PANEL))
+    loops.by_pooled(upstream, encoded, weights, pooled, panel_of, sums.products)
+    if out is not None:
+        out.fill(0)
+    (above, _), (left, _) = plan.spec.margins
+    for band in plan.row_bands:
+        first, shape = band.pooled.start, plan.padded_shape(b, band.pooled)
+        padded = buffer("padded 0", shape)
+        pad(maps, above - first, left, padded)
+        key = plan, padded.ctypes.data, shape, first, out is None
+        work = buffer.kept(key, lambda: _workspace(padded, plan, band, out is not None, buffer))
+        loops.backward(first, work, plan.geometry, weights, pooled, sums.by_filters, out is not None)
+        if out is not None:
+            norms = buffer("box", shape[1:3])
+            loops.add_to_maps(work, plan.geometry, maps, norms, above - first, left, out)
+
+
+def _workspace(padded: Map, plan: Plan, band: Band, by_maps: bool, buffer: Buffer) -> loops.Workspace:
+    """Return a thread's arrays for some images and one band."""
+    b, height, breadth, channels = padded.shape
+    rows, side, columns = band.pooled.stop - band.pooled.start, plan.side, plan.output_shape[1]
+    width, step = breadth - plan.spec.patch_shape[1] + 1, plan.padded_channels
+    many, tiles = plan.algorithm == MANY, b * -(-rows // side) * (width // side) + 1
+    transformed = {DIRECT: (0, 0, 0), COLOUR: (1, SPAN**2, ROW), MANY: (SPAN**2, tiles, channels)}
+    by_transformed = SPAN**2, tiles, -(-channels // PANEL) * PANEL
+    strip = side, width, PANEL
+    return loops.Workspace(
+        padded=padded,
+        scale=buffer("scale", (b, rows, plan.map_shape[1])),
+        factor=buffer("factor", (b, rows, plan.map_shape[1])),
+        transformed=buffer("transformed", transformed[plan.algorithm]),
+        products=buffer("products", (SPAN**2 if many else 0, tiles, PANEL)),
+        by_transformed=buffer("by transformed", by_transformed if many and by_maps else (0, 0, 0)),
+        rows=buffer("rows", (SPAN, max(breadth * step, ROW))),
+        strip=buffer("strip", strip),
+        by_map=buffer("by map", strip),
+        values=buffer("values", strip[1:]),
+        slopes=buffer("slopes", strip[1:]),
+        half=buffer("half", (columns, PANEL)),
+        by_norm=buffer("by norm", (b, rows, plan.map_shape[1])),
+        by_padded=buffer("by padded", (b * height * breadth * step + LANES if by_maps else 0,)),
+    )

@@ -1,0 +1,233 @@
+"""Options of end-to-end training, and what they make of a system."""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+import click
+
+from ckncuda.errors import InvalidData, InvalidSpec
+from ckncuda.files.atomic_file import atomic_file
+from ckncuda.given.parameters import listed
+from ckncuda.images.augment import Augmentation
+from ckncuda.model.model import Model
+from ckncuda.model.system import CLASSIFIERS, OF_A_TRAINING, System
+from ckncuda.network.encoder import EncoderSpec
+from ckncuda.studies.plots import check_plotting, draw_training
+from ckncuda.supervised.checkpoint import Checkpoints
+from ckncuda.supervised.encoder import TrainedEncoderSpec
+from ckncuda.supervised.training import Training
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_OPTIONS = (
+    click.option(
+        "--end-to-end",
+        is_flag=True,
+        help="Train the anchor points with the labels, through a linear classifier; a tenth of the images, "
+        "which they do not learn from, choose the epoch and what is fitted --after. [preset: supervised]",
+    ),
+    click.option("--epochs", type=int, help="With --end-to-end: passes over the images. [default: 30]"),
+    click.option("--learning-rate", type=float, help="The highest. [default: 0.003 of adam, 0.1 of sgd]"),
+    click.option(
+        "--schedule",
+        type=click.Choice(["cosine", "steps", "constant"]),
+        help="Of the learning rate; steps: a tenth from each of --milestones on. [default: cosine]",
+    ),
+    click.option("--milestones", metavar="E,E,…", help="Epochs of --schedule steps, such as 60,85,100."),
+    click.option("--warmup", type=float, help="Epochs in which the learning rate rises. [default: 1]"),
+    click.option("--batch", type=int, help="Images of a step. [default: 128]"),
+    click.option(
+        "--loss",
+        type=click.Choice(["softmax", "squared-hinge", "squared"]),
+        help="Of the training. [default: softmax]",
+    ),
+    click.option("--label-smoothing", type=float, help="With --loss softmax. [default: 0]"),
+    click.option(
+        "--head-fit",
+        type=click.Choice(["joint", "alternating"]),
+        help="alternating: the linear classifier is fitted anew before each epoch. [default: joint]",
+    ),
+    click.option("--augment", metavar="WAYS", help="Such as flip,crop=4,cutout=8. [default: none]"),
+    click.option(
+        "--init",
+        type=click.Choice(["unsupervised", "random"]),
+        help="Where anchor points start. [default: unsupervised]",
+    ),
+    click.option(
+        "--train-layers",
+        metavar="1-K",
+        help="The lower layers that are trained, such as 1-2; those above are learned without labels. "
+        "[default: all]",
+    ),
+    click.option(
+        "--after",
+        type=click.Choice([*CLASSIFIERS, "none"]),
+        help="What is fitted on the trained features; none: the training's own linear classifier is kept.",
+    ),
+    click.option(
+        "--resume",
+        metavar="FILE",
+        help="Go on with an unfinished training from the OUTPUT.checkpoint that it left.",
+    ),
+    click.option(
+        "--history",
+        metavar="FILE",
+        help="Write how the training went, epoch by epoch: .csv, or a picture, .png.",
+    ),
+)
+
+_OF_TRAININGS = (
+    *("epochs", "learning_rate", "schedule", "milestones", "warmup", "batch", "loss", "label_smoothing"),
+    *("head_fit", "augment", "init", "train_layers"),
+)
+NOT_EXACT = (*_OF_TRAININGS, "end_to_end", "after", "resume", "history")
+"""Options that exact kernels do not have."""
+
+
+def training_options(command: Command) -> Command:
+    """Add the options to a command."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """Values of the options of end-to-end training, as they were given.
+
+    Attributes
+    ----------
+    end_to_end : bool
+        A training was asked for; a preset or a configuration may have one of its own.
+    given : mapping
+        Options of `Training`, those that were given.
+    after : str or None
+    """
+
+    end_to_end: bool = False
+    given: Mapping[str, Any] = field(default_factory=dict)
+    after: str | None = None
+
+    @classmethod
+    def taken_from(cls, options: dict[str, Any]) -> "TrainingOptions":
+        """Take them out of a command's options."""
+        texts = {name: options.pop(name) for name in _OF_TRAININGS}
+        given = {name: value for name, value in texts.items() if value is not None}
+        if "init" in given:
+            given["start"] = given.pop("init")
+        if "augment" in given:
+            given["augment"] = Augmentation.from_text(given["augment"])
+        if "milestones" in given:
+            given["milestones"] = tuple(_whole("milestones", each) for each in given["milestones"].split(","))
+        if "train_layers" in given:
+            first, dash, last = given["train_layers"].partition("-")
+            if dash and first.strip() != "1":
+                raise InvalidSpec(
+                    f"--train-layers {given['train_layers']}: layers are trained from 1 on: 1-2"
+                )
+            given["train_layers"] = _whole("train-layers", last if dash else first)
+        return cls(options.pop("end_to_end"), given, options.pop("after"))
+
+    def applied(self, system: System, of_classifier: dict[str, Any]) -> System:
+        """Return a system whose networks are trained, if that was asked for or they are already.
+
+        ``optimizer`` and ``validation``, options of classifiers, are taken out where they are the training's.
+        """
+        is_trained = any(isinstance(encoder, TrainedEncoderSpec) for encoder in system.encoders)
+        if not self.end_to_end and not is_trained:
+            if self.given or self.after:
+                names = [f"--{_OPTION.get(name, name).replace('_', '-')}" for name in self.given]
+                names += ["--after"] if self.after else []
+                raise InvalidSpec(f"{listed(names)}: for training end to end, give --end-to-end with it")
+            if of_classifier.get("optimizer") == "adam":
+                raise InvalidSpec("--optimizer adam is for --end-to-end; softmax has lbfgs and sgd")
+            return system
+        given = dict(self.given)
+        for name in ("optimizer", "validation"):
+            if name in of_classifier:
+                given[name] = of_classifier.pop(name)
+        if given.get("optimizer") == "lbfgs":
+            raise InvalidSpec("--optimizer lbfgs is for softmax; --end-to-end has adam and sgd")
+        return replace(system, encoders=[_trained(encoder, given) for encoder in system.networks])
+
+    @property
+    def classifier(self) -> str | None:
+        """The classifier that ``after`` stands for."""
+        return OF_A_TRAINING if self.after == "none" else self.after
+
+
+_OPTION = {"start": "init"}
+
+
+def _trained(encoder: EncoderSpec, given: Mapping[str, Any]) -> TrainedEncoderSpec:
+    """Return an encoder with options given in place of its own, and what belongs to these."""
+    own = encoder.training if isinstance(encoder, TrainedEncoderSpec) else Training()
+    given = dict(given)
+    if "milestones" in given:
+        given.setdefault("schedule", "steps")
+    elif given.get("schedule", own.schedule) != "steps":
+        given["milestones"] = ()
+    if given.get("optimizer", own.optimizer) != own.optimizer:
+        given.setdefault("learning_rate", None)
+    training = replace(own, **given)
+    return TrainedEncoderSpec(encoder.layers, encoder.preprocessing, encoder.symmetries, training)
+
+
+def _whole(name: str, text: str) -> int:
+    if not text.strip().isdecimal():
+        raise InvalidSpec(f"--{name}: {text.strip()!r} is no whole number")
+    return int(text)
+
+
+def check_unfinished(checkpoints: Checkpoints, encoders: int) -> None:
+    """Raise `InvalidData` if an unfinished training would be lost that nobody asked to go on with."""
+    for number in range(encoders):
+        write, resume = checkpoints.of(number)
+        if write is not None and resume is None and checkpoints.resume is None and os.path.exists(write):
+            raise InvalidData(
+                f"{write} is of a training that was not finished: go on with --resume {write}, or remove it"
+            )
+
+
+@contextlib.contextmanager
+def going_on(checkpoints: Checkpoints) -> Iterator[None]:
+    """Have Ctrl-C say how to go on, if something has been learned by then."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        if checkpoints.write is not None and os.path.exists(checkpoints.write):
+            raise KeyboardInterrupt(
+                f"what was learned is kept: go on with --resume {os.fspath(checkpoints.write)}"
+            ) from interrupt
+        raise
+
+
+def write_history(path: str, model: Model) -> None:
+    """Write how the trainings of a model went: a CSV file, or a picture."""
+    trainings = [each["history"] for each in model.report.get("training", [])]
+    if path.lower().endswith(".png"):
+        draw_training(trainings, path)
+        return
+    names = list(trainings[0][0])
+    with atomic_file(path) as file:
+        lines = [",".join(["encoder", *names])]
+        for number, history in enumerate(trainings, 1):
+            lines += [",".join([str(number), *(_cell(each[name]) for name in names)]) for each in history]
+        file.write(("\n".join(lines) + "\n").encode())
+
+
+def check_history(path: str | None) -> None:
+    """Raise, before any work, if a history could not be written there."""
+    if path is None:
+        return
+    if path.lower().endswith(".png"):
+        check_plotting(path)
+    elif not path.lower().endswith(".csv"):
+        raise InvalidData(f"--history {path}: give a name ending in .csv, or in .png for a picture")
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None else repr(value)
