@@ -5,9 +5,9 @@
     python bench/supervised.py DATA SPLITS --only a c       sections, or rows by their names
     python bench/supervised.py --rehearse OUT               the same on a few random images, into OUT
 
-DATA and SPLITS are as `bench/splits.py` says. One row is measured after the other, each in processes of its own,
-and kept at once in bench/results/supervised.json: the same command goes on where it ended. A row is measured
-anew once it is taken out of that file. The tables go to bench/results/supervised.md and, by way of
+DATA and SPLITS are as `bench/splits.py` says. One row is measured after the other, each in processes of its
+own, and kept at once in bench/results/supervised.json: the same command goes on where it ended. A row is
+measured anew once it is taken out of that file. The tables go to bench/results/supervised.md and, by way of
 `bench/results.py`, to docs/results.md.
 """
 
@@ -51,9 +51,9 @@ SECTIONS = [
     Section(
         "a",
         "One network, with and without labels: 5,000 raw images of the challenge",
-        """The 5,000 CIFAR-10 images whose whitened forms are the challenge's, as they are, and 4,000 others, of
-CIFAR-10's second batch, which no fit sees: a standard error of 0.7 points. The network has 64, 64 and 128
-filters in every row. What is fitted on its features is said in the name.""",
+        """The 5,000 CIFAR-10 images whose whitened forms are the challenge's, as they are, and 4,000 others,
+of CIFAR-10's second batch, which no fit sees: a standard error of 0.7 points. The network has 64, 64 and
+128 filters in every row. What is fitted on its features is said in the name.""",
         (),
         [
             Row(name, f"SPLITS/challenge-raw-5000.npz {options}", evaluate="SPLITS/challenge-raw-others.npz")
@@ -68,23 +68,24 @@ filters in every row. What is fitted on its features is said in the name.""",
     Section(
         "b",
         "The preset `supervised` beside others: 5,000 random CIFAR-10 images",
-        """The split of the section on 5,000 random CIFAR-10 images. The last row has the encoders of two presets.""",
+        """The same 5,000 images and 5,000 others as above; a standard error of 0.6 points. The last row has
+the encoders of two presets.""",
         (),
         [cifar_row(name, options) for name, options in SYSTEMS.items()],
     ),
     Section(
-        "challenge",
+        "b-challenge",
         "The preset `supervised` beside others: the data challenge",
-        """Whitened images; validation is of a fit on all 5,000, held-out images are 1,000 of them that a second
-fit, on the other 4,000, has not seen, with a standard error of 1.3 points.""",
+        """Whitened images. Validation is of a fit on all 5,000; the held-out images are 1,000 of them that a
+second fit, on the other 4,000, has not seen, with a standard error of 1.3 points.""",
         (),
         [challenge_row(name, options) for name, options in SYSTEMS.items()],
     ),
     Section(
         "c",
         "CIFAR-10: 18,000 images for training, 2,000 held out",
-        """The published number is of all 50,000 training images, 105 epochs on a GPU, and the best epoch on the test
-images. Here no epoch is chosen by the 2,000 images, whose standard error is 0.8 points.""",
+        """The published number is of all 50,000 training images and of the epoch that was best on the test
+images. Here the 2,000 images choose nothing; their standard error is 0.8 points.""",
         (("Chen, CKN-5, trained on 50,000 images", "0.861", "the best epoch on the test images"),),
         [
             cifar_row(name, options, "cifar-18000", "cifar-2000")
@@ -101,7 +102,8 @@ images. Here no epoch is chosen by the 2,000 images, whose standard error is 0.8
     Section(
         "d",
         "MNIST, 60,000 images",
-        """Error on the 10,000 test images, which chose nothing. Kernel ridge on 8,000 landmarks on every network.""",
+        """Error on the 10,000 test images, which chose nothing. On each network stands kernel ridge
+regression whose solution 8,000 images span.""",
         (("Mairal et al. 2014, CKN, 60,000 images", "0.39 % error", "without labels"),),
         [
             Row(name, f"DATA/mnist {options}", evaluate="DATA/mnist --split test")
@@ -126,9 +128,10 @@ def tables(kept):
         "# Training end to end",
         "",
         "Made by `bench/supervised.py`, which runs the commands below one after another, each in its own",
-        f"process, on {', '.join(machines)}. Seconds are those of whole processes, reading files included, and of",
-        "the training in them; memory is the most of any of them. BENCH is the folder bench/; DATA and SPLITS are",
-        "as above, SPLITS made with `--index`.",
+        f"process, on {', '.join(machines)}. Seconds are those of whole processes, reading files",
+        "included, and of the training in them; memory is the most of any of them. BENCH is the folder",
+        "bench/; DATA holds the data sets as users have them, SPLITS what",
+        "`python bench/splits.py DATA SPLITS --index FILE.npz` makes of them.",
     ]
     for section in SECTIONS:
         if any(key_of(section, row) in kept["rows"] for row in section.rows):
@@ -144,10 +147,9 @@ def shorter(row):
 
 
 def write_random_images(out):
-    """Write a few random images under the names of all files of the rows; return the places DATA and SPLITS."""
-    texts = " ".join(
-        f"{row.fit} {row.held_out} {row.evaluate}" for section in SECTIONS for row in section.rows
-    )
+    """Write a few random images under the names of all files of the rows; return DATA and SPLITS."""
+    rows = [row for section in SECTIONS for row in section.rows]
+    texts = " ".join(f"{row.fit} {row.held_out} {row.evaluate}" for row in rows)
     data, splits = out / "data", out / "splits"
     for folder in (splits, data / "challenge", data / "mnist"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -158,9 +160,9 @@ def write_random_images(out):
     )
     for name in set(re.findall(r"SPLITS/(\S+)", texts)):
         np.savez(splits / name, images=colour, labels=labels)
-    rows = colour.transpose(0, 3, 1, 2).reshape(24, -1) / 255 - 0.5
+    planes = colour.transpose(0, 3, 1, 2).reshape(24, -1) / 255 - 0.5
     for name in ("Xtr.csv", "Xte.csv"):
-        np.savetxt(data / "challenge" / name, rows, "%.4g", ",")
+        np.savetxt(data / "challenge" / name, planes, "%.4g", ",")
     np.savetxt(
         data / "challenge" / "Ytr.csv",
         np.stack([np.arange(1, 25), labels], axis=1),
@@ -179,10 +181,14 @@ def write_random_images(out):
 def wanted(only):
     """Return the sections and rows that are asked for, all of them by default."""
     rows = [(section, row) for section in SECTIONS for row in section.rows]
-    names = {name for section, row in rows for name in (section.key, row.name)}
+
+    def names_of(section, row):
+        return {section.key, section.key[0], row.name, key_of(section, row)}
+
+    names = set().union(*(names_of(section, row) for section, row in rows))
     if unknown := set(only or ()) - names:
         raise SystemExit(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(sorted(names))}")
-    return [(section, row) for section, row in rows if only is None or {section.key, row.name} & set(only)]
+    return [(section, row) for section, row in rows if only is None or names_of(section, row) & set(only)]
 
 
 def main():

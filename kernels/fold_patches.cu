@@ -1,8 +1,8 @@
 // Gradients by patches added where the patches were taken from: the gradient by the maps, with the part of it that comes by
 // way of the patches' norms, x(v) times the sum of (∂/∂n)/n over the patches that hold v.
 //
-// Tile. A thread has VECTOR channels of one position of the maps, and gathers them from the patches that hold it: no atomics,
-// a sum in the order of a patch's positions.
+// Tile. A few lanes of a warp take a run of positions v of a row (lanes.cuh), VECTOR channels a lane at a time, which gathers
+// them from the patches that hold v: no atomics, a sum in the order of a patch's positions.
 //
 // Registers: VECTOR sums and one. Shared memory: none. Global memory: the patches once, the maps once, the result once.
 // Floor: the patches at the rate of memory.
@@ -18,33 +18,36 @@ __global__ void __launch_bounds__(THREADS, 4) fold_patches(
     int patch_height, int patch_width,
     int above, int before,                 // zeros above and left of the maps
     int map_height, int map_width,
-    int pixels) {                          // images · height · width
-    int pieces = channels / VECTOR;
-    size_t number = static_cast<size_t>(blockIdx.x) * THREADS + threadIdx.x;
-    if (number >= static_cast<size_t>(pixels) * pieces) return;
-    int pixel = static_cast<int>(number / pieces), channel = static_cast<int>(number % pieces) * VECTOR;
-    int x = pixel % width, rest = pixel / width, y = rest % height, image = rest / height;
-    Floats<VECTOR> sum{};
-    float box = 0;
+    int images, int runs, int span, int bits) {
+    Run run({images, height, width, runs, span, bits});
+    // Row y is row dy of the patches of row y + above − dy, one of the map's rows.
+    int y = run.y + above, first_dy = max(0, y - map_height + 1), last_dy = min(patch_height, y + 1);
+    size_t row = static_cast<size_t>(run.image) * height + run.y;
 #pragma unroll 1
-    for (int dy = 0; dy < patch_height; ++dy) {
-        int v = y + above - dy;  // the row of the patches of which this is row dy
-        if (v < 0 || v >= map_height) continue;
+    for (int x = run.x; x < run.end; ++x) {
+        int right = x + before, first_dx = max(0, right - map_width + 1), last_dx = min(patch_width, right + 1);
 #pragma unroll 1
-        for (int dx = 0; dx < patch_width; ++dx) {
-            int u = x + before - dx;
-            if (u < 0 || u >= map_width) continue;
-            size_t position = (static_cast<size_t>(image) * map_height + v) * map_width + u;
-            size_t term = ((position * patch_height + dy) * patch_width + dx) * channels + channel;
-            Floats<VECTOR> numbers = load<VECTOR>(by_patches + term);
+        for (int channel = run.lane * VECTOR; channel < channels; channel += run.lanes * VECTOR) {
+            Floats<VECTOR> sum{};
+            float box = 0;
+#pragma unroll 1
+            for (int dy = first_dy; dy < last_dy; ++dy) {
+                size_t of_row = (static_cast<size_t>(run.image) * map_height + y - dy) * map_width + right;
+#pragma unroll 1
+                for (int dx = first_dx; dx < last_dx; ++dx) {
+                    size_t u = of_row - dx;
+                    size_t term = ((u * patch_height + dy) * patch_width + dx) * channels + channel;
+                    Floats<VECTOR> numbers = load<VECTOR>(by_patches + term);
 #pragma unroll
-            for (int k = 0; k < VECTOR; ++k) sum.of[k] += numbers.of[k];
-            box += by_norm[position];
+                    for (int j = 0; j < VECTOR; ++j) sum.of[j] += numbers.of[j];
+                    box += by_norm[u];
+                }
+            }
+            size_t place = (row * width + x) * channels + channel;
+            Floats<VECTOR> own = load<VECTOR>(maps + place);
+#pragma unroll
+            for (int j = 0; j < VECTOR; ++j) sum.of[j] = fmaf(box, own.of[j], sum.of[j]);
+            store(by_maps + place, sum);
         }
     }
-    size_t place = static_cast<size_t>(pixel) * channels + channel;
-    Floats<VECTOR> own = load<VECTOR>(maps + place);
-#pragma unroll
-    for (int k = 0; k < VECTOR; ++k) sum.of[k] = fmaf(box, own.of[k], sum.of[k]);
-    store(by_maps + place, sum);
 }

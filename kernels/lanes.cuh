@@ -1,8 +1,9 @@
-// Positions that a few lanes of a warp share: a power of two of them, so that sums go by shuffles within a warp.
+// Runs of positions that a few lanes of a warp take together, and what these lanes have in common: numbers read four at a
+// time, sums by shuffles.
 #pragma once
 #include "block.cuh"
 
-// VECTOR floats at a time, at an address that is a multiple of their size.
+// VECTOR floats, at an address that is a multiple of their size.
 template <int VECTOR>
 struct Floats {
     float of[VECTOR];
@@ -28,15 +29,33 @@ __device__ inline void store(float* to, const Floats<VECTOR>& x) {
         *to = x.of[0];
 }
 
-// The sum over the lanes of a position, in all of them; all lanes of the warp come here.
-__device__ inline float sum_of_lanes(float x, int lanes) {
-    for (int step = lanes / 2; step > 0; step /= 2) x += __shfl_xor_sync(0xffffffffu, x, step);
-    return x;
+// Put the sums over the lanes of a run in the place of what each has; all lanes of the warp come here.
+template <class... Numbers>
+__device__ inline void sum_over_lanes(int lanes, Numbers&... numbers) {
+#pragma unroll 1
+    for (int step = lanes / 2; step > 0; step /= 2)
+        ((numbers += __shfl_xor_sync(0xffffffffu, numbers, step)), ...);
 }
 
-// The position of this thread among those of the launch, and which of its lanes the thread is.
-struct Lane {
-    int position, number;
-    __device__ explicit Lane(int lanes)
-        : position(blockIdx.x * (THREADS / lanes) + threadIdx.x / lanes), number(threadIdx.x % lanes) {}
+// How rows of maps are cut into runs: the same for all threads of a launch. That a run is of several positions is what
+// pays for the divisions by which its place is found.
+struct Runs {
+    int images, height, width;
+    int of_row, span;  // runs of a row, positions of a run
+    int bits;          // 1 << bits lanes take a run
+};
+
+// The run of this thread's lanes; beyond the last one it has no positions.
+struct Run {
+    int image, y, x, end;  // the positions x … end − 1 of row y
+    int lane, lanes;
+    __device__ explicit Run(const Runs& s) {
+        unsigned number = blockIdx.x * (THREADS >> s.bits) + (threadIdx.x >> s.bits), row = number / s.of_row;
+        image = static_cast<int>(row / s.height);
+        y = static_cast<int>(row % s.height);
+        x = static_cast<int>(number % s.of_row) * s.span;
+        end = image < s.images ? min(x + s.span, s.width) : x;
+        lanes = 1 << s.bits;
+        lane = threadIdx.x % lanes;
+    }
 };

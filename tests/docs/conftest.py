@@ -37,20 +37,20 @@ def write_cifar(path, pixels, labels):
     path.write_bytes(np.concatenate([labels[:, None].astype(np.uint8), planes], axis=1).tobytes())
 
 
-def write_state_of_chen(path, rng):
-    """The state dict of a network of Chen's PyTorch program, of one layer, with its classifier."""
-    weight = rng.normal(size=(8, 3, 3, 3))
-    weight /= np.linalg.norm(weight.reshape(8, -1), axis=1)[:, None, None, None]
-    spec = LayerSpec(8, 3, 2, Exponential(sigma=0.5), **conventions.CHEN)
-    layer = Layer.from_anchors(spec, weight.transpose(0, 2, 3, 1))
-    taps = pooling_filter(5, 2, "gaussian", "corner")[1]
-    parts = {
-        "weight": weight,
-        "pooling_filter": np.broadcast_to(np.outer(taps, taps), (8, 1, 5, 5)),
-        "lintrans": layer.projection,
-    }
-    state = {f"features.ckn_layers.0.{name}": array for name, array in parts.items()}
-    state |= {"classifier.weight": rng.normal(size=(4, 8 * 16)), "classifier.bias": rng.normal(size=4)}
+def write_network_of_chen(path):
+    """Tensors of a small network of his program, with their names: two layers and five classes."""
+    state, channels, rng = {}, 3, np.random.default_rng(12)
+    for i, (filters, step) in enumerate([(8, 2), (6, 4)]):
+        spec = LayerSpec(filters, 3, step, Exponential(sigma=0.5), **conventions.CHEN)
+        anchors = rng.normal(size=(filters, 3, 3, channels))
+        anchors /= np.linalg.norm(anchors.reshape(filters, -1), axis=1)[:, None, None, None]
+        taps = pooling_filter(32, step, "gaussian", "corner")[1]
+        name = f"features.ckn_layers.{i}"
+        state[f"{name}.weight"] = anchors.transpose(0, 3, 1, 2)
+        state[f"{name}.pooling_filter"] = np.array([[np.outer(taps, taps)]] * filters)
+        state[f"{name}.lintrans"] = Layer.from_anchors(spec, anchors).projection
+        channels = filters
+    state["classifier.weight"], state["classifier.bias"] = rng.normal(size=(5, 6 * 4 * 4)), np.zeros(5)
     np.savez(path, **{name: array.astype(np.float32) for name, array in state.items()})
 
 
@@ -72,9 +72,8 @@ def data(tmp_path_factory):
     pixels, labels = images(40, 8, 8, 1, 9)
     write_challenge_csv(folder / "digits.csv", pixels / 255 - 0.5)
     np.save(folder / "digit-labels.npy", labels)
+    write_network_of_chen(folder / "network.npz")
     (x_train, y_train), (x_test, y_test) = images(20, 28, 28, 1, 10), images(8, 28, 28, 1, 11)
     arrays = {"x_train": x_train[..., 0], "x_test": x_test[..., 0], "y_train": y_train, "y_test": y_test}
     np.savez(folder / "mnist.npz", **arrays)
-    write_state_of_chen(folder / "chen.npz", np.random.default_rng(12))
-    np.save(folder / "chen-images.npy", np.random.default_rng(13).random((4, 8, 8, 3), np.float32))
     return folder

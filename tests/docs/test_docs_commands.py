@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import tomllib
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,7 @@ NOT_RUN = {
     "--workers": "tests/exact/test_workers.py and tests/cli/test_gram_cluster.py start processes",
     "--scheduler": "there is no cluster at this address",
 }
+NEEDS_PYTORCH = re.compile(r"^(?:import|from) (?:ckncuda\.)?torch\b", re.MULTILINE)
 SHORTER = {  # the first system is fitted all the same; of trainings two epochs
     "--time 30min": "--time 1s",
     "--epochs 30": "--epochs 2",
@@ -122,6 +124,8 @@ def test_what_a_page_shows_works(page, data, tmp_path, monkeypatch):
                 for words in commands(text):
                     configurations = [name for name in configurations if name not in words]
                     run_command(words)
+            elif language == "python" and NEEDS_PYTORCH.search(text) and not find_spec("torch"):
+                continue  # the extra of the tests does not bring it
             elif language == "python":
                 exec(compile("\n" * (line - 1) + text, str(page), "exec"), namespace)
             elif language == "toml":

@@ -142,16 +142,16 @@ FAULTS = {
     "copies by some lanes": ("pair_products", "__syncwarp();  // some lanes copy more than others", "//"),
     "κ by branches": ("pair_products", "if constexpr (TANGENT || Kernel::BRANCHES) __syncwarp();", ""),
     "norms by some lanes": ("encode", "__syncwarp();  // the products are those of whole warps", ""),
-    "threads beyond the maps": (
-        "fold_patches",
-        "if (number >= static_cast<size_t>(pixels) * pieces) return;",
-        "",
+    "patches beyond the maps": (
+        "extract_patches",
+        "last = min(patch_width, width - left) * channels;",
+        "last = patch_width * channels;",
     ),
-    "one lane for all": ("extract_patches", "lane.number == 0) norms", "lane.number < 2) norms"),
-    "one pooled column less": (
+    "two lanes for all": ("extract_patches", "run.lane == 0) norms", "run.lane < 2) norms"),
+    "one pooled position less": (
         "encode_backward",
-        "int right = min(pooled_width, floor_divide(x, subsampling) + 1);",
-        "int right = min(pooled_width, floor_divide(x, subsampling));",
+        "by_step.quotient(max(0, from_origin + subsampling))) - first;",
+        "by_step.quotient(max(0, from_origin))) - first;",
     ),
     "wrong halo": (
         "encode",
@@ -225,8 +225,8 @@ def test_a_missing_barrier_of_pairs_is_caught(planted, tmp_path):
 @pytest.mark.parametrize(
     ("planted", "sanitizer", "message"),
     [
-        ("threads beyond the maps", "address", "heap-buffer-overflow"),
-        ("one lane for all", "thread", "data race"),
+        ("patches beyond the maps", "address", "heap-buffer-overflow"),
+        ("two lanes for all", "thread", "data race"),
     ],
     indirect=["planted"],
 )
@@ -243,7 +243,7 @@ def test_a_fault_of_the_way_back_is_caught(planted, sanitizer, message, tmp_path
     assert f"{FAULTS[planted][0]}.cu" in done.report
 
 
-@pytest.mark.parametrize("planted", ["one pooled column less"], indirect=True)
+@pytest.mark.parametrize("planted", ["one pooled position less"], indirect=True)
 def test_a_pooled_position_that_is_forgotten_is_caught(planted):
     """Parity finds it in both gradients."""
     found, expected = run_backward(gpu.cupy_backend("cupy, float32"), "colour")

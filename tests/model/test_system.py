@@ -5,7 +5,7 @@ import re
 
 import hypothesis
 import pytest
-from factories import make_spec
+from factories import make_spec, stripes
 from hypothesis import strategies as st
 
 import ckncuda
@@ -235,6 +235,22 @@ def test_classifiers_of_all_kinds():
     ridge = System([EXACT], "", {"weights": [1.0]}).make_classifier(4)
     assert isinstance(ridge, ckncuda.GramRidge)
     assert (ridge.weights, ridge.seed) == ([1.0], 4)
+
+
+@pytest.mark.parametrize("name", ["ridge", "kernel-ridge", "nystrom-ridge"])
+def test_held_out_images_choose_where_a_file_says_so(toml, name):
+    """It needs images that are held out, stands in plain data, and the model's report says it."""
+    table = f'{LAYER}[classifier]\nname="{name}"\nchoose="held-out"\n'
+    system = System.from_toml(toml(f"{table}validation=0.25\n"))
+    assert system == System.from_dict(json.loads(json.dumps(system.to_dict())))
+    assert str(system).endswith("choose held-out validation 0.25")
+    images, labels = stripes(60)
+    model = ckncuda.fit(images, labels, system=system, backend="numpy")
+    assert re.match("15 images held out of 60; .* chosen on them, then all 60", model.report["validation"])
+    assert "leave-one-out" not in model.report["validation"]
+    with pytest.raises(InvalidSpec, match="choose is .*, but validation is 0: .* give validation=0.1"):
+        System.from_toml(toml(table))
+    System.from_toml(toml(f"{table}validation=0.1\n"))
 
 
 def test_the_same_preprocessing_for_all():

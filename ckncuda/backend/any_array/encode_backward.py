@@ -17,7 +17,7 @@ from ckncuda.types import Array, Shape
 
 
 class Steps(Protocol):
-    """What lies between the products of a layer's way back: of a specification, for inputs of a shape."""
+    """The steps between the products of a layer's way back: of a specification, for inputs of a shape."""
 
     def patches(self, maps: Array) -> tuple[Array, Array]:
         """Return the patches P x(u) of maps [b, h, w, c], [positions, terms], and their norms [positions]."""

@@ -58,7 +58,7 @@ class CupyBackend:
         self.description = describe(precision)
         self.memory_budget = memory if memory is not None else DEFAULT_MEMORY
         self.options: dict[str, Any] = {"name": self.name, "memory": memory, "precision": precision}
-        self.encoder, self._way_back = Encoder(self.gpu), WayBack(self.gpu)
+        self.encoder, self.way_back = Encoder(self.gpu), WayBack(self.gpu)
         self._most_images: int | None = None  # once a block did not fit the device's memory
         self._most_back: dict[Any, int] = {}  # the same on the way back, by specifications and shape
         self._pairs: dict[Any, FusedPairs | None] = {}
@@ -116,7 +116,7 @@ class CupyBackend:
         for layer in layers:
             shapes.append(layer.spec.output_shape(shapes[-1]))
         known = tuple(layer.spec for layer in layers), shapes[0]
-        size = self._way_back.images_of(layers, shapes, self.memory_budget)
+        size = self.way_back.images_of(layers, shapes, self.memory_budget)
         halves = self._halves(maps, min(size, self._most_back.get(known, MAX_BLOCK), MAX_BLOCK))
         weights = [weights_of(layer, self._cupy.empty(0)) for layer in layers]
         total = no_sums(weights)
@@ -128,7 +128,7 @@ class CupyBackend:
                 between.append(self.encoder.encode(between[-1], layer))
             gradient = self.asarray(given(between[-1], images))
             out = None if by_input is None else by_input[images]
-            return self._way_back.block(between, gradient, weights, layers, self.memory_budget, out)
+            return self.way_back.block(between, gradient, weights, layers, self.memory_budget, out)
 
         for images in halves if len(maps) else ():
             with halves.attempt(images):
@@ -137,7 +137,7 @@ class CupyBackend:
                 add(total, block(images))
                 continue
             self._most_back[known] = halves.most or 1
-        return by_input, self._way_back.by_anchors(layers, total)
+        return by_input, self.way_back.by_anchors(layers, total)
 
     def _encode_layers(self, maps: Array, layers: Sequence[Layer]) -> Array:
         encoded = self.asarray(maps)

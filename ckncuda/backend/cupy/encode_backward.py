@@ -37,13 +37,18 @@ Array = Any  # a CuPy array, whose type is not known here
 TILE_BYTES = 256 << 20  # where there is so much: launches take little of the time of such a tile
 TILE_SHARE = 4  # a part of the memory, at most
 PLANS = 256  # kept: of a few networks on images of a few shapes
-LANES = 32  # threads of a warp
+MOST_SIDE = 1 << 20  # that Divisor of ``kernels/block.cuh`` divides
+SPANS = 8, 4, 2, 1  # positions of a run, at most: the longest of which there are enough runs
+BLOCKS = 8  # of a multiprocessor, so that it is busy to the end
+LINE = 32  # floats of a line of the cache
 
 
-def unfused_reason(spec: LayerSpec) -> str | None:
+def unfused_reason(spec: LayerSpec, shape: Shape) -> str | None:
     """Say why a layer's way back takes array operations between its products; None: it takes none."""
     if spec.kernel.device_name is None:
         return f"the kernel {spec.kernel.name} has no CUDA form"
+    if (side := max(spec.map_shape(shape)[:2]) + spec.subsampling) > MOST_SIDE:
+        return f"a side of its map with a step of its pooling is {side}; kernels divide up to {MOST_SIDE}"
     return None
 
 
@@ -52,10 +57,23 @@ def vector_of(count: int) -> int:
     return 4 if count % 4 == 0 else 1
 
 
-def lanes_of(count: int) -> int:
-    """Return how many threads, a power of two, share a position of so many numbers."""
-    pieces = count // vector_of(count)
-    return min(LANES, 1 << (pieces - 1).bit_length())
+def runs_of(
+    images: int, height: int, width: int, count: int, multiprocessors: int
+) -> tuple[int, tuple[int, int, int, int]]:
+    """Cut rows of maps into runs of positions of so many numbers each: blocks, and the numbers of ``Runs``.
+
+    These are images, runs of a row, positions of a run, and the logarithm of the lanes that take one: as
+    many as read `LINE` numbers at once, of which a cache has a line.  Runs are short where there are few
+    positions, so that all multiprocessors have some; no bit of a result depends on that.
+    """
+    vector = vector_of(count)
+    bits = min(-(-count // vector) - 1, LINE // vector - 1).bit_length()
+    for span in SPANS:
+        of_row = -(-width // span)
+        blocks = -(-images * height * of_row // (THREADS >> bits))
+        if blocks >= BLOCKS * multiprocessors:
+            break
+    return blocks, (images, of_row, -(-width // of_row), bits)
 
 
 def aligned(maps: Array) -> Array:
@@ -67,9 +85,10 @@ class FusedSteps:
     """`Steps` by kernels of our own: ``extract_patches``, ``encode_backward``, ``fold_patches``."""
 
     def __init__(self, gpu: Gpu, spec: LayerSpec, shape: Shape) -> None:
-        self._gpu, self._spec, self._channels, self._filters = gpu, spec, shape[2], spec.filters
+        self._gpu, self._spec, self._channels = gpu, spec, shape[2]
         (height, width, _), (rows, columns, _) = spec.map_shape(shape), spec.output_shape(shape)
-        self._positions, self._terms = height * width, spec.terms(shape[2])
+        self._map, self._terms = (height, width), spec.terms(shape[2])
+        self._run = spec.patch_shape[1] * shape[2]  # numbers of a patch's row
         (above, _), (before, _) = spec.margins
         self._patches = _int32(*shape, *spec.patch_shape, above, before, height, width)
         (origin_y, taps_y), (origin_x, taps_x) = (
@@ -82,42 +101,41 @@ class FusedSteps:
 
     def patches(self, maps: Array) -> tuple[Array, Array]:
         """Copy runs of numbers, a row of a patch each."""
-        positions = len(maps) * self._positions
+        positions = len(maps) * math.prod(self._map)
         patches = self._gpu.cupy.empty((positions, self._terms), np.float32)
         norms = self._gpu.cupy.empty(positions, np.float32)
-        vector, lanes = vector_of(self._channels), lanes_of(self._spec.patch_shape[1] * self._channels)
-        self._launch(
-            "extract_patches",
-            (str(vector),),
-            positions * lanes,
-            *(maps, patches, norms, *self._patches, *_int32(positions, lanes)),
-        )
+        blocks, runs = self._runs(len(maps), *self._map, self._run)
+        arrays, vector = (maps, patches, norms), str(vector_of(self._channels))
+        self._launch("extract_patches", (vector,), blocks, *arrays, *self._patches, *_int32(*runs))
         return patches, norms
 
     def through_kernel(self, products: Array, norms: Array, by_pooled: Array) -> Array:
         """Gather the pooled positions that a position counts in, then κ and κ'."""
         spec, by_norm = self._spec, self._gpu.cupy.empty_like(norms)
-        lanes = lanes_of(self._filters)
+        blocks, runs = self._runs(len(by_pooled), *self._map, spec.filters)
         self._launch(
             "encode_backward",
-            (str(spec.kernel.device_name), str(vector_of(self._filters))),
-            len(products) * lanes,
+            (str(spec.kernel.device_name), str(vector_of(spec.filters))),
+            blocks,
             *(products, norms, by_pooled, by_norm, self._parameters, self._weights),
-            *(*self._pooling, *_int32(len(products), lanes)),
+            *(*self._pooling, *_int32(*runs)),
             *(np.float32(spec.norm_floor), np.int32(spec.scale == "floored_norm")),
         )
         return by_norm
 
     def fold(self, by_patches: Array, by_norm: Array, maps: Array, out: Array) -> None:
         """Gather, too: each number of the maps from the patches that hold it."""
-        vector, pixels = vector_of(self._channels), maps.size // self._channels
-        arrays = by_patches, by_norm, maps, out
-        self._launch(
-            "fold_patches", (str(vector),), maps.size // vector, *arrays, *self._patches, *_int32(pixels)
-        )
+        blocks, runs = self._runs(*maps.shape)
+        arrays, vector = (by_patches, by_norm, maps, out), str(vector_of(self._channels))
+        self._launch("fold_patches", (vector,), blocks, *arrays, *self._patches, *_int32(*runs))
 
-    def _launch(self, operation: str, parameters: tuple[str, ...], threads: int, *arguments: Any) -> None:
-        self._gpu.launch(operation, parameters, (-(-threads // THREADS),), THREADS, 0, *arguments)
+    def _runs(
+        self, images: int, height: int, width: int, count: int
+    ) -> tuple[int, tuple[int, int, int, int]]:
+        return runs_of(images, height, width, count, self._gpu.multiprocessors)
+
+    def _launch(self, operation: str, parameters: tuple[str, ...], blocks: int, *arguments: Any) -> None:
+        self._gpu.launch(operation, parameters, (blocks,), THREADS, 0, *arguments)
 
 
 def _int32(*numbers: int) -> tuple[np.int32, ...]:
@@ -129,7 +147,7 @@ class WayBack:
 
     def __init__(self, gpu: Gpu) -> None:
         self._gpu = gpu
-        self._steps = functools.lru_cache(PLANS)(self._new_steps)
+        self.steps = functools.lru_cache(PLANS)(self._new_steps)
 
     def images_of(self, layers: Sequence[Layer], shapes: Sequence[Shape], memory: int) -> int:
         """Count the images of a block: maps of these shapes between layers, gradients by two, and a tile."""
@@ -157,7 +175,7 @@ class WayBack:
                 some = slice(start, start + step)
                 layer_backward(
                     *(below[some], encoded[some], gradient[some], weights[number]),
-                    *(self._steps(spec, shape), sums[number], None if by_below is None else by_below[some]),
+                    *(self.steps(spec, shape), sums[number], None if by_below is None else by_below[some]),
                 )
             gradient = by_below
         if not layers and out is not None:
@@ -173,7 +191,7 @@ class WayBack:
 
     def _new_steps(self, spec: LayerSpec, shape: Shape) -> Steps:
         steps: Steps
-        if reason := unfused_reason(spec):
+        if reason := unfused_reason(spec, shape):
             logging.getLogger("ckncuda").info("A layer's way back takes array operations: %s", reason)
             steps = ArraySteps(spec, shape, self._gpu.cupy.empty(0, np.float32))
         else:

@@ -75,7 +75,7 @@ def test_patches_of_zeros_and_below_the_floor(
 ):
     """Below it n is no divisor of t; at 0 nothing goes through the norm. Array operations say the same."""
     if not fused:
-        monkeypatch.setattr(encode_backward, "unfused_reason", lambda spec: "of a test")
+        monkeypatch.setattr(encode_backward, "unfused_reason", lambda spec, shape: "of a test")
     layer = make_layer(2, rng, scale=scale, whitening=whitening, norm_floor=0.5, filters=6)
     maps = rng.normal(size=(4, 9, 9, 2))
     maps[0] *= 0.05
@@ -98,7 +98,7 @@ def test_two_layers_at_every_precision(device, precision, rng, relative_error):
     expected = get_backend("reference").encode_backward(images, network.layers, upstream)
     backend = gpu.cupy_backend(precision)
     by_maps, by_anchors = backend.encode_backward(images, network.layers, upstream)
-    most = {"cupy, tf32": 5e-3, "cupy, bfloat16": 5e-2}.get(precision, GRADIENTS)
+    most = tolerances.GRADIENTS[precision]
     assert relative_error(backend.to_host(by_maps), expected[0]) <= most
     for actual, of_layer in zip(by_anchors, expected[1], strict=True):
         assert relative_error(actual, of_layer) <= most
@@ -122,7 +122,7 @@ def test_blocks_and_tiles(device, monkeypatch, size, rng, check_backward):
         np.testing.assert_allclose(device.to_host(encoded), expected[which], atol=1e-5)
         return device.asarray(upstream[which])
 
-    monkeypatch.setattr(device._way_back, "images_of", lambda *_: size)
+    monkeypatch.setattr(device.way_back, "images_of", lambda *_: size)
     monkeypatch.setattr(
         encode_backward, "TILE_BYTES", 2 * plain.bytes_per_image(network.layers[0].spec, (12, 10, 3))
     )
@@ -139,10 +139,10 @@ def test_blocks_follow_from_the_memory_that_was_asked_for(device, rng):
     """Not from what is free: sums of other blocks have other last bits."""
     network, _ = network_and_images(rng)
     shapes = [(32, 32, 3), (16, 16, 12), (8, 8, 8)]
-    sizes = [device._way_back.images_of(network.layers, shapes, memory << 20) for memory in (1, 16, 2048)]
+    sizes = [device.way_back.images_of(network.layers, shapes, memory << 20) for memory in (1, 16, 2048)]
     assert 1 < sizes[0] < sizes[1] < sizes[2]
     assert sizes[1] * 4 * (32 * 32 * 3 * 3 + 16 * 16 * 12 + 8 * 8 * 8) < 16 << 20
-    assert device._way_back.images_of(network.layers, [(5000, 5000, 3), *shapes[1:]], 1 << 20) == 1
+    assert device.way_back.images_of(network.layers, [(5000, 5000, 3), *shapes[1:]], 1 << 20) == 1
 
 
 @pytest.mark.parametrize("most", [0, 2, 5])
@@ -154,7 +154,7 @@ def test_out_of_memory_halves_the_block_and_asks_nothing_twice(
 
     network, images = network_and_images(rng)
     upstream = rng.normal(size=(23, 3, 3, 8))
-    whole, asked, failed = device._way_back.block, [], []
+    whole, asked, failed = device.way_back.block, [], []
 
     def limited(between, *arguments):
         if len(between[0]) > most:
@@ -166,7 +166,7 @@ def test_out_of_memory_halves_the_block_and_asks_nothing_twice(
         asked.extend(range(which.start, which.stop))
         return upstream[which]
 
-    monkeypatch.setattr(device._way_back, "block", limited)
+    monkeypatch.setattr(device.way_back, "block", limited)
     if not most:
         with pytest.raises(OutOfMemory, match="one image of 12x10x3 does not fit the GPU's memory"):
             device.encode_backward(images, network.layers, function)
@@ -197,6 +197,27 @@ def test_a_device_that_is_nearly_full_takes_smaller_blocks(device, monkeypatch, 
     assert device._most_back
 
 
+def test_blocks_keep_to_the_memory_that_was_asked_for(device, monkeypatch, rng):
+    """With as much on the device nothing is halved: maps, gradients, tiles and sums are counted."""
+    import cupy
+
+    if "on a CPU" not in gpu.device_name():
+        pytest.skip("the memory of a real GPU is not set by a variable")
+    layers = [make_layer(3, rng, filters=16), make_layer(16, rng, filters=20)]
+    images = rng.normal(size=(40, 24, 24, 3)).astype(np.float32)
+    upstream = rng.normal(size=(40, 6, 6, 20)).astype(np.float32)
+    memory = 1 << 20
+    backend = CupyBackend(memory)
+    backend.encode_backward(images[:1], layers, upstream[:1])  # plans and anchors are there
+    cupy.get_default_memory_pool().free_all_blocks()
+    free_before, size = cupy.cuda.Device().mem_info
+    monkeypatch.setenv("CKNCUDA_CPU_DEVICE_MEMORY", str(size - free_before + memory))
+    backend.encode_backward(images, layers, upstream, by_maps=False)
+    assert not backend._most_back
+    shapes = [(24, 24, 3), (12, 12, 16), (6, 6, 20)]
+    assert 2 < backend.way_back.images_of(layers, shapes, memory) < 40
+
+
 class Cosine(DotProductKernel):
     """A kernel of a user's own, of which CUDA knows nothing."""
 
@@ -214,7 +235,11 @@ def test_what_cuda_does_not_know_takes_array_operations_and_says_so(device, rng,
     with caplog.at_level(logging.INFO, "ckncuda"):
         check_backward(device, rng.normal(size=(3, 9, 9, 2)), layers)
     assert "A layer's way back takes array operations: the kernel own has no CUDA form" in caplog.text
-    assert [encode_backward.unfused_reason(layer.spec) is None for layer in layers] == [False, True]
+    reasons = [encode_backward.unfused_reason(layer.spec, (9, 9, 2)) for layer in layers]
+    assert [reason is None for reason in reasons] == [False, True]
+    assert "kernels divide up to 1048576" in str(
+        encode_backward.unfused_reason(layers[1].spec, (3, 1 << 20, 2))
+    )
 
 
 @pytest.mark.parametrize("kernel", SMOOTH_KERNELS, ids=repr)
@@ -225,7 +250,7 @@ def test_what_cuda_does_not_know_takes_array_operations_and_says_so(device, rng,
         {"subsampling": 1, "padding": "valid"},
     ],
 )
-def test_array_operations_are_a_layers_way_back_on_a_cpu_too(kernel, options, rng, relative_error):
+def test_array_operations_are_a_layersway_back_on_a_cpu_too(kernel, options, rng, relative_error):
     reference, layer = get_backend("reference"), make_layer(2, rng, kernel=kernel, epsilon=1e-2, **options)
     maps = rng.normal(size=(3, 9, 8, 2)).astype(np.float32)
     encoded = reference.encode(maps, [layer]).astype(np.float32)
@@ -359,9 +384,39 @@ def test_memory_does_not_change_what_small_sums_are(device, rng, relative_error)
     upstream = rng.normal(size=(23, 3, 3, 8))
     few = CupyBackend(1 << 17).encode_backward(images, network.layers, upstream)
     many = device.encode_backward(images, network.layers, upstream)
-    assert CupyBackend(1 << 17)._way_back.images_of(network.layers, [(12, 10, 3)] * 3, 1 << 17) < 23
+    assert CupyBackend(1 << 17).way_back.images_of(network.layers, [(12, 10, 3)] * 3, 1 << 17) < 23
     for a, b in itertools.chain([(few[0].get(), many[0].get())], zip(few[1], many[1], strict=True)):
         assert relative_error(a, b) <= 1e-6
+
+
+@pytest.mark.parametrize("width", [1, 7, 8, 9, 17, 26])
+@pytest.mark.parametrize("filters", [1, 2, 4, 20, 40])
+def test_runs_of_positions(device, monkeypatch, width, filters, rng, check_backward):
+    """A row in one run and in several, of one length and of two; one lane and many: the same bits."""
+    layer = make_layer(3, rng, filters=filters, subsampling=1, patch=(2, 1), epsilon=0.1)
+    maps, upstream = rng.normal(size=(3, 2, width, 3)), rng.normal(size=(3, 2, width, filters))
+    found = []
+    for multiprocessors in (0, 1000):
+        monkeypatch.setattr(device.gpu, "multiprocessors", multiprocessors)
+        by_maps, by_anchors = device.encode_backward(maps, [layer], upstream)
+        check_backward(device, maps, [layer], upstream, (by_maps, by_anchors))
+        found.append((device.to_host(by_maps).tobytes(), by_anchors[0].tobytes()))
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "multiprocessors", "expected"),
+    [
+        ((128, 32, 32, 64), 132, (2048, (128, 16, 2, 3))),  # a batch of a training
+        ((2000, 32, 32, 64), 132, (8000, (2000, 4, 8, 3))),
+        ((1, 4, 5, 3), 132, (1, (1, 5, 1, 2))),
+        ((9, 10, 17, 64), 0, (9, (9, 3, 6, 3))),
+        ((9, 10, 17, 1), 0, (2, (9, 3, 6, 0))),
+        ((9, 10, 17, 33), 0, (34, (9, 3, 6, 5))),
+    ],
+)
+def test_runs_are_as_long_as_there_are_enough(numbers, multiprocessors, expected):
+    assert encode_backward.runs_of(*numbers, multiprocessors) == expected
 
 
 def test_a_projection_that_was_changed_is_taken(device, rng, check_backward):
