@@ -107,13 +107,13 @@ def regularization(text: str) -> float | str:
 @click.option(
     "--optimizer",
     type=click.Choice(["lbfgs", "sgd", "adam"]),
-    help="For softmax lbfgs or sgd, for --end-to-end adam or sgd. [default: lbfgs; adam]",
+    help="For softmax lbfgs or sgd; for --end-to-end adam or sgd. [default: lbfgs; adam, of chen5 sgd]",
 )
 @click.option(
     "--validation",
     type=float,
-    help="Fraction held out to measure accuracy; softmax and squared-hinge choose λ on it. "
-    "[default: 0.1; for the kinds of ridge 0, which is leave-one-out, unless anchor points saw labels]",
+    help="Fraction held out to measure accuracy; softmax and squared-hinge choose λ on it, --end-to-end all "
+    "that is to be chosen. [default: 0.1; for the kinds of ridge, without --end-to-end, 0: leave-one-out]",
 )
 @training_options.training_options
 @click.option(

@@ -26,56 +26,88 @@ _OPTIONS = (
     click.option(
         "--end-to-end",
         is_flag=True,
-        help="Train the anchor points with the labels, through a linear classifier; a tenth of the images, "
-        "which they do not learn from, choose the epoch and what is fitted --after. [preset: supervised]",
+        help="Let the anchor points learn from the labels too. A tenth of the images (--validation) is kept "
+        "from them, to choose the epoch and λ of the classifier. Without --preset, --config or --layer the "
+        "network is that of the preset supervised; supervised and chen5 are trained without this option too.",
     ),
-    click.option("--epochs", type=int, help="With --end-to-end: passes over the images. [default: 30]"),
-    click.option("--learning-rate", type=float, help="The highest. [default: 0.003 of adam, 0.1 of sgd]"),
+    click.option(
+        "--epochs",
+        type=int,
+        help="Training: passes over the images. [default: 30, of supervised 60, of chen5 105]",
+    ),
+    click.option(
+        "--learning-rate",
+        type=float,
+        help="Training: the highest, which --schedule lowers. [default: 0.003 of adam, 0.1 of sgd]",
+    ),
     click.option(
         "--schedule",
         type=click.Choice(["cosine", "steps", "constant"]),
-        help="Of the learning rate; steps: a tenth from each of --milestones on. [default: cosine]",
+        help="Training: how the learning rate falls. cosine: to zero at the last epoch; steps: to a tenth at "
+        "each of the --milestones. [default: cosine]",
     ),
-    click.option("--milestones", metavar="E,E,…", help="Epochs of --schedule steps, such as 60,85,100."),
-    click.option("--warmup", type=float, help="Epochs in which the learning rate rises. [default: 1]"),
-    click.option("--batch", type=int, help="Images of a step. [default: 128]"),
+    click.option(
+        "--milestones",
+        metavar="E,E,…",
+        help="Training: epochs of --schedule steps, which is meant where they are given, such as 60,85,100.",
+    ),
+    click.option(
+        "--warmup",
+        type=float,
+        help="Training: epochs at the beginning in which the learning rate rises from zero. [default: 1]",
+    ),
+    click.option("--batch", type=int, help="Training: images of a step. [default: 128]"),
     click.option(
         "--loss",
         type=click.Choice(["softmax", "squared-hinge", "squared"]),
-        help="Of the training. [default: softmax]",
+        help="Training: what its linear classifier minimises. [default: softmax]",
     ),
-    click.option("--label-smoothing", type=float, help="With --loss softmax. [default: 0]"),
+    click.option(
+        "--label-smoothing",
+        type=float,
+        help="Training: share of the probability that --loss softmax gives to all classes alike, such as "
+        "0.1. [default: 0]",
+    ),
     click.option(
         "--head-fit",
         type=click.Choice(["joint", "alternating"]),
-        help="alternating: the linear classifier is fitted anew before each epoch. [default: joint]",
+        help="Training: its linear classifier takes steps with the anchor points, or (alternating) is also "
+        "fitted anew before each epoch. [default: joint]",
     ),
-    click.option("--augment", metavar="WAYS", help="Such as flip,crop=4,cutout=8. [default: none]"),
+    click.option(
+        "--augment",
+        metavar="CHANGES",
+        help="Training: how each image is changed at random whenever it is seen: mirrored, moved by up to so "
+        "many pixels, a square hidden, as in flip,crop=4,cutout=8; or none. [default: none, of supervised "
+        "flip,crop=4]",
+    ),
     click.option(
         "--init",
         type=click.Choice(["unsupervised", "random"]),
-        help="Where anchor points start. [default: unsupervised]",
+        help="Training: anchor points at the start, those of k-means or random ones. [default: unsupervised]",
     ),
     click.option(
         "--train-layers",
         metavar="1-K",
-        help="The lower layers that are trained, such as 1-2; those above are learned without labels. "
-        "[default: all]",
+        help="Training: the lower layers alone, such as 1-2; those above then learn without labels from what "
+        "the trained ones give. [default: all layers, of supervised 1-2]",
     ),
     click.option(
         "--after",
         type=click.Choice([*CLASSIFIERS, "none"]),
-        help="What is fitted on the trained features; none: the training's own linear classifier is kept.",
+        help="Training: the classifier that is fitted on the trained features, as by --classifier; none: the "
+        "linear one of the training is kept. [default: as of --classifier]",
     ),
     click.option(
         "--resume",
         metavar="FILE",
-        help="Go on with an unfinished training from the OUTPUT.checkpoint that it left.",
+        help="Training: go on from OUTPUT.checkpoint, which is written after each epoch and removed at the "
+        "end; the other options must be as they were.",
     ),
     click.option(
         "--history",
         metavar="FILE",
-        help="Write how the training went, epoch by epoch: .csv, or a picture, .png.",
+        help="Training: write loss and accuracy of each epoch, as .csv or, drawn, as .png.",
     ),
 )
 

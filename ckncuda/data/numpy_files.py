@@ -128,7 +128,7 @@ def read_npz_arrays(path: StrPath, check: Callable[[Collection[str]], None]) -> 
         opened = {key: archive.stream(key) for key in archive.members}
         size = sum(header.end - header.begin for _, header in opened.values())
         stored = sum(info.compress_size for info in archive.members.values())
-        _check_not_a_trap(f"what {path} holds", stored, size)
+        _check_not_a_trap(f"what {path} holds", stored, size, SUSPECT // 4)  # all at once
         return {key: archive.unpacked(*stream) for key, stream in opened.items()}
 
 
@@ -252,8 +252,8 @@ class _Archive:
             raise InvalidData(f"{where} overlaps another member of the archive: it is damaged, or a trap")
 
 
-def _check_not_a_trap(what: str, stored: int, size: int) -> None:
-    if size > SUSPECT and stored * SUSPECT_RATIO < size:
+def _check_not_a_trap(what: str, stored: int, size: int, suspect: int = SUSPECT) -> None:
+    if size > suspect and stored * SUSPECT_RATIO < size:
         raise InvalidData(
             f"{what} takes {size >> 20:,} MiB once unpacked, but {stored:,} bytes packed: hardly anything is"
             " in it, or it is a trap. If it is not, save numpy.ascontiguousarray of it by numpy.savez"

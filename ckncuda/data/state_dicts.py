@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckncuda.data.numpy_files import read_npz_arrays
-from ckncuda.data.source import StrPath, reading
-from ckncuda.errors import InvalidData, printable
+from ckncuda.data.source import reading
+from ckncuda.errors import InvalidData
 from ckncuda.files.foreign import BEGIN, kind_of
 from ckncuda.files.regular_file import check_unchanged, open_regular, version_of
 from ckncuda.files.tensors import read_container, read_tensors
 from ckncuda.given.parameters import file_name, shown
+from ckncuda.types import StrPath
 
 State = dict[str, NDArray[np.floating[Any]]]
 
@@ -65,7 +66,7 @@ def read_state(state: Mapping[str, Any] | StrPath, check: CheckNames) -> State:
         check(arrays)
         return {name: _floating(_on_host(array, name), name) for name, array in arrays.items()}
     if hasattr(state, "state_dict"):
-        raise InvalidData(f"the state is a {printable(type(state).__name__)}: give its state_dict()")
+        raise InvalidData(f"the state is a {type(state).__name__}: give its state_dict()")
     if not hasattr(state, "__fspath__") and not isinstance(state, str):
         raise InvalidData(f"the state is {shown(state)}; {_EXPECTED}")
     path = file_name(state, '"network.npz"')
@@ -79,19 +80,19 @@ def _of_file(path: str, check: CheckNames) -> dict[str, NDArray[Any]]:
     if begin.startswith(b"\x80") or (kind or "").startswith("is a file of PyTorch"):
         lines = "; ".join(_LINES).format(old=path, new=str(Path(path).with_suffix(".npz")))
         raise InvalidData(
-            f"{printable(path)} is a pickle, which may run any program as it is read, so that it is not read "
+            f"{path} is a pickle, which may run any program as it is read, so that it is not read "
             f"here; expected an .npz or .safetensors file: make one where PyTorch is, in Python: {lines}"
         )
     if begin.startswith(b"PK") and kind is None:
         return read_npz_arrays(path, check)
     if b'"ckncuda"' in begin and begin[8:9] == b"{":
-        raise InvalidData(f"{printable(path)} is a model of ckncuda already: read it by ckncuda.load")
+        raise InvalidData(f"{path} is a model of ckncuda already: read it by ckncuda.load")
     if begin[8:9] == b"{":
         return _of_safetensors(path, check)
     if kind is not None and "numpy.save" not in kind:
-        raise InvalidData(f"{printable(path)} {kind}")
+        raise InvalidData(f"{path} {kind}")
     raise InvalidData(
-        f"{printable(path)} is neither an .npz nor a .safetensors file; expected what numpy.savez(path, "
+        f"{path} is neither an .npz nor a .safetensors file; expected what numpy.savez(path, "
         "**arrays) or safetensors.torch.save_file wrote"
     )
 
@@ -99,7 +100,7 @@ def _of_file(path: str, check: CheckNames) -> dict[str, NDArray[Any]]:
 def _of_safetensors(path: str, check: CheckNames) -> dict[str, NDArray[Any]]:
     with reading(path), open_regular(path) as file:
         version = version_of(file)
-        container = read_container(file, Path(printable(path)), _SAFETENSORS)
+        container = read_container(file, Path(path), _SAFETENSORS)
         check(container.tensors)
         tensors = read_tensors(file, container.tensors)
         check_unchanged(file, version, path)
@@ -117,7 +118,7 @@ def _on_host(value: Any, name: str) -> NDArray[Any]:
         return np.asarray(value)
     except (TypeError, ValueError, RuntimeError, BufferError, AttributeError) as error:
         raise InvalidData(
-            f"{printable(name)} is {shown(value)}, which is no array in memory ({printable(error)[:200]}); "
+            f"{name} is {shown(value)}, which is no array in memory ({str(error)[:200]}); "
             "expected a dense tensor, or an array, of floating-point numbers"
         ) from error
 
@@ -125,7 +126,5 @@ def _on_host(value: Any, name: str) -> NDArray[Any]:
 def _floating(array: NDArray[Any], name: str) -> NDArray[np.floating[Any]]:
     """Return an array as float32, or as float64 where it holds more."""
     if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
-        raise InvalidData(
-            f"{printable(name)} is of type {printable(array.dtype)}; expected floating-point numbers"
-        )
+        raise InvalidData(f"{name} is of type {array.dtype}; expected floating-point numbers")
     return array.astype(np.float64 if array.dtype.kind == "f" and array.dtype.itemsize > 4 else np.float32)

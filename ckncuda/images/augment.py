@@ -11,13 +11,14 @@ from ckncuda.errors import InvalidSpec
 from ckncuda.given.parameters import flag, instance, listed, shown, whole
 from ckncuda.types import Array, Shape
 
+MOST_DIGITS = 9  # of a number of pixels that is read
 _NAMES = ("flip", "crop", "cutout")
 _EXPECTED = "expected names and pixels such as flip,crop=4,cutout=8, or none"
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is drawn anew for each image whenever it is trained on; nothing by default.
+    """Changes that are drawn anew for each image whenever it is trained on; none by default.
 
     Parameters
     ----------
@@ -62,7 +63,7 @@ class Augmentation:
                 break
             if name not in _NAMES or name in options or (name == "flip") == bool(equals):
                 raise InvalidSpec(f"augmentation {shown(text)}: {shown(item)} is not understood; {_EXPECTED}")
-            if equals and not value.isdecimal():
+            if equals and not (value.isdecimal() and len(value) <= MOST_DIGITS):
                 raise InvalidSpec(f"augmentation {shown(text)}: {name} is {shown(value)}; {_EXPECTED}")
             options[name] = int(value) if equals else True
         return cls(**options)

@@ -49,6 +49,7 @@ ROUNDED = 1e-5  # norms of float32 are nearer to 1; of half precision they are n
 FAR = 1e-2  # norms that no rounding explains
 SAME_KERNEL = 0.02  # relative difference of two σ that rounding explains
 MISFIT = 1e-2  # of κ at cosines of anchor points
+CLEARLY = 0.2  # of the misfit of the other κ
 
 
 def import_chen(
@@ -104,18 +105,13 @@ def import_chen(
     """
     arrays = read_state(state, _check_names)
     stored = _layers_of(arrays)
-    count = len(stored)
-    kernels = _each("kernel", kernel, count)
-    steps = _each("subsampling", subsampling, count)
-    paddings = _each("padding", padding, count)
-    layers = [_layer(parts, *given) for parts, *given in zip(stored, kernels, steps, paddings, strict=True)]
-    network = CKN.from_layers(layers)
-    if image_shape is not None:
-        image_shape = _checked_shape(image_shape, network)
+    options = {"kernel": kernel, "subsampling": subsampling, "padding": padding}
+    given = [_each(name, value, len(stored)) for name, value in options.items()]
+    network = CKN.from_layers([_layer(*each) for each in zip(stored, *given, strict=True)])
+    shape = None if image_shape is None else _checked_shape(image_shape, network)
     expected = "expected a list of steps that have learned, such as Standardize()"
     encoder = Encoder(network, several("preprocessing", preprocessing, Preprocessor, expected))
-    classifier = _classifier(arrays, network, image_shape, scaler)
-    return Model((encoder,), classifier, image_shape)
+    return Model((encoder,), _classifier(arrays, network, shape, scaler), shape)
 
 
 def _check_names(names: Collection[str]) -> None:
@@ -322,11 +318,12 @@ def _kernel_of(
     if not clear.any() or not np.abs(gram.diagonal() - 1).max() < MISFIT:
         return None
     alpha = float(np.log(k[clear]) @ (t[clear] - 1) / ((t[clear] - 1) ** 2).sum())
-    exponential = alpha > 0 and np.abs(np.exp(alpha * (t - 1)) - k).max() < MISFIT
-    polynomial = np.abs(t**2 - k).max() < MISFIT
-    if exponential == polynomial:
+    if not alpha > 0:
         return None
-    if polynomial:
+    exponential, polynomial = np.abs(np.exp(alpha * (t - 1)) - k).max(), np.abs(t**2 - k).max()
+    if not min(exponential, polynomial) < min(MISFIT, CLEARLY * max(exponential, polynomial)):
+        return None
+    if polynomial < exponential:
         return Polynomial(2)
     sigma = alpha**-0.5
     plain = float(f"{sigma:.2g}")  # people give two digits
@@ -335,7 +332,7 @@ def _kernel_of(
 
 def _checked_shape(given: Shape, network: CKN) -> Shape:
     shape = image_shape("image_shape", given)
-    network.output_shape(shape)
+    network.output_shape(shape)  # raises where they do not fit
     return shape
 
 

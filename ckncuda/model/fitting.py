@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ckncuda.backend import Backend, shared_backend
 from ckncuda.classifier import GramRidge, NystromRidge, TrainableClassifier
 from ckncuda.classifier.training_data import check_classes
-from ckncuda.classifier.validation import LeaveOneOut
+from ckncuda.classifier.validation import HeldOutOrLeftOut
 from ckncuda.errors import InvalidData, InvalidSpec
 from ckncuda.exact.encoder import ExactEncoder, ExactEncoderSpec, drawn_landmarks
 from ckncuda.exact.job import SAID, digest, plain
@@ -117,10 +117,7 @@ class Fitting:
         (held_out,) = trainings
         if learner is None or not held_out:
             return
-        chosen = (
-            not isinstance(learner, LeaveOneOut | NystromRidge)
-            or getattr(learner, "choose", "held-out") == "held-out"
-        )
+        chosen = not isinstance(learner, HeldOutOrLeftOut | NystromRidge) or learner.choose == "held-out"
         if learner.validation != held_out or learner.seed != self.seed or not chosen:
             raise InvalidSpec(
                 "anchor points that learned from labels make other accuracies optimistic: give the "

@@ -115,14 +115,15 @@ class System:
     def _check_head(self) -> None:
         """Raise `InvalidSpec` unless there is one network, all of which is trained, to have a head."""
         (first, *others) = self.encoders
-        if isinstance(first, TrainedEncoderSpec) and not others:
-            whole = first.training.train_layers in (None, len(first.layers))
-        else:
-            whole = False
-        if not whole:
+        if others or not isinstance(first, TrainedEncoderSpec) or not first.is_trained_whole:
             raise InvalidSpec(
                 "the classifier head is that of one network of which all layers are trained end to end; here "
                 "give another, such as kernel-ridge"
+            )
+        if any(layer.decorrelation for layer in first.layers):  # of whose outputs the head knows nothing
+            raise InvalidSpec(
+                "the classifier head learns without decorrelation: give all layers decorrelation=0, or "
+                "another classifier, such as kernel-ridge"
             )
 
     @classmethod

@@ -1,14 +1,12 @@
 """The state of a training between two epochs, from which it goes on to the same bits."""
 
-import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 from numpy.typing import NDArray
 
 from ckncuda.errors import InvalidData, printable
@@ -22,9 +20,10 @@ DIFFERING = {
     "seed": "the seed",
     "shape": "the size of the images",
     "labels": "the labels, or the images held out",
-    "start": "the images, their preprocessing or where the training starts",
+    "images": "the images or their preprocessing",
+    "start": "the anchor points at the start",
 }
-"""What an identity tells apart, in words."""
+"""Names of what an identity tells apart, in words."""
 
 
 @dataclass(frozen=True)
@@ -78,15 +77,16 @@ class Checkpoint:
     def load(cls, path: str | os.PathLike[str], identity: Mapping[str, Any]) -> Self:
         """Read it; raise `InvalidData` if it is of another training, or damaged."""
         plain, arrays = file.load(path)
+        there = plain.get("identity")
+        if not isinstance(there, dict):
+            there = {}
+        differing = [DIFFERING[name] for name, value in identity.items() if there.get(name) != value]
+        if differing:
+            raise InvalidData(
+                f"{printable(path)} is of another training: it differs in {' and '.join(differing)}; give "
+                "the same images, labels, options and seed, or remove it and start anew"
+            )
         try:
-            there = plain["identity"]
-            differing = [DIFFERING[name] for name, value in identity.items() if there.get(name) != value]
-            if differing:
-                raise InvalidData(
-                    f"{printable(path)} is of another training: it differs in {' and '.join(differing)}; "
-                    "give the same images, labels, options and seed, or start anew without it"
-                )
-            count = len(plain["history"]) - 1
             found = cls(
                 there,
                 plain["history"],
@@ -97,18 +97,21 @@ class Checkpoint:
                 {name: _in_order(f"optimizer.{name}", arrays) for name in plain["optimizer"]},
                 (plain["best"], _in_order("best.anchors", arrays), _group("best.head.", arrays)),
             )
-            if not 0 <= found.best[0] <= count or len(found.anchors) != len(found.best[1]):
+            parts = [*found.anchors, *(found.head[name] for name in ("weights", "intercept"))]
+            best = [*found.best[1], *(found.best[2][name] for name in ("weights", "intercept"))]
+            shapes = [[each.shape for each in kept] for kept in (parts, best, *found.optimizer.values())]
+            if not 0 <= found.best[0] < len(found.history) or any(each != shapes[0] for each in shapes):
                 raise ValueError("its parts do not fit together")
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise InvalidData(
-                f"{printable(path)} is damaged ({printable(error)[:200]}); start anew without it"
+                f"{printable(path)} is damaged ({printable(error)[:200]}); remove it and start anew"
             ) from error
         return found
 
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """Files of the unfinished trainings of a model, one for each encoder that is trained.
+    """Files of the unfinished trainings of a model, one for each of its encoders that is trained.
 
     Parameters
     ----------
@@ -128,7 +131,7 @@ class Checkpoints:
     resume: str | os.PathLike[str] | None = None
 
     def of(self, number: int) -> tuple[str | None, str | None]:
-        """Return the file to write and that to go on from, of the encoder of a number, 0 for the first."""
+        """Return the file to write and that to go on from, of a trained encoder; 0 is the first."""
         write, resume = (
             None if path is None else os.fspath(path) + (f".{number + 1}" if number else "")
             for path in (self.write, self.resume)
@@ -137,38 +140,55 @@ class Checkpoints:
             resume = None
         return write, resume
 
-    def remove(self, encoders: int) -> None:
-        """Remove what was written for so many encoders: all is done."""
-        for number in range(encoders):
-            for path in self.of(number):
-                if path is not None:
-                    Path(path).unlink(missing_ok=True)
+    def check(self, trainings: int) -> None:
+        """Raise `InvalidData`, before any work, if there is nothing to go on from, or too much.
+
+        Of so many encoders that are trained, what was learned in an unfinished training shall not be lost
+        that nobody asked to go on with.
+        """
+        first, _ = self.of(0)
+        for number in range(trainings):
+            write, resume = self.of(number)
+            if resume is not None:
+                file.load(resume)
+            if write is None or not os.path.exists(write):
+                continue
+            if resume is None or os.path.realpath(resume) != os.path.realpath(write):
+                advice = "remove it"
+                if first is not None and os.path.exists(first):
+                    advice = f"go on with --resume {first}, or remove it"
+                raise InvalidData(f"{printable(write)} is of a training that was not finished: {advice}")
+
+    def remove(self, trainings: int) -> None:
+        """Remove what was written for so many encoders that are trained: all is done."""
+        for number in range(trainings):
+            write, _ = self.of(number)
+            if write is not None:
+                Path(write).unlink(missing_ok=True)
 
 
 def identity_of(
-    layers: Sequence[Mapping[str, Any]],
-    training: Mapping[str, Any],
-    seed: int,
-    shape: Sequence[int],
+    plain: Mapping[str, Any],
     labels: NDArray[Any],
+    images: Iterable[NDArray[Any]],
     start: Sequence[NDArray[Any]],
 ) -> dict[str, Any]:
     """Return what is the same for the same training alone: names of `DIFFERING`.
 
-    The anchor points at the start depend on every image and on the preprocessing.
+    Parameters
+    ----------
+    plain : mapping
+        All that is plain data: layers, training, seed and shape.
+    labels : integers
+        Those of the images, and which are held out.
+    images : arrays
+        Block after block, preprocessed.
+    start : sequence of arrays
+        Anchor points.
     """
-    plain = {"layers": list(layers), "training": dict(training), "seed": seed, "shape": list(shape)}
-    digests = {"labels": _digest([labels]), "start": _digest(start)}
-    result: dict[str, Any] = json.loads(json.dumps(plain)) | digests  # lists for tuples, as a file has them
-    return result
-
-
-def _digest(arrays: Sequence[NDArray[Any]]) -> str:
-    found = hashlib.sha256()
-    for array in arrays:
-        found.update(f"{array.dtype.str} {list(array.shape)}".encode())
-        found.update(np.ascontiguousarray(array).data)
-    return found.hexdigest()
+    digests = {"labels": [labels], "images": images, "start": start}
+    result: dict[str, Any] = json.loads(json.dumps(plain))  # lists for tuples, as a file has them
+    return result | {name: file.digest(arrays) for name, arrays in digests.items()}
 
 
 def _numbered(name: str, arrays: Sequence[NDArray[Any]]) -> Arrays:

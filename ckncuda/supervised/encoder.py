@@ -14,7 +14,7 @@ from ckncuda.images.preprocessed import PreprocessedImages
 from ckncuda.images.sources import Images, ImagesOrArray, as_images
 from ckncuda.layer.layer import Layer
 from ckncuda.layer.spec import LayerSpec, check_differentiable
-from ckncuda.network.encoder import Encoder, EncoderSpec
+from ckncuda.network.encoder import Encoder, EncoderSpec, seed_beside
 from ckncuda.network.network import CKN, PATCHES
 from ckncuda.progress import Report
 from ckncuda.supervised.checkpoint import Checkpoints
@@ -50,8 +50,16 @@ class TrainedEncoderSpec(EncoderSpec):
         instance("training", self.training, Training, "expected Training(epochs=30), for instance")
         trained = self.training.train_layers
         if trained is not None and trained > len(self.layers):
-            raise InvalidSpec(f"{trained} layers are to be trained, of a network of {len(self.layers)}")
+            raise InvalidSpec(
+                f"{trained} layers are to be trained, of a network of {len(self.layers)}: give at most "
+                f"{len(self.layers)}"
+            )
         check_differentiable(self.trained_layers)
+
+    @property
+    def is_trained_whole(self) -> bool:
+        """True if no layer is learned without labels above those that are trained."""
+        return self.training.train_layers in (None, len(self.layers))
 
     @property
     def trained_layers(self) -> tuple[LayerSpec, ...]:
@@ -102,7 +110,7 @@ class TrainedEncoderSpec(EncoderSpec):
             See `EncoderSpec.fit`.
         labels : integers [n]
         checkpoints : Checkpoints, optional
-            Of this encoder, the number of those ``beside``.
+            The file of this encoder has the number of the trained ones ``beside`` it.
         """
         if labels is None:
             raise InvalidData("training end to end needs one label an image; there are none")
@@ -111,14 +119,15 @@ class TrainedEncoderSpec(EncoderSpec):
         start = replace_layers(self, self.trained_layers).fit(
             images, backend, patches=patches, seed=seed, beside=beside, report=report
         )
-        network = start.network
+        network, own = start.network, seed_beside(seed, beside)
         if self.training.start == "random":
-            network = _random(network, seed)
-        write, resume = (checkpoints or Checkpoints()).of(len(beside))
-        prepared = PreprocessedImages(images, start.preprocessing, backend, report)
+            network = _random(network, own)
+        trained_before = sum(isinstance(encoder, TrainedEncoder) for encoder in beside)
+        write, resume = (checkpoints or Checkpoints()).of(trained_before)
+        prepared = PreprocessedImages(images, start.preprocessing, backend, report).held()
         with report.stage("training"):
             trained = train(
-                *(network, prepared.held(), labels, self.training),
+                *(network, prepared, labels, self.training),
                 seed=seed,
                 backend=backend,
                 progress=report,
@@ -127,15 +136,9 @@ class TrainedEncoderSpec(EncoderSpec):
             )
         with report.stage("anchors"):
             count = self.training.train_layers or len(self.layers)
+            how: dict[str, Any] = {"patches": patches, "seed": own, "backend": backend, "progress": report}
             above = CKN(self.layers)
-            above.fit(
-                prepared,
-                patches=patches,
-                learned=trained.network.layers[:count],
-                seed=seed,
-                backend=backend,
-                progress=report,
-            )
+            above.fit(prepared, learned=trained.network.layers[:count], **how)
         return TrainedEncoder(above, start.preprocessing, self.symmetries, trained)
 
 

@@ -1,6 +1,5 @@
 """The linear classifier through which a network learns from labels."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +11,14 @@ from ckncuda.classifier import Ridge, Softmax, SquaredHinge, TrainableClassifier
 from ckncuda.classifier.linear import LinearClassifier
 from ckncuda.classifier.losses import Loss, smoothed_cross_entropy, squared, squared_hinge
 from ckncuda.classifier.training_data import FeatureScaling
+from ckncuda.classifier.validation import held_out_split
 from ckncuda.supervised.training import Training
 from ckncuda.types import Array, Index
 
 CURVATURE = {"softmax": Softmax.curvature, "squared-hinge": SquaredHinge.curvature, "squared": 1.0}
 """Second derivatives of losses by a score: λ of ridge regression times these shrinks as much."""
 
+JUDGED = 0.1  # of the images that are trained on: those that tell how sharp scores should be
 SHARPEST = 100.0  # times the scores of ridge regression, as which cross-entropy begins
 
 
@@ -47,37 +48,27 @@ class Head:
 
     @classmethod
     def fitted(
-        cls,
-        features: NDArray[np.float32],
-        targets: Index,
-        training: Training,
-        judged: Sequence[tuple[NDArray[np.float32], Index]],
+        cls, features: NDArray[np.float32], targets: Index, training: Training, seed: int = 0
     ) -> "Head":
         """Begin with ridge regression on features [n, d] of classes 0 … K − 1.
 
-        Of cross-entropy, the scores are multiplied by what suits the images that are ``judged``, features and
-        targets, best: those of ridge regression lie between −1 and 1.
+        Its scores lie between −1 and 1; of cross-entropy they are multiplied by what suits a tenth of these
+        images best, drawn with ``seed``, when ridge regression is fitted on the others.
         """
+        head = cls._by_ridge(features, targets, training)
+        if training.loss == "softmax":
+            factor = _strength(features, targets, training, seed)
+            head.weights *= factor
+            head.intercept *= factor
+        return head
+
+    @classmethod
+    def _by_ridge(cls, features: NDArray[np.float32], targets: Index, training: Training) -> "Head":
         ridge = Ridge(training.regularization or 1e-8).fit(features, targets)
         scaling = FeatureScaling.of(features)
         weights, intercept = _unfolded(ridge, scaling)
         strength = ridge.regularization_ * CURVATURE[training.loss] if training.regularization else 0.0
-        head = cls(weights, intercept, scaling, _loss(training), strength)
-        if training.loss == "softmax":
-            head.sharpen(*judged[0] if judged else (features, targets))
-        return head
-
-    def sharpen(self, features: NDArray[np.float32], targets: Index) -> None:
-        """Multiply the scores by the number for which the cross-entropy of these features is least."""
-        scores = self.scores(features)
-
-        def loss(logarithm: float) -> float:
-            return self.loss(np.exp(logarithm) * scores, targets)[0]
-
-        found = minimize_scalar(loss, bounds=(0, np.log(SHARPEST)), method="bounded", options={"xatol": 1e-3})
-        factor = np.float32(np.exp(found.x))
-        self.weights *= factor
-        self.intercept *= factor
+        return cls(weights, intercept, scaling, _loss(training), strength)
 
     def refit(self, features: NDArray[np.float32], targets: Index, training: Training, seed: int) -> None:
         """Fit it anew on features [n, d] as the network gives them now, with the λ it has."""
@@ -121,10 +112,10 @@ class Head:
         by_features /= self.scaling.norm.astype(np.float32)
         return total / images, right, by_features, scaled.T @ gradient, gradient.sum(axis=0)
 
-    def judge(self, features: NDArray[np.float32], targets: Index) -> tuple[float, float]:
-        """Return the mean loss and the accuracy of images, by their features [n, d]."""
+    def judge(self, features: NDArray[np.float32], targets: Index) -> tuple[float, int]:
+        """Return the loss of images, by their features [n, d], and how many are classified rightly."""
         scores = self.scores(features)
-        return self.loss(scores, targets)[0] / len(targets), float(np.mean(scores.argmax(axis=1) == targets))
+        return self.loss(scores, targets)[0], int((scores.argmax(axis=1) == targets).sum())
 
     def classifier(self, classes: NDArray[np.int64]) -> LinearClassifier:
         """Return what it is once the training is over: a classifier on features as they come."""
@@ -145,6 +136,21 @@ class Head:
         """Rebuild it from what `arrays` gave."""
         scaling = FeatureScaling(arrays["mean"], arrays["norm"])
         return cls(arrays["weights"], arrays["intercept"], scaling, _loss(training), regularization)
+
+
+def _strength(features: NDArray[np.float32], targets: Index, training: Training, seed: int) -> np.float32:
+    """Return the factor of ridge regression's scores for which the cross-entropy of other images is least."""
+    kept = judged = np.arange(len(targets))
+    if np.bincount(targets).max() > 1:  # of each class one is kept
+        kept, judged = held_out_split(targets, JUDGED, seed)
+    head = Head._by_ridge(features[kept], targets[kept], training)
+    scores, targets = head.scores(features[judged]), targets[judged]
+
+    def loss(logarithm: float) -> float:
+        return head.loss(np.exp(logarithm) * scores, targets)[0]
+
+    found = minimize_scalar(loss, bounds=(0, np.log(SHARPEST)), method="bounded", options={"xatol": 1e-3})
+    return np.float32(np.exp(found.x))
 
 
 def _loss(training: Training) -> Loss:

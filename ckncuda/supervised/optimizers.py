@@ -40,7 +40,7 @@ class Optimizer(ABC):
         self.steps = 0
 
     names: tuple[str, ...]
-    """Of the arrays that are kept for each parameter."""
+    """Names of the arrays that are kept for each parameter."""
 
     def step(self, gradients: Sequence[NDArray[Any]], rates: Sequence[float]) -> None:
         """Change every parameter, each with its own learning rate."""

@@ -1,11 +1,14 @@
 """The training loop: epochs of steps, each judged on images that no gradient sees."""
 
+import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import threadpoolctl
 from numpy.typing import NDArray
 
 from ckncuda.backend import Backend, shared_backend
@@ -30,6 +33,7 @@ State = tuple[int, Sequence[NDArray[np.float32]], dict[str, NDArray[Any]]]
 """An epoch, its anchor points and its head."""
 
 FEATURE_SHARE = 4  # of the backend's memory, one part holds features of images
+AT_ONCE = 1000  # images that are judged together: their number changes the last digits of a sum
 SLOWER = 3.0  # times: the learning rate to try where the loss was not finite
 
 
@@ -121,9 +125,22 @@ def train(
     ((60, 2, 2, 8), 3)
     """
     training = Training() if training is None else training
+    classes, data = _checked(network, images, labels, training, whole("seed", seed, 0))
+    run = _Run(network, data, training, seed, shared_backend(backend), Report.of(progress))
+    run.begin(None if resume is None else Checkpoint.load(resume, run.identity))
+    run.go_on(checkpoint)
+    return run.result(classes)
+
+
+def _checked(
+    network: CKN, images: ImagesOrArray, labels: Any, training: Training, seed: int
+) -> tuple[NDArray[np.int64], "_Data"]:
+    """Return classes and data, or raise what `train` says."""
     instance("training", training, Training, "expected Training(epochs=30), for instance")
     instance("network", network, CKN, "expected a CKN that has learned, such as CKN(specs).fit(images)")
     source = as_images(images)
+    if labels is None:
+        raise InvalidData(f"training needs one label an image: given {source.shape[0]} images, no labels")
     classes, targets = check_classes(labels)
     if len(targets) != source.shape[0]:
         raise InvalidData(
@@ -135,11 +152,12 @@ def train(
     if any(layer.spec.decorrelation for layer in network.layers):
         raise InvalidSpec("a network is trained without decorrelation: fit it with decorrelation=0")
     prepared = source if isinstance(source, PreprocessedImages) else PreprocessedImages(source)
-    data = _Data(prepared, targets, *held_out_split(targets, training.validation, whole("seed", seed, 0)))
-    run = _Run(network, data, training, seed, shared_backend(backend), Report.of(progress))
-    run.begin(None if resume is None else Checkpoint.load(resume, run.identity))
-    run.go_on(checkpoint)
-    return run.result(classes)
+    return classes, _Data(prepared, targets, *held_out_split(targets, training.validation, seed))
+
+
+def _moved(layer: Layer, anchors: NDArray[np.float32]) -> Layer:
+    """Return a layer with a copy of other anchor points."""
+    return Layer.from_anchors(layer.spec, anchors.copy(), keep_spectrum=True)
 
 
 def said(epoch: dict[str, Any], epochs: int) -> str:
@@ -163,8 +181,13 @@ class _Data:
 
     @property
     def shape(self) -> Shape:
-        """Of an image."""
+        """The shape of an image."""
         return self.images.shape[1:]
+
+    def blocks(self) -> Iterator[NDArray[np.float32]]:
+        """Yield all images, preprocessed, in blocks."""
+        for start in range(0, len(self.targets), AT_ONCE):
+            yield self.images.some(np.arange(start, min(start + AT_ONCE, len(self.targets))))
 
 
 class _Run:
@@ -181,14 +204,21 @@ class _Run:
             for layer in network.layers
         ]
         self._history: list[dict[str, Any]] = []
-        self.identity = identity_of(
-            [layer.spec.to_dict() for layer in self._layers],
-            training.to_dict(),
-            seed,
-            data.shape,
-            np.concatenate([data.targets, data.held_out]),
-            [layer.anchors for layer in self._layers],
-        )
+        self._blas = threadpoolctl.ThreadpoolController()
+
+    @functools.cached_property
+    def identity(self) -> dict[str, Any]:
+        """What it is a training of."""
+        data = self._data
+        plain = {
+            "layers": [layer.spec.to_dict() for layer in self._start.layers],
+            "training": self._training.to_dict(),
+            "seed": self._seed,
+            "shape": data.shape,
+        }
+        labels = np.concatenate([data.targets, data.held_out])
+        start = [layer.anchors.astype(np.float32) for layer in self._start.layers]
+        return identity_of(plain, labels, data.blocks(), start)
 
     def begin(self, checkpoint: Checkpoint | None) -> None:
         """Stand at the start, or where a checkpoint was written."""
@@ -208,19 +238,20 @@ class _Run:
         self._optimizer.steps, self._optimizer.state = checkpoint.steps, checkpoint.optimizer
         self._history = [dict(each) for each in checkpoint.history]
         self._best = checkpoint.best
-        self._make_layers()
+        self._layers = list(map(_moved, self._layers, self._anchors))
         self._report.tell(f"Going on after epoch {len(self._history) - 1} of {self._training.epochs}")
 
     def go_on(self, checkpoint: str | os.PathLike[str] | None) -> None:
         """Train until the last epoch, or until the loss is no longer finite."""
-        epochs = self._training.epochs
+        epochs, images = self._training.epochs, len(self._data.kept)
+        if images < self._training.batch:
+            self._report.tell(f"Training: a step takes all {images} images, fewer than a batch")
         self._report("training", len(self._history) - 1, epochs)
         for epoch in range(len(self._history), epochs + 1):
             trained = self._epoch(epoch)
-            if trained is None:
+            if trained is None or not self._judge(epoch, *trained):
                 self._say_diverged(epoch)
                 break
-            self._judge(epoch, *trained)
             if self._is_better(epoch):
                 self._best = self._now()
             if checkpoint is not None:
@@ -236,18 +267,16 @@ class _Run:
         how = (
             f"epoch {epoch} of {self._training.epochs} was chosen on {held} images held out of {images}"
             if held
-            else f"the last of {self._training.epochs} epochs was taken: no image was held out"
+            else f"epoch {epoch} of {self._training.epochs}, the last, was taken: no image was held out, so "
+            "that accuracies on them are optimistic"
         )
         network = CKN.from_anchors(specs, anchors)
         head_ = best.classifier(classes)
         return Trained(network, head_, tuple(self._history), epoch, how, best.regularization)
 
     def _first_head(self) -> Head:
-        kept, held_out = self._data.kept, self._data.held_out
-        features = self._features(self._some(kept))
-        targets = self._data.targets[self._some(kept)]
-        judged = [(self._features(held_out), self._data.targets[held_out])] if len(held_out) else []
-        return Head.fitted(features, targets, self._training, judged)
+        some = self._some(self._data.kept)
+        return Head.fitted(self._features(some), self._data.targets[some], self._training, self._seed)
 
     def _some(self, numbers: Index) -> Index:
         """Return as many of the images, drawn at random, as memory holds the features of."""
@@ -281,14 +310,18 @@ class _Run:
         order = kept[random.permutation(len(kept))]
         steps = -(-len(order) // training.batch)
         loss, right = 0.0, 0
-        for step in range(steps):
-            numbers = order[step * training.batch : (step + 1) * training.batch]
-            images = training.augment.apply(self._data.images.some(numbers), random)
-            rate = training.rate(epoch - 1 + (step + 1) / steps)
-            of_batch = self._step(images, self._data.targets[numbers], rate)
-            if of_batch is None:
-                return None
-            loss, right = loss + of_batch[0] * len(numbers), right + of_batch[1]
+        # Decompositions of K_ZZ are too small for threads of BLAS, which wait for one another by spinning:
+        # each layer's has a thread of ours.
+        with self._blas.limit(limits=1, user_api="blas"), ThreadPoolExecutor(len(self._layers)) as pool:
+            for step in range(steps):
+                numbers = order[step * training.batch : (step + 1) * training.batch]
+                images = training.augment.apply(self._data.images.some(numbers), random)
+                rate = training.rate(epoch - 1 + (step + 0.5) / steps)
+                of_batch = self._step(images, self._data.targets[numbers], rate)
+                if of_batch is None:
+                    return None
+                self._layers = list(pool.map(_moved, self._layers, self._anchors))
+                loss, right = loss + of_batch[0] * len(numbers), right + of_batch[1]
         return loss / len(order), right / len(order)
 
     def _step(self, images: NDArray[np.float32], targets: Index, rate: float) -> tuple[float, int] | None:
@@ -313,24 +346,27 @@ class _Run:
         if not np.isfinite(sum(losses)) or not all(np.isfinite(each).all() for each in by_anchors):
             return None
         along = [tangent(each, anchors) for each, anchors in zip(by_anchors, self._anchors, strict=True)]
-        self._optimizer.step([*along, by_weights, by_intercept], [rate] * (len(along) + 2))
-        for anchors in self._anchors:
-            normalize(anchors)
-        self._make_layers()
+        with np.errstate(over="ignore", invalid="ignore"):  # which is looked for
+            self._optimizer.step([*along, by_weights, by_intercept], [rate] * (len(along) + 2))
+            for anchors in self._anchors:
+                normalize(anchors)
+        if not all(np.isfinite(each).all() for each in (*self._anchors, head.weights, head.intercept)):
+            return None
         return sum(losses), sum(rights)
 
-    def _make_layers(self) -> None:
-        self._layers = [
-            Layer.from_anchors(layer.spec, anchors.copy(), keep_spectrum=True)
-            for layer, anchors in zip(self._layers, self._anchors, strict=True)
-        ]
-
-    def _judge(self, epoch: int, loss: float | None, accuracy: float | None) -> None:
-        """Add an epoch to the history, and say it."""
+    def _judge(self, epoch: int, loss: float | None, accuracy: float | None) -> bool:
+        """Add an epoch to the history, and say it; unless the loss of images held out is not finite."""
         held_out = self._data.held_out
         judged: tuple[float | None, float | None] = None, None
         if len(held_out):
-            judged = self._head.judge(self._features(held_out), self._data.targets[held_out])
+            total, right = 0.0, 0
+            for start in range(0, len(held_out), AT_ONCE):
+                numbers = held_out[start : start + AT_ONCE]
+                found = self._head.judge(self._features(numbers), self._data.targets[numbers])
+                total, right = total + found[0], right + found[1]
+            if not np.isfinite(total):
+                return False
+            judged = total / len(held_out), right / len(held_out)
         self._history.append(
             {
                 "epoch": epoch,
@@ -342,6 +378,7 @@ class _Run:
             }
         )
         self._report.tell(said(self._history[-1], self._training.epochs))
+        return True
 
     def _is_better(self, epoch: int) -> bool:
         """Tell whether this epoch is better than the best so far; of equal ones the later is."""

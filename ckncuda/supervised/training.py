@@ -1,4 +1,4 @@
-"""How anchor points are trained end to end: `Training`."""
+"""`Training` says how anchor points are trained end to end."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ _WHOLE = {"epochs": 1, "batch": 1}
 
 @dataclass(frozen=True)
 class Training:
-    """How the anchor points of a network, and a linear classifier on its features, learn from labels.
+    """A way in which the anchor points of a network, and a linear classifier on its features, learn from labels.
 
     The classifier, called the head, is there for the training: a classifier that is fitted on the trained
     features afterwards is better, measured by several points.
@@ -66,7 +66,7 @@ class Training:
         images, ridge regression in closed form, the others by L-BFGS.
     augment : Augmentation
     start : {"unsupervised", "random"}
-        Anchor points at the beginning: those of spherical k-means, or patches drawn at random.
+        Anchor points at the beginning: those of spherical k-means, or drawn uniformly from the sphere.
     train_layers : int, optional
         So many layers from the image upwards are trained; those above are learned without labels, on what the
         trained ones give.  While the lower ones are trained, the next one stands above them with at most 128

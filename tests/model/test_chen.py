@@ -199,6 +199,21 @@ def test_kernels_are_found_in_projections_and_else_asked_for(name, shared_file):
     assert given.network.specs == chens_networks(data)[-1].specs
 
 
+@pytest.mark.parametrize("kernel", [Polynomial(2), Exponential(sigma=0.71), Exponential(sigma=1.3)])
+@pytest.mark.parametrize("spread", [0.03, 0.1, 0.4])
+def test_kernels_of_anchors_that_are_alike_are_told_apart_or_asked_for(kernel, spread, rng):
+    anchors = 1 + spread * rng.normal(size=(24, 1, 1, 9))
+    anchors /= np.linalg.norm(anchors, axis=3, keepdims=True)
+    layer = ckncuda.LayerSpec(24, 1, 1, kernel, **ckncuda.conventions.CHEN)
+    projection = ckncuda.Layer.from_anchors(layer, anchors.astype(np.float32)).projection.astype(np.float32)
+    state = {f"0.{name}": array for name, array in stored_layer(anchors, 1, projection).items()}
+    if spread < 0.1:  # all cosines are nearly 1
+        with pytest.raises(InvalidSpec, match="nothing in the state tells its kernel"):
+            import_chen(state)
+    else:
+        assert import_chen(state).network.specs[0].kernel == kernel
+
+
 @pytest.mark.parametrize("value", [0.0, np.nan, 1e38])
 def test_a_projection_that_was_never_computed_tells_nothing(value, small):
     small[f"{PREFIX}0.lintrans"] = np.full((6, 6), value, np.float32)
@@ -358,10 +373,10 @@ def test_other_files_are_refused(content, said, tmp_path):
 
 
 def test_names_are_looked_at_before_anything_is_unpacked(small, tmp_path):
-    np.savez_compressed(tmp_path / "a.npz", **small, other=np.zeros(80 << 20, np.uint8))
+    np.savez_compressed(tmp_path / "a.npz", **small, other=np.zeros(8 << 20, np.uint8))
     with pytest.raises(InvalidData, match="the state holds other; expected"):
         import_chen(tmp_path / "a.npz")
-    zeros = {f"{PREFIX}{i}.weight": np.zeros((100, 100, 40, 40), np.float32) for i in range(5)}
+    zeros = {f"{PREFIX}{i}.weight": np.zeros((50, 100, 30, 30), np.float32) for i in range(4)}
     np.savez_compressed(tmp_path / "b.npz", **zeros)
     with pytest.raises(InvalidData, match="hardly anything is in it, or it is a trap"):
         import_chen(tmp_path / "b.npz")

@@ -14,6 +14,7 @@ from ckncuda.errors import InvalidSpec
 from ckncuda.exact.encoder import ExactEncoderSpec
 from ckncuda.images.preprocess import ZCA, LocalWhitening, Standardize
 from ckncuda.layer.spec import KernelLayer
+from ckncuda.supervised.encoder import TrainedEncoderSpec
 
 NETWORK = EncoderSpec([make_spec(filters=4)], ())
 SPEC = KernelLayer(patch=3, subsampling=2, kernel=Exponential(sigma=0.6))
@@ -209,6 +210,11 @@ REFUSED = {
     "none": (
         lambda: System([NETWORK], "none", {"seed": 1, "kernel": "auto"}).make_classifier(0),
         "without a classifier there is no kernel, seed",
+    ),
+    "head without training": (lambda: System([NETWORK], "head"), "of which all layers are trained"),
+    "head and decorrelation": (
+        lambda: System([TrainedEncoderSpec([make_spec(decorrelation=0.25)])], "head"),
+        "learns without decorrelation",
     ),
     "shape": (lambda: System([NETWORK]).check((2, 2, 1)), "layer 1 does not fit"),
     "shape of a kernel": (lambda: System([EXACT]).check((2, 2, 1)), "layer 1 does not fit"),

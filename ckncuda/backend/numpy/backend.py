@@ -1,5 +1,6 @@
 """The NumPy backend: which room computes an operation, and how its work is shared among threads."""
 
+import collections
 import functools
 import importlib
 import itertools
@@ -96,6 +97,7 @@ class NumpyBackend(HostBlocks):
         self._threads = Threads(available_threads() if threads is None else min(threads, usable_cores()))
         self.description = describe(self._threads.count, plain)
         self._steps, self._nearest = (_module(self._compiled, name) for name in ("encode", "nearest"))
+        self._spare: collections.deque[Array] = collections.deque(maxlen=1)
         self._way_back = functools.lru_cache(PLANS)(self._find_way_back)
         self._plan = functools.lru_cache(PLANS)(self._steps.Plan)  # of any layer of a specification
         self._packed: weakref.WeakKeyDictionary[Layer, Any] = weakref.WeakKeyDictionary()
@@ -151,9 +153,10 @@ class NumpyBackend(HostBlocks):
         """Go forward keeping the maps between layers, then back: block by block of images."""
         check_differentiable([layer.spec for layer in layers])
         maps = self.asarray(maps)
-        self._plans(layers, maps.shape[1:])  # raises where channels do not fit
+        plans = self._plans(layers, maps.shape[1:])  # raises where channels do not fit
         given = in_parts(upstream, layers, maps.shape)
-        back = WayBack(layers, maps.shape[1:], self._way_back, self._threads, by_maps)
+        forward = [self._weights(layer, plan) for layer, plan in zip(layers, plans, strict=True)]
+        back = WayBack(layers, maps.shape[1:], self._way_back, forward, self._threads, by_maps, self._spare)
         workspace, _ = self._bytes([layer.spec for layer in layers], maps.shape[1:])
         memory = (block_memory(self) or self.memory_budget) - workspace - back.tile_bytes()
         size = max(1, min(MAX_BLOCK, memory // back.bytes_per_image()))

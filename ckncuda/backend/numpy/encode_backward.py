@@ -1,6 +1,7 @@
 """The way back through layers on a CPU: images in shares, on all threads, and sums over them."""
 
 import math
+from collections import deque
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckncuda.backend.numpy.threads import Threads
+from ckncuda.backend.numpy.tiles import CACHE_LINE, aligned
 from ckncuda.layer.layer import Layer
 from ckncuda.layer.spec import LayerSpec
 from ckncuda.types import Shape
@@ -28,11 +30,15 @@ class WayBack:
     shape : (height, width, channels)
         Of the images.
     plan : function
-        Returns, for a specification and a shape, the room's module ``encode_backward``, of weights_of, Sums and
-        layer_backward, and its plan.
+        Returns, for a specification and a shape, the room's module ``encode_backward``, of weights_of, Sums,
+        layer_backward and totals, and its plan.
+    forward : sequence
+        Weights of the way forward, a layer each.
     threads : Threads
     by_maps : bool
         Whether the gradient by the images is asked for.
+    spare : deque
+        Memory for the sums, kept from call to call: fresh pages cost more than the sums.
     """
 
     def __init__(
@@ -40,21 +46,23 @@ class WayBack:
         layers: Sequence[Layer],
         shape: Shape,
         plan: Callable[[LayerSpec, Shape], tuple[ModuleType, Any]],
+        forward: Sequence[Any],
         threads: Threads,
         by_maps: bool,
+        spare: deque[Map],
     ) -> None:
         self._layers, self._threads, self._shapes = layers, threads, [shape]
         self._ways: list[tuple[ModuleType, Any]] = []
         for layer in layers:
             self._ways.append(plan(layer.spec, self._shapes[-1]))
             self._shapes.append(self._ways[-1][1].output_shape)
-        self._sums_bytes = sum(steps.Sums.bytes_of(plan) for steps, plan in self._ways)
-        shares = max(1, min(SHARES, SUMS_BYTES // max(1, self._sums_bytes)))
-        self._sums = [[steps.Sums(plan) for steps, plan in self._ways] for _ in range(shares)]
+        self._spare = spare
+        self._parts, self._places = self._room_for_sums()
+        self._begun: list[Any] = [None] * len(self._parts)
 
         def weights(number: int) -> Any:
             steps, plan = self._ways[number]
-            return steps.weights_of(layers[number], plan, by_maps or number > 0)
+            return steps.weights_of(layers[number], plan, forward[number], by_maps or number > 0)
 
         self._weights = self._of_each_layer(weights)
 
@@ -68,6 +76,29 @@ class WayBack:
         self._threads.run(one, ((number,) for number in reversed(range(len(results)))))  # the largest first
         return results
 
+    def _room_for_sums(self) -> tuple[Map, list[tuple[int, int]]]:
+        """Return memory [shares, numbers], the spare one where it is large enough, and a part for each layer."""
+        sizes = [steps.Sums.numbers(plan) for steps, plan in self._ways]
+        ends = np.cumsum([0, *(-(-size // CACHE_LINE) * CACHE_LINE for size in sizes)]).tolist()
+        shares = max(1, min(SHARES, SUMS_BYTES // max(1, 4 * ends[-1])))
+        try:
+            memory = self._spare.pop()
+        except IndexError:  # the first call, or one beside another
+            memory = aligned(0)
+        if memory.size < shares * ends[-1]:
+            memory = aligned(shares * ends[-1])
+        self._memory = memory
+        return memory[: shares * ends[-1]].reshape(shares, -1), list(zip(ends, sizes, strict=False))
+
+    def _sums(self, number: int) -> list[Any]:
+        """Return the sums of a share of the images, zeros at first, a layer each."""
+        if self._begun[number] is None:
+            self._begun[number] = [
+                steps.Sums(plan, self._parts[number, start : start + size])
+                for (steps, plan), (start, size) in zip(self._ways, self._places, strict=True)
+            ]
+        return self._begun[number]
+
     def bytes_per_image(self) -> int:
         """Count the bytes of an image's maps between layers, and of gradients by two of them."""
         sizes = [math.prod(shape) for shape in self._shapes]
@@ -76,22 +107,22 @@ class WayBack:
     def tile_bytes(self) -> int:
         """Count the bytes of all threads' tiles, and of the sums."""
         tiles = self._threads.count * sum(plan.tile_bytes() for _, plan in self._ways)
-        return tiles + self._sums_bytes * len(self._sums)
+        return int(tiles + self._memory.nbytes)
 
     def block(self, maps: Sequence[Map], upstream: Map, out: Map | None) -> None:
         """Go back through all layers, from a block's maps between them: its input, … its output.
 
         The gradient by the input is written to ``out``.
         """
-        size = -(-len(upstream) // len(self._sums))
+        size = -(-len(upstream) // len(self._begun))
 
         def share(number: int) -> None:
             images = slice(number * size, (number + 1) * size)
             if len(gradient := upstream[images]):
                 own = None if out is None else out[images]
-                self._share([below[images] for below in maps], gradient, self._sums[number], own)
+                self._share([below[images] for below in maps], gradient, self._sums(number), own)
 
-        self._threads.run(share, ((number,) for number in range(len(self._sums))))
+        self._threads.run(share, ((number,) for number in range(len(self._begun))))
 
     def _share(self, maps: Sequence[Map], gradient: Map, sums: list[Any], out: Map | None) -> None:
         buffer = self._threads.buffer
@@ -110,14 +141,16 @@ class WayBack:
 
     def by_anchors(self) -> list[NDArray[np.float64]]:
         """Return the gradients by the anchor points [filters, height, width, channels] of each layer."""
+        begun = [of_share for of_share in self._begun if of_share is not None] or [self._sums(0)]
 
         def one_layer(number: int) -> NDArray[np.float64]:
-            layer, none = self._layers[number], np.zeros(())
-            by_anchors = sum((share[number].by_anchors() for share in self._sums), none)
-            outputs = sum((share[number].outputs() for share in self._sums), none)
+            layer, (steps, plan) = self._layers[number], self._ways[number]
+            by_anchors, outputs = steps.totals(plan, [of_share[number] for of_share in begun])
             # Gᵀ P = (Gᵀ X') W^{-T}: W is of full rank, being regularised, and no worse than K^{-1/2}.
             by_projection = np.linalg.solve(layer.projection, outputs.T).T
             gradient: NDArray[np.float64] = by_anchors + layer.projection_backward(by_projection)
             return gradient
 
-        return self._of_each_layer(one_layer)
+        gradients = self._of_each_layer(one_layer)
+        self._spare.append(self._memory)
+        return gradients

@@ -22,7 +22,7 @@ _OVER_PI = float32(1 / np.pi)
 
 
 @compiled(inline=True)
-def exp2(x):
+def _exp2(x):
     """Compute 2^x of x ≤ 0 in float32, to 2 units in the last place: 2^n times a polynomial on ±1/2.
 
     Written out so that it is vectorised with the loop around it; x below −125 gives about 1e-38.  A
@@ -105,7 +105,7 @@ def _linear(parameters, row):
 def _exponential(parameters, row):
     rate = parameters[0]
     for q in range(len(row)):
-        row[q] = exp2(rate * row[q] - rate)
+        row[q] = _exp2(rate * row[q] - rate)
 
 
 @compiled(inline=True)
@@ -209,7 +209,7 @@ def exponential(strip, scale, factor, shift):
         for x in range(scale.shape[1]):
             row, s, f = strip[y, x], scale[y, x], factor[y, x]
             for q in range(PANEL):
-                row[q] = f * exp2(s * row[q] - shift)
+                row[q] = f * _exp2(s * row[q] - shift)
 
 
 @compiled

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from ckncuda.backend.numpy import tiles
 from ckncuda.backend.numpy.compiled import encode_loops as loops
 from ckncuda.backend.numpy.compiled.dot_product import slope_of
+from ckncuda.backend.numpy.compiled.filters import transformed_panels
 from ckncuda.backend.numpy.compiled.llvm.product import PANEL, packed
 from ckncuda.backend.numpy.compiled.llvm.winograd import COLOURS, ROW, colour_filters
 from ckncuda.backend.numpy.tiles import Band, Buffer, bands
@@ -75,15 +76,13 @@ def algorithm_of(spec: LayerSpec, channels: int) -> int:
 
 def weights_of(layer: Layer, plan: Plan) -> loops.Weights:
     """Pack what a layer has learned in panels, for all plans of its specification."""
-    return loops.Weights(packed_filters(layer, plan.algorithm), packed(tiles.transposed_projection(layer)))
-
-
-def packed_filters(layer: Layer, algorithm: int) -> Map:
-    """Pack a layer's anchor points as an algorithm takes them."""
-    if algorithm == loops.DIRECT:
-        return packed(tiles.filter_columns(layer)[None])
-    pack = packed if algorithm == loops.MANY else colour_filters
-    return pack(transformed_filters(layer.anchors))
+    if plan.algorithm == loops.DIRECT:
+        filters = packed(tiles.filter_columns(layer)[None])
+    elif plan.algorithm == loops.COLOUR:
+        filters = colour_filters(transformed_filters(layer.anchors))
+    else:
+        filters = transformed_panels(layer.anchors)
+    return loops.Weights(filters, packed(tiles.transposed_projection(layer)))
 
 
 def encode_images(

@@ -1,6 +1,7 @@
 """A layer's way back with Numba's inner loops: plans, packed weights, sums, workspace."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,11 +10,12 @@ from ckncuda.backend.numpy import tiles
 from ckncuda.backend.numpy.compiled import derivatives, dot_product, encode
 from ckncuda.backend.numpy.compiled import encode_backward_loops as loops
 from ckncuda.backend.numpy.compiled.encode_loops import COLOUR, DIRECT, MANY, pad
+from ckncuda.backend.numpy.compiled.filters import transposed_panels
 from ckncuda.backend.numpy.compiled.llvm.emitter import LANES
 from ckncuda.backend.numpy.compiled.llvm.product import PANEL, packed
 from ckncuda.backend.numpy.compiled.llvm.winograd import ROW
 from ckncuda.backend.numpy.tiles import Band, Buffer, aligned_copy, bands
-from ckncuda.backend.numpy.winograd import SPAN, TILE, G, transformed_filters
+from ckncuda.backend.numpy.winograd import SPAN, TILE, G
 from ckncuda.compiled.functions import announce
 from ckncuda.layer.layer import Layer
 from ckncuda.layer.spec import LayerSpec
@@ -21,8 +23,10 @@ from ckncuda.types import Shape
 
 Map = NDArray[np.float32]
 
-IMAGES = 8  # of a tile, at most
-CACHE_BYTES = 2 << 20  # of a core: more images are taken at once while they fit
+IMAGES = 16  # of a tile, at most
+BACK_TO_FILTERS = np.kron(G, G).T.astype(np.float32)  # [9, 36]
+POSITIONS = 128  # of which the gradient and the output stay in the innermost cache
+CACHE_BYTES = 3 << 20  # of a core: more images are taken at once while they fit
 
 
 def computes(spec: LayerSpec) -> bool:
@@ -70,7 +74,7 @@ class Plan:
     def _bytes_per_image(self) -> int:
         """Count the gradient by the pooled map."""
         height, width, _ = self.output_shape
-        return 4 * height * width * (self.panels + 1) * PANEL
+        return 4 * height * width * self.panels * PANEL
 
     @property
     def padded_channels(self) -> int:
@@ -92,14 +96,14 @@ class Plan:
         return images, height + patch_height - 1, width + patch_width - 1, self.shape[2]
 
 
-def weights_of(layer: Layer, plan: Plan, by_maps: bool) -> loops.Weights:
-    """Pack what a layer has learned; what carries gradients back to the maps, where it is asked for."""
+def weights_of(layer: Layer, plan: Plan, forward: encode.loops.Weights, by_maps: bool) -> loops.Weights:
+    """Pack what a layer has learned; what carries gradients back to the maps, where it is asked for.
+
+    ``forward`` are the weights of the way forward.
+    """
     back: Map = np.empty((0, 0, 0, 0, 0), np.float32)
     if by_maps and plan.algorithm == MANY:
-        transposed = transformed_filters(layer.anchors).transpose(0, 2, 1)  # [36, filters, channels]
-        panels = packed(_whole_panels(transposed, 1))  # [panels of channels, 36, panels · PANEL, PANEL]
-        groups = panels.reshape(len(panels), SPAN**2, plan.panels, PANEL, PANEL)
-        back = aligned_copy(groups.transpose(2, 0, 1, 3, 4))
+        back = transposed_panels(forward.filters)
     elif by_maps:
         height, width = plan.spec.patch_shape
         run = width * plan.shape[2]
@@ -109,42 +113,42 @@ def weights_of(layer: Layer, plan: Plan, by_maps: bool) -> loops.Weights:
         split = filled.reshape(plan.panels, PANEL, height, groups, LANES)
         back = aligned_copy(split.transpose(0, 2, 3, 1, 4))
     projection = np.ascontiguousarray(layer.projection, np.float32)
-    return loops.Weights(encode.packed_filters(layer, plan.algorithm), packed(projection), back)
-
-
-def _whole_panels(array: Map, axis: int) -> Map:
-    """Fill up an axis with zeros to a multiple of PANEL."""
-    widths = [(0, 0)] * array.ndim
-    widths[axis] = (0, -array.shape[axis] % PANEL)
-    return np.pad(array, widths)
+    anchors = np.require(layer.anchors.reshape(plan.spec.filters, -1), np.float32, ["C", "W"])
+    return loops.Weights(forward.filters, packed(projection), back, anchors)
 
 
 class Sums:
-    """Sums over positions, of one share of the images, as the loops make them."""
+    """Sums over positions, of one share of the images, as the loops make them, in memory that is given."""
 
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-        self.by_filters = np.zeros(_filters_shape(plan), np.float32)
-        self.products = np.zeros((plan.panels, plan.spec.filters, PANEL), np.float32)
+    def __init__(self, plan: Plan, memory: Map) -> None:
+        shape = _filters_shape(plan)
+        numbers = math.prod(shape)
+        memory.fill(0)
+        self.by_filters = memory[:numbers].reshape(shape)
+        self.products = memory[numbers:].reshape(plan.panels, plan.spec.filters, PANEL)
 
     @staticmethod
-    def bytes_of(plan: Plan) -> int:
-        """Count the bytes of the sums of one share."""
-        return 4 * (math.prod(_filters_shape(plan)) + plan.panels * plan.spec.filters * PANEL)
+    def numbers(plan: Plan) -> int:
+        """Count the numbers of the sums of one share."""
+        return math.prod(_filters_shape(plan)) + plan.panels * plan.spec.filters * PANEL
 
-    def by_anchors(self) -> NDArray[np.float64]:
-        """Return Σ_u dS(u) ⊗ P x(u) [filters, height, width, channels]."""
-        plan, p = self._plan, self._plan.spec.filters
-        sums = np.moveaxis(self.by_filters.astype(np.float64), 0, 2)  # [36 or 1, c or terms, panels, PANEL]
-        sums = sums.reshape(*sums.shape[:2], -1)[..., :p]
-        if plan.algorithm == MANY:
-            return np.einsum("iy,jx,ijcp->pyxc", G, G, sums.reshape(SPAN, SPAN, -1, p), optimize=True)
-        return sums[0].T.reshape(p, *plan.spec.patch_shape, plan.shape[2])
 
-    def outputs(self) -> NDArray[np.float64]:
-        """Return Σ_v G(v) ⊗ X'(v) [filters, filters]."""
-        p = self._plan.spec.filters
-        return np.moveaxis(self.products.astype(np.float64), 0, 1).reshape(p, -1)[:, :p]
+def totals(plan: Plan, shares: Sequence[Sums]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return Σ_u dS(u) ⊗ P x(u) [filters, height, width, channels] and Σ_v G(v) ⊗ X'(v) [filters, filters].
+
+    The sums of all shares are added to those of the first.
+    """
+    (height, width), p = plan.spec.patch_shape, plan.spec.filters
+    by_filters, products = shares[0].by_filters, shares[0].products
+    for share in shares[1:]:
+        by_filters += share.by_filters
+        products += share.products
+    if plan.algorithm == MANY:  # Gᵀ dU G
+        by_filters = np.matmul(BACK_TO_FILTERS, by_filters.reshape(plan.panels, SPAN**2, -1))
+    by_filters = by_filters.reshape(plan.panels, height, width, plan.shape[2], PANEL)
+    by_anchors = np.moveaxis(by_filters, -1, 1).reshape(-1, height, width, plan.shape[2])[:p]
+    outputs = np.moveaxis(products, 0, 1).reshape(p, -1)[:, :p]
+    return by_anchors.astype(np.float64), outputs.astype(np.float64)
 
 
 def _filters_shape(plan: Plan) -> tuple[int, int, int, int]:
@@ -167,9 +171,10 @@ def layer_backward(
     maps, encoded, upstream = (np.require(a, np.float32, ["C", "W"]) for a in (maps, encoded, upstream))
     b, height, width, _ = upstream.shape
     pooled = buffer("pooled", (b, height, width, plan.panels * PANEL))
-    panel_of = buffer("projected", (b * height * width, PANEL))
-    loops.by_pooled(upstream, encoded, weights, pooled, panel_of, sums.products)
-    if out is not None:
+    part = buffer("part", (POSITIONS, PANEL))
+    loops.by_pooled(upstream, encoded, weights, pooled, part, sums.products)
+    whole = len(plan.row_bands) == 1
+    if out is not None and not whole:
         out.fill(0)
     (above, _), (left, _) = plan.spec.margins
     for band in plan.row_bands:
@@ -181,7 +186,7 @@ def layer_backward(
         loops.backward(first, work, plan.geometry, weights, pooled, sums.by_filters, out is not None)
         if out is not None:
             norms = buffer("box", shape[1:3])
-            loops.add_to_maps(work, plan.geometry, maps, norms, above - first, left, out)
+            loops.add_to_maps(work, plan.geometry, maps, norms, above - first, left, out, whole)
 
 
 def _workspace(padded: Map, plan: Plan, band: Band, by_maps: bool, buffer: Buffer) -> loops.Workspace:
@@ -191,15 +196,21 @@ def _workspace(padded: Map, plan: Plan, band: Band, by_maps: bool, buffer: Buffe
     width, step = breadth - plan.spec.patch_shape[1] + 1, plan.padded_channels
     many, tiles = plan.algorithm == MANY, b * -(-rows // side) * (width // side) + 1
     transformed = {DIRECT: (0, 0, 0), COLOUR: (1, SPAN**2, ROW), MANY: (SPAN**2, tiles, channels)}
-    by_transformed = SPAN**2, tiles, -(-channels // PANEL) * PANEL
+    v = buffer("transformed", transformed[plan.algorithm])
+    by_v = buffer("by transformed", (0, 0, 0))
+    if many and plan.panels == 1 and channels % PANEL == 0:
+        by_v = v  # which is no longer needed, once the last panel's filters have their gradient
+    elif many and by_maps:
+        by_v = buffer("by transformed", (SPAN**2, tiles, -(-channels // PANEL) * PANEL))
     strip = side, width, PANEL
     return loops.Workspace(
         padded=padded,
         scale=buffer("scale", (b, rows, plan.map_shape[1])),
         factor=buffer("factor", (b, rows, plan.map_shape[1])),
-        transformed=buffer("transformed", transformed[plan.algorithm]),
+        dark=buffer("dark", (b, -(-rows // side))),
+        transformed=v,
         products=buffer("products", (SPAN**2 if many else 0, tiles, PANEL)),
-        by_transformed=buffer("by transformed", by_transformed if many and by_maps else (0, 0, 0)),
+        by_transformed=by_v,
         rows=buffer("rows", (SPAN, max(breadth * step, ROW))),
         strip=buffer("strip", strip),
         by_map=buffer("by map", strip),

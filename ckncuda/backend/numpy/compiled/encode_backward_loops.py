@@ -15,18 +15,25 @@ from numba import float32
 from numpy.typing import NDArray
 
 from ckncuda.backend.numpy.compiled.derivatives import apply_derivative
-from ckncuda.backend.numpy.compiled.dot_product import EXPONENTIAL, apply, exp2
+from ckncuda.backend.numpy.compiled.dot_product import EXPONENTIAL, apply
 from ckncuda.backend.numpy.compiled.encode_loops import (
+    COLOUR,
+    DIRECT,
     MANY,
     Taps,
+    colour_products,
+    direct_products,
     patch_norms,
-    patch_products,
     product_of_rows,
     winograd_input,
     winograd_output,
     winograd_products,
 )
 from ckncuda.backend.numpy.compiled.llvm.emitter import LANES
+from ckncuda.backend.numpy.compiled.llvm.exponential import (
+    through_exponential,
+    through_exponential_and_norm,
+)
 from ckncuda.backend.numpy.compiled.llvm.product import (
     NARROW_ROWS,
     PANEL,
@@ -48,6 +55,7 @@ from ckncuda.compiled.functions import compiled
 
 Array = NDArray[np.float32]
 LOG_2 = float(np.log(2))
+DARK = 1 / 32  # of the brightest patch of a tile: above, rounding stays below what is aimed at
 
 
 class Geometry(NamedTuple):
@@ -74,6 +82,7 @@ class Weights(NamedTuple):
     # [panels, panels of channels, 36, PANEL, PANEL] transformed, or [panels, patch height, groups, PANEL, LANES];
     # empty where nobody asks for the gradient by the maps
     back: Array
+    anchors: Array  # [filters, terms]
 
 
 class Workspace(NamedTuple):
@@ -82,6 +91,7 @@ class Workspace(NamedTuple):
     padded: Array  # [b, height, breadth, c]
     scale: Array  # [b, rows, width]
     factor: Array  # [b, rows, width]
+    dark: Array  # [b, strips of rows]: tiles with dark patches
     transformed: Array  # as `encode_loops.Workspace` has them
     products: Array  # [36, b · tiles + 1, PANEL]
     by_transformed: Array  # [36, b · tiles + 1, panels of channels · PANEL]
@@ -96,11 +106,11 @@ class Workspace(NamedTuple):
 
 
 @compiled
-def by_pooled(upstream, encoded, weights, pooled, panel_of, outputs):
+def by_pooled(upstream, encoded, weights, pooled, part, outputs):
     """Carry the gradient by the outputs to the pooled map, pooled [b, h', w', panels · PANEL]; add to sums.
 
     ``upstream`` and ``encoded`` are [b, h', w', filters]; ``outputs`` [panels, filters, PANEL] sums the product
-    of both over positions; ``panel_of`` has room for a panel of all positions.
+    of both over positions; ``part`` [positions at a time, PANEL] is room for a panel of what stays in the cache.
     """
     b, height, width, p = upstream.shape
     n, whole = b * height * width, pooled.shape[3]
@@ -112,14 +122,17 @@ def by_pooled(upstream, encoded, weights, pooled, panel_of, outputs):
         )  # fmt: skip
         first = panel * PANEL
         count = min(PANEL, p - first)
-        for i in range(n):
-            source, target = rows[i, first : first + count], panel_of[i]
-            for q in range(count):
-                target[q] = source[q]
-            target[count:] = 0
-        _add_outer_products(
-            upstream.ctypes.data, 1, 0, n, p, panel_of.ctypes.data, 0, outputs[panel].ctypes.data, p
-        )
+        for start in range(0, n, len(part)):
+            positions = min(len(part), n - start)
+            for i in range(positions):
+                source, target = rows[start + i, first : first + count], part[i]
+                for q in range(count):
+                    target[q] = source[q]
+                target[count:] = 0
+            _add_outer_products(
+                upstream.ctypes.data + 4 * start * p, 1, 0, positions, p,
+                part.ctypes.data, 0, outputs[panel].ctypes.data, p,
+            )  # fmt: skip
 
 
 @compiled
@@ -134,6 +147,9 @@ def backward(first, work, layer, weights, pooled, by_filters, by_maps):
     many = layer.algorithm == MANY
     for i in range(b):
         patch_norms(work.padded[i], layer, work.scale[i], work.factor[i])
+        work.dark[i] = 0
+        if layer.algorithm != DIRECT:
+            _find_dark(work.scale[i], work.dark[i])
         if many:
             winograd_input(work.padded[i], i, work.transformed, work.rows)
     if by_maps:
@@ -148,8 +164,13 @@ def backward(first, work, layer, weights, pooled, by_filters, by_maps):
                 n = min(len(work.strip), n_rows - y)
                 if many:
                     winograd_output(work.products, b, i, y, n, work.strip, work.rows)
+                elif layer.algorithm == COLOUR:
+                    padded, v = work.padded[i], work.transformed[0]
+                    colour_products(padded, filters, y, n, work.strip, work.rows, v)
                 else:
-                    patch_products(layer, work.padded[i], filters, y, n, work)
+                    direct_products(layer, work.padded[i], filters, y, n, work.strip)
+                if work.dark[i, y // len(work.strip)]:
+                    _mend_dark(work, i, y, n, weights.anchors, panel * PANEL)
                 for dy in range(n):
                     _spread(pooled[i], panel, layer, first + y + dy, work.half, work.by_map[dy])
                 scale, factor = work.scale[i, y : y + n], work.factor[i, y : y + n]
@@ -173,6 +194,50 @@ def backward(first, work, layer, weights, pooled, by_filters, by_maps):
 
 
 @compiled
+def _find_dark(scale, dark):
+    """Count the patches of each four rows that are much darker than another of the same tile."""
+    rows, width = scale.shape
+    for y in range(0, rows, 4):
+        for x in range(0, width, 4):
+            tile = scale[y : y + 4, x : x + 4]
+            least = greatest = tile[0, 0]
+            for row in tile:
+                for number in row:
+                    least, greatest = min(least, number), max(greatest, number)
+            if greatest * float32(DARK) > least:
+                dark[y // 4] += 1
+
+
+@compiled(reordered=True)
+def _mend_dark(work, image, first, n, anchors, panel):
+    """Compute the products of dark patches of n rows anew, as sums over their terms.
+
+    Winograd's rounding is that of the brightest patch of a tile.  On the way forward a dark patch counts as
+    little as it is dark, here as much as others.
+    """
+    scale, padded = work.scale[image, first : first + n], work.padded[image]
+    breadth, c = padded.shape[1:]
+    numbers = padded.reshape(-1)
+    for x in range(scale.shape[1]):
+        tile = scale[:, x // 4 * 4 : x // 4 * 4 + 4]
+        least = tile.min()
+        for y in range(n):
+            if scale[y, x] * float32(DARK) > least:
+                row = work.strip[y, x]
+                row[:] = 0
+                for dy in range(3):
+                    start = ((first + y + dy) * breadth + x) * c
+                    part = numbers[start : start + 3 * c]
+                    if not part.any():
+                        continue
+                    for f in range(min(PANEL, len(anchors) - panel)):
+                        filters, total = anchors[panel + f, 3 * c * dy : 3 * c * (dy + 1)], float32(0.0)
+                        for q in range(3 * c):
+                            total += part[q] * filters[q]
+                        row[f] += total
+
+
+@compiled(inline=True)
 def _spread(pooled, panel, layer, y, half, by_map):
     """Pool back to a row of the map, by_map [width, PANEL], a panel of pooled maps [h', w', panels · PANEL]."""
     _, columns, p = pooled.shape
@@ -203,31 +268,27 @@ def _through_norm(layer, f):
     return float32(1.0 if scaled else 0.0), float32(1.0 if above else 0.0)
 
 
-@compiled
+@compiled(inline=True)
 def _through_exponential(work, scale, factor, layer, by_norm, by_maps):
     """Put the gradient by the products in place of that by the map; add what goes through the norms.
 
     κ' = α κ, so that of each number there is one exponential.
     """
     n, width = scale.shape
-    shift, alpha, over = float32(layer.slope), float32(layer.slope * LOG_2), float32(1 / layer.slope)
+    shift, log_2 = float32(layer.slope), float32(LOG_2)
+    products, gradients, sums = work.strip.ctypes.data, work.by_map.ctypes.data, by_norm.ctypes.data
     for y in range(n):
         for x in range(width):
-            row, by, s, f = work.strip[y, x], work.by_map[y, x], scale[y, x], factor[y, x]
-            c = f * s * float32(LOG_2)
+            s, f = scale[y, x], factor[y, x]
+            place = 4 * PANEL * (y * work.strip.shape[1] + x)
             if by_maps:
                 of_value, of_slope = _through_norm(layer, f)
-                of_slope *= alpha
-                for q in range(PANEL):
-                    value = by[q] * exp2(s * row[q] - shift)
-                    t = min(max(s * over * row[q], float32(-1.0)), float32(1.0))
-                    by[q] = c * value
-                    row[q] = value * (of_value - of_slope * t)
+                through_exponential_and_norm(
+                    products + place, gradients + place, s, shift, f * s * log_2,
+                    of_value, of_slope * shift * log_2, sums + 4 * (y * width + x),
+                )  # fmt: skip
             else:
-                for q in range(PANEL):
-                    by[q] *= c * exp2(s * row[q] - shift)
-        if by_maps:
-            _add_sums(work.strip[y], by_norm[y])
+                through_exponential(products + place, gradients + place, s, shift, f * s * log_2)
 
 
 @compiled
@@ -289,7 +350,7 @@ def _add_outer_products(a, lines, a_line, count, a_stride, b, b_line, c, terms):
             i += 1
 
 
-@compiled
+@compiled(inline=True)
 def _add_to_filters(layer, padded, y, n, width, by_map, by_filters):
     """Add the gradients by n rows of products, times their patches, to by_filters [terms, PANEL]."""
     _, breadth, c = padded.shape
@@ -301,7 +362,7 @@ def _add_to_filters(layer, padded, y, n, width, by_map, by_filters):
         )  # fmt: skip
 
 
-@compiled
+@compiled(inline=True)
 def _add_to_maps(layer, work, image, y, n, width, back):
     """Add the gradients by n rows of products, times filters, where their patches were taken from.
 
@@ -326,7 +387,7 @@ def _add_to_maps(layer, work, image, y, n, width, back):
                         x += 1
 
 
-@compiled
+@compiled(inline=True)
 def _transformed_gradient(by_map, images, image, y, m, rows):
     """Compute dM = A dY Aᵀ of four rows of an image's map, in place of its products m [36, tiles, PANEL]."""
     width = by_map.shape[1]
@@ -347,7 +408,7 @@ def _transformed_gradient(by_map, images, image, y, m, rows):
                 )  # fmt: skip
 
 
-@compiled
+@compiled(inline=True)
 def _many_products(work, back, by_filters, panel, by_maps):
     """Add Vᵀ dM to the sum of a panel, by_filters [panels, 36, c, PANEL]; and dM Uᵀ to work.by_transformed."""
     v, m, by_v = work.transformed, work.products, work.by_transformed
@@ -400,8 +461,8 @@ def _add_input_gradient(work, image):
 
 
 @compiled
-def add_to_maps(work, layer, maps, by_norms, above, left, out):
-    """Add the padded gradient, and what goes through the norms, to out [b, h, w, c].
+def add_to_maps(work, layer, maps, by_norms, above, left, out, whole):
+    """Add the padded gradient, and what goes through the norms, to out [b, h, w, c]; or write it, of a whole map.
 
     ``maps`` are the layer's input [b, h, w, c], which begins at that row (which may be negative) and column of
     the padded one; ``by_norms`` [height, breadth] has room for sums of one image.
@@ -415,8 +476,12 @@ def add_to_maps(work, layer, maps, by_norms, above, left, out):
                 place = ((i * height + above + y) * breadth + left + x) * step
                 source, target, here = work.by_padded[place : place + c], out[i, y, x], maps[i, y, x]
                 through = by_norms[above + y, left + x]
-                for q in range(c):
-                    target[q] += source[q] + through * here[q]
+                if whole:
+                    for q in range(c):
+                        target[q] = source[q] + through * here[q]
+                else:
+                    for q in range(c):
+                        target[q] += source[q] + through * here[q]
 
 
 @compiled

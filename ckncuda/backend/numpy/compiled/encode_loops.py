@@ -206,13 +206,19 @@ def patch_products(layer, padded, filters, first, n, work):
     """
     if layer.algorithm == COLOUR:
         colour_products(padded, filters, first, n, work.strip, work.rows, work.transformed[0])
-        return
+    else:
+        direct_products(layer, padded, filters, first, n, work.strip)
+
+
+@compiled(inline=True)
+def direct_products(layer, padded, filters, first, n, strip):
+    """Multiply the patches of n rows of a padded map with a panel of filters [1, terms, PANEL], as they lie."""
     _, width, c = padded.shape
     for y in range(n):
         product_of_rows(
-            padded[first + y].ctypes.data, c, work.strip.shape[1],
+            padded[first + y].ctypes.data, c, strip.shape[1],
             layer.patch_height, layer.patch_width * c, width * c,
-            filters.ctypes.data, work.strip[y].ctypes.data, PANEL,
+            filters.ctypes.data, strip[y].ctypes.data, PANEL,
         )  # fmt: skip
 
 

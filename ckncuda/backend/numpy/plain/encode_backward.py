@@ -4,7 +4,8 @@ Kept from the way forward are the maps between layers, nothing else: of the pool
 multiplied with, the output X' = P Wᵀ is enough, since Gᵀ P = (Gᵀ X') W^{-T}.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,8 +57,8 @@ class Weights(NamedTuple):
     projection: Map  # W [filters, filters]
 
 
-def weights_of(layer: Layer, plan: Plan, by_maps: bool) -> Weights:
-    """Lay out what a layer has learned."""
+def weights_of(layer: Layer, plan: Plan, forward: Any, by_maps: bool) -> Weights:
+    """Lay out what a layer has learned, whatever there is of it already, and for whatever it is asked."""
     return Weights(
         np.ascontiguousarray(layer.anchors.reshape(layer.spec.filters, -1), dtype=np.float32),
         np.ascontiguousarray(layer.projection, dtype=np.float32),
@@ -65,26 +66,31 @@ def weights_of(layer: Layer, plan: Plan, by_maps: bool) -> Weights:
 
 
 class Sums:
-    """Sums over positions, of one share of the images."""
+    """Sums over positions, of one share of the images, in memory that is given."""
 
-    def __init__(self, plan: Plan) -> None:
-        self._spec, p, terms = plan.spec, plan.spec.filters, plan.spec.terms(plan.shape[2])
-        self.by_filters = np.zeros((p, terms), np.float32)
-        self.products = np.zeros((p, p), np.float32)
+    def __init__(self, plan: Plan, memory: Map) -> None:
+        p = plan.spec.filters
+        memory.fill(0)
+        self.products = memory[: p * p].reshape(p, p)
+        self.by_filters = memory[p * p :].reshape(p, -1)
 
     @staticmethod
-    def bytes_of(plan: Plan) -> int:
-        """Count the bytes of the sums of one share."""
-        return 4 * plan.spec.filters * (plan.spec.terms(plan.shape[2]) + plan.spec.filters)
+    def numbers(plan: Plan) -> int:
+        """Count the numbers of the sums of one share."""
+        return int(plan.spec.filters * (plan.spec.terms(plan.shape[2]) + plan.spec.filters))
 
-    def by_anchors(self) -> NDArray[np.float64]:
-        """Return Σ_u dS(u) ⊗ P x(u) [filters, height, width, channels]."""
-        height, width = self._spec.patch_shape
-        return self.by_filters.reshape(len(self.by_filters), height, width, -1).astype(np.float64)
 
-    def outputs(self) -> NDArray[np.float64]:
-        """Return Σ_v G(v) ⊗ X'(v) [filters, filters]."""
-        return self.products.astype(np.float64)
+def totals(plan: Plan, shares: Sequence[Sums]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return Σ_u dS(u) ⊗ P x(u) [filters, height, width, channels] and Σ_v G(v) ⊗ X'(v) [filters, filters].
+
+    The sums of all shares are added to those of the first.
+    """
+    by_filters, products = shares[0].by_filters, shares[0].products
+    for share in shares[1:]:
+        by_filters += share.by_filters
+        products += share.products
+    by_anchors = by_filters.reshape(plan.spec.filters, *plan.spec.patch_shape, -1)
+    return by_anchors.astype(np.float64), products.astype(np.float64)
 
 
 def layer_backward(
