@@ -25,7 +25,7 @@ Map = NDArray[np.float32]
 
 IMAGES = 16  # of a tile, at most
 BACK_TO_FILTERS = np.kron(G, G).T.astype(np.float32)  # [9, 36]
-POSITIONS = 128  # of which the gradient and the output stay in the innermost cache
+POSITIONS = 64  # of which gradients and outputs stay in the innermost cache
 CACHE_BYTES = 3 << 20  # of a core: more images are taken at once while they fit
 
 
@@ -195,6 +195,7 @@ def _workspace(padded: Map, plan: Plan, band: Band, by_maps: bool, buffer: Buffe
     """Return a thread's arrays for some images and one band."""
     b, height, breadth, channels = padded.shape
     rows, side, columns = band.pooled.stop - band.pooled.start, plan.side, plan.output_shape[1]
+    at_once = side if side == TILE else max(1, min(rows, 2 * POSITIONS // plan.map_shape[1]))
     width, step = breadth - plan.spec.patch_shape[1] + 1, plan.padded_channels
     many, tiles = plan.algorithm == MANY, b * -(-rows // side) * (width // side) + 1
     transformed = {DIRECT: (0, 0, 0), COLOUR: (1, SPAN**2, ROW), MANY: (SPAN**2, tiles, channels)}
@@ -204,12 +205,12 @@ def _workspace(padded: Map, plan: Plan, band: Band, by_maps: bool, buffer: Buffe
         by_v = v  # which is no longer needed, once the last panel's filters have their gradient
     elif many and by_maps:
         by_v = buffer("by transformed", (SPAN**2, tiles, -(-channels // PANEL) * PANEL))
-    strip = side, width, PANEL
+    strip = at_once, width, PANEL
     return loops.Workspace(
         padded=padded,
         scale=buffer("scale", (b, rows, plan.map_shape[1])),
         factor=buffer("factor", (b, rows, plan.map_shape[1])),
-        dark=buffer("dark", (b, -(-rows // side))),
+        dark=buffer("dark", (b, -(-rows // at_once))),
         transformed=v,
         products=buffer("products", (SPAN**2 if many else 0, tiles, PANEL)),
         by_transformed=by_v,
