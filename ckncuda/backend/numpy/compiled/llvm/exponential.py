@@ -50,7 +50,9 @@ def through_exponential(emit, products, by_map, scale, shift, factor):
     """Compute, of a panel, by_map *= factor · 2^(scale · product − shift)."""
     scale, shift, factor = (emit.spread(number) for number in (scale, shift, factor))
     for q in range(0, PANEL, LANES):
-        power = _power(emit, emit.builder.fsub(emit.builder.fmul(scale, emit.load(emit.at(products, q))), shift))
+        power = _power(
+            emit, emit.builder.fsub(emit.builder.fmul(scale, emit.load(emit.at(products, q))), shift)
+        )
         place = emit.at(by_map, q)
         emit.store(emit.builder.fmul(emit.builder.fmul(emit.load(place), factor), power), place)
 
