@@ -19,7 +19,6 @@ from ckncuda.model.system import CLASSIFIERS, System
 from ckncuda.network.network import PATCHES
 from ckncuda.progress import Report
 from ckncuda.supervised.checkpoint import Checkpoints
-from ckncuda.supervised.encoder import TrainedEncoderSpec
 
 from . import options, training_options
 from .progress import ProgressBars, ProgressLines
@@ -156,40 +155,24 @@ def fit(
     """
     exact = method == "exact"
     _check_method(method, {"gram": gram} | described)
-    history, resume = described.pop("history"), described.pop("resume")
-    training_options.check_history(history)
+    history, resume = training_options.files(described)
     checkpoints = Checkpoints(f"{output}.checkpoint", resume)
     # Exact kernels may take hours, of which a log shall tell.
     progress = ProgressLines() if exact and not sys.stderr.isatty() else ProgressBars()
     report = Report(progress, progress.say)
-    options.check_outputs([output, history], [images, labels, described["config"], *gram])
-    learns = exact or described["end_to_end"]
-    needed = learns or described["classifier"] not in (None, "none")
-    what = "exact kernels need" if exact else "--end-to-end needs"
-    advice = f", which {what}: give --labels" if learns else ": give --labels, or --classifier none"
-    with (
-        report.stage("reading"),
-        options.opened(images, how, "Fitting on", split="train") as source,
-        progress,
-    ):
-        targets = (
-            options.needed_targets(images, labels, source, advice)
-            if needed
-            else options.read_targets(labels, source)
-        )
+    options.check_outputs([output, history], [images, labels, described["config"], resume, *gram])
+    opened = options.opened(images, how, "Fitting on", split="train")
+    with report.stage("reading"), opened as source, progress:
+        targets = _targets(images, labels, source, exact, described)
         system = _system(method, described, source, report)
-        grams = [open_gram(path) for path in gram] or None
-        how_: dict[str, Any] = {"grams": grams, "seed": seed, "backend": engine, "progress": report}
-        if any(isinstance(encoder, TrainedEncoderSpec) for encoder in system.encoders):
-            training_options.check_unfinished(checkpoints, len(system.encoders))
-            how_["checkpoints"] = checkpoints
-        elif history or resume:
-            raise InvalidSpec("--history and --resume are for training end to end: give --end-to-end")
+        trainings = training_options.trainings(system, history, resume)
+        how_: dict[str, Any] = {"seed": seed, "backend": engine, "progress": report}
+        how_ |= {"grams": [open_gram(path) for path in gram] or None, "checkpoints": checkpoints}
         with training_options.going_on(checkpoints):
             model = learn(source, targets, system=system, **how_)
     with report.stage("writing"):
         model.save(output)
-        checkpoints.remove(len(system.encoders))
+        checkpoints.remove(trainings)
         if history is not None:
             training_options.write_history(history, model)
     result = {
@@ -202,12 +185,25 @@ def fit(
     return result, _lines(result, model)
 
 
+def _targets(
+    images: str, labels: str | None, source: ImageSource, exact: bool, described: dict[str, Any]
+) -> Any:
+    """Read the labels, if there are any; raise `InvalidData` if there are none where they are needed."""
+    learns = exact or described["end_to_end"]
+    if not learns and described["classifier"] in (None, "none"):
+        return options.read_targets(labels, source)
+    what = "exact kernels need" if exact else "--end-to-end needs"
+    advice = f", which {what}: give --labels" if learns else ": give --labels, or --classifier none"
+    return options.needed_targets(images, labels, source, advice)
+
+
 def _check_method(method: str, options: dict[str, Any]) -> None:
     """Raise `InvalidSpec` if an option of the other method is given."""
     for name in NOT_EXACT if method == "exact" else ONLY_EXACT:
         if options[name] not in (None, (), False):
             advice = "" if method == "exact" else ", or give --method exact"
-            raise InvalidSpec(f"--{name} does not apply to --method {method}: leave it out{advice}")
+            shown = training_options.shown(name)
+            raise InvalidSpec(f"{shown} does not apply to --method {method}: leave it out{advice}")
 
 
 def _system(method: str, described: dict[str, Any], source: ImageSource, report: Report) -> System:

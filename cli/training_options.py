@@ -22,6 +22,8 @@ from ckncuda.supervised.training import Training
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+MOST_DIGITS = 9  # of a number that is read
+
 _OPTIONS = (
     click.option(
         "--end-to-end",
@@ -171,8 +173,7 @@ class TrainingOptions:
         is_trained = any(isinstance(encoder, TrainedEncoderSpec) for encoder in system.encoders)
         if not self.end_to_end and not is_trained:
             if self.given or self.after:
-                names = [f"--{_OPTION.get(name, name).replace('_', '-')}" for name in self.given]
-                names += ["--after"] if self.after else []
+                names = [shown(name) for name in (*self.given, *(["after"] if self.after else []))]
                 raise InvalidSpec(f"{listed(names)}: for training end to end, give --end-to-end with it")
             if of_classifier.get("optimizer") == "adam":
                 raise InvalidSpec("--optimizer adam is for --end-to-end; softmax has lbfgs and sgd")
@@ -191,7 +192,9 @@ class TrainingOptions:
         return OF_A_TRAINING if self.after == "none" else self.after
 
 
-_OPTION = {"start": "init"}
+def shown(name: str) -> str:
+    """Return an option as it is typed, by the name of its value."""
+    return f"--{'init' if name == 'start' else name}".replace("_", "-")
 
 
 def _trained(encoder: EncoderSpec, given: Mapping[str, Any]) -> TrainedEncoderSpec:
@@ -209,19 +212,24 @@ def _trained(encoder: EncoderSpec, given: Mapping[str, Any]) -> TrainedEncoderSp
 
 
 def _whole(name: str, text: str) -> int:
-    if not text.strip().isdecimal():
-        raise InvalidSpec(f"--{name}: {text.strip()!r} is no whole number")
+    if not text.strip().isdecimal() or len(text.strip()) > MOST_DIGITS:
+        raise InvalidSpec(f"--{name}: {text.strip()[:80]!r} is no whole number such as 2")
     return int(text)
 
 
-def check_unfinished(checkpoints: Checkpoints, encoders: int) -> None:
-    """Raise `InvalidData` if an unfinished training would be lost that nobody asked to go on with."""
-    for number in range(encoders):
-        write, resume = checkpoints.of(number)
-        if write is not None and resume is None and checkpoints.resume is None and os.path.exists(write):
-            raise InvalidData(
-                f"{write} is of a training that was not finished: go on with --resume {write}, or remove it"
-            )
+def trainings(system: System, history: str | None, resume: str | None) -> int:
+    """Count the encoders that are trained; raise `InvalidSpec` for files of trainings if there are none."""
+    count = sum(isinstance(encoder, TrainedEncoderSpec) for encoder in system.encoders)
+    if not count and (history or resume):
+        raise InvalidSpec("--history and --resume are for training end to end: give --end-to-end")
+    return count
+
+
+def files(options: dict[str, Any]) -> tuple[str | None, str | None]:
+    """Take --history and --resume out of a command's options, of which the first must be a good name."""
+    history, resume = options.pop("history"), options.pop("resume")
+    check_history(history)
+    return history, resume
 
 
 @contextlib.contextmanager

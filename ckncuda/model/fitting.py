@@ -37,12 +37,15 @@ class Fitting:
     seed : int
     backend : Backend or str
     report : Report
+    checkpoints : Checkpoints, optional
+        Where encoders that are trained end to end keep what they have learned so far, and go on from.
 
     Attributes
     ----------
     images : Images
     backend : Backend
     seed : int
+    report : Report
     compares : bool
         True if features are comparisons with the training images, by exact kernels.
     """
@@ -54,6 +57,7 @@ class Fitting:
         seed: int,
         backend: Backend | str,
         report: Report,
+        checkpoints: Checkpoints | None = None,
     ) -> None:
         expected = "expected a list of encoders such as EncoderSpec(layers), or of ExactEncoderSpec(kernel)"
         kinds = (EncoderSpec, ExactEncoderSpec)
@@ -61,7 +65,8 @@ class Fitting:
         self.images = as_images(images)
         self.backend = shared_backend(backend)
         self.compares = any(spec.compares for spec in self._specs)
-        self.seed, self._report = whole("seed", seed, 0), report
+        self.seed, self.report = whole("seed", seed, 0), report
+        self._checkpoints = checkpoints
 
     def check(
         self, labels: NDArray[np.int64] | None, learner: Learner | None, grams: Sequence[Array] | None
@@ -85,6 +90,8 @@ class Fitting:
         if any(isinstance(spec, TrainedEncoderSpec) for spec in self._specs):
             self._check_labels(labels, "training end to end needs one label an image")
             self._check_held_out(learner)
+            if self._checkpoints is not None:
+                self._checkpoints.check(sum(isinstance(spec, TrainedEncoderSpec) for spec in self._specs))
         if self.compares != all(spec.compares for spec in self._specs):
             raise InvalidSpec(
                 "networks and exact kernels do not go into one model: give one kind of encoders"
@@ -172,40 +179,36 @@ class Fitting:
         return drawn_landmarks(self._landmarks, self.images.shape[0], self.seed)
 
     def encoders(
-        self,
-        patches: int,
-        learner: Learner | None,
-        labels: NDArray[np.int64] | None = None,
-        checkpoints: Checkpoints | None = None,
+        self, patches: int, learner: Learner | None, labels: NDArray[np.int64] | None = None
     ) -> tuple[ImageEncoder, ...]:
         """Learn the encoders, one after the other; a learner will follow, or none.
 
-        Labels, and where their trainings are kept, are for encoders that are trained end to end.
+        Labels are for encoders that are trained end to end.
 
         Raises
         ------
         OutOfMemory
             Encoders and learner would take more than the memory that was given to the backend.
         """
-        with self._report.stage("preprocessing"):
-            specs = [spec.resolved(self.images, self._report) for spec in self._specs]
+        with self.report.stage("preprocessing"):
+            specs = [spec.resolved(self.images, self.report) for spec in self._specs]
         patches = whole("patches", patches, 1)
-        check_fit(specs, learner, self.images, patches, self.backend, self._report)
+        check_fit(specs, learner, self.images, patches, self.backend, self.report)
         encoders: list[ImageEncoder] = []
         for number, spec in enumerate(specs):
             report = self._of(number)
             how: dict[str, Any] = {"patches": patches, "seed": self.seed}
             how |= {"beside": encoders, "report": report}
             if isinstance(spec, TrainedEncoderSpec):
-                how |= {"labels": labels, "checkpoints": checkpoints}
+                how |= {"labels": labels, "checkpoints": self._checkpoints}
             encoders.append(spec.fit(self.images, self.backend, **how))
         return tuple(encoders)
 
     def _of(self, number: int) -> Report:
         """Return the report of one of several encoders."""
         if len(self._specs) == 1:
-            return self._report
-        return self._report.labelled(f"{'kernel' if self.compares else 'encoder'} {number + 1}")
+            return self.report
+        return self.report.labelled(f"{'kernel' if self.compares else 'encoder'} {number + 1}")
 
     def grams(self, encoders: Sequence[ImageEncoder], given: Sequence[Array] | None) -> list[Array]:
         """Compute the kernels of the training images with each encoder's points, or check those given."""
@@ -213,7 +216,7 @@ class Fitting:
         matrices: list[Array] = []
         for number, encoder in enumerate(encoders):
             assert isinstance(encoder, ExactEncoder)
-            with self._report.stage("features"):
+            with self.report.stage("features"):
                 if given is None:
                     matrices.append(encoder.gram(self.images, chosen, self.backend, self._of(number)))
                 else:
@@ -229,10 +232,10 @@ class Fitting:
     ) -> None:
         """Fit it where the features are or, if the memory there does not suffice, on the host."""
         if isinstance(learner, GramRidge):
-            learner.fit(features, labels, points=self._chosen(), progress=self._report)
+            learner.fit(features, labels, points=self._chosen(), progress=self.report)
             return
         try:
-            learner.fit(features, labels, progress=self._report, widths=widths)
+            learner.fit(features, labels, progress=self.report, widths=widths)
         except MemoryError:
             on_host = self.backend.to_host(features)
             if on_host is features:
@@ -242,7 +245,7 @@ class Fitting:
             )
         else:
             return
-        learner.fit(on_host, labels, progress=self._report, widths=widths)
+        learner.fit(on_host, labels, progress=self.report, widths=widths)
 
     def judged(self, learner: Learner, encoders: Sequence[ImageEncoder]) -> dict[str, Any]:
         """Return what a report says of the fitted classifier, and what of the model saw all images."""

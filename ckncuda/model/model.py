@@ -119,27 +119,37 @@ class Model:
             Labels are missing or too few, images are malformed, or a Gram matrix is not theirs.
         """
         report = Report.of(progress)
-        fitting = Fitting(images, specs, seed, backend, report)
+        fitting = Fitting(images, specs, seed, backend, report, checkpoints)
         fitting.check(labels, classifier, grams)  # what can be found wrong is found before the long work
         learner = None if labels is None else classifier
-        encoders = fitting.encoders(patches, learner, labels, checkpoints)
+        encoders = fitting.encoders(patches, learner, labels)
         shape, kind = fitting.images.shape, type_name(fitting.images)
         model = cls(encoders, None, shape[1:], kind, class_names(images, labels))
         model.report = {"n_images": shape[0], "n_features": model.n_features, "seed": fitting.seed}
         model.report |= _trainings(encoders)
-        if classifier is None or labels is None:
-            return model
+        if classifier is not None and labels is not None:
+            model._fit_classifier(classifier, labels, fitting, grams)
+        return model
+
+    def _fit_classifier(
+        self,
+        classifier: TrainableClassifier | GramRidge,
+        labels: NDArray[np.int64],
+        fitting: Fitting,
+        grams: Sequence[NDArray[Any]] | None,
+    ) -> None:
+        """Fit the classifier on the encoders' features of the training images, or on Gram matrices."""
+        report = fitting.report
         if fitting.compares:
-            features: Any = fitting.grams(encoders, grams)
+            features: Any = fitting.grams(self.encoders, grams)
         else:
-            features = fitting.backend.empty((shape[0], model.n_features))
-            for _ in model._blocks(images, fitting.backend, report, features):
+            features = fitting.backend.empty((fitting.images.shape[0], self.n_features))
+            for _ in self._blocks(fitting.images, fitting.backend, report, features):
                 pass
         with report.stage("classifier"):
-            fitting.fit_classifier(classifier, features, labels, model.widths)
-        model.classifier = classifier
-        model.report |= fitting.judged(classifier, encoders)
-        return model
+            fitting.fit_classifier(classifier, features, labels, self.widths)
+        self.classifier = classifier
+        self.report |= fitting.judged(classifier, self.encoders)
 
     def take_head(self) -> None:
         """Predict as the linear classifier does that the model's network was trained with."""

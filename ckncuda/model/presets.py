@@ -94,9 +94,11 @@ def _supervised(n: int, shape: Shape) -> list[EncoderSpec]:
     side = min(shape[:2])
     layers: list[LayerSpec] = []
     size = shape
-    for filters, subsampling in ((64, 2), (64, 2)):
-        patch = min(3, min(size[:2]))
-        layer = LayerSpec(filters, patch, min(subsampling, min(size[:2])), Exponential(sigma=0.6))
+    for _ in range(2):
+        height, width, _ = size
+        least = min(height, width)
+        filters = max(1, min(64, n * height * width // 10))
+        layer = LayerSpec(filters, min(3, least), min(2, least), Exponential(sigma=0.6))
         layers.append(layer)
         size = layer.output_shape(size)
     remaining = min(size[:2])

@@ -135,7 +135,6 @@ class CKN:
         seed : int
             The same seed, images and machine give the same anchors, bit for bit.
         backend : Backend or str
-            A backend or the name of one.
         progress : callable, optional
             Called as ``progress(stage, done, total)``.
 
@@ -146,24 +145,21 @@ class CKN:
         InvalidData
             The images are not finite or not of the right form.
         """
-        images = as_images(images)
+        images, max_iterations = as_images(images), whole("max_iterations", max_iterations, 1)
         patches, seed = whole("patches", patches, 1), whole("seed", seed, 0)
-        max_iterations = whole("max_iterations", max_iterations, 1)
         check_specs(self.specs, images.shape[1:])
-        backend = self._backends.of(backend)
+        learned = self._checked(learned, images.shape[3])
+        backend, told = self._backends.of(backend), Report.of(progress)
         layers: list[Layer] = []
         for number, spec in enumerate(self.specs, 1):
-            rng = np.random.default_rng([seed, number])
-            report = Report.of(progress).labelled(f"layer {number}")
+            rng, report = np.random.default_rng([seed, number]), told.labelled(f"layer {number}")
             if number <= len(learned):
                 kernel, anchors = learned[number - 1].spec.kernel, learned[number - 1].anchors
             else:
                 sample = normalized(_sample(layers, spec, images, patches, backend, rng, report))
-                channels = sample.shape[1] // spec.terms(1)
                 kernel = spec.kernel.resolved(sample, rng)
-                centres = spherical_kmeans(sample, spec.filters, backend, rng, max_iterations, report)
-                anchors = backend.to_host(centres).reshape(spec.filters, *spec.patch_shape, channels)
-                del sample, centres  # while the projection is made, they need not be there
+                anchors = _centres(sample, spec, backend, rng, max_iterations, report)
+                del sample  # while the projection is made, it need not be there
             layer = Layer.from_anchors(dataclasses.replace(spec, kernel=kernel, decorrelation=0.0), anchors)
             if spec.decorrelation:
                 outputs = _outputs([*layers, layer], images, backend, rng, report)
@@ -171,6 +167,24 @@ class CKN:
             layers.append(layer)
         self.layers_ = tuple(layers)
         return self
+
+    def _checked(self, learned: Sequence[Layer], channels: int) -> tuple[Layer, ...]:
+        """Return the lowest layers, which have learned; raise `InvalidSpec` if they are of another."""
+        learned = several("learned", learned, Layer, "expected layers that have learned: network.layers[:1]")
+        if len(learned) > len(self.specs):
+            raise InvalidSpec(f"{len(learned)} layers have learned, of a network of {len(self.specs)}")
+        for number, (spec, layer) in enumerate(zip(self.specs, learned, strict=False), 1):
+            kernel, power = layer.spec.kernel, layer.spec.decorrelation
+            alike = dataclasses.replace(spec, kernel=kernel, decorrelation=power)
+            if layer.spec != alike or type(kernel) is not type(spec.kernel):
+                raise InvalidSpec(f"layer {number} has learned as {layer.spec}; this network's is {spec}")
+            if layer.anchors.shape[3] != channels:
+                raise InvalidSpec(
+                    f"layer {number}: anchors have {layer.anchors.shape[3]} channels, what they are compared "
+                    f"with has {channels}"
+                )
+            channels = spec.filters
+        return learned
 
     def transform(
         self, images: ImagesOrArray, *, backend: Backend | str = "auto", progress: Progress | None = None
@@ -307,6 +321,19 @@ class CKN:
 
     def __repr__(self) -> str:
         return f"CKN([{', '.join(map(repr, self.specs))}])"
+
+
+def _centres(
+    sample: Array,
+    spec: LayerSpec,
+    backend: Backend,
+    rng: np.random.Generator,
+    max_iterations: int,
+    report: Report,
+) -> NDArray[Any]:
+    """Return anchor points [filters, height, width, channels] of normalized patches, on the host."""
+    centres = spherical_kmeans(sample, spec.filters, backend, rng, max_iterations, report)
+    return backend.to_host(centres).reshape(spec.filters, *spec.patch_shape, -1)
 
 
 def check_features(block: Array, start: int, images: Images) -> None:

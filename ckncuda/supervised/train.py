@@ -26,7 +26,7 @@ from ckncuda.progress import Progress, Report
 from ckncuda.supervised.checkpoint import Checkpoint, identity_of
 from ckncuda.supervised.head import Head
 from ckncuda.supervised.optimizers import OPTIMIZERS, Optimizer, normalize, tangent
-from ckncuda.supervised.training import Training
+from ckncuda.supervised.training import LEARNING_RATES, Training
 from ckncuda.types import Array, Index, Shape
 
 State = tuple[int, Sequence[NDArray[np.float32]], dict[str, NDArray[Any]]]
@@ -34,6 +34,7 @@ State = tuple[int, Sequence[NDArray[np.float32]], dict[str, NDArray[Any]]]
 
 FEATURE_SHARE = 4  # of the backend's memory, one part holds features of images
 AT_ONCE = 1000  # images that are judged together: their number changes the last digits of a sum
+LARGE = 1e4  # of losses, of which people need not know digits
 SLOWER = 3.0  # times: the learning rate to try where the loss was not finite
 
 
@@ -164,10 +165,14 @@ def said(epoch: dict[str, Any], epochs: int) -> str:
     """Say how an epoch went."""
     shown = f"epoch {epoch['epoch']} of {epochs}:"
     if epoch["loss"] is not None:
-        shown += f" loss {epoch['loss']:.4f}, accuracy {epoch['accuracy']:.4f};"
+        shown += f" loss {_shown(epoch['loss'])}, accuracy {epoch['accuracy']:.4f};"
     if epoch["held_out_accuracy"] is not None:
-        shown += f" held out {epoch['held_out_accuracy']:.4f} (loss {epoch['held_out_loss']:.4f})"
+        shown += f" held out {epoch['held_out_accuracy']:.4f} (loss {_shown(epoch['held_out_loss'])})"
     return shown.rstrip(":;")
+
+
+def _shown(loss: float) -> str:
+    return f"{loss:.4f}" if loss < LARGE else f"{loss:.3g}"
 
 
 @dataclass(frozen=True)
@@ -208,7 +213,7 @@ class _Run:
 
     @functools.cached_property
     def identity(self) -> dict[str, Any]:
-        """What it is a training of."""
+        """Tell this training from others."""
         data = self._data
         plain = {
             "layers": [layer.spec.to_dict() for layer in self._start.layers],
@@ -402,11 +407,9 @@ class _Run:
         )
 
     def _say_diverged(self, epoch: int) -> None:
-        rate = self._training.highest_rate
-        said = (
-            f"the loss is not finite in epoch {epoch}, at a learning rate of {self._training.rate(epoch):.3g}"
-        )
-        advice = f"try --learning-rate {rate / SLOWER:.1g}"
+        rate, usual = self._training.highest_rate, LEARNING_RATES[self._training.optimizer]
+        said = f"the loss is not finite in epoch {epoch}, at learning rates of up to {rate:.3g}"
+        advice = f"try --learning-rate {min(rate / SLOWER, usual):.1g}"
         if epoch == 1:
             raise InvalidSpec(f"{said}; {advice}")
         self._report.tell(f"Training ends: {said}; the best epoch before it is kept; {advice}")

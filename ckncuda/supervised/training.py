@@ -30,7 +30,7 @@ _WHOLE = {"epochs": 1, "batch": 1}
 
 @dataclass(frozen=True)
 class Training:
-    """A way in which the anchor points of a network, and a linear classifier on its features, learn from labels.
+    """A way in which anchor points of a network, and a linear classifier on its features, learn from labels.
 
     The classifier, called the head, is there for the training: a classifier that is fitted on the trained
     features afterwards is better, measured by several points.

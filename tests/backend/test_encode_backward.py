@@ -132,7 +132,9 @@ def test_patches_of_zeros_and_dark_ones_beside_bright_ones(compiled, scale, chan
 
 def layers_and_maps(rng, n=21):
     kernels = [Exponential(sigma=0.6), Polynomial(degree=2), Exponential(sigma=0.8)]
-    specs = [LayerSpec(p, k, s, q) for p, k, s, q in zip((20, 24, 70), (3, 1, 3), (2, 1, 2), kernels, strict=True)]
+    specs = [
+        LayerSpec(p, k, s, q) for p, k, s, q in zip((20, 24, 70), (3, 1, 3), (2, 1, 2), kernels, strict=True)
+    ]
     return stack(rng, 3, specs), rng.normal(size=(n, 14, 13, 3)).astype(np.float32)
 
 
@@ -228,7 +230,9 @@ def test_a_large_image_goes_back_in_bands(compiled, channels, patch, rng, monkey
 @rooms
 def test_no_images_have_gradients_of_zero(compiled, rng):
     layers, maps = layers_and_maps(rng, 2)
-    by_maps, by_anchors = room(compiled).encode_backward(maps[:0], layers, np.zeros((0, 4, 4, 70), np.float32))
+    by_maps, by_anchors = room(compiled).encode_backward(
+        maps[:0], layers, np.zeros((0, 4, 4, 70), np.float32)
+    )
     assert by_maps.shape == (0, 14, 13, 3)
     assert [a.shape for a in by_anchors] == [layer.anchors.shape for layer in layers]
     assert not any(a.any() for a in by_anchors)
@@ -278,7 +282,11 @@ def test_what_is_not_compiled_goes_the_plain_way_beside_layers_that_are(rng):
 
 def test_every_derivative_that_is_bounded_is_compiled():
     derivatives = pytest.importorskip("ckncuda.backend.numpy.compiled.derivatives")
-    parameters = {"exp": {"sigma": 0.6}, "poly": {"degree": 5, "offset": 0.5}, "series": {"coefficients": (0.4, 0.6)}}
+    parameters = {
+        "exp": {"sigma": 0.6},
+        "poly": {"degree": 5, "offset": 0.5},
+        "series": {"coefficients": (0.4, 0.6)},
+    }
     kernels = [KERNELS[name](**parameters.get(name, {})) for name in KERNELS]
     t = np.linspace(-1, 1, 1001, dtype=np.float32)
     for kernel in kernels:

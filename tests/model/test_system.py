@@ -119,7 +119,8 @@ BAD_FILES = [
     ("", "{} describes no layer: it needs [[layers]] with filters, patch, subsampling"),
     (
         LAYER + "[optimizer]\nlr=1",
-        "{}: there is no table optimizer; there are encoders, layers, preprocessing, symmetries, classifier",
+        "{}: there is no table optimizer; there are encoders, layers, preprocessing, symmetries, training, "
+        "classifier",
     ),
     (LAYER + "stride=1", "a layer with the kernel exp has no option 'stride'; it has filters, "),
     (
@@ -130,7 +131,7 @@ BAD_FILES = [
     (
         LAYER + "[classifier]\nname='forest'",
         "{}: there is no classifier 'forest'; there is ridge, kernel-ridge, nystrom-ridge, softmax, "
-        "squared-hinge, none",
+        "squared-hinge, head, none",
     ),
     (LAYER + "[[classifier]]\nname='ridge'", "{}: classifier must be a table"),
     (LAYER + "[classifier]\nname=['ridge']", "{}: there is no classifier ['ri"),
@@ -146,7 +147,7 @@ BAD_FILES = [
     ("layers=[1]", "{}: layers must be tables: [[layers]]"),
     (
         "[[encoders]]\nclassifier='ridge'",
-        "{}: an encoder has no classifier; it has layers, preprocessing and symmetries",
+        "{}: an encoder has no classifier; it has layers, preprocessing, symmetries, training",
     ),
     ("[[encoders]]\nsymmetries={flip=true}", "{} describes no layer: "),
     ("symmetries=3\n" + LAYER, "{}: symmetries must be a table of flip and shift; it is 3"),

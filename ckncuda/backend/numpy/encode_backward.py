@@ -58,7 +58,7 @@ class WayBack:
             self._shapes.append(self._ways[-1][1].output_shape)
         self._spare = spare
         self._parts, self._places = self._room_for_sums()
-        self._begun: list[Any] = [None] * len(self._parts)
+        self._begun: list[list[Any] | None] = [None] * len(self._parts)
 
         def weights(number: int) -> Any:
             steps, plan = self._ways[number]
@@ -77,7 +77,7 @@ class WayBack:
         return results
 
     def _room_for_sums(self) -> tuple[Map, list[tuple[int, int]]]:
-        """Return memory [shares, numbers], the spare one where it is large enough, and a part for each layer."""
+        """Return memory [shares, numbers], the spare one where it is large enough, and each layer's part."""
         sizes = [steps.Sums.numbers(plan) for steps, plan in self._ways]
         ends = np.cumsum([0, *(-(-size // CACHE_LINE) * CACHE_LINE for size in sizes)]).tolist()
         shares = max(1, min(SHARES, SUMS_BYTES // max(1, 4 * ends[-1])))
@@ -92,12 +92,13 @@ class WayBack:
 
     def _sums(self, number: int) -> list[Any]:
         """Return the sums of a share of the images, zeros at first, a layer each."""
-        if self._begun[number] is None:
-            self._begun[number] = [
+        begun = self._begun[number]
+        if begun is None:
+            begun = self._begun[number] = [
                 steps.Sums(plan, self._parts[number, start : start + size])
                 for (steps, plan), (start, size) in zip(self._ways, self._places, strict=True)
             ]
-        return self._begun[number]
+        return begun
 
     def bytes_per_image(self) -> int:
         """Count the bytes of an image's maps between layers, and of gradients by two of them."""

@@ -68,7 +68,7 @@ class Plan(tiles.LayerPlan):
 
 
 def algorithm_of(spec: LayerSpec, channels: int) -> int:
-    """Choose how a layer's products are computed: directly, or by one of the forms of Winograd's algorithm."""
+    """Choose how a layer's products are computed: directly, or by a form of Winograd's algorithm."""
     if spec.patch_shape != (3, 3) or COLOURS != channels < MANY_CHANNELS:
         return loops.DIRECT
     return loops.COLOUR if channels == COLOURS else loops.MANY

@@ -10,6 +10,7 @@ from ckncuda.backend.numpy import tiles
 from ckncuda.backend.numpy.compiled import derivatives, dot_product, encode
 from ckncuda.backend.numpy.compiled import encode_backward_loops as loops
 from ckncuda.backend.numpy.compiled.encode_loops import COLOUR, DIRECT, MANY, pad
+from ckncuda.backend.numpy.compiled.encode_loops import Weights as ForwardWeights
 from ckncuda.backend.numpy.compiled.filters import transposed_panels
 from ckncuda.backend.numpy.compiled.llvm.emitter import LANES
 from ckncuda.backend.numpy.compiled.llvm.product import PANEL, packed
@@ -25,7 +26,7 @@ Map = NDArray[np.float32]
 
 IMAGES = 16  # of a tile, at most
 BACK_TO_FILTERS = np.kron(G, G).T.astype(np.float32)  # [9, 36]
-POSITIONS = 128  # of which the gradient and the output stay in the innermost cache
+POSITIONS = 64  # of which gradients and outputs stay in the innermost cache
 CACHE_BYTES = 3 << 20  # of a core: more images are taken at once while they fit
 
 
@@ -84,9 +85,8 @@ class Plan:
     def tile_bytes(self) -> int:
         """Count the bytes of workspace of one tile."""
         rows = max(band.pooled.stop - band.pooled.start for band in self.row_bands)
-        return self.images_per_tile * (
-            (rows + self.spec.patch_shape[0] + TILE) * self._bytes_per_row() + self._bytes_per_image()
-        )
+        per_image = (rows + self.spec.patch_shape[0] + TILE) * self._bytes_per_row()
+        return int(self.images_per_tile * (per_image + self._bytes_per_image()))
 
     def padded_shape(self, images: int, rows: slice) -> tuple[int, int, int, int]:
         """Return the shape of the input of some rows of the map, in whole tiles, with its margins."""
@@ -96,7 +96,7 @@ class Plan:
         return images, height + patch_height - 1, width + patch_width - 1, self.shape[2]
 
 
-def weights_of(layer: Layer, plan: Plan, forward: encode.loops.Weights, by_maps: bool) -> loops.Weights:
+def weights_of(layer: Layer, plan: Plan, forward: ForwardWeights, by_maps: bool) -> loops.Weights:
     """Pack what a layer has learned; what carries gradients back to the maps, where it is asked for.
 
     ``forward`` are the weights of the way forward.
@@ -176,23 +176,34 @@ def layer_backward(
     whole = len(plan.row_bands) == 1
     if out is not None and not whole:
         out.fill(0)
-    (above, _), (left, _) = plan.spec.margins
+    left = plan.spec.margins[1][0]
     for band in plan.row_bands:
-        first, shape = band.pooled.start, plan.padded_shape(b, band.pooled)
-        padded = buffer("padded 0", shape)
-        pad(maps, above - first, left, padded)
-        key = plan, padded.ctypes.data, shape, first, out is None
-        work = buffer.kept(key, lambda: _workspace(padded, plan, band, out is not None, buffer))
+        work = _padded_and_workspace(maps, plan, band, out is not None, buffer)
+        first, above = band.pooled.start, plan.spec.margins[0][0] - band.pooled.start
         loops.backward(first, work, plan.geometry, weights, pooled, sums.by_filters, out is not None)
         if out is not None:
-            norms = buffer("box", shape[1:3])
-            loops.add_to_maps(work, plan.geometry, maps, norms, above - first, left, out, whole)
+            norms = buffer("box", work.padded.shape[1:3])
+            loops.add_to_maps(work, plan.geometry, maps, norms, above, left, out, whole)
+
+
+def _padded_and_workspace(
+    maps: Map, plan: Plan, band: Band, by_maps: bool, buffer: Buffer
+) -> loops.Workspace:
+    """Pad what rows of the map need of its input; return it among a thread's arrays."""
+    shape = plan.padded_shape(len(maps), band.pooled)
+    padded = buffer("padded 0", shape)
+    (above, _), (left, _) = plan.spec.margins
+    pad(maps, above - band.pooled.start, left, padded)
+    # A tile is like the last one: what it takes to look up its arrays is as much as some of the steps.
+    key = plan, padded.ctypes.data, shape, band.pooled.start, by_maps
+    return buffer.kept(key, lambda: _workspace(padded, plan, band, by_maps, buffer))
 
 
 def _workspace(padded: Map, plan: Plan, band: Band, by_maps: bool, buffer: Buffer) -> loops.Workspace:
     """Return a thread's arrays for some images and one band."""
     b, height, breadth, channels = padded.shape
     rows, side, columns = band.pooled.stop - band.pooled.start, plan.side, plan.output_shape[1]
+    at_once = side if side == TILE else max(1, min(rows, 2 * POSITIONS // plan.map_shape[1]))
     width, step = breadth - plan.spec.patch_shape[1] + 1, plan.padded_channels
     many, tiles = plan.algorithm == MANY, b * -(-rows // side) * (width // side) + 1
     transformed = {DIRECT: (0, 0, 0), COLOUR: (1, SPAN**2, ROW), MANY: (SPAN**2, tiles, channels)}
@@ -202,12 +213,12 @@ def _workspace(padded: Map, plan: Plan, band: Band, by_maps: bool, buffer: Buffe
         by_v = v  # which is no longer needed, once the last panel's filters have their gradient
     elif many and by_maps:
         by_v = buffer("by transformed", (SPAN**2, tiles, -(-channels // PANEL) * PANEL))
-    strip = side, width, PANEL
+    strip = at_once, width, PANEL
     return loops.Workspace(
         padded=padded,
         scale=buffer("scale", (b, rows, plan.map_shape[1])),
         factor=buffer("factor", (b, rows, plan.map_shape[1])),
-        dark=buffer("dark", (b, -(-rows // side))),
+        dark=buffer("dark", (b, -(-rows // at_once))),
         transformed=v,
         products=buffer("products", (SPAN**2 if many else 0, tiles, PANEL)),
         by_transformed=by_v,

@@ -212,7 +212,7 @@ def patch_products(layer, padded, filters, first, n, work):
 
 @compiled(inline=True)
 def direct_products(layer, padded, filters, first, n, strip):
-    """Multiply the patches of n rows of a padded map with a panel of filters [1, terms, PANEL], as they lie."""
+    """Multiply the patches of n rows of a padded map with a panel of filters [1, terms, PANEL] directly."""
     _, width, c = padded.shape
     for y in range(n):
         product_of_rows(
