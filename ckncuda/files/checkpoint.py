@@ -18,7 +18,6 @@ from ckncuda.files.regular_file import check_unchanged, open_regular, version_of
 from ckncuda.files.tensors import read_container, read_tensors
 
 ENTRY = "ckncuda training"
-DIGEST = "sha256"
 
 EXPECTED = "a checkpoint of a training", "the file that the training wrote"
 _AGAIN = "copy it again, or start anew without it"
@@ -29,8 +28,8 @@ def save(path: str | os.PathLike[str], plain: Mapping[str, Any], arrays: Mapping
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     text = json.dumps(plain, allow_nan=False)
     with atomic_file(path) as file:
-        metadata = {ENTRY: text, DIGEST: _digest_of(text, contiguous)}
-        file.write(safetensors.numpy.save(contiguous, metadata))
+        entry = f"{_digest_of(text, contiguous)}\n{text}"  # one: of several, the order changes each time
+        file.write(safetensors.numpy.save(contiguous, {ENTRY: entry}))
 
 
 def load(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
@@ -49,8 +48,8 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, NDArra
         raise InvalidData(f"cannot read the checkpoint {printable(path)}: {error.strerror}") from error
     except InvalidModelFile as error:
         raise InvalidData(str(error)) from error
-    text = container.metadata[ENTRY]
-    if container.metadata.get(DIGEST) != _digest_of(text, arrays):
+    expected, _, text = container.metadata[ENTRY].partition("\n")
+    if expected != _digest_of(text, arrays):
         raise InvalidData(f"{printable(path)} is damaged: not all that was written is there; {_AGAIN}")
     try:
         plain = strict_json.loads(text)

@@ -9,7 +9,7 @@ import threadpoolctl
 from numpy.typing import NDArray
 
 from ckncuda.backend import Backend
-from ckncuda.backend.arrays import as_float
+from ckncuda.backend.arrays import as_float, to_host
 from ckncuda.backend.operations import block_memory
 from ckncuda.images.preprocess import Preprocessor
 from ckncuda.images.sources import ArrayImages, Images, size_of
@@ -114,6 +114,8 @@ class PreprocessedImages(Images):
             raw = source.array[numbers]
         else:
             raw = np.concatenate([source.read(number, number + 1) for number in numbers.tolist()])
+        if not self._left:  # nor need BLAS be held to one thread, which takes a millisecond
+            return to_host(as_float(raw))
         if self._backend is None:
             with self._repeatable():
                 return preprocessed(raw, self._left, None)

@@ -33,6 +33,7 @@ State = tuple[int, Sequence[NDArray[np.float32]], dict[str, NDArray[Any]]]
 """An epoch, its anchor points and its head."""
 
 FEATURE_SHARE = 4  # of the backend's memory, one part holds features of images
+FEWEST = 1000  # images whose features are held whatever the memory
 AT_ONCE = 1000  # images that are judged together: their number changes the last digits of a sum
 LARGE = 1e4  # of losses, of which people need not know digits
 SLOWER = 3.0  # times: the learning rate to try where the loss was not finite
@@ -286,7 +287,7 @@ class _Run:
     def _some(self, numbers: Index) -> Index:
         """Return as many of the images, drawn at random, as memory holds the features of."""
         width = int(np.prod(self._start.output_shape(self._data.shape)))
-        most = max(1000, self._backend.memory_budget // FEATURE_SHARE // (4 * width))
+        most = max(FEWEST, self._backend.memory_budget // FEATURE_SHARE // (4 * width))
         if len(numbers) <= most:
             return numbers
         return np.sort(np.random.default_rng([self._seed, 0]).choice(numbers, most, replace=False))
