@@ -26,6 +26,7 @@ Map = NDArray[np.float32]
 
 IMAGES = 16  # of a tile, at most
 BACK_TO_FILTERS = np.kron(G, G).T.astype(np.float32)  # [9, 36]
+KEPT_TERMS = 256  # of products, at least: with fewer they are computed again sooner than read
 POSITIONS = 64  # of which gradients and outputs stay in the innermost cache
 CACHE_BYTES = 3 << 20  # of a core: more images are taken at once while they fit
 
@@ -81,6 +82,13 @@ class Plan:
     def padded_channels(self) -> int:
         """Numbers of a position of the padded gradient: whole vectors where the algorithm takes those."""
         return -(-self.shape[2] // LANES) * LANES if self.algorithm == MANY else self.shape[2]
+
+    @property
+    def kept_shape(self) -> tuple[int, ...] | None:
+        """Shape of an image's products, where it is worth while to keep them for the way back."""
+        if self.spec.terms(self.shape[2]) < KEPT_TERMS or len(self.row_bands) > 1:
+            return None
+        return self.panels, *self.map_shape[:2], PANEL
 
     def tile_bytes(self) -> int:
         """Count the bytes of workspace of one tile."""
@@ -159,12 +167,13 @@ def _filters_shape(plan: Plan) -> tuple[int, int, int, int]:
 
 def layer_backward(
     maps: Map, encoded: Map, upstream: Map, plan: Plan, weights: loops.Weights, sums: Sums, out: Map | None,
-    buffer: Buffer,
+    kept: Map | None, buffer: Buffer,
 ) -> None:  # fmt: skip
     """Carry the gradient of some images by a layer's output back to its maps, out [b, h, w, c], and to sums.
 
     ``maps`` [b, h, w, c] is the layer's input, ``encoded`` its output and ``upstream`` the gradient by it,
     both [b, h', w', filters].  Without ``out`` that by the maps is not computed.
+    ``kept`` are products of the way forward.
     """
     announce(loops.backward)
     # One type of array, or Numba would compile anew: contiguous, writeable.
@@ -180,7 +189,10 @@ def layer_backward(
     for band in plan.row_bands:
         work = _padded_and_workspace(maps, plan, band, out is not None, buffer)
         first, above = band.pooled.start, plan.spec.margins[0][0] - band.pooled.start
-        loops.backward(first, work, plan.geometry, weights, pooled, sums.by_filters, out is not None)
+        loops.backward(
+            *(first, work, plan.geometry, weights, pooled, sums.by_filters, out is not None),
+            encode.NOTHING if kept is None else kept,
+        )
         if out is not None:
             norms = buffer("box", work.padded.shape[1:3])
             loops.add_to_maps(work, plan.geometry, maps, norms, above, left, out, whole)

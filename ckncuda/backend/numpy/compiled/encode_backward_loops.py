@@ -20,6 +20,7 @@ from ckncuda.backend.numpy.compiled.encode_loops import (
     MANY,
     Taps,
     colour_products,
+    copy_rows,
     direct_products,
     patch_norms,
     product_of_rows,
@@ -127,12 +128,13 @@ def by_pooled(upstream, encoded, weights, pooled, part, outputs):
 
 
 @compiled
-def backward(first, work, layer, weights, pooled, by_filters, by_maps):
+def backward(first, work, layer, weights, pooled, by_filters, by_maps, kept):
     """Go back through a tile: from work.padded, and the gradient by the pooled map, to work.by_padded.
 
     ``first`` is the row of the map at which the band begins, ``pooled`` as `by_pooled` makes it, and
     ``by_filters`` the sum over positions: [panels, 36, c, PANEL] or [panels, 1, terms, PANEL].
-    Without ``by_maps`` that sum is all.
+    Without ``by_maps`` that sum is all.  Products that were ``kept`` [b, panels, rows, width, PANEL] on the
+    way forward are not computed again.
     """
     b, n_rows, width = work.scale.shape
     many = layer.algorithm == MANY
@@ -148,12 +150,14 @@ def backward(first, work, layer, weights, pooled, by_filters, by_maps):
         work.by_padded[:] = 0
     for panel in range(len(weights.filters)):
         filters = weights.filters[panel]
-        if many:
+        if many and len(kept) == 0:
             winograd_products(work.transformed, filters, work.products)
         for i in range(b):
             for y in range(0, n_rows, len(work.strip)):
                 n = min(len(work.strip), n_rows - y)
-                if many:
+                if len(kept):
+                    copy_rows(kept[i, panel], y, n, work.strip, 0)
+                elif many:
                     winograd_output(work.products, b, i, y, n, work.strip, work.rows)
                 elif layer.algorithm == COLOUR:
                     padded, v = work.padded[i], work.transformed[0]
