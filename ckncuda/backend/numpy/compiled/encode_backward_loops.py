@@ -150,25 +150,14 @@ def backward(rows, work, layer, weights, pooled, by_filters, by_maps, kept):
         work.by_norm[:] = 0
         work.by_padded[:] = 0
     for panel in range(len(weights.filters)):
-        filters = weights.filters[panel]
         if begins and not many:
             by_filters[panel] = 0
         if many and len(kept) == 0:
-            winograd_products(work.transformed, filters, work.products)
+            winograd_products(work.transformed, weights.filters[panel], work.products)
         for i in range(b):
             for y in range(0, n_rows, len(work.strip)):
                 n = min(len(work.strip), n_rows - y)
-                if len(kept):
-                    copy_rows(kept[i, panel], y, n, work.strip, 0)
-                elif many:
-                    winograd_output(work.products, b, i, y, n, work.strip, work.rows)
-                elif layer.algorithm == COLOUR:
-                    padded, v = work.padded[i], work.transformed[0]
-                    colour_products(padded, filters, y, n, work.strip, work.rows, v)
-                else:
-                    direct_products(layer, work.padded[i], filters, y, n, work.strip)
-                if work.dark[i, y // len(work.strip)]:
-                    mend_dark(work, i, y, n, weights.anchors, panel * PANEL)
+                _products(work, layer, weights, kept, panel, i, y, n)
                 for dy in range(n):
                     _spread(pooled[i], panel, layer, first + y + dy, work.half, work.by_map[dy])
                 scale, factor = work.scale[i, y : y + n], work.factor[i, y : y + n]
@@ -189,6 +178,22 @@ def backward(rows, work, layer, weights, pooled, by_filters, by_maps, kept):
     if many and by_maps:
         for i in range(b):
             add_input_gradient(work, i)
+
+
+@compiled(inline=True)
+def _products(work, layer, weights, kept, panel, i, y, n):
+    """Compute products of n rows of an image and a panel of filters, to work.strip, or take those kept."""
+    if len(kept):
+        copy_rows(kept[i, panel], y, n, work.strip, 0)
+    elif layer.algorithm == MANY:
+        winograd_output(work.products, len(work.padded), i, y, n, work.strip, work.rows)
+    elif layer.algorithm == COLOUR:
+        padded, v = work.padded[i], work.transformed[0]
+        colour_products(padded, weights.filters[panel], y, n, work.strip, work.rows, v)
+    else:
+        direct_products(layer, work.padded[i], weights.filters[panel], y, n, work.strip)
+    if work.dark[i, y // len(work.strip)]:
+        mend_dark(work, i, y, n, weights.anchors, panel * PANEL)
 
 
 @compiled(inline=True)
