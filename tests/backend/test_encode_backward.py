@@ -1,6 +1,8 @@
 """The way back on a CPU, plain and compiled, against the definition; threads, blocks of images, memory."""
 
+import collections
 import threading
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from ckncuda import (
 from ckncuda.backend import get_backend
 from ckncuda.backend import numpy as numpy_backend
 from ckncuda.backend.numpy import backend as numpy_module
+from ckncuda.backend.numpy.encode_backward import WayBack
 from ckncuda.errors import CknError, InvalidData
 from ckncuda.layer.dot_product import KERNELS, DotProductKernel
 
@@ -178,6 +181,29 @@ def test_little_memory_means_blocks_for_which_the_upstream_is_asked_in_turn(comp
 
 
 @rooms
+def test_memory_is_what_is_counted(compiled, rng):
+    layers, maps = layers_and_maps(rng, 400)
+    room(compiled).encode_backward(maps[:2], layers, lambda encoded, images: encoded)  # compiles
+    backend, blocks = room(compiled), []
+
+    def upstream(encoded, images):
+        blocks.append(len(encoded))
+        return encoded
+
+    tracemalloc.start()
+    backend.encode_backward(maps, layers, upstream, by_maps=False)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert blocks == [400]
+    shape, specs = maps.shape[1:], [layer.spec for layer in layers]
+    forward = [backend._weights(*pair) for pair in zip(layers, backend._plans(layers, shape), strict=True)]
+    back = WayBack(layers, shape, backend._way_back, forward, backend._threads, False, collections.deque())
+    workspace, _ = backend._bytes(specs, shape)
+    counted = back.tile_bytes() + workspace + back.bytes_per_image() * blocks[0]
+    assert peak <= counted <= 5 * peak
+
+
+@rooms
 def test_eight_threads_that_share_a_backend_get_the_results_of_one(compiled, rng):
     shared = room(compiled)
     layers, maps = layers_and_maps(rng)
@@ -225,6 +251,15 @@ def test_a_large_image_goes_back_in_bands(compiled, channels, patch, rng, monkey
     monkeypatch.setattr(f"{module}.tiles.MAX_TILE_BYTES" if compiled else f"{module}.TILE_BYTES", 1 << 12)
     assert len(backend._way_back(layers[0].spec, maps.shape[1:])[1].row_bands) > 2
     assert_close(backend.encode_backward(maps, layers, upstream.astype(np.float32)), expected)
+
+
+@rooms
+def test_outputs_that_are_decorrelated(compiled, rng):
+    layers, maps = layers_and_maps(rng)
+    outputs = get_backend("reference").encode(maps, layers).reshape(-1, 70)
+    layers[-1] = layers[-1].decorrelated(0.25, [outputs])
+    upstream, *expected = gradient_of_reference(maps, layers, rng)
+    assert_close(room(compiled).encode_backward(maps, layers, upstream.astype(np.float32)), expected)
 
 
 @rooms

@@ -183,7 +183,10 @@ class WayBack:
             layer, (steps, plan) = self._layers[number], self._ways[number]
             by_anchors, outputs = steps.totals(plan, [of_share[number] for of_share in begun])
             # Gᵀ P = (Gᵀ X') W^{-T}: W is of full rank, being regularised, and no worse than K^{-1/2}.
-            by_projection = np.linalg.solve(layer.projection, outputs.T).T
+            if layer.spec.decorrelation:
+                by_projection = np.linalg.solve(layer.projection, outputs.T).T
+            else:  # W is symmetric, and its inverse known
+                by_projection = outputs @ layer.spectrum.square_root()
             gradient: NDArray[np.float64] = by_anchors + layer.projection_backward(by_projection)
             return gradient
 

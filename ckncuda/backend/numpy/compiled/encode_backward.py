@@ -131,9 +131,10 @@ class Sums:
     def __init__(self, plan: Plan, memory: Map) -> None:
         shape = _filters_shape(plan)
         numbers = math.prod(shape)
-        memory.fill(0)
+        self.begins = True
         self.by_filters = memory[:numbers].reshape(shape)
         self.products = memory[numbers:].reshape(plan.panels, plan.spec.filters, PANEL)
+        self.products.fill(0)
 
     @staticmethod
     def numbers(plan: Plan) -> int:
@@ -146,6 +147,8 @@ def totals(plan: Plan, shares: Sequence[Sums]) -> tuple[NDArray[np.float64], NDA
 
     The sums of all shares are added to those of the first.
     """
+    if shares[0].begins:  # there were no images
+        shares[0].by_filters.fill(0)
     (height, width), p = plan.spec.patch_shape, plan.spec.filters
     by_filters, products = shares[0].by_filters, shares[0].products
     for share in shares[1:]:
@@ -181,7 +184,7 @@ def layer_backward(
     b, height, width, _ = upstream.shape
     pooled = buffer("pooled", (b, height, width, plan.panels * PANEL))
     part = buffer("part", (POSITIONS, PANEL))
-    loops.by_pooled(upstream, encoded, weights, pooled, part, sums.products)
+    loops.by_pooled(upstream, encoded, weights.projection, pooled, part, sums.products)
     whole = len(plan.row_bands) == 1
     if out is not None and not whole:
         out.fill(0)
@@ -190,12 +193,14 @@ def layer_backward(
         work = _padded_and_workspace(maps, plan, band, out is not None, buffer)
         first, above = band.pooled.start, plan.spec.margins[0][0] - band.pooled.start
         loops.backward(
-            *(first, work, plan.geometry, weights, pooled, sums.by_filters, out is not None),
-            encode.NOTHING if kept is None else kept,
+            *((first, sums.begins), work, plan.geometry, weights, pooled, sums.by_filters),
+            *(out is not None, encode.NOTHING if kept is None else kept),
         )
+        sums.begins = False
         if out is not None:
             norms = buffer("box", work.padded.shape[1:3])
-            loops.add_to_maps(work, plan.geometry, maps, norms, above, left, out, whole)
+            parts = work.by_padded, work.by_norm, work.factor
+            loops.add_to_maps(*parts, plan.spec.patch_shape, maps, norms, (above, left), out, whole)
 
 
 def _padded_and_workspace(

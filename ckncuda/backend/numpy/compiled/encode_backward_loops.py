@@ -98,7 +98,7 @@ class Workspace(NamedTuple):
 
 
 @compiled
-def by_pooled(upstream, encoded, weights, pooled, part, outputs):
+def by_pooled(upstream, encoded, projection, pooled, part, outputs):
     """Carry the gradient by the outputs to the pooled map, pooled [b, h', w', panels · PANEL]; add to sums.
 
     ``upstream`` and ``encoded`` are [b, h', w', filters]; ``outputs`` [panels, filters, PANEL] sums the
@@ -107,10 +107,10 @@ def by_pooled(upstream, encoded, weights, pooled, part, outputs):
     b, height, width, p = upstream.shape
     n, whole = b * height * width, pooled.shape[3]
     rows = encoded.reshape(n, p)
-    for panel in range(len(weights.projection)):
+    for panel in range(len(projection)):
         product_of_rows(
             upstream.ctypes.data, p, n, 1, p, 0,
-            weights.projection[panel].ctypes.data, pooled.ctypes.data + 4 * PANEL * panel, whole,
+            projection[panel].ctypes.data, pooled.ctypes.data + 4 * PANEL * panel, whole,
         )  # fmt: skip
         first = panel * PANEL
         count = min(PANEL, p - first)
@@ -128,16 +128,17 @@ def by_pooled(upstream, encoded, weights, pooled, part, outputs):
 
 
 @compiled
-def backward(first, work, layer, weights, pooled, by_filters, by_maps, kept):
+def backward(rows, work, layer, weights, pooled, by_filters, by_maps, kept):
     """Go back through a tile: from work.padded, and the gradient by the pooled map, to work.by_padded.
 
-    ``first`` is the row of the map at which the band begins, ``pooled`` as `by_pooled` makes it, and
-    ``by_filters`` the sum over positions: [panels, 36, c, PANEL] or [panels, 1, terms, PANEL].
+    ``rows`` is the row of the map at which the band begins, and whether the sum begins with it; ``pooled`` is
+    as `by_pooled` makes it, ``by_filters`` the sum over positions: [panels, 36, c, PANEL] or [panels, 1,
+    terms, PANEL].
     Without ``by_maps`` that sum is all.  Products that were ``kept`` [b, panels, rows, width, PANEL] on the
     way forward are not computed again.
     """
     b, n_rows, width = work.scale.shape
-    many = layer.algorithm == MANY
+    many, (first, begins) = layer.algorithm == MANY, rows
     for i in range(b):
         patch_norms(work.padded[i], layer, work.scale[i], work.factor[i])
         work.dark[i] = 0
@@ -149,23 +150,14 @@ def backward(first, work, layer, weights, pooled, by_filters, by_maps, kept):
         work.by_norm[:] = 0
         work.by_padded[:] = 0
     for panel in range(len(weights.filters)):
-        filters = weights.filters[panel]
+        if begins and not many:
+            by_filters[panel] = 0
         if many and len(kept) == 0:
-            winograd_products(work.transformed, filters, work.products)
+            winograd_products(work.transformed, weights.filters[panel], work.products)
         for i in range(b):
             for y in range(0, n_rows, len(work.strip)):
                 n = min(len(work.strip), n_rows - y)
-                if len(kept):
-                    copy_rows(kept[i, panel], y, n, work.strip, 0)
-                elif many:
-                    winograd_output(work.products, b, i, y, n, work.strip, work.rows)
-                elif layer.algorithm == COLOUR:
-                    padded, v = work.padded[i], work.transformed[0]
-                    colour_products(padded, filters, y, n, work.strip, work.rows, v)
-                else:
-                    direct_products(layer, work.padded[i], filters, y, n, work.strip)
-                if work.dark[i, y // len(work.strip)]:
-                    mend_dark(work, i, y, n, weights.anchors, panel * PANEL)
+                _products(work, layer, weights, kept, panel, i, y, n)
                 for dy in range(n):
                     _spread(pooled[i], panel, layer, first + y + dy, work.half, work.by_map[dy])
                 scale, factor = work.scale[i, y : y + n], work.factor[i, y : y + n]
@@ -182,10 +174,26 @@ def backward(first, work, layer, weights, pooled, by_filters, by_maps, kept):
                     if by_maps:
                         _add_to_maps(layer, work, i, y, n, width, weights.back[panel])
         if many:
-            many_products(work, weights.back, by_filters, panel, by_maps)
+            many_products(work, weights.back, by_filters, panel, begins, by_maps)
     if many and by_maps:
         for i in range(b):
             add_input_gradient(work, i)
+
+
+@compiled(inline=True)
+def _products(work, layer, weights, kept, panel, i, y, n):
+    """Compute products of n rows of an image and a panel of filters, to work.strip, or take those kept."""
+    if len(kept):
+        copy_rows(kept[i, panel], y, n, work.strip, 0)
+    elif layer.algorithm == MANY:
+        winograd_output(work.products, len(work.padded), i, y, n, work.strip, work.rows)
+    elif layer.algorithm == COLOUR:
+        padded, v = work.padded[i], work.transformed[0]
+        colour_products(padded, weights.filters[panel], y, n, work.strip, work.rows, v)
+    else:
+        direct_products(layer, work.padded[i], weights.filters[panel], y, n, work.strip)
+    if work.dark[i, y // len(work.strip)]:
+        mend_dark(work, i, y, n, weights.anchors, panel * PANEL)
 
 
 @compiled(inline=True)
@@ -246,20 +254,20 @@ def _add_to_maps(layer, work, image, y, n, width, back):
 
 
 @compiled
-def add_to_maps(work, layer, maps, by_norms, above, left, out, whole):
+def add_to_maps(by_padded, by_norm, factor, patch, maps, by_norms, place, out, whole):
     """Add the padded gradient, and what goes through the norms, to out [b, h, w, c]; or write a whole map's.
 
-    ``maps`` are the layer's input [b, h, w, c], which begins at that row (which may be negative) and column
-    of the padded one; ``by_norms`` [height, breadth] has room for sums of one image.
+    ``maps`` are the layer's input [b, h, w, c], which begins at that place (whose row may be negative) of the
+    padded one; ``by_norms`` [height, breadth] has room for sums of one image.
     """
-    b, height, breadth, c = work.padded.shape
-    step = (len(work.by_padded) - LANES) // (b * height * breadth)
+    (b, _, _, c), (height, breadth), (above, left) = maps.shape, by_norms.shape, place
+    step = (len(by_padded) - LANES) // (b * height * breadth)
     for i in range(b):
-        _box_sums(work.by_norm[i], work.factor[i], layer, by_norms)
+        _box_sums(by_norm[i], factor[i], patch, by_norms)
         for y in range(max(0, -above), min(out.shape[1], height - above)):
             for x in range(out.shape[2]):
-                place = ((i * height + above + y) * breadth + left + x) * step
-                source, target, here = work.by_padded[place : place + c], out[i, y, x], maps[i, y, x]
+                start = ((i * height + above + y) * breadth + left + x) * step
+                source, target, here = by_padded[start : start + c], out[i, y, x], maps[i, y, x]
                 through = by_norms[above + y, left + x]
                 if whole:
                     for q in range(c):
@@ -270,13 +278,13 @@ def add_to_maps(work, layer, maps, by_norms, above, left, out, whole):
 
 
 @compiled
-def _box_sums(by_norm, factor, layer, sums):
+def _box_sums(by_norm, factor, patch, sums):
     """Sum (∂/∂n)/n over the patches that a position of the padded map is in: sums [height, breadth]."""
     sums[:] = 0
     for y in range(by_norm.shape[0]):
         for x in range(by_norm.shape[1]):
             if factor[y, x] > 0:  # elsewhere nothing goes through the norm
                 by = by_norm[y, x] / factor[y, x]
-                for dy in range(layer.patch_height):
-                    for dx in range(layer.patch_width):
+                for dy in range(patch[0]):
+                    for dx in range(patch[1]):
                         sums[y + dy, x + dx] += by

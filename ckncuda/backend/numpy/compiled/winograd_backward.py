@@ -108,16 +108,18 @@ def transformed_gradient(by_map, images, image, y, m, rows):
 
 
 @compiled(inline=True)
-def many_products(work, back, by_filters, panel, by_maps):
+def many_products(work, back, by_filters, panel, begins, by_maps):
     """Add Vᵀ dM to the sum of a panel, by_filters [panels, 36, c, PANEL], and dM Uᵀ to work.by_transformed.
 
-    Of a single panel the latter may take the place of V.
+    What is there where the sum ``begins`` does not count.  Of a single panel dM Uᵀ may take the place of V.
     """
     v, m, by_v = work.transformed, work.products, work.by_transformed
     _, allocated, c = v.shape
     tiles, wide = allocated - 1, by_v.shape[2]
     for j in range(36):
         source = m[j].ctypes.data
+        if begins:
+            by_filters[panel, j] = 0
         add_outer_products(v[j].ctypes.data, 1, 0, tiles, c, source, 0, by_filters[panel, j].ctypes.data, c)
         for group in range(back.shape[1] if by_maps else 0):
             filters, target = back[panel, group, j].ctypes.data, by_v[j].ctypes.data + 4 * PANEL * group
