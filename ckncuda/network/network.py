@@ -15,6 +15,7 @@ from ckncuda.files import model_file
 from ckncuda.given.parameters import file_name, image_shape, several, shown, whole
 from ckncuda.images.sources import DeviceImages, Images, ImagesOrArray, as_images
 from ckncuda.images.symmetries import Symmetries
+from ckncuda.layer.dot_product import Exponential
 from ckncuda.layer.layer import Layer
 from ckncuda.layer.spec import LayerSpec, check_specs
 from ckncuda.network.anchors import MAX_ITERATIONS, normalized, patches_at, spherical_kmeans
@@ -176,7 +177,9 @@ class CKN:
         for number, (spec, layer) in enumerate(zip(self.specs, learned, strict=False), 1):
             kernel, power = layer.spec.kernel, layer.spec.decorrelation
             alike = dataclasses.replace(spec, kernel=kernel, decorrelation=power)
-            if layer.spec != alike or type(kernel) is not type(spec.kernel):
+            chosen = isinstance(spec.kernel, Exponential) and spec.kernel.sigma is None
+            alike_kernel = isinstance(kernel, Exponential) if chosen else kernel == spec.kernel
+            if layer.spec != alike or not alike_kernel:
                 raise InvalidSpec(f"layer {number} has learned as {layer.spec}; this network's is {spec}")
             if layer.anchors.shape[3] != channels:
                 raise InvalidSpec(
