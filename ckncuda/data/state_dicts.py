@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckncuda.data.numpy_files import read_npz_arrays
-from ckncuda.data.source import StrPath, reading
+from ckncuda.data.source import reading
 from ckncuda.errors import InvalidData
 from ckncuda.files.foreign import BEGIN, kind_of
 from ckncuda.files.regular_file import check_unchanged, open_regular, version_of
 from ckncuda.files.tensors import read_container, read_tensors
 from ckncuda.given.parameters import file_name, shown
+from ckncuda.types import StrPath
 
 State = dict[str, NDArray[np.floating[Any]]]
 

@@ -115,8 +115,7 @@ class System:
     def _check_head(self) -> None:
         """Raise `InvalidSpec` unless there is one network, all of which is trained, to have a head."""
         (first, *others) = self.encoders
-        whole = None, len(first.layers) if isinstance(first, EncoderSpec) else 0
-        if not isinstance(first, TrainedEncoderSpec) or others or first.training.train_layers not in whole:
+        if others or not isinstance(first, TrainedEncoderSpec) or not first.is_trained_whole:
             raise InvalidSpec(
                 "the classifier head is that of one network of which all layers are trained end to end; here "
                 "give another, such as kernel-ridge"

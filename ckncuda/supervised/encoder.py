@@ -55,6 +55,22 @@ class TrainedEncoderSpec(EncoderSpec):
                 f"{len(self.layers)}"
             )
         check_differentiable(self.trained_layers)
+        self._check_decorrelation()
+
+    def _check_decorrelation(self) -> None:
+        """Raise `InvalidSpec` if trained anchor points would get other maps than those they learned on."""
+        count = self.training.train_layers or len(self.layers)
+        for number, layer in enumerate(self.layers[: count - 1], 1):
+            if layer.decorrelation:
+                raise InvalidSpec(
+                    f"layer {number} has a decorrelation, and the layer above it is trained without: give "
+                    f"layer {number} decorrelation=0; layer {count} and those above may have one"
+                )
+
+    @property
+    def is_trained_whole(self) -> bool:
+        """True if no layer is learned without labels above those that are trained."""
+        return self.training.train_layers in (None, len(self.layers))
 
     @property
     def trained_layers(self) -> tuple[LayerSpec, ...]:

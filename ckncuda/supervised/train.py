@@ -3,10 +3,12 @@
 import functools
 import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import threadpoolctl
 from numpy.typing import NDArray
 
 from ckncuda.backend import Backend, shared_backend
@@ -155,6 +157,11 @@ def _checked(
     return classes, _Data(prepared, targets, *held_out_split(targets, training.validation, seed))
 
 
+def _moved(layer: Layer, anchors: NDArray[np.float32]) -> Layer:
+    """Return a layer with a copy of other anchor points."""
+    return Layer.from_anchors(layer.spec, anchors.copy(), keep_spectrum=True)
+
+
 def said(epoch: dict[str, Any], epochs: int) -> str:
     """Say how an epoch went."""
     shown = f"epoch {epoch['epoch']} of {epochs}:"
@@ -203,6 +210,7 @@ class _Run:
             for layer in network.layers
         ]
         self._history: list[dict[str, Any]] = []
+        self._blas = threadpoolctl.ThreadpoolController()
 
     @functools.cached_property
     def identity(self) -> dict[str, Any]:
@@ -236,7 +244,7 @@ class _Run:
         self._optimizer.steps, self._optimizer.state = checkpoint.steps, checkpoint.optimizer
         self._history = [dict(each) for each in checkpoint.history]
         self._best = checkpoint.best
-        self._make_layers()
+        self._layers = list(map(_moved, self._layers, self._anchors))
         self._report.tell(f"Going on after epoch {len(self._history) - 1} of {self._training.epochs}")
 
     def go_on(self, checkpoint: str | os.PathLike[str] | None) -> None:
@@ -308,14 +316,18 @@ class _Run:
         order = kept[random.permutation(len(kept))]
         steps = -(-len(order) // training.batch)
         loss, right = 0.0, 0
-        for step in range(steps):
-            numbers = order[step * training.batch : (step + 1) * training.batch]
-            images = training.augment.apply(self._data.images.some(numbers), random)
-            rate = training.rate(epoch - 1 + (step + 0.5) / steps)
-            of_batch = self._step(images, self._data.targets[numbers], rate)
-            if of_batch is None:
-                return None
-            loss, right = loss + of_batch[0] * len(numbers), right + of_batch[1]
+        # Decompositions of K_ZZ are too small for threads of BLAS, which wait for one another by spinning:
+        # each layer's has a thread of ours.
+        with self._blas.limit(limits=1, user_api="blas"), ThreadPoolExecutor(len(self._layers)) as pool:
+            for step in range(steps):
+                numbers = order[step * training.batch : (step + 1) * training.batch]
+                images = training.augment.apply(self._data.images.some(numbers), random)
+                rate = training.rate(epoch - 1 + (step + 0.5) / steps)
+                of_batch = self._step(images, self._data.targets[numbers], rate)
+                if of_batch is None:
+                    return None
+                self._layers = list(pool.map(_moved, self._layers, self._anchors))
+                loss, right = loss + of_batch[0] * len(numbers), right + of_batch[1]
         return loss / len(order), right / len(order)
 
     def _step(self, images: NDArray[np.float32], targets: Index, rate: float) -> tuple[float, int] | None:
@@ -346,14 +358,7 @@ class _Run:
                 normalize(anchors)
         if not all(np.isfinite(each).all() for each in (*self._anchors, head.weights, head.intercept)):
             return None
-        self._make_layers()
         return sum(losses), sum(rights)
-
-    def _make_layers(self) -> None:
-        self._layers = [
-            Layer.from_anchors(layer.spec, anchors.copy(), keep_spectrum=True)
-            for layer, anchors in zip(self._layers, self._anchors, strict=True)
-        ]
 
     def _judge(self, epoch: int, loss: float | None, accuracy: float | None) -> bool:
         """Add an epoch to the history, and say it; unless the loss of images held out is not finite."""

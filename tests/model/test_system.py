@@ -15,6 +15,7 @@ from ckncuda.exact.encoder import ExactEncoderSpec
 from ckncuda.images.preprocess import ZCA, LocalWhitening, Standardize
 from ckncuda.layer.spec import KernelLayer
 from ckncuda.supervised.encoder import TrainedEncoderSpec
+from ckncuda.supervised.training import Training
 
 NETWORK = EncoderSpec([make_spec(filters=4)], ())
 SPEC = KernelLayer(patch=3, subsampling=2, kernel=Exponential(sigma=0.6))
@@ -195,6 +196,10 @@ def test_a_file_that_is_missing():
         System.from_toml("nowhere.toml")
 
 
+def trained(*layers, train_layers=None):
+    return TrainedEncoderSpec(layers, training=Training(train_layers=train_layers))
+
+
 REFUSED = {
     "nothing": (lambda: System([]), "at least one encoder"),
     "both": (lambda: System([NETWORK, EXACT]), "of networks or one of exact kernels"),
@@ -214,8 +219,12 @@ REFUSED = {
     ),
     "head without training": (lambda: System([NETWORK], "head"), "of which all layers are trained"),
     "head and decorrelation": (
-        lambda: System([TrainedEncoderSpec([make_spec(decorrelation=0.25)])], "head"),
+        lambda: System([trained(make_spec(decorrelation=0.25))], "head"),
         "learns without decorrelation",
+    ),
+    "decorrelation under a trained layer": (
+        lambda: trained(make_spec(decorrelation=0.25), make_spec(), make_spec(), train_layers=2),
+        "give layer 1 decorrelation=0; layer 2 and those above may have one",
     ),
     "shape": (lambda: System([NETWORK]).check((2, 2, 1)), "layer 1 does not fit"),
     "shape of a kernel": (lambda: System([EXACT]).check((2, 2, 1)), "layer 1 does not fit"),
@@ -227,6 +236,13 @@ def test_systems_that_cannot_be(name):
     make, words = REFUSED[name]
     with pytest.raises(InvalidSpec, match=words):
         make()
+
+
+@pytest.mark.parametrize("train_layers", [1, 2])
+def test_decorrelation_that_a_training_admits(train_layers):
+    layers = make_spec(), make_spec(decorrelation=0.25), make_spec(decorrelation=0.25)
+    system = trained(*layers, train_layers=train_layers)
+    assert {layer.decorrelation for layer in system.trained_layers} == {0.0}
 
 
 def test_classifiers_of_all_kinds():

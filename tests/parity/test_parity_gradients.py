@@ -10,16 +10,25 @@ from factories import chens_networks
 
 from ckncuda import CKN, ArcCosine, LayerSpec
 from ckncuda.backend import get_backend
+from ckncuda.backend.numpy import NumpyBackend, has_numba
 
 CASES = ["poly_centered", "arccos1_valid", "inverse_average_root", "zero_patches_even", "exp_ridge_three"]
 ON_A_GPU = ["cupy, float32", "cupy, float32 without tensor cores"]
-TOLERANCE = {"reference": 1e-9, "numpy": 2e-4} | dict.fromkeys(ON_A_GPU, 2e-4)
+IN_NUMPY = ["numpy, plain", "numpy, compiled"]
+TOLERANCE = {"reference": 1e-9} | dict.fromkeys(IN_NUMPY, 2e-5) | dict.fromkeys(ON_A_GPU, 2e-4)
 
 
 @contextlib.contextmanager
 def backend_named(name):
+    if name == "numpy, compiled" and not has_numba():
+        pytest.skip("Numba, the extra `fast`, is not installed")
     with gpu.a_gpu() if name in ON_A_GPU else contextlib.nullcontext():
-        yield gpu.cupy_backend(name) if name in ON_A_GPU else get_backend(name)
+        if name in ON_A_GPU:
+            yield gpu.cupy_backend(name)
+        elif name == "reference":
+            yield get_backend(name)
+        else:
+            yield NumpyBackend(2, compiled=name == "numpy, compiled")
 
 
 def compare(data, prefix, network, backend, tolerance, relative_error):

@@ -138,6 +138,10 @@ class FusedSteps:
         self._gpu.launch(operation, parameters, (blocks,), THREADS, 0, *arguments)
 
 
+def _tile_bytes(memory: int) -> int:
+    return min(TILE_BYTES, memory // TILE_SHARE)
+
+
 def _int32(*numbers: int) -> tuple[np.int32, ...]:
     return tuple(map(np.int32, numbers))
 
@@ -153,8 +157,7 @@ class WayBack:
         """Count the images of a block: maps of these shapes between layers, gradients by two, and a tile."""
         sizes = [math.prod(shape) for shape in shapes]
         learned = 3 * 8 * sum(layer.anchors.size + layer.projection.size for layer in layers)
-        tile = min(TILE_BYTES, memory // TILE_SHARE)
-        return max(1, (memory - tile - learned) // (4 * (sum(sizes) + 2 * max(sizes))))
+        return max(1, (memory - _tile_bytes(memory) - learned) // (4 * (sum(sizes) + 2 * max(sizes))))
 
     def block(
         self, maps: Sequence[Array], upstream: Array, weights: Sequence[Weights], layers: Sequence[Layer],
@@ -169,8 +172,7 @@ class WayBack:
             below, encoded = maps[number], maps[number + 1]
             spec, shape = layers[number].spec, below.shape[1:]
             by_below = self._gpu.cupy.empty(below.shape, np.float32) if number else out
-            tile = min(TILE_BYTES, memory // TILE_SHARE)
-            step = max(1, tile // bytes_per_image(spec, shape))
+            step = max(1, _tile_bytes(memory) // bytes_per_image(spec, shape))
             for start in range(0, len(below), step):
                 some = slice(start, start + step)
                 layer_backward(

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ckncuda.backend.arrays import as_float, on_host
 from ckncuda.backend.numpy.encode_backward import WayBack
 from ckncuda.backend.numpy.sketch import Sketch, pays, sketch
-from ckncuda.backend.numpy.threads import Threads, available_threads, usable_cores
+from ckncuda.backend.numpy.threads import Threads, available_threads, single_threaded_blas, usable_cores
 from ckncuda.backend.numpy.tiles import Band, LayerPlan
 from ckncuda.backend.operations import (
     AnchorSearch,
@@ -124,17 +124,31 @@ class NumpyBackend(HostBlocks):
             maps = encode(maps, [plan], [own])
         return maps
 
-    def _encode_images(self, maps: Array, plans: list[LayerPlan], weights: list[Any]) -> NDArray[np.float32]:
-        out = np.empty((len(maps), *plans[-1].output_shape), np.float32)
+    def _encode_images(
+        self,
+        maps: Array,
+        plans: list[LayerPlan],
+        weights: list[Any],
+        out: Array | None = None,
+        kept: Array | None = None,
+    ) -> NDArray[np.float32]:
+        """Encode to ``out``, if it is given; of a single layer, products may be ``kept``."""
+        target = np.empty((len(maps), *plans[-1].output_shape), np.float32) if out is None else out
         # Few images are shared out too; not by the number of threads, on which no bit may depend.
         size = max(1, min(max(plan.images_per_tile for plan in plans), len(maps) // SHARES))
 
         def tile(start: int) -> None:
             images = slice(start, start + size)
-            self._steps.encode_images(maps[images], plans, weights, out[images], self._threads.buffer)
+            if kept is None:
+                self._steps.encode_images(maps[images], plans, weights, target[images], self._threads.buffer)
+                return
+            buffer = self._threads.buffer
+            self._steps.encode_keeping(
+                maps[images], plans[0], weights[0], target[images], kept[images], buffer
+            )
 
         self._threads.run(tile, ((start,) for start in range(0, len(maps), size)))
-        return out
+        return target
 
     def _encode_bands(self, maps: Array, plans: list[LayerPlan], weights: list[Any]) -> NDArray[np.float32]:
         (plan,), (own,) = plans, weights
@@ -160,14 +174,22 @@ class NumpyBackend(HostBlocks):
         workspace, _ = self._bytes([layer.spec for layer in layers], maps.shape[1:])
         memory = (block_memory(self) or self.memory_budget) - workspace - back.tile_bytes()
         size = max(1, min(MAX_BLOCK, memory // back.bytes_per_image()))
+        back.make_room(min(size, len(maps)))
         by_input = np.empty_like(maps) if by_maps else None
         for start in range(0, len(maps), size):
             images = slice(start, min(start + size, len(maps)))
-            encoded = [maps[images]]
-            for layer in layers:
-                encoded.append(self.encode(encoded[-1], [layer]))
-            gradient = self.asarray(given(encoded[-1], images))
-            back.block(encoded, gradient, None if by_input is None else by_input[images])
+            encoded, kept = [maps[images]], []
+            for number, (plan, own) in enumerate(zip(plans, forward, strict=True)):
+                out, products = back.room(number, len(encoded[0]))
+                if plan.in_bands:
+                    products = None
+                    encoded.append(self._encode_bands(encoded[-1], [plan], [own]))
+                else:
+                    encoded.append(self._encode_images(encoded[-1], [plan], [own], out, products))
+                kept.append(products)
+            with single_threaded_blas():  # which leaves no threads behind that wait for work on our cores
+                gradient = self.asarray(given(encoded[-1], images))
+            back.block(encoded, kept, gradient, None if by_input is None else by_input[images])
         return by_input, back.by_anchors()
 
     def _find_way_back(self, spec: LayerSpec, shape: Shape) -> tuple[ModuleType, Any]:

@@ -1,5 +1,6 @@
 """The way back through layers on a CPU: images in shares, on all threads, and sums over them."""
 
+import contextlib
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -18,7 +19,14 @@ from ckncuda.types import Shape
 SHARES = 8  # of a block, at most: as many for any number of threads, on which no bit may depend
 SUMS_BYTES = 256 << 20  # of all shares' sums, above which there are fewer shares
 
+SPARE_BYTES = 256 << 20  # kept from call to call, at most
+
 Map = NDArray[np.float32]
+
+
+def rounded(numbers: int) -> int:
+    """Round up to whole cache lines."""
+    return -(-numbers // CACHE_LINE) * CACHE_LINE
 
 
 class WayBack:
@@ -38,7 +46,7 @@ class WayBack:
     by_maps : bool
         Whether the gradient by the images is asked for.
     spare : deque
-        Memory for the sums, kept from call to call: fresh pages cost more than the sums.
+        Memory that is kept from call to call: fresh pages cost more than the sums.
     """
 
     def __init__(
@@ -56,9 +64,11 @@ class WayBack:
         for layer in layers:
             self._ways.append(plan(layer.spec, self._shapes[-1]))
             self._shapes.append(self._ways[-1][1].output_shape)
-        self._spare = spare
-        self._parts, self._places = self._room_for_sums()
-        self._begun: list[Any] = [None] * len(self._parts)
+        self._spare, self._memory = spare, aligned(0)
+        sizes = [rounded(steps.Sums.numbers(plan)) for steps, plan in self._ways]
+        self._ends = np.cumsum([0, *sizes]).tolist()
+        shares = max(1, min(SHARES, SUMS_BYTES // max(1, 4 * self._ends[-1])))
+        self._begun: list[list[Any] | None] = [None] * shares
 
         def weights(number: int) -> Any:
             steps, plan = self._ways[number]
@@ -76,41 +86,56 @@ class WayBack:
         self._threads.run(one, ((number,) for number in reversed(range(len(results)))))  # the largest first
         return results
 
-    def _room_for_sums(self) -> tuple[Map, list[tuple[int, int]]]:
-        """Return memory [shares, numbers], the spare one where it is large enough, and a part for each layer."""
-        sizes = [steps.Sums.numbers(plan) for steps, plan in self._ways]
-        ends = np.cumsum([0, *(-(-size // CACHE_LINE) * CACHE_LINE for size in sizes)]).tolist()
-        shares = max(1, min(SHARES, SUMS_BYTES // max(1, 4 * ends[-1])))
-        try:
-            memory = self._spare.pop()
-        except IndexError:  # the first call, or one beside another
-            memory = aligned(0)
-        if memory.size < shares * ends[-1]:
-            memory = aligned(shares * ends[-1])
-        self._memory = memory
-        return memory[: shares * ends[-1]].reshape(shares, -1), list(zip(ends, sizes, strict=False))
-
     def _sums(self, number: int) -> list[Any]:
         """Return the sums of a share of the images, zeros at first, a layer each."""
-        if self._begun[number] is None:
-            self._begun[number] = [
-                steps.Sums(plan, self._parts[number, start : start + size])
-                for (steps, plan), (start, size) in zip(self._ways, self._places, strict=True)
+        begun, first = self._begun[number], number * self._ends[-1]
+        if begun is None:
+            begun = self._begun[number] = [
+                steps.Sums(plan, self._memory[first + start : first + start + steps.Sums.numbers(plan)])
+                for (steps, plan), start in zip(self._ways, self._ends, strict=False)
             ]
-        return self._begun[number]
+        return begun
 
     def bytes_per_image(self) -> int:
-        """Count the bytes of an image's maps between layers, and of gradients by two of them."""
+        """Count the bytes of an image's maps and kept products, and of gradients by two of the maps."""
         sizes = [math.prod(shape) for shape in self._shapes]
-        return 4 * (sum(sizes) + 2 * max(sizes))
+        kept = sum(math.prod(shape) for shape in self._kept_shapes() if shape)
+        return 4 * (sum(sizes) + 2 * max(sizes) + kept)
+
+    def _kept_shapes(self) -> list[tuple[int, ...] | None]:
+        return [plan.kept_shape for _, plan in self._ways]
 
     def tile_bytes(self) -> int:
         """Count the bytes of all threads' tiles, and of the sums."""
         tiles = self._threads.count * sum(plan.tile_bytes() for _, plan in self._ways)
-        return int(tiles + self._memory.nbytes)
+        return int(tiles + 4 * self._ends[-1] * len(self._begun))
 
-    def block(self, maps: Sequence[Map], upstream: Map, out: Map | None) -> None:
+    def make_room(self, images: int) -> None:
+        """Take memory for sums and for blocks of so many images: the spare one, where it is large enough."""
+        sums = self._ends[-1] * len(self._begun)
+        inner = [(images, *shape) for shape in self._shapes[1:-1]]
+        kept = [(images, *shape) if shape else None for shape in self._kept_shapes()]
+        shapes: list[tuple[int, ...] | None] = [*inner, None, *kept]  # the last map is the caller's
+        ends = np.cumsum([sums, *(rounded(math.prod(shape)) if shape else 0 for shape in shapes)]).tolist()
+        with contextlib.suppress(IndexError):  # at the first call, or beside another
+            self._memory = self._spare.pop()
+        if self._memory.size < ends[-1]:
+            self._memory = aligned(ends[-1])
+        rooms = [
+            self._memory[start : start + math.prod(shape)].reshape(shape) if shape else None
+            for start, shape in zip(ends, shapes, strict=False)
+        ]
+        self._maps, self._kept = rooms[: len(self._ways)], rooms[len(self._ways) :]
+
+    def room(self, number: int, images: int) -> tuple[Map | None, Map | None]:
+        """Return memory for a layer's output and products, of some images; None where there is none."""
+        output, kept = self._maps[number], self._kept[number]
+        return None if output is None else output[:images], None if kept is None else kept[:images]
+
+    def block(self, maps: Sequence[Map], kept: Sequence[Map | None], upstream: Map, out: Map | None) -> None:
         """Go back through all layers, from a block's maps between them: its input, … its output.
+
+        ``kept`` are products, of layers of which there are any.
 
         The gradient by the input is written to ``out``.
         """
@@ -120,11 +145,20 @@ class WayBack:
             images = slice(number * size, (number + 1) * size)
             if len(gradient := upstream[images]):
                 own = None if out is None else out[images]
-                self._share([below[images] for below in maps], gradient, self._sums(number), own)
+                maps_of_share = [below[images] for below in maps]
+                products = [None if of_layer is None else of_layer[images] for of_layer in kept]
+                self._share(maps_of_share, products, gradient, self._sums(number), own)
 
         self._threads.run(share, ((number,) for number in range(len(self._begun))))
 
-    def _share(self, maps: Sequence[Map], gradient: Map, sums: list[Any], out: Map | None) -> None:
+    def _share(
+        self,
+        maps: Sequence[Map],
+        kept: Sequence[Map | None],
+        gradient: Map,
+        sums: list[Any],
+        out: Map | None,
+    ) -> None:
         buffer = self._threads.buffer
         for number in reversed(range(len(self._ways))):
             (steps, plan), below, encoded = self._ways[number], maps[number], maps[number + 1]
@@ -132,9 +166,11 @@ class WayBack:
             for start in range(0, len(below), plan.images_per_tile):
                 tile = slice(start, start + plan.images_per_tile)
                 target = None if by_below is None else by_below[tile]
+                of_layer = kept[number]
+                products = None if of_layer is None else of_layer[tile]
                 steps.layer_backward(
                     *(below[tile], encoded[tile], gradient[tile], plan, self._weights[number]),
-                    *(sums[number], target, buffer),
+                    *(sums[number], target, products, buffer),
                 )
             if by_below is not None:
                 gradient = by_below
@@ -147,10 +183,14 @@ class WayBack:
             layer, (steps, plan) = self._layers[number], self._ways[number]
             by_anchors, outputs = steps.totals(plan, [of_share[number] for of_share in begun])
             # Gᵀ P = (Gᵀ X') W^{-T}: W is of full rank, being regularised, and no worse than K^{-1/2}.
-            by_projection = np.linalg.solve(layer.projection, outputs.T).T
+            if layer.spec.decorrelation:
+                by_projection = np.linalg.solve(layer.projection, outputs.T).T
+            else:  # W is symmetric, and its inverse known
+                by_projection = outputs @ layer.spectrum.square_root()
             gradient: NDArray[np.float64] = by_anchors + layer.projection_backward(by_projection)
             return gradient
 
         gradients = self._of_each_layer(one_layer)
-        self._spare.append(self._memory)
+        if self._memory.nbytes <= SPARE_BYTES:
+            self._spare.append(self._memory)
         return gradients

@@ -1,7 +1,7 @@
 """Derivatives κ' of dot-product kernels, compiled: one function each, in the table `DERIVATIVES`.
 
-As in `dot_product`, a function takes `DotProductKernel.device_parameters` and a row of numbers t.  Of a κ that
-is not there, the way back is computed in NumPy alone.
+As in `dot_product`, a function takes `DotProductKernel.device_parameters` and a row of numbers t.  Of a κ
+that is not there, the way back is computed in NumPy alone.
 """
 
 # Numba's functions take what they are given.

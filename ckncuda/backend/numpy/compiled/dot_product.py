@@ -14,6 +14,7 @@ import numpy as np
 from numba import float32, int32
 from numpy.typing import NDArray
 
+from ckncuda.backend.numpy.compiled.llvm.exponential import COEFFICIENTS, LOWEST, ROUNDING
 from ckncuda.backend.numpy.compiled.llvm.product import PANEL
 from ckncuda.compiled.functions import compiled
 from ckncuda.layer.dot_product import DotProductKernel
@@ -28,16 +29,16 @@ def _exp2(x):
     Written out so that it is vectorised with the loop around it; x below −125 gives about 1e-38.  A
     cosine is at most 1, so that x > 0 is rounding, which beside much brighter patches may be large.
     """
-    x = min(max(x, float32(-125.0)), float32(0.0))
+    x = min(max(x, float32(LOWEST)), float32(0.0))
     # Adding 1.5 · 2^23 leaves no room for a fraction: it rounds, and n stands in the last bits.
-    shifted = x + float32(12582912.0)
-    r = x - (shifted - float32(12582912.0))
-    p = float32(1.535336001e-04)
-    p = p * r + float32(1.339887467e-03)
-    p = p * r + float32(9.618437367e-03)
-    p = p * r + float32(5.550332471e-02)
-    p = p * r + float32(2.402264791e-01)
-    p = p * r + float32(6.931472029e-01)
+    shifted = x + float32(ROUNDING)
+    r = x - (shifted - float32(ROUNDING))
+    p = float32(COEFFICIENTS[0])
+    p = p * r + float32(COEFFICIENTS[1])
+    p = p * r + float32(COEFFICIENTS[2])
+    p = p * r + float32(COEFFICIENTS[3])
+    p = p * r + float32(COEFFICIENTS[4])
+    p = p * r + float32(COEFFICIENTS[5])
     p = p * r + float32(1.0)
     n = np.float32(shifted).view(np.int32) << int32(23)
     return np.int32(np.float32(p).view(np.int32) + n).view(np.float32)

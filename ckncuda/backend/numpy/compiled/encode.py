@@ -23,6 +23,7 @@ Map = NDArray[np.float32]
 
 MANY_CHANNELS = 16  # with fewer, Winograd's products are too small to leave the registers in between
 IMAGES = 8  # of a tile
+NOTHING: Map = np.empty((0, 0, 0, 0, 0), np.float32)
 
 
 class Plan(tiles.LayerPlan):
@@ -68,7 +69,7 @@ class Plan(tiles.LayerPlan):
 
 
 def algorithm_of(spec: LayerSpec, channels: int) -> int:
-    """Choose how a layer's products are computed: directly, or by one of the forms of Winograd's algorithm."""
+    """Choose how a layer's products are computed: directly, or by a form of Winograd's algorithm."""
     if spec.patch_shape != (3, 3) or COLOURS != channels < MANY_CHANNELS:
         return loops.DIRECT
     return loops.COLOUR if channels == COLOURS else loops.MANY
@@ -101,6 +102,14 @@ def encode_images(
         padded = target
 
 
+def encode_keeping(
+    maps: Map, plan: Plan, weights: loops.Weights, out: Map, kept: Map, buffer: Buffer
+) -> None:
+    """Encode whole images [b, h, w, c] through a layer, to out, and keep its products for the way back."""
+    band = plan.row_bands[0]
+    _encode(_padded(maps, plan, band, buffer), plan, weights, band, out, (0, 0), buffer, kept)
+
+
 def encode_band(maps: Map, plan: Plan, weights: loops.Weights, band: Band, out: Map, buffer: Buffer) -> None:
     """Encode maps [b, h, w, c] to a band of pooled rows, out [b, rows, w', filters]."""
     _encode(_padded(maps, plan, band, buffer), plan, weights, band, out, (0, 0), buffer)
@@ -122,6 +131,7 @@ def _encode(
     out: Map,
     place: tuple[int, int],
     buffer: Buffer,
+    kept: Map = NOTHING,
 ) -> None:
     # A tile is like the last one: what it takes to look up its arrays is as much as some of the steps.
     key = plan, padded.ctypes.data, padded.shape, band.pooled.start
@@ -129,7 +139,7 @@ def _encode(
     encode, kernel = loops.encode, None
     if not plan.exponential:
         encode, kernel = loops.encode.py_func, functools.partial(_apply_kernel, plan)
-    encode(plan.row_taps[band.pooled.start], work, plan.geometry, weights, out, *place, kernel)
+    encode(plan.row_taps[band.pooled.start], work, plan.geometry, weights, out, *place, kernel, kept)
 
 
 def _workspace(padded: Map, plan: Plan, band: Band, buffer: Buffer) -> loops.Workspace:

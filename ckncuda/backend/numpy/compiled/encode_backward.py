@@ -10,6 +10,7 @@ from ckncuda.backend.numpy import tiles
 from ckncuda.backend.numpy.compiled import derivatives, dot_product, encode
 from ckncuda.backend.numpy.compiled import encode_backward_loops as loops
 from ckncuda.backend.numpy.compiled.encode_loops import COLOUR, DIRECT, MANY, pad
+from ckncuda.backend.numpy.compiled.encode_loops import Weights as ForwardWeights
 from ckncuda.backend.numpy.compiled.filters import transposed_panels
 from ckncuda.backend.numpy.compiled.llvm.emitter import LANES
 from ckncuda.backend.numpy.compiled.llvm.product import PANEL, packed
@@ -25,7 +26,8 @@ Map = NDArray[np.float32]
 
 IMAGES = 16  # of a tile, at most
 BACK_TO_FILTERS = np.kron(G, G).T.astype(np.float32)  # [9, 36]
-POSITIONS = 128  # of which the gradient and the output stay in the innermost cache
+KEPT_TERMS = 256  # of products, at least: with fewer they are computed again sooner than read
+POSITIONS = 64  # of which gradients and outputs stay in the innermost cache
 CACHE_BYTES = 3 << 20  # of a core: more images are taken at once while they fit
 
 
@@ -81,12 +83,18 @@ class Plan:
         """Numbers of a position of the padded gradient: whole vectors where the algorithm takes those."""
         return -(-self.shape[2] // LANES) * LANES if self.algorithm == MANY else self.shape[2]
 
+    @property
+    def kept_shape(self) -> tuple[int, ...] | None:
+        """Shape of an image's products, where it is worth while to keep them for the way back."""
+        if self.spec.terms(self.shape[2]) < KEPT_TERMS or len(self.row_bands) > 1:
+            return None
+        return self.panels, *self.map_shape[:2], PANEL
+
     def tile_bytes(self) -> int:
         """Count the bytes of workspace of one tile."""
         rows = max(band.pooled.stop - band.pooled.start for band in self.row_bands)
-        return self.images_per_tile * (
-            (rows + self.spec.patch_shape[0] + TILE) * self._bytes_per_row() + self._bytes_per_image()
-        )
+        per_image = (rows + self.spec.patch_shape[0] + TILE) * self._bytes_per_row()
+        return int(self.images_per_tile * (per_image + self._bytes_per_image()))
 
     def padded_shape(self, images: int, rows: slice) -> tuple[int, int, int, int]:
         """Return the shape of the input of some rows of the map, in whole tiles, with its margins."""
@@ -96,9 +104,7 @@ class Plan:
         return images, height + patch_height - 1, width + patch_width - 1, self.shape[2]
 
 
-def weights_of(
-    layer: Layer, plan: Plan, forward: encode.loops.Weights, by_maps: bool
-) -> loops.Weights:
+def weights_of(layer: Layer, plan: Plan, forward: ForwardWeights, by_maps: bool) -> loops.Weights:
     """Pack what a layer has learned; what carries gradients back to the maps, where it is asked for.
 
     ``forward`` are the weights of the way forward.
@@ -115,7 +121,8 @@ def weights_of(
         split = filled.reshape(plan.panels, PANEL, height, groups, LANES)
         back = aligned_copy(split.transpose(0, 2, 3, 1, 4))
     projection = np.ascontiguousarray(layer.projection, np.float32)
-    return loops.Weights(forward.filters, packed(projection), back)
+    anchors = np.require(layer.anchors.reshape(plan.spec.filters, -1), np.float32, ["C", "W"])
+    return loops.Weights(forward.filters, packed(projection), back, anchors)
 
 
 class Sums:
@@ -124,9 +131,10 @@ class Sums:
     def __init__(self, plan: Plan, memory: Map) -> None:
         shape = _filters_shape(plan)
         numbers = math.prod(shape)
-        memory.fill(0)
+        self.begins = True
         self.by_filters = memory[:numbers].reshape(shape)
         self.products = memory[numbers:].reshape(plan.panels, plan.spec.filters, PANEL)
+        self.products.fill(0)
 
     @staticmethod
     def numbers(plan: Plan) -> int:
@@ -139,6 +147,8 @@ def totals(plan: Plan, shares: Sequence[Sums]) -> tuple[NDArray[np.float64], NDA
 
     The sums of all shares are added to those of the first.
     """
+    if shares[0].begins:  # there were no images
+        shares[0].by_filters.fill(0)
     (height, width), p = plan.spec.patch_shape, plan.spec.filters
     by_filters, products = shares[0].by_filters, shares[0].products
     for share in shares[1:]:
@@ -160,12 +170,13 @@ def _filters_shape(plan: Plan) -> tuple[int, int, int, int]:
 
 def layer_backward(
     maps: Map, encoded: Map, upstream: Map, plan: Plan, weights: loops.Weights, sums: Sums, out: Map | None,
-    buffer: Buffer,
+    kept: Map | None, buffer: Buffer,
 ) -> None:  # fmt: skip
     """Carry the gradient of some images by a layer's output back to its maps, out [b, h, w, c], and to sums.
 
     ``maps`` [b, h, w, c] is the layer's input, ``encoded`` its output and ``upstream`` the gradient by it,
     both [b, h', w', filters].  Without ``out`` that by the maps is not computed.
+    ``kept`` are products of the way forward.
     """
     announce(loops.backward)
     # One type of array, or Numba would compile anew: contiguous, writeable.
@@ -173,27 +184,43 @@ def layer_backward(
     b, height, width, _ = upstream.shape
     pooled = buffer("pooled", (b, height, width, plan.panels * PANEL))
     part = buffer("part", (POSITIONS, PANEL))
-    loops.by_pooled(upstream, encoded, weights, pooled, part, sums.products)
+    loops.by_pooled(upstream, encoded, weights.projection, pooled, part, sums.products)
     whole = len(plan.row_bands) == 1
     if out is not None and not whole:
         out.fill(0)
-    (above, _), (left, _) = plan.spec.margins
+    left = plan.spec.margins[1][0]
     for band in plan.row_bands:
-        first, shape = band.pooled.start, plan.padded_shape(b, band.pooled)
-        padded = buffer("padded 0", shape)
-        pad(maps, above - first, left, padded)
-        key = plan, padded.ctypes.data, shape, first, out is None
-        work = buffer.kept(key, lambda: _workspace(padded, plan, band, out is not None, buffer))
-        loops.backward(first, work, plan.geometry, weights, pooled, sums.by_filters, out is not None)
+        work = _padded_and_workspace(maps, plan, band, out is not None, buffer)
+        first, above = band.pooled.start, plan.spec.margins[0][0] - band.pooled.start
+        loops.backward(
+            *((first, sums.begins), work, plan.geometry, weights, pooled, sums.by_filters),
+            *(out is not None, encode.NOTHING if kept is None else kept),
+        )
+        sums.begins = False
         if out is not None:
-            norms = buffer("box", shape[1:3])
-            loops.add_to_maps(work, plan.geometry, maps, norms, above - first, left, out, whole)
+            norms = buffer("box", work.padded.shape[1:3])
+            parts = work.by_padded, work.by_norm, work.factor
+            loops.add_to_maps(*parts, plan.spec.patch_shape, maps, norms, (above, left), out, whole)
+
+
+def _padded_and_workspace(
+    maps: Map, plan: Plan, band: Band, by_maps: bool, buffer: Buffer
+) -> loops.Workspace:
+    """Pad what rows of the map need of its input; return it among a thread's arrays."""
+    shape = plan.padded_shape(len(maps), band.pooled)
+    padded = buffer("padded 0", shape)
+    (above, _), (left, _) = plan.spec.margins
+    pad(maps, above - band.pooled.start, left, padded)
+    # A tile is like the last one: what it takes to look up its arrays is as much as some of the steps.
+    key = plan, padded.ctypes.data, shape, band.pooled.start, by_maps
+    return buffer.kept(key, lambda: _workspace(padded, plan, band, by_maps, buffer))
 
 
 def _workspace(padded: Map, plan: Plan, band: Band, by_maps: bool, buffer: Buffer) -> loops.Workspace:
     """Return a thread's arrays for some images and one band."""
     b, height, breadth, channels = padded.shape
     rows, side, columns = band.pooled.stop - band.pooled.start, plan.side, plan.output_shape[1]
+    at_once = side if side == TILE else max(1, min(rows, 2 * POSITIONS // plan.map_shape[1]))
     width, step = breadth - plan.spec.patch_shape[1] + 1, plan.padded_channels
     many, tiles = plan.algorithm == MANY, b * -(-rows // side) * (width // side) + 1
     transformed = {DIRECT: (0, 0, 0), COLOUR: (1, SPAN**2, ROW), MANY: (SPAN**2, tiles, channels)}
@@ -203,11 +230,12 @@ def _workspace(padded: Map, plan: Plan, band: Band, by_maps: bool, buffer: Buffe
         by_v = v  # which is no longer needed, once the last panel's filters have their gradient
     elif many and by_maps:
         by_v = buffer("by transformed", (SPAN**2, tiles, -(-channels // PANEL) * PANEL))
-    strip = side, width, PANEL
+    strip = at_once, width, PANEL
     return loops.Workspace(
         padded=padded,
         scale=buffer("scale", (b, rows, plan.map_shape[1])),
         factor=buffer("factor", (b, rows, plan.map_shape[1])),
+        dark=buffer("dark", (b, -(-rows // at_once))),
         transformed=v,
         products=buffer("products", (SPAN**2 if many else 0, tiles, PANEL)),
         by_transformed=by_v,

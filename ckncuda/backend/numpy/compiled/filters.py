@@ -1,10 +1,13 @@
 """Winograd's transform of the filters, compiled, straight into panels.
 
-NumPy takes as long for it as for a hundred images, which counts where filters change at every step of a training.
+NumPy takes as long for it as a network for many images, which counts where filters change at every step of a
+training.
 """
 
 # Numba's functions take what they are given.
 # mypy: disable-error-code="no-untyped-call,untyped-decorator,no-untyped-def,call-arg"
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +21,7 @@ from ckncuda.compiled.functions import compiled
 Array = NDArray[np.float32]
 
 
-def transformed_panels(anchors: NDArray[np.floating]) -> Array:  # type: ignore[type-arg]
+def transformed_panels(anchors: NDArray[np.floating[Any]]) -> Array:
     """Compute G g Gᵀ of anchor points [filters, 3, 3, channels]: [panels, 36, channels, PANEL].
 
     They are, bit for bit, what `packed` makes of `winograd.transformed_filters`.
@@ -40,7 +43,7 @@ def transposed_panels(filters: Array) -> Array:
 
 @compiled
 def _transform(g, anchors, panels):
-    """Transform along the height, then along the width; sums in the order in which products of matrices are."""
+    """Transform along the height, then along the width, each sum in the order of a product of matrices."""
     p, c = anchors.shape[0], anchors.shape[3]
     block, half = np.zeros((3, 3, PANEL)), np.empty((6, 3, PANEL))
     for panel in range(len(panels)):

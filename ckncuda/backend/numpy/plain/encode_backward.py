@@ -30,6 +30,8 @@ def computes(spec: LayerSpec) -> bool:
 class Plan:
     """Tiles of the way back through layers of one specification, for inputs of one shape."""
 
+    kept_shape = None  # nothing is kept but the maps between layers
+
     def __init__(self, spec: LayerSpec, shape: Shape) -> None:
         self.spec, self.shape = spec, shape
         self.map_shape, self.output_shape = spec.map_shape(shape), spec.output_shape(shape)
@@ -95,7 +97,7 @@ def totals(plan: Plan, shares: Sequence[Sums]) -> tuple[NDArray[np.float64], NDA
 
 def layer_backward(
     maps: Map, encoded: Map, upstream: Map, plan: Plan, weights: Weights, sums: Sums, out: Map | None,
-    buffer: Buffer,
+    kept: None, buffer: Buffer,
 ) -> None:  # fmt: skip
     """Carry the gradient of some images by a layer's output back to its maps, out [b, h, w, c], and to sums.
 

@@ -14,7 +14,7 @@ ROUNDING = 12582912.0  # 1.5 · 2^23, which leaves no room for a fraction
 COEFFICIENTS = (
     1.535336001e-04, 1.339887467e-03, 9.618437367e-03, 5.550332471e-02, 2.402264791e-01, 6.931472029e-01, 1.0,
 )  # fmt: skip
-"""Coefficients of the polynomial that is 2^r for r within ±1/2, that of the highest power first."""
+"""A polynomial that is 2^r for r within ±1/2, the highest power first."""
 
 
 def _clipped(emit, x, lowest, highest):

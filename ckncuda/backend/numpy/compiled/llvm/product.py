@@ -81,7 +81,7 @@ add_product, add_row_product = (_adding_product(n, PANEL) for n in (ROWS, 1))
 """Functions that compute C [ROWS, PANEL], or [1, PANEL], += A B, with rows of A of ``run`` ≥ 1 numbers."""
 
 add_narrow_product, add_narrow_row_product = (_adding_product(n, LANES) for n in (NARROW_ROWS, 1))
-"""The same for C [NARROW_ROWS, LANES], or [1, LANES]; rows of C that overlap are added one after the other."""
+"""The same for C [NARROW_ROWS, LANES], or [1, LANES]; rows of C that overlap are added in turn."""
 
 
 def _outer_products(n):
@@ -111,7 +111,7 @@ def _outer_products(n):
 add_four_outer_products, add_three_outer_products, add_outer_product = map(_outer_products, (4, 3, 1))
 """Functions that compute C [4, 3 or 1 rows, PANEL] += Aᵀ B, a sum over positions, in lines of ``count`` ≥ 1.
 
-Row q of line r of A is at a + r · a_line + q · a_stride, that of B, a whole PANEL, at b + r · b_line + q · PANEL.
+Row q of line r of A is at a + r · a_line + q · a_stride, that of B at b + r · b_line + q · PANEL.
 """
 
 
