@@ -227,12 +227,14 @@ class TestSomeLayers:
         encoder = of(self.DEEP, train_layers=1)
         assert [layer.filters for layer in encoder.trained_layers] == [4, 5]
         assert [layer.decorrelation for layer in encoder.trained_layers] == [0, 0]
-        plain = (*LAYERS, self.DEEP[2])
-        assert [layer.filters for layer in of(plain, train_layers=2).trained_layers] == [4, 6, TOP_FILTERS]
-        assert [layer.filters for layer in of(plain).trained_layers] == [4, 6, 300]
-        for trained in (2, None):
-            with pytest.raises(InvalidSpec, match="give layer 2 decorrelation=0"):
-                of(self.DEEP, train_layers=trained)
+        assert [layer.filters for layer in of(self.DEEP, train_layers=2).trained_layers] == [
+            4,
+            5,
+            TOP_FILTERS,
+        ]
+        assert [layer.filters for layer in of([*LAYERS, self.DEEP[2]]).trained_layers] == [4, 6, 300]
+        with pytest.raises(InvalidSpec, match="give layer 2 decorrelation=0"):
+            of(self.DEEP)  # all of which is trained
         above = of([*LAYERS, make_spec(kernel=ArcCosine(0))], train_layers=1)  # is not gone through
         assert len(above.trained_layers) == 2
         with pytest.raises(InvalidSpec, match="layer 2: .*arccos0"):
