@@ -77,6 +77,12 @@ _OPTIONS = (
         "fitted anew before each epoch. [default: joint]",
     ),
     click.option(
+        "--head-rate",
+        type=float,
+        help="Training: times the learning rate is that of the linear classifier; a slow one leaves the work "
+        "to the anchor points. [default: 0.1; of chen5 1]",
+    ),
+    click.option(
         "--augment",
         metavar="CHANGES",
         help="Training: how each image is changed at random whenever it is seen: mirrored, moved by up to so "
@@ -115,7 +121,7 @@ _OPTIONS = (
 
 _OF_TRAININGS = (
     *("epochs", "learning_rate", "schedule", "milestones", "warmup", "batch", "loss", "label_smoothing"),
-    *("head_fit", "augment", "init", "train_layers"),
+    *("head_fit", "head_rate", "augment", "init", "train_layers"),
 )
 NOT_EXACT = (*_OF_TRAININGS, "end_to_end", "after", "resume", "history")
 """Options that exact kernels do not have."""

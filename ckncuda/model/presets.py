@@ -138,6 +138,7 @@ def _chen5(n: int, shape: Shape) -> list[EncoderSpec]:
         warmup=0.0,
         loss="squared-hinge",
         head_fit="alternating",
+        head_rate=1.0,
     )
     return [TrainedEncoderSpec(layers, None, Symmetries(), training)]
 

@@ -5,21 +5,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
 
 from ckncuda.classifier import Ridge, Softmax, SquaredHinge, TrainableClassifier
 from ckncuda.classifier.linear import LinearClassifier
 from ckncuda.classifier.losses import Loss, smoothed_cross_entropy, squared, squared_hinge
 from ckncuda.classifier.training_data import FeatureScaling
-from ckncuda.classifier.validation import held_out_split
 from ckncuda.supervised.training import Training
 from ckncuda.types import Array, Index
 
 CURVATURE = {"softmax": Softmax.curvature, "squared-hinge": SquaredHinge.curvature, "squared": 1.0}
 """Second derivatives of losses by a score: λ of ridge regression times these shrinks as much."""
-
-JUDGED = 0.1  # of the images that are trained on: those that tell how sharp scores should be
-SHARPEST = 100.0  # times the scores of ridge regression, as which cross-entropy begins
 
 
 @dataclass
@@ -47,23 +42,12 @@ class Head:
     regularization: float
 
     @classmethod
-    def fitted(
-        cls, features: NDArray[np.float32], targets: Index, training: Training, seed: int = 0
-    ) -> "Head":
+    def fitted(cls, features: NDArray[np.float32], targets: Index, training: Training) -> "Head":
         """Begin with ridge regression on features [n, d] of classes 0 … K − 1.
 
-        Its scores lie between −1 and 1; of cross-entropy they are multiplied by what suits a tenth of these
-        images best, drawn with ``seed``, when ridge regression is fitted on the others.
+        Its scores lie between −1 and 1, also as those of cross-entropy: these say little, so that no image is
+        done with, and all go on to move anchor points.
         """
-        head = cls._by_ridge(features, targets, training)
-        if training.loss == "softmax":
-            factor = _strength(features, targets, training, seed)
-            head.weights *= factor
-            head.intercept *= factor
-        return head
-
-    @classmethod
-    def _by_ridge(cls, features: NDArray[np.float32], targets: Index, training: Training) -> "Head":
         ridge = Ridge(training.regularization or 1e-8).fit(features, targets)
         scaling = FeatureScaling.of(features)
         weights, intercept = _unfolded(ridge, scaling)
@@ -136,21 +120,6 @@ class Head:
         """Rebuild it from what `arrays` gave."""
         scaling = FeatureScaling(arrays["mean"], arrays["norm"])
         return cls(arrays["weights"], arrays["intercept"], scaling, _loss(training), regularization)
-
-
-def _strength(features: NDArray[np.float32], targets: Index, training: Training, seed: int) -> np.float32:
-    """Return the factor of ridge regression's scores for which the cross-entropy of other images is least."""
-    kept = judged = np.arange(len(targets))
-    if np.bincount(targets).max() > 1:  # of each class one is kept
-        kept, judged = held_out_split(targets, JUDGED, seed)
-    head = Head._by_ridge(features[kept], targets[kept], training)
-    scores, targets = head.scores(features[judged]), targets[judged]
-
-    def loss(logarithm: float) -> float:
-        return head.loss(np.exp(logarithm) * scores, targets)[0]
-
-    found = minimize_scalar(loss, bounds=(0, np.log(SHARPEST)), method="bounded", options={"xatol": 1e-3})
-    return np.float32(np.exp(found.x))
 
 
 def _loss(training: Training) -> Loss:

@@ -282,7 +282,7 @@ class _Run:
 
     def _first_head(self) -> Head:
         some = self._some(self._data.kept)
-        return Head.fitted(self._features(some), self._data.targets[some], self._training, self._seed)
+        return Head.fitted(self._features(some), self._data.targets[some], self._training)
 
     def _some(self, numbers: Index) -> Index:
         """Return as many of the images, drawn at random, as memory holds the features of."""
@@ -353,7 +353,8 @@ class _Run:
             return None
         along = [tangent(each, anchors) for each, anchors in zip(by_anchors, self._anchors, strict=True)]
         with np.errstate(over="ignore", invalid="ignore"):  # which is looked for
-            self._optimizer.step([*along, by_weights, by_intercept], [rate] * (len(along) + 2))
+            rates = [rate] * len(along) + [rate * self._training.head_rate] * 2
+            self._optimizer.step([*along, by_weights, by_intercept], rates)
             for anchors in self._anchors:
                 normalize(anchors)
         if not all(np.isfinite(each).all() for each in (*self._anchors, head.weights, head.intercept)):

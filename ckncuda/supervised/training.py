@@ -64,6 +64,9 @@ class Training:
     head_fit : {"joint", "alternating"}
         ``alternating``: besides the steps, the head is fitted anew before each epoch on the features of all
         images, ridge regression in closed form, the others by L-BFGS.
+    head_rate : float
+        Times the learning rate is that of the head.  A slow one leaves the work to the anchor points, which
+        serve whatever is fitted on the features afterwards.
     augment : Augmentation
     start : {"unsupervised", "random"}
         Anchor points at the beginning: those of spherical k-means, or drawn uniformly from the sphere.
@@ -94,6 +97,7 @@ class Training:
     label_smoothing: float = 0.0
     regularization: float | str = "auto"
     head_fit: HeadFit = "joint"
+    head_rate: float = 0.1
     augment: Augmentation = field(default_factory=Augmentation)
     start: Start = "unsupervised"
     train_layers: int | None = None
@@ -123,6 +127,8 @@ class Training:
         below_1 = "it must be at least 0 and less than 1"
         for name in ("momentum", "label_smoothing", "validation"):
             self._set(name, number(name, getattr(self, name), lambda x: 0 <= x < 1, below_1))
+        expected = "it must be a number that is not negative, such as 0.1"
+        self._set("head_rate", number("head_rate", self.head_rate, lambda x: 0 <= x < math.inf, expected))
         expected = "it must be a number of epochs, 0 or more"
         self._set("warmup", number("warmup", self.warmup, lambda x: 0 <= x < math.inf, expected))
         if self.label_smoothing and self.loss != "softmax":
