@@ -5,11 +5,12 @@
     python bench/results.py DATA SPLITS --only challenge   one section anew; the others keep their figures
 
 DATA and SPLITS are as `bench/splits.py` says. Figures are kept in bench/results/results.json, one entry a
-row, and the page is written from them.
+row, and the page is written from them. At its end stands what `bench/supervised.py` has measured.
 """
 
 import argparse
 import json
+import re
 import shlex
 import statistics
 import tempfile
@@ -21,6 +22,7 @@ from challenge import machine, run
 HERE = Path(__file__).parent
 KEPT = HERE / "results" / "results.json"
 PAGE = HERE.parent / "docs" / "results.md"
+FURTHER = HERE / "results" / "supervised.md"  # which bench/supervised.py writes
 
 
 @dataclass
@@ -72,6 +74,9 @@ def cifar_row(name, options, train="cifar-5000", other="cifar-5000-others"):
     """Describe one system on part of CIFAR-10."""
     return Row(name, f"SPLITS/{train}.npz {options}", evaluate=f"SPLITS/{other}.npz")
 
+
+PRESETS = ("seed", "fast", "default", "best", "supervised", "chen5")
+"""Names of rows that are code."""
 
 EXACT = "--method exact --preprocess local_whitening"
 """Of the layers below, whose pooling is symmetric, so that mirror images cost twice and not four times."""
@@ -258,6 +263,7 @@ def measured(row, places):
         "machine": machine(),
         "validation_accuracy": _mean([result["validation_accuracy"] for result, _, _ in fits]),
         "validation": fits[0][0]["validation"],
+        "seconds": fits[0][0]["seconds"],
         "accuracy": _mean(accuracies) if accuracies else None,
         "accuracies": accuracies,
     }
@@ -268,8 +274,8 @@ def _mean(values):
     return None if None in values else statistics.mean(values)
 
 
-def page(kept):
-    """Return the whole page as Markdown."""
+def page(kept, further=FURTHER):
+    """Return the whole page as Markdown, with further tables at its end, a level lower."""
     machines = list(dict.fromkeys(figures["machine"] for figures in kept["rows"].values()))
     lines = [
         "# Results",
@@ -280,51 +286,64 @@ def page(kept):
         "`python bench/splits.py DATA SPLITS` makes of them.",
     ]
     for section in SECTIONS:
-        lines += ["", f"## {section.title}", "", section.prose, ""]
-        if section.published:
-            lines += ["| published | " + section.unit + " | remarks |", "|---|---|---|"]
-            lines += [f"| {who} | {number} | {remark} |" for who, number, remark in section.published]
-            lines.append("")
-        lines += [
-            f"| ours | validation {section.unit} | {section.unit} on held-out images | fit, s "
-            "| predict or evaluate, s | peak memory, MiB | model file, MB |",
-            "|---|---|---|---|---|---|---|",
-        ]
-        keys = {row.name: f"{section.key}: {row.name}" for row in section.rows}
-        known = [
-            (row, kept["rows"][keys[row.name]]) for row in section.rows if keys[row.name] in kept["rows"]
-        ]
-        for row, f in known:
-            cells = [
-                f"`{row.name}`" if row.name in ("seed", "fast", "default", "best") else row.name,
-                _shown(f["validation_accuracy"], section.unit),
-                f"{_shown(f['accuracy'], section.unit)} ({f['n_evaluated']:,} images)"
-                if row.evaluate
-                else "",
-                f"{f['fit']:.0f}",
-                f"{f.get('predict', f['evaluate']):.0f}" if row.evaluate else "",
-                f"{f['memory']:,.0f}",
-                f"{f['model_bytes'] / 1e6:.0f}",
-            ]
-            lines.append("| " + " | ".join(cells) + " |")
-        lines += ["", "How each validation figure was obtained, and the commands:", ""]
-        for row, f in known:
-            lines += [
-                f"- **{row.name}**: {f['validation']}.",
-                "",
-                "  ```",
-                f"  ckn fit {row.fit} -o model.ckn",
-            ]
-            if row.predict:
-                lines.append(f"  ckn predict model.ckn {row.predict} -o submission.csv")
-            if row.held_out:
-                lines.append(f"  ckn fit {row.held_out} -o held-out.ckn")
-            if row.evaluate:
-                lines.append(f"  ckn evaluate {'held-out' if row.held_out else 'model'}.ckn {row.evaluate}")
-            lines += ["  ```", ""]
-        while not lines[-1]:
-            lines.pop()
+        lines += section_lines(section, kept)
+    if further.exists():
+        lines += ["", re.sub("^#", "##", further.read_text().rstrip(), flags=re.MULTILINE)]
     return "\n".join(lines) + "\n"
+
+
+def section_lines(section, kept):
+    """Return a section as lines of Markdown: what is published, what was measured, and the commands."""
+    lines = ["", f"## {section.title}", "", section.prose, ""]
+    if section.published:
+        lines += ["| published | " + section.unit + " | remarks |", "|---|---|---|"]
+        lines += [f"| {who} | {number} | {remark} |" for who, number, remark in section.published]
+        lines.append("")
+    keys = {row.name: key_of(section, row) for row in section.rows}
+    known = [(row, kept["rows"][keys[row.name]]) for row in section.rows if keys[row.name] in kept["rows"]]
+    is_trained = any("training" in f.get("seconds", {}) for _, f in known)
+    columns = [
+        "ours",
+        f"validation {section.unit}",
+        f"{section.unit} on held-out images",
+        "fit, s",
+        *(["training alone, s"] if is_trained else []),
+        "predict or evaluate, s",
+        "peak memory, MiB",
+        "model file, MB",
+    ]
+    lines += [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
+    for row, f in known:
+        training = f.get("seconds", {}).get("training")
+        cells = [
+            f"`{row.name}`" if row.name in PRESETS else row.name,
+            _shown(f["validation_accuracy"], section.unit),
+            f"{_shown(f['accuracy'], section.unit)} ({f['n_evaluated']:,} images)" if row.evaluate else "",
+            f"{f['fit']:.0f}",
+            *(["" if training is None else f"{training:.0f}"] if is_trained else []),
+            f"{f.get('predict', f['evaluate']):.0f}" if row.evaluate else "",
+            f"{f['memory']:,.0f}",
+            f"{f['model_bytes'] / 1e6:.0f}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += ["", "How each validation figure was obtained, and the commands:", ""]
+    for row, f in known:
+        lines += [f"- **{row.name}**: {f['validation']}.", "", "  ```", f"  ckn fit {row.fit} -o model.ckn"]
+        if row.predict:
+            lines.append(f"  ckn predict model.ckn {row.predict} -o submission.csv")
+        if row.held_out:
+            lines.append(f"  ckn fit {row.held_out} -o held-out.ckn")
+        if row.evaluate:
+            lines.append(f"  ckn evaluate {'held-out' if row.held_out else 'model'}.ckn {row.evaluate}")
+        lines += ["  ```", ""]
+    while not lines[-1]:
+        lines.pop()
+    return lines
+
+
+def key_of(section, row):
+    """Return the name under which a row's figures are kept."""
+    return f"{section.key}: {row.name}"
 
 
 def _shown(accuracy, unit):
@@ -346,7 +365,7 @@ def main():
     kept = json.loads(KEPT.read_text()) if KEPT.exists() else {"rows": {}}
     for section in SECTIONS:
         for row in section.rows:
-            key = f"{section.key}: {row.name}"
+            key = key_of(section, row)
             if arguments.only is None or {section.key, row.name, key} & set(arguments.only):
                 kept["rows"][key] = measured(row, places)
                 print(key, json.dumps(kept["rows"][key]), flush=True)

@@ -1,6 +1,7 @@
 """Parts of the data sets, as files that `ckn` reads, for measurements on images that no fit has seen.
 
     python bench/splits.py DATA OUT
+    python bench/splits.py DATA OUT --index FILE.npz   train_index: which of CIFAR-10 are the challenge's
 
 DATA holds folders as users have them: challenge/ (Xtr.csv, Ytr.csv), cifar/ (CIFAR-10's binary batches) and
 mnist/ (IDX files); what is absent is left out. OUT receives, drawn at random with seed 0,
@@ -9,6 +10,8 @@ mnist/ (IDX files); what is absent is left out. OUT receives, drawn at random wi
     cifar-5000.npz, cifar-5000-others.npz     CIFAR-10 training images, and as many others
     cifar-1000.npz, cifar-1000-others.npz     the first fifth of each of these
     cifar-512.npz                             512 of them
+    challenge-raw-5000.npz, challenge-raw-others.npz    with --index: the challenge's training images, not
+                                              whitened, and 4,000 of CIFAR-10's second batch
     cifar-18000.npz, cifar-2000.npz           20,000 CIFAR-10 training images, a tenth of them held out
     mnist-300-0.npz, …, mnist-300-4.npz       five draws of 300 MNIST training images
 """
@@ -19,6 +22,8 @@ from pathlib import Path
 import numpy as np
 
 from ckncuda.data import open_images, read_labels
+
+BATCH = 10_000  # images of each batch of CIFAR-10
 
 
 def read(path, split=None):
@@ -40,6 +45,7 @@ def main():
     )
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--index", type=Path)
     arguments = parser.parse_args()
     data, out = arguments.data, arguments.out
     out.mkdir(parents=True, exist_ok=True)
@@ -59,6 +65,12 @@ def main():
         save(out, "cifar-512", images, labels, order[:512])
         save(out, "cifar-18000", images, labels, order[2000:20_000])
         save(out, "cifar-2000", images, labels, order[:2000])
+        if arguments.index is not None:
+            with np.load(arguments.index) as index:
+                chosen = index["train_index"]
+            save(out, "challenge-raw-5000", images, labels, chosen)
+            second = np.random.default_rng(0).permutation(BATCH)[:4000] + BATCH
+            save(out, "challenge-raw-others", images, labels, second)
     if (data / "mnist").exists():
         images, labels = read(data / "mnist", "train")
         for draw in range(5):

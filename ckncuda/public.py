@@ -16,6 +16,7 @@ from ckncuda.layer.dot_product import (
     Polynomial,
     Series,
 )
+from ckncuda.model.chen import import_chen
 from ckncuda.model.fit import fit, fit_exact
 from ckncuda.model.model import Model, load
 from ckncuda.model.presets import PRESETS
@@ -55,5 +56,6 @@ __all__ = [
     "fit",
     "fit_exact",
     "gram",
+    "import_chen",
     "load",
 ]

@@ -18,15 +18,17 @@ from ckncuda.model.presets import PRESETS
 from ckncuda.model.system import CLASSIFIERS, System
 from ckncuda.network.network import PATCHES
 from ckncuda.progress import Report
+from ckncuda.supervised.checkpoint import Checkpoints
 
-from . import options
+from . import options, training_options
 from .progress import ProgressBars, ProgressLines
 from .system_options import OF_CLASSIFIERS, SystemOptions
+from .training_options import TrainingOptions
 
 PRESET_HELP = "; ".join(f"{name}: {p.summary}" for name, p in PRESETS.items()) + ". [default: default]"
 
 ONLY_EXACT = ("tangent", "gram")
-NOT_EXACT = ("preset", "shift", "classifier", "kernel", "optimizer", "patches")
+NOT_EXACT = ("preset", "shift", "classifier", "kernel", "optimizer", "patches", *training_options.NOT_EXACT)
 
 
 def regularization(text: str) -> float | str:
@@ -101,13 +103,18 @@ def regularization(text: str) -> float | str:
     type=int,
     help="For nystrom-ridge and --method exact: images that span the solution. [default: 8000; all images]",
 )
-@click.option("--optimizer", type=click.Choice(["lbfgs", "sgd"]), help="For softmax. [default: lbfgs]")
+@click.option(
+    "--optimizer",
+    type=click.Choice(["lbfgs", "sgd", "adam"]),
+    help="For softmax lbfgs or sgd; for --end-to-end adam or sgd. [default: lbfgs; adam, of chen5 sgd]",
+)
 @click.option(
     "--validation",
     type=float,
-    help="Fraction held out to measure accuracy; softmax and squared-hinge choose λ on it. "
-    "[default: 0.1; for the kinds of ridge 0, which is leave-one-out]",
+    help="Fraction held out to measure accuracy; softmax and squared-hinge choose λ on it, --end-to-end all "
+    "that is to be chosen. [default: 0.1; for the kinds of ridge, without --end-to-end, 0: leave-one-out]",
 )
+@training_options.training_options
 @click.option(
     "--patches",
     type=options.POSITIVE,
@@ -130,9 +137,9 @@ def fit(
 ) -> options.Printed:
     """Learn a model from IMAGES and write it to a file.
 
-    The anchor points are learned without labels; with labels, a classifier is fitted on the
-    features.  IMAGES is the challenge's CSV, .npy, .npz, a CIFAR or MNIST folder or file, or a
-    folder of images.
+    The anchor points are learned without labels, unless --end-to-end trains them; with labels, a classifier
+    is fitted on the features.  IMAGES is the challenge's CSV, .npy, .npz, a CIFAR or MNIST folder or file,
+    or a folder of images.
 
     With --method exact there are no anchor points: --layer or --config describe the kernel itself, and
     several [[encoders]] several kernels, whose weights are chosen.  The model keeps IMAGES, or --landmarks of
@@ -142,32 +149,32 @@ def fit(
     Examples:
         ckn fit Xtr.csv --labels Ytr.csv -o model.ckn
         ckn fit cifar-10-batches-bin --preprocess zca --classifier softmax -o cifar.ckn
+        ckn fit Xtr.csv --labels Ytr.csv --end-to-end --epochs 30 -o trained.ckn
         ckn fit photos/ --layer "filters=64,patch=3,subsampling=2,kernel=exp,sigma=0.6" -o photos.ckn
         ckn fit Xtr.csv --labels Ytr.csv --method exact --gram K.zarr -o exact.ckn
     """
     exact = method == "exact"
     _check_method(method, {"gram": gram} | described)
+    history, resume = training_options.files(described)
+    checkpoints = Checkpoints(f"{output}.checkpoint", resume)
     # Exact kernels may take hours, of which a log shall tell.
     progress = ProgressLines() if exact and not sys.stderr.isatty() else ProgressBars()
     report = Report(progress, progress.say)
-    options.check_outputs([output], [images, labels, described["config"], *gram])
-    needed = exact or described["classifier"] not in (None, "none")
-    advice = ", which exact kernels need: give --labels" if exact else ": give --labels, or --classifier none"
-    with (
-        report.stage("reading"),
-        options.opened(images, how, "Fitting on", split="train") as source,
-        progress,
-    ):
-        targets = (
-            options.needed_targets(images, labels, source, advice)
-            if needed
-            else options.read_targets(labels, source)
-        )
+    options.check_outputs([output, history], [images, labels, described["config"], resume, *gram])
+    opened = options.opened(images, how, "Fitting on", split="train")
+    with report.stage("reading"), opened as source, progress:
+        targets = _targets(images, labels, source, exact, described)
         system = _system(method, described, source, report)
-        grams = [open_gram(path) for path in gram] or None
-        model = learn(source, targets, system=system, grams=grams, seed=seed, backend=engine, progress=report)
+        trainings = training_options.trainings(system, targets is not None, history, resume)
+        how_: dict[str, Any] = {"seed": seed, "backend": engine, "progress": report}
+        how_ |= {"grams": [open_gram(path) for path in gram] or None, "checkpoints": checkpoints}
+        with training_options.going_on(checkpoints):
+            model = learn(source, targets, system=system, **how_)
     with report.stage("writing"):
         model.save(output)
+        checkpoints.remove(trainings)
+        if history is not None:
+            training_options.write_history(history, model)
     result = {
         "model": output,
         **model.report,
@@ -178,18 +185,32 @@ def fit(
     return result, _lines(result, model)
 
 
+def _targets(
+    images: str, labels: str | None, source: ImageSource, exact: bool, described: dict[str, Any]
+) -> Any:
+    """Read the labels, if there are any; raise `InvalidData` if there are none where they are needed."""
+    learns = exact or described["end_to_end"]
+    if not learns and described["classifier"] in (None, "none"):
+        return options.read_targets(labels, source)
+    what = "exact kernels need" if exact else "--end-to-end needs"
+    advice = f", which {what}: give --labels" if learns else ": give --labels, or --classifier none"
+    return options.needed_targets(images, labels, source, advice)
+
+
 def _check_method(method: str, options: dict[str, Any]) -> None:
     """Raise `InvalidSpec` if an option of the other method is given."""
     for name in NOT_EXACT if method == "exact" else ONLY_EXACT:
-        if options[name] not in (None, ()):
+        if options[name] not in (None, (), False):
             advice = "" if method == "exact" else ", or give --method exact"
-            raise InvalidSpec(f"--{name} does not apply to --method {method}: leave it out{advice}")
+            shown = training_options.shown(name)
+            raise InvalidSpec(f"{shown} does not apply to --method {method}: leave it out{advice}")
 
 
 def _system(method: str, described: dict[str, Any], source: ImageSource, report: Report) -> System:
     """Return the system that the options describe, if it suits the images."""
     classifier_options = {name: described.pop(name) for name in OF_CLASSIFIERS}
-    options = SystemOptions(**described, classifier_options=classifier_options)
+    training = TrainingOptions.taken_from(described)
+    options = SystemOptions(**described, classifier_options=classifier_options, training=training)
     shape = source.shape[1:]
     exact = method == "exact"
     system = options.of_exact_kernels(shape) if exact else options.of_networks(len(source), shape)

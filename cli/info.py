@@ -69,7 +69,7 @@ def _lines(result: dict[str, Any]) -> list[str]:
         names = ", ".join(f"{i} {name}" for i, name in enumerate(result["class_names"]))
         lines.append(f"class names    {names}")
     report = {name: value for name, value in result["report"].items() if value is not None}
-    lines += [f"{name:<14} {value}" for name, value in report.items()]
+    lines += [f"{name:<14} {_reported(name, value)}" for name, value in report.items()]
     size = shown_bytes(result["file_bytes"])
     return [*lines, f"in all         {result['n_parameters']:,} parameters, {size}"]
 
@@ -94,6 +94,13 @@ def _encoder_lines(encoder: dict[str, Any]) -> list[str]:
         if layer["on_a_gpu"] is not None:
             lines.append(f"               on a GPU: {layer['on_a_gpu']}")
     return lines
+
+
+def _reported(name: str, value: Any) -> Any:
+    """Return what is shown of a report: of trainings how each chose its epoch, not what each epoch found."""
+    if name != "training" or not isinstance(value, list):
+        return value
+    return "; ".join(str(each.get("chosen", each)) if isinstance(each, dict) else str(each) for each in value)
 
 
 def _options(options: dict[str, Any], head: str | None = None) -> str:

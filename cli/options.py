@@ -34,7 +34,7 @@ Printed = tuple[dict[str, Any], list[str]]
 
 MODEL_HEADER = b'{"'  # in the bytes 8 and 9 of a model, damaged or not
 POSITIVE = click.IntRange(min=1)
-_STAGES = ("reading", "preprocessing", "anchors", "features", "classifier", "writing")
+_STAGES = ("reading", "preprocessing", "anchors", "training", "features", "classifier", "writing")
 if TYPE_CHECKING:
     _OfText = click.ParamType[str]
 else:  # before 8.4 click has no such thing

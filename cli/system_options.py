@@ -14,9 +14,11 @@ from ckncuda.layer.dot_product import DotProductKernel, kernel_from_dict
 from ckncuda.layer.spec import LayerSpec
 from ckncuda.model.configuration import exact_encoders, read_toml
 from ckncuda.model.presets import EXACT_LAYERS
-from ckncuda.model.system import System
+from ckncuda.model.system import OF_A_TRAINING, System
 from ckncuda.network.encoder import EncoderSpec
 from ckncuda.types import Shape
+
+from .training_options import TrainingOptions
 
 MOST_SHOWN = 200  # characters of an option in a message
 _WHOLE = re.compile(r"[+-]?[0-9]{1,300}")
@@ -50,6 +52,7 @@ class SystemOptions:
     classifier: str | None = None
     classifier_options: Mapping[str, Any] = field(default_factory=dict)
     patches: int | None = None
+    training: TrainingOptions = field(default_factory=TrainingOptions)
 
     def of_networks(self, n: int, shape: Shape) -> System:
         """Return the system for n images of this shape: that of one option, then what others override in it.
@@ -67,7 +70,8 @@ class SystemOptions:
         elif self.layer:
             system = System([EncoderSpec([parse_layer(text) for text in self.layer])])
         else:
-            system = System.preset(self.preset or "default", n, shape)
+            usual = "supervised" if self.training.end_to_end else "default"
+            system = System.preset(self.preset or usual, n, shape)
         if self.preprocess:
             system = system.preprocessed(parse_preprocessing(self.preprocess))
         if symmetries := _given({"flip": self.flip, "shift": self.shift}):
@@ -76,9 +80,18 @@ class SystemOptions:
                 for encoder in system.networks
             ]
             system = replace(system, encoders=encoders)
-        if self.classifier is not None and self.classifier != system.classifier:
-            system = replace(system, classifier=self.classifier, classifier_options={})  # they were another's
         options = _given(self.classifier_options)
+        after = self.training.classifier
+        if None not in (self.classifier, after):
+            raise InvalidSpec("--classifier and --after name the same thing; give one of them")
+        classifier = self.classifier or after
+        if classifier == OF_A_TRAINING:
+            system = replace(system, classifier="none", classifier_options={})
+        elif classifier is not None and classifier != system.classifier:
+            system = replace(system, classifier=classifier, classifier_options={})  # they were another's
+        system = self.training.applied(system, options)
+        if classifier == OF_A_TRAINING:
+            system = replace(system, classifier=classifier)
         if options.get("kernel", "auto") != "auto":
             options["kernel"] = _parse_kernel(options["kernel"])
         return replace(

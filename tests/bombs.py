@@ -77,6 +77,15 @@ def make(folder):
     )
     (folder / "announced.npz").write_bytes(archive(member(b"images.npy", (10**6, 64, 64, 3), 100)))
     (folder / "many-images.npz").write_bytes(archive(member(b"images.npy", (10**9, 2, 2), 4 * 10**9)))
+    weight = b"features.ckn_layers.0.weight"
+    zeros = archive(member(weight + b".npy", (1 << 15, 1 << 10, 3, 3), descr="<f4"))
+    (folder / "zeros-state.npz").write_bytes(zeros)
+    begin = (
+        f'{{"{weight.decode()}":{{"dtype":"F32","shape":[{GIB // 4}],"data_offsets":[0,{GIB}]}}}}'.encode()
+    )
+    begin = len(begin).to_bytes(8, "little") + begin
+    (folder / "announced-state.safetensors").write_bytes(begin)
+    sparse(folder / "sparse-state.safetensors", begin, len(begin) + GIB)
     many = b"".join(
         b"PK\1\2\x14\0\x14\0" + bytes(20) + struct.pack("<H", 10) + bytes(16) + f"{i:06}.npy".encode()
         for i in range(200_000)
@@ -105,8 +114,9 @@ def make(folder):
 
 
 def main():
+    from ckncuda import import_chen
     from ckncuda.data import open_images, read_labels
-    from ckncuda.errors import InvalidData
+    from ckncuda.errors import CknError
 
     def peak():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -117,10 +127,12 @@ def main():
         try:
             if "-y" in name:
                 read_labels(name, 10)
+            elif "-state" in name:
+                import_chen(name)
             else:
                 with open_images(name) as source:
                     source.read(0, 1)
-        except InvalidData as error:
+        except CknError as error:
             said = str(error).replace("\n", " ")
         print(
             f"{time.process_time() - start:.3f}\t{peak() - begin:.0f}\t{Path(name).name}\t{said}", flush=True

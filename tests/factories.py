@@ -1,5 +1,6 @@
 """Small layers, images, features and kernels for tests of all rooms."""
 
+import ast
 import json
 import math
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from ckncuda import CKN, EncoderSpec, GramRidge, Layer, LayerSpec, Model, Ridge
+from ckncuda.layer.conventions import CHEN
 from ckncuda.layer.dot_product import ArcCosine, Exponential, InversePolynomial, Linear, Polynomial, Series
 
 TWO_LAYERS = [
@@ -31,6 +33,23 @@ def make_layer(channels: int, rng: np.random.Generator, **options: Any) -> Layer
     anchors = rng.normal(size=(spec.filters, *spec.patch_shape, channels))
     anchors /= np.linalg.norm(anchors.reshape(spec.filters, -1), axis=1)[:, None, None, None]
     return Layer.from_anchors(spec, anchors)
+
+
+def chens_networks(data: Any) -> list[CKN]:
+    """Return networks of the first layer of a golden file of Chen's program, of its first two, …"""
+    specs = [
+        LayerSpec(
+            filters=o["p"],
+            patch=o["k"],
+            subsampling=o["s"],
+            kernel=Polynomial(2) if o.get("f") == "poly" else Exponential(sigma=o.get("sigma", 0.6)),
+            padding="valid" if o.get("pad") == "VALID" else "zero",
+            **CHEN,
+        )
+        for o in ast.literal_eval(str(data["config"]))
+    ]
+    anchors = [data[f"anchors_{i}"] for i in range(len(specs))]
+    return [CKN.from_anchors(specs[:depth], anchors[:depth]) for depth in range(1, len(specs) + 1)]
 
 
 def network_and_images(rng: np.random.Generator, n: int = 23) -> tuple[CKN, NDArray[np.float32]]:

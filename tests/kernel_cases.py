@@ -1,5 +1,6 @@
 """Small shapes that reach every line of the kernels in little time; as a program, all of them once."""
 
+import itertools
 from collections import defaultdict
 from unittest import mock
 
@@ -29,6 +30,22 @@ CASES = {
     ),
     "no pooling": ((2, 4, 5, 4), make_layer(4, subsampling=1, patch=1)),
 }
+# The same of the way back: positions in no pooled one and in three, patches beyond all borders, zeros.
+BACKWARD_CASES = {
+    "colour": ((2, 7, 6, 3), make_layer(3)),
+    "four numbers at once, even patches": (
+        (2, 6, 5, 4),
+        make_layer(4, filters=12, patch=(2, 3), even_padding="both", scale="floored_norm"),
+    ),
+    "all lanes, no margins": (
+        (1, 8, 9, 36),
+        make_layer(36, filters=66, padding="valid", subsampling=3, pooling="strided", alignment="centered"),
+    ),
+    "one pooled position each": (
+        (3, 5, 7, 8),
+        make_layer(8, filters=64, subsampling=4, pooling="average"),
+    ),
+}
 PAIR_PRECISIONS = ["cupy, float32", "cupy, float32 without tensor cores"]  # that differ in exact kernels
 KAPPAS = (*factories.SMOOTH_KERNELS, ArcCosine(0))  # all of them
 RELU = {"kernel": ArcCosine(1), "filters": 1}
@@ -49,6 +66,20 @@ def run_encode(backend, case, many_multiprocessors=True):
         backend.gpu.multiprocessors = 1000  # tiles of rows, though there are few
     actual = backend.to_host(backend.encode(backend.asarray(maps), [layer]))
     return actual, get_backend("reference").encode(maps, [layer])
+
+
+def run_backward(backend, case, long_runs=True):
+    """Gradients by the maps and by the anchors of one case, and those of the reference."""
+    if long_runs:
+        backend.gpu.multiprocessors = 0  # though there are few positions
+    shape, layer = BACKWARD_CASES[case]
+    rng, reference = np.random.default_rng(0), get_backend("reference")
+    maps = rng.normal(size=shape).astype(np.float32)
+    maps[0, :4, :4] = 0
+    upstream = rng.normal(size=reference.encode(maps[:1], [layer]).shape[1:]) * np.ones((shape[0], 1, 1, 1))
+    by_maps, by_anchors = backend.encode_backward(backend.asarray(maps), [layer], upstream)
+    expected, of_layer = reference.encode_backward(maps, [layer], upstream)
+    return [backend.to_host(by_maps), *by_anchors], [expected, *of_layer]
 
 
 def run_pairs(backend, case):
@@ -88,6 +119,11 @@ def run_everything():
         backend = gpu.cupy_backend(precision)
         for case in PAIR_CASES:
             run_pairs(backend, case)
+    for case in BACKWARD_CASES:
+        run_backward(backend, case)
+    for kernel, filters in itertools.product(factories.SMOOTH_KERNELS, (3, 4)):
+        layer, maps = make_layer(1, kernel=kernel, filters=filters, epsilon=1e-2), np.ones((1, 4, 4, 1))
+        backend.encode_backward(maps, [layer], np.ones((1, 2, 2, filters)))
     for kernel in KAPPAS:
         backend.encode(backend.asarray(np.ones((1, 4, 4, 1))), [make_layer(1, kernel=kernel)])
 

@@ -1,5 +1,6 @@
 """NVRTC through ctypes: compiles kernels for any architecture without a GPU or a driver."""
 
+import contextlib
 import ctypes
 import dataclasses
 import hashlib
@@ -7,6 +8,7 @@ import importlib.util
 import json
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +63,21 @@ def compile_for(nvrtc: ctypes.CDLL, source: str, names: list[str], architecture:
     RuntimeError
         The compiler refuses the source; the message is its log.
     """
+    with _compiled(nvrtc, source, names, architecture) as (program, log):
+        return {name: _resources(log, _lowered(nvrtc, program, name)) for name in names}
+
+
+def binary_of(nvrtc: ctypes.CDLL, source: str, name: str, architecture: str) -> bytes:
+    """Compile one instantiation; return its program, as a disassembler takes it."""
+    with _compiled(nvrtc, source, [name], architecture) as (program, _):
+        return _bytes(nvrtc, "CUBIN", program)
+
+
+@contextlib.contextmanager
+def _compiled(
+    nvrtc: ctypes.CDLL, source: str, names: list[str], architecture: str
+) -> Iterator[tuple[ctypes.c_void_p, str]]:
+    """Compile for as long as the block lasts; yield the program and what the compiler said."""
     program = ctypes.c_void_p()
     _check(nvrtc.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"kernel.cu", 0, None, None))
     try:
@@ -72,17 +89,18 @@ def compile_for(nvrtc: ctypes.CDLL, source: str, names: list[str], architecture:
         log = _bytes(nvrtc, "ProgramLog", program).decode()
         if status:
             raise RuntimeError(log)
-        resources = {}
-        for name in names:
-            lowered = ctypes.c_char_p()
-            _check(nvrtc.nvrtcGetLoweredName(program, name.encode(), ctypes.byref(lowered)))
-            assert lowered.value is not None
-            resources[name] = _resources(log, lowered.value.decode())
         if not _bytes(nvrtc, "CUBIN", program).startswith(b"\x7fELF"):
             raise RuntimeError("what NVRTC has made is no program")
-        return resources
+        yield program, log
     finally:
         nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
+
+
+def _lowered(nvrtc: ctypes.CDLL, program: ctypes.c_void_p, name: str) -> str:
+    lowered = ctypes.c_char_p()
+    _check(nvrtc.nvrtcGetLoweredName(program, name.encode(), ctypes.byref(lowered)))
+    assert lowered.value is not None
+    return lowered.value.decode()
 
 
 def _check(status: int) -> None:

@@ -21,9 +21,9 @@ FLOORS = """
     backend | data
     classifier | images
     network | exact
-    model
     supervised
-    sklearn, robustness
+    model
+    sklearn, robustness, torch
     studies
     public
     ckncuda
@@ -36,7 +36,10 @@ APART = [set(re.findall(r"\w+", line)) for line in FLOORS.split("\n") if "|" in 
 
 # Package -> paths of the files that may import it.
 COMPILED, CUPY = r".*/compiled/", r"ckncuda/backend/(cupy/|(arrays|linear_algebra)\.py)"
-WELCOME = {"numba": COMPILED, "llvmlite": COMPILED, "cupy": CUPY, "cupyx": CUPY, "click": "cli/"}
+WELCOME = {
+    **{"numba": COMPILED, "llvmlite": COMPILED, "cupy": CUPY, "cupyx": CUPY},
+    **{"click": "cli/", "torch": "ckncuda/torch/"},
+}
 
 LOOSE_FILES = 6
 FILE_LINES = 450
@@ -203,6 +206,7 @@ PLANTED = [
     (packages_elsewhere, "ckncuda/backend/numpy/x.py", "import numba\n", "x.py:1: imports numba"),
     (packages_elsewhere, "ckncuda/model/x.py", "from click import echo\n", "x.py:1: imports click"),
     (packages_elsewhere, "ckncuda/images/x.py", "import cupy as cp\n", "x.py:1: imports cupy"),
+    (packages_elsewhere, "ckncuda/model/x.py", "import torch.nn\n", "x.py:1: imports torch"),
     (many_loose_files, "ckncuda/x.py", "", "7 loose files"),
     (long_files, "cli/x.py", "\n" * (FILE_LINES + 1), "more than 450 lines"),
     (long_functions, "cli/x.py", "def f():\n" + "    pass\n" * FUNCTION_LINES, "x.py:1: f has 61 lines"),
@@ -215,6 +219,7 @@ BESIDE = [
     Source("ckncuda/backend/numpy/compiled/loops.py", "import numba\nfrom llvmlite import ir\n"),
     Source("ckncuda/backend/cupy/__init__.py", "import cupy\n"),
     Source("ckncuda/backend/arrays.py", "import cupy\n"),
+    Source("ckncuda/torch/layer.py", "import torch\n"),
     Source("cli/main.py", '"""Print what there is."""\nimport click\n\nfrom ckncuda import __version__\n'),
     *(Source(f"ckncuda/{name}.py", "") for name in ("__init__", "a", "b", "c", "d", "e")),
 ]

@@ -27,3 +27,11 @@ COSINE = {
     "cupy, bfloat16": 8e-3,
 }
 """Difference of the cosine of unit vectors."""
+
+GRADIENTS = {
+    "cupy, float32": 1e-5,
+    "cupy, float32 without tensor cores": 1e-5,
+    "cupy, tf32": 5e-4,  # the way back is of float32: this is the way forward's
+    "cupy, bfloat16": 5e-3,
+}
+"""Norm of the difference of gradients over the norm of the reference's, of a layer."""

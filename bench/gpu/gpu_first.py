@@ -32,6 +32,8 @@ def units() -> list[str]:
     found += [f"k-means:{p}:{size}" for p in gpu.PRECISIONS for size in (36, 37)]
     found += [f"pairs:{p}:{case}" for p in cases.PAIR_PRECISIONS for case in cases.PAIR_CASES]
     found += [f"kappa:cupy, float32:{i}" for i in range(len(cases.KAPPAS))]
+    found += [f"backward:cupy, float32:{case}" for case in cases.BACKWARD_CASES]
+    found += [f"slope:cupy, float32:{i}" for i in range(len(cases.KAPPAS) - 1)]  # of all but arccos0
     return [*found, "blocks:cupy, float32:streams", "algebra:cupy, float32:solve"]
 
 
@@ -93,6 +95,33 @@ def kappa(backend: Any, precision: str, number: str) -> tuple[float, float]:
     return difference(found, get_backend("reference").encode(maps, [layer])), most
 
 
+def backward(backend: Any, precision: str, case: str) -> tuple[float, float]:
+    """The way back through a layer: the larger error of both gradients."""
+    import kernel_cases
+    import tolerances
+
+    found, expected = kernel_cases.run_backward(backend, case)
+    return max(map(difference, found, expected)), tolerances.GRADIENTS[precision]
+
+
+def slope(backend: Any, precision: str, number: str) -> tuple[float, float]:
+    """The way back through a layer with another κ, of one filter at a time and of four."""
+    import kernel_cases
+    import tolerances
+
+    from ckncuda.backend import get_backend
+
+    rng, off = np.random.default_rng(0), 0.0
+    for filters in (7, 8):
+        kernel = kernel_cases.KAPPAS[int(number)]
+        layer = kernel_cases.make_layer(2, kernel=kernel, filters=filters, epsilon=1e-2)
+        maps, upstream = rng.normal(size=(2, 8, 8, 2)), rng.normal(size=(2, 4, 4, filters))
+        by_maps, (by_anchors,) = backend.encode_backward(maps, [layer], upstream)
+        expected, (of_layer,) = get_backend("reference").encode_backward(maps, [layer], upstream)
+        off = max(off, difference(backend.to_host(by_maps), expected), difference(by_anchors, of_layer))
+    return off, tolerances.GRADIENTS[precision]
+
+
 def blocks(backend: Any, precision: str, which: str) -> tuple[float, float]:
     """Blocks of images on two streams, copied while others are computed."""
     import kernel_cases
@@ -122,6 +151,8 @@ KINDS = {
     "k-means": kmeans,
     "pairs": pairs,
     "kappa": kappa,
+    "backward": backward,
+    "slope": slope,
     "blocks": blocks,
     "algebra": algebra,
 }

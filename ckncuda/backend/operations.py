@@ -8,8 +8,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ckncuda.errors import InvalidData
 from ckncuda.layer.layer import Layer
-from ckncuda.layer.spec import KernelLayer, LayerSpec
+from ckncuda.layer.spec import KernelLayer, LayerSpec, check_specs
 from ckncuda.types import Array, Index, Shape
 
 PairSpec = KernelLayer | LayerSpec
@@ -20,6 +21,12 @@ Specs = Sequence[PairSpec]
 
 Blocks = Iterable[NDArray[Any]]
 """Images [b, h, w, c] after images, NumPy's or the backend's."""
+
+Upstream = Array | Callable[[Array, slice], Array]
+"""The gradient of a number by the output of layers, of its shape; or a function that returns it.
+
+The function is given the output of some of the images, an array of the backend, and which they are.
+"""
 
 AnchorSearch = Callable[[Array], tuple[Index, Array]]
 """Finds the nearest of any anchors [k, d] to the patches it was made for; see `Backend.anchor_search`."""
@@ -60,6 +67,37 @@ class Backend(Protocol):
 
     def encode(self, maps: Array, layers: Sequence[Layer]) -> Array:
         """Patch, norm, κ, pool and project, layer after layer: maps [n, h, w, c] to [n, h', w', filters]."""
+
+    def encode_backward(
+        self, maps: Array, layers: Sequence[Layer], upstream: Upstream, *, by_maps: bool = True
+    ) -> tuple[Array | None, list[NDArray[np.float64]]]:
+        """Carry a gradient by `encode` of these maps back to gradients by the maps and by the anchor points.
+
+        Parameters
+        ----------
+        maps : [n, h, w, c]
+        layers : sequence of Layer
+            κ of each has a bounded derivative.
+        upstream : [n, h', w', filters] or function
+            Gradient by the output.  A function is called once for each block of images, in their order, with
+            the block's output [b, h', w', filters] and its slice of the n, and returns it: then the output
+            that a loss is made of need not be computed twice.
+        by_maps : bool
+            False spares the gradient by the maps, which a training has no use for.
+
+        Returns
+        -------
+        gradient by the maps : [n, h, w, c], an array of the backend, or None
+        gradients by the anchor points : list of float64 [filters, height, width, channels]
+            On the host, one a layer, through K_ZZ^{-1/2} too, as if they were not bound to the sphere.
+
+        Raises
+        ------
+        InvalidSpec
+            The derivative of a κ is not bounded.
+        InvalidData
+            ``upstream`` is not of the output's shape, or maps are not of the layers' channels.
+        """
 
     def map_blocks(
         self, function: Callable[[Array], Array], blocks: Blocks, out: NDArray[Any] | None = None
@@ -172,6 +210,31 @@ class HostBlocks(Backend):
     def to_host(self, array: NDArray[Any]) -> NDArray[Any]:
         """Return the array, which is on the host."""
         return array
+
+
+def in_parts(
+    upstream: Upstream, layers: Sequence[Layer], shape: tuple[int, ...]
+) -> Callable[[Array, slice], Array]:
+    """Return a function that gives the gradient by the output of some of the maps of a shape [n, h, w, c].
+
+    It raises `InvalidData` where the gradient is not of the shape of the output.
+    """
+    outputs = check_specs([layer.spec for layer in layers], (shape[1], shape[2], shape[3]))
+    out = outputs[-1] if outputs else shape[1:]
+
+    def checked(gradient: Array, expected: tuple[int, ...]) -> Array:
+        if tuple(gradient.shape) != expected:
+            raise InvalidData(
+                f"the gradient is of shape {list(gradient.shape)}; the output of the layers is of "
+                f"{list(expected)}"
+            )
+        return gradient
+
+    if callable(upstream):
+        function = upstream
+        return lambda encoded, images: checked(function(encoded, images), tuple(encoded.shape))
+    whole = checked(upstream, (shape[0], *out))
+    return lambda encoded, images: whole[images]
 
 
 def promised_memory(backend: Backend) -> int | None:

@@ -6,17 +6,18 @@ pooling A, projection W.
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from ckncuda.backend.arrays import on_host
-from ckncuda.backend.operations import HostBlocks, NormedMaps, PairSpec, Specs
+from ckncuda.backend.operations import HostBlocks, NormedMaps, PairSpec, Specs, Upstream, in_parts
 from ckncuda.layer.dot_product import ArcCosine
 from ckncuda.layer.geometry import Geometry
 from ckncuda.layer.layer import Layer
+from ckncuda.layer.spec import check_differentiable
 from ckncuda.types import Array, Index, Shape
 
 
@@ -28,16 +29,68 @@ def extract_patches(maps: Array, spec: Geometry) -> Array:
     return windows.transpose(0, 1, 2, 4, 5, 3).reshape(n, h, w, spec.terms(maps.shape[3]))
 
 
-def unpooled_map(maps: Array, layer: Layer) -> Array:
-    """Compute y_j(u) = n(u) κ(t_j(u)): [n, h, w, c] to [n, h', w', filters]."""
+def fold_patches(patches: Array, spec: Geometry, shape: Shape) -> Array:
+    """Add patches [n, h', w', terms] where they were taken from maps [n, h, w, c]: the transpose."""
+    (n, height, width), (h, w, c) = patches.shape[:3], shape
+    (above, below), (left, right) = spec.margins
+    padded = np.zeros((n, above + h + below, left + w + right, c))
+    terms = patches.reshape(n, height, width, *spec.patch_shape, c)
+    for y, x in np.ndindex(spec.patch_shape):
+        padded[:, y : y + height, x : x + width] += terms[:, :, :, y, x]
+    return padded[:, above : above + h, left : left + w]
+
+
+class Unpooled(NamedTuple):
+    """A layer's map before pooling, with what it is made of."""
+
+    patches: Array  # P x(u) [n, h', w', terms]
+    norms: Array  # n(u) [n, h', w', 1]
+    floored: Array  # max(n(u), floor)
+    cosines: Array  # t_j(u) [n, h', w', filters]
+    factor: Array  # n(u), or what it is after flooring
+    map: Array  # y_j(u) = n(u) κ(t_j(u)) [n, h', w', filters]
+
+
+def unpooled_parts(maps: Array, layer: Layer) -> Unpooled:
+    """Compute y_j(u) = n(u) κ(t_j(u)) of maps [n, h, w, c]."""
     spec = layer.spec
     patches = extract_patches(np.asarray(maps, dtype=np.float64), spec)
     norms = np.sqrt((patches**2).sum(axis=-1, keepdims=True))
     floored = np.maximum(norms, spec.norm_floor)
     anchors = layer.anchors.reshape(spec.filters, -1).astype(np.float64)
     cosines = patches @ anchors.T / floored
-    unpooled: Array = (norms if spec.scale == "norm" else floored) * spec.kernel.value(cosines)
-    return unpooled
+    factor = norms if spec.scale == "norm" else floored
+    return Unpooled(patches, norms, floored, cosines, factor, factor * spec.kernel.value(cosines))
+
+
+def unpooled_map(maps: Array, layer: Layer) -> Array:
+    """Compute y_j(u) = n(u) κ(t_j(u)): [n, h, w, c] to [n, h', w', filters]."""
+    return unpooled_parts(maps, layer).map
+
+
+def layer_backward(maps: Array, layer: Layer, upstream: Array) -> tuple[Array, NDArray[np.float64]]:
+    """Carry a gradient by a layer's output [n, h', w', filters] back to its maps [n, h, w, c] and anchors.
+
+    Where a patch is zero its norm has no derivative: nothing goes through it.
+    """
+    spec, shape = layer.spec, maps.shape[1:]
+    patches, norms, floored, t, factor, y = unpooled_parts(maps, layer)
+    rows, columns = spec.pooling_matrices(shape)
+    pooled = np.einsum("ih,jw,nhwp->nijp", rows, columns, y, optimize=True)
+    by_projection = np.einsum("nijp,nijq->pq", upstream, pooled)
+    by_y = np.einsum("ih,jw,nijp->nhwp", rows, columns, upstream @ layer.projection, optimize=True)
+    by_t = by_y * factor * spec.kernel.derivative(t)
+    by_products = by_t / floored  # ⟨z_j, P x(u)⟩ = t max(n, floor)
+    by_anchors = np.einsum("nhwp,nhwt->pt", by_products, patches).reshape(layer.anchors.shape)
+    # n is a factor of y, where the floor does not take its place, and t's divisor, above the floor.
+    above = norms > spec.norm_floor
+    scaled = above | (norms > 0) & (spec.scale == "norm")
+    by_norm = scaled * (by_y * spec.kernel.value(t)).sum(axis=-1, keepdims=True)
+    by_norm -= above * (by_t * t).sum(axis=-1, keepdims=True) / floored
+    anchors = layer.anchors.reshape(spec.filters, -1).astype(np.float64)
+    by_patches = by_products @ anchors + by_norm * patches / np.where(norms > 0, norms, 1)
+    by_anchors += layer.projection_backward(by_projection)
+    return fold_patches(by_patches, spec, shape), by_anchors
 
 
 def patch_sums(pairs: Array, spec: Geometry) -> Array:
@@ -102,6 +155,22 @@ class ReferenceBackend(HostBlocks):
             pooled = np.einsum("ih,jw,nhwp->nijp", rows, columns, unpooled, optimize=True)
             maps = pooled @ layer.projection.T
         return maps
+
+    def encode_backward(
+        self, maps: Array, layers: Sequence[Layer], upstream: Upstream, *, by_maps: bool = True
+    ) -> tuple[Array | None, list[NDArray[np.float64]]]:
+        """Go forward through the layers, then back."""
+        check_differentiable([layer.spec for layer in layers])
+        inputs = [self.asarray(maps)]
+        for layer in layers:
+            inputs.append(self.encode(inputs[-1], [layer]))
+        out = inputs.pop()
+        gradient = self.asarray(in_parts(upstream, layers, tuple(inputs[0].shape))(out, slice(0, len(out))))
+        by_anchors: list[NDArray[np.float64]] = []
+        for layer, below in zip(reversed(layers), reversed(inputs), strict=True):
+            gradient, of_layer = layer_backward(below, layer, gradient)
+            by_anchors.insert(0, of_layer)
+        return gradient if by_maps else None, by_anchors
 
     def patch_norms(self, maps: Array, specs: Specs) -> tuple[NDArray[np.float64], ...]:
         """Compute the pairs of each image's positions with one another, and take n(u) from their diagonal."""

@@ -14,7 +14,7 @@ class             loss, with s = Wᵀ x + b [K]            how it is minimised; 
 
 `KernelRidge` is ridge regression in the space of a dot-product kernel on the features, in closed form with
 exact leave-one-out; `NystromRidge` is that on landmarks, for many images. `GramRidge` is both for any kernel,
-given by its values.
+given by its values. But for the latter they choose on held-out images, too, where ``choose`` says so.
 
 `LinearClassifier` and `KernelClassifier` are what they are once fitted; `Classifier` is what both have in
 common, `TrainableClassifier` the interface for fitting. Features on a GPU are computed with there; labels and

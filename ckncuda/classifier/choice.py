@@ -131,17 +131,27 @@ def climb_from(start: float, accuracy_at: Callable[[float], float], progress: Pr
     return [(THIRDS[place], accuracy) for place, accuracy in search.items()]
 
 
+def half(images: int) -> int:
+    """Return half of a number of images, rounded down."""
+    return images // 2
+
+
 def search_from_few(
-    accuracy_among: Callable[[int, float], float], images: int, progress: Progress | None
+    accuracy_among: Callable[[int, float], float],
+    images: int,
+    progress: Progress | None,
+    judges: Callable[[int], int] = half,
 ) -> Search:
     """Look for λ among `FEW` images or so, then among twice as many from there on, until all are in.
 
     Twice as many images take a λ that is weaker by a third of a decade or two: each climb begins a third
-    below the last one's end.  What was tried with all images is returned.  The callable gives the accuracy
-    of half of so many images at one λ.
+    below the last one's end.  What was tried with all images is returned.  The first callable gives the
+    accuracy among so many images at one λ, the other how many of them judge it.
     """
     few, *more = halvings(images // 2, FEW)
-    search = search_regularization(functools.partial(accuracy_among, few), few // 2, progress, refinement=())
+    search = search_regularization(
+        functools.partial(accuracy_among, few), judges(few), progress, refinement=()
+    )
     for count in (*more, images):
         start = best_regularization(search) / THIRD
         search = climb_from(start, functools.partial(accuracy_among, count), progress)
@@ -167,6 +177,11 @@ def best_regularization(search: Search) -> float:
 # ---- λ, κ and weights ------------------------------------------------------------------------------------
 
 
+def judges(images: int) -> int:
+    """Count the images that judge a point of a lattice, of so many at hand: half, if these are not few."""
+    return images // 2 if images >= 2 * FEW else images
+
+
 @dataclass(frozen=True)
 class Choice:
     """All that was chosen or given: λ, and a weight and κ for each encoder.
@@ -189,12 +204,13 @@ class Choice:
 
 @dataclass(frozen=True)
 class Judgement:
-    """The choice of a fit, and its leave-one-out accuracy.
+    """The choice of a fit, and its accuracy on images that are left out.
 
     Attributes
     ----------
     judged, chose : int
-        How many images were left out one by one to measure the accuracy, and how many of these chose.
+        How many images were left out, one by one or together, to measure the accuracy, and how many of these
+        chose.
     accuracy : float or None
         None if the choice was there before: nothing is measured then.
     """
@@ -252,7 +268,11 @@ class Options:
         return Choice(float(regularization), normalized_weights(weights), kernels)
 
     def search(
-        self, accuracy_among: Callable[[Choice, int, int], float], images: int, progress: Progress | None
+        self,
+        accuracy_among: Callable[[Choice, int, int], float],
+        images: int,
+        progress: Progress | None,
+        judges: Callable[[int], int] = judges,
     ) -> tuple[Choice, int]:
         """Return the best point of the lattice, and how many images judged it in the end.
 
@@ -260,8 +280,8 @@ class Options:
         step along one axis at a time, among twice as many and so on.  Of equally good points of the grid
         that of the largest λ is taken.
 
-        The callable gives the left-out accuracy of what is tried, among so many images, of which so many
-        judge it; it may raise `InvalidSpec` where λ is too small.
+        The first callable gives the left-out accuracy of what is tried, among so many images, of which so
+        many judge it; it may raise `InvalidSpec` where λ is too small.  The other counts these, of so many.
         """
         tried, sizes = 0, self.sizes
         level = [len(WEIGHTS) // 2] * (len(sizes) - 1 - self._bandwidths)
@@ -301,11 +321,6 @@ class Options:
             if shown := [name for name, each in names if each == automatic]:
                 sentences.append(f"{', '.join(shown)} {'were' if len(shown) > 1 else 'was'} {what}")
         return "; ".join(sentences)
-
-
-def judges(images: int) -> int:
-    """Count the images that judge a point of a lattice, of so many at hand: half, if these are not few."""
-    return images // 2 if images >= 2 * FEW else images
 
 
 def climb(start: Place, accuracy_at: Callable[[Place], float], sizes: Place) -> Place:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from ckncuda.backend.arrays import to_host
 from ckncuda.classifier.training_data import BLOCK_BYTES, TrainingData, check_features
 from ckncuda.errors import InvalidData, InvalidSpec
-from ckncuda.given.parameters import number, whole
+from ckncuda.given.parameters import choice, number, whole
 from ckncuda.progress import Progress
 from ckncuda.types import Array
 
@@ -90,6 +90,10 @@ class Classifier(ABC):
         return labels
 
 
+LEAVE_ONE_OUT, HELD_OUT = "leave-one-out", "held-out"
+"""Ways in which a classifier of closed form may choose."""
+
+
 class ValidatedClassifier(Classifier):
     """A classifier that learns, with λ given or chosen, and measures its accuracy.
 
@@ -101,7 +105,8 @@ class ValidatedClassifier(Classifier):
     validation : float
         0: the accuracy reported is the leave-one-out one; without a closed form nothing is measured then, and
         λ must be given.  Otherwise the fraction of the images, of each class in proportion, that are held out
-        to measure the accuracy, and of every choice by leave-one-out. All images are fitted at the end.
+        to measure the accuracy, and of every choice by leave-one-out, or that make it (see ``choose`` where
+        there is one). All images are fitted at the end.
     seed : int
         Draws the held-out images.
 
@@ -189,6 +194,19 @@ class TrainableClassifier(ValidatedClassifier):
     @abstractmethod
     def _fit(self, data: TrainingData, progress: Progress | None) -> None:
         """Learn from what is checked."""
+
+
+def checked_choose(choose: str, validation: float) -> str:
+    """Return what choices are made by; raise `InvalidSpec` where no image is there to make them."""
+    checked = choice(
+        "choose", choose, (LEAVE_ONE_OUT, HELD_OUT), f'expected "{LEAVE_ONE_OUT}" or "{HELD_OUT}"'
+    )
+    if checked == HELD_OUT and validation == 0:
+        raise InvalidSpec(
+            f'choose is "{HELD_OUT}", but validation is 0: no image is held out to choose by; give '
+            f'validation=0.1, which holds out a tenth of the images, or choose="{LEAVE_ONE_OUT}"'
+        )
+    return checked
 
 
 def checked_regularization(regularization: float | str) -> float | str:

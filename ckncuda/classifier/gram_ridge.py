@@ -171,7 +171,8 @@ class GramRidge(LinearClassifier, LeaveOneOut[GramMatrices]):
         kernel_weights, how = self._weights_on_landmarks(landmarks, targets, progress)
         scales = [w / spread for w, spread in zip(kernel_weights, landmarks.spreads, strict=True)]
         factor, mapped, means = landmarks.new_features(scales, progress)
-        dual, intercept = fit_ridge(self, factor, mapped, targets, how, progress)
+        ridge = Ridge(self.regularization, self.validation, self.seed)
+        dual, intercept = fit_ridge(self, ridge, factor, mapped, targets, how, progress)
         self.weights_ = np.concatenate([scale * dual for scale in scales]).astype(np.float32)
         mean_score = weighted_sum(scales, means) @ dual
         rounded = means.reshape(-1) @ self.weights_.astype(np.float64)

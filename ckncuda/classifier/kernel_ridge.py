@@ -6,18 +6,18 @@ import numpy as np
 
 from ckncuda.backend.arrays import to_host
 from ckncuda.classifier.choice import Choice, Judgement, Options, check_weights
-from ckncuda.classifier.classifier import TrainableClassifier, checked_regularization
+from ckncuda.classifier.classifier import LEAVE_ONE_OUT, TrainableClassifier, checked_regularization
 from ckncuda.classifier.kernel_classifier import KernelClassifier
 from ckncuda.classifier.systems import MANY, KernelSystem, check_count
 from ckncuda.classifier.training_data import FeatureScaling, TrainingData, block_bytes
-from ckncuda.classifier.validation import LeaveOneOut
+from ckncuda.classifier.validation import HeldOutOrLeftOut
 from ckncuda.errors import InvalidSpec
 from ckncuda.given.parameters import instance
 from ckncuda.layer.dot_product import DotProductKernel, Exponential
 from ckncuda.progress import Progress
 
 
-class KernelRidge(KernelClassifier, LeaveOneOut[TrainingData], TrainableClassifier):
+class KernelRidge(KernelClassifier, HeldOutOrLeftOut, TrainableClassifier):
     r"""One-vs-rest least squares in the space of a kernel on image features, solved exactly.
 
     With the Gram matrix K of the training images (see `KernelClassifier` for the kernel), plus 1 for an
@@ -35,14 +35,15 @@ class KernelRidge(KernelClassifier, LeaveOneOut[TrainingData], TrainableClassifi
         each encoder by leave-one-out accuracy.
     weights : sequence of float or "auto"
         Of the encoders of an ensemble, not negative; "auto": chosen by leave-one-out accuracy.
-    regularization, validation, seed
-        See `ValidatedClassifier`; for what is learned, `KernelClassifier` too.
+    regularization, validation, seed, choose
+        See `HeldOutOrLeftOut`; for what is learned, `KernelClassifier` too.
 
     Notes
     -----
     What is to be chosen is looked for among 1,000 to 2,000 images first, on a grid, then climbed from there,
     one step of one number at a time, among twice as many and so on. Accuracies that choose are those of half
-    of the images at hand, drawn at random; the one reported is that of all.
+    of the images at hand, drawn at random; the one reported is that of all. Where held-out images
+    choose, both are theirs, of half of the images at hand at most, until all are in.
 
     Of 4,000 images and more the Gram matrices are in float32, as the features are, and so are factors for
     λ ≥ 1e-6. One square matrix an encoder and two more are held.
@@ -70,8 +71,9 @@ class KernelRidge(KernelClassifier, LeaveOneOut[TrainingData], TrainableClassifi
         weights: Sequence[float] | str = "auto",
         validation: float = 0.0,
         seed: int = 0,
+        choose: str = LEAVE_ONE_OUT,
     ) -> None:
-        super().__init__(regularization, validation, seed)
+        super().__init__(regularization, validation, seed, choose)
         self.kernel = kernel
         self.weights = weights
 
@@ -89,12 +91,16 @@ class KernelRidge(KernelClassifier, LeaveOneOut[TrainingData], TrainableClassifi
 
     def bytes_to_fit(self, n: int, d: int, encoders: int) -> int:
         """Count points twice in half precision, a matrix an encoder, and two more in double precision."""
-        again = 4 * n * d if self.validation else 0
         grams = (4 if n >= MANY else 8) * encoders + 2 * 8
-        return 2 * 2 * n * d + grams * n**2 + block_bytes(n, d) + again
+        return 2 * 2 * n * d + grams * n**2 + block_bytes(n, d) + self.bytes_kept(n, d)
 
     def _options(self, data: TrainingData) -> Options:
         return Options(self.regularization, len(data.widths), self.weights, self.kernel)
+
+    def chosen(self, data: TrainingData, progress: Progress | None) -> tuple[Choice, int]:
+        """Return the best choice on the held-out images of the data, and how many they are; learn nothing."""
+        system = KernelSystem(data, FeatureScaling.of(data.features, data.widths), progress)
+        return system.choose(self._options(data), progress)
 
     def _learn(self, data: TrainingData, choice: Choice | None, progress: Progress | None) -> Judgement:
         scaling = FeatureScaling.of(data.features, data.widths)

@@ -5,6 +5,7 @@ inner products are the kernel's as far as the landmarks span it (Nyström); `Rid
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,13 @@ import numpy.typing as npt
 from ckncuda.backend import linear_algebra
 from ckncuda.backend.arrays import to_host
 from ckncuda.classifier.choice import judges, normalized_weights, shown_kernels, shown_weights
-from ckncuda.classifier.classifier import TrainableClassifier, ValidatedClassifier
+from ckncuda.classifier.classifier import (
+    HELD_OUT,
+    LEAVE_ONE_OUT,
+    TrainableClassifier,
+    ValidatedClassifier,
+    checked_choose,
+)
 from ckncuda.classifier.gram_matrices import GramStatistics, chosen_entries, finite_rows
 from ckncuda.classifier.kernel_classifier import KernelClassifier, part_norms, weighted_kernel
 from ckncuda.classifier.kernel_ridge import KernelRidge
@@ -51,9 +58,10 @@ class NystromRidge(KernelClassifier, TrainableClassifier):
         Of the encoders of an ensemble; "auto": chosen with the kernel.
     landmarks : int
         m, drawn at random from the training images; all of them if there are no more.
-    regularization, validation, seed
+    regularization, validation, seed, choose
         See `Ridge`; for what is learned, `KernelClassifier`.  Held-out images may be landmarks: those are
-        chosen without labels. The seed draws the landmarks too.
+        chosen without labels. The seed draws the landmarks too.  Where held-out images choose, up to half of
+        the images on which kernel and weights are chosen are theirs.
 
     Notes
     -----
@@ -83,8 +91,10 @@ class NystromRidge(KernelClassifier, TrainableClassifier):
         landmarks: int = LANDMARKS,
         validation: float = 0.0,
         seed: int = 0,
+        choose: str = LEAVE_ONE_OUT,
     ) -> None:
         super().__init__(regularization, validation, seed)
+        self.choose = choose
         self.kernel = kernel
         self.weights = weights
         self.landmarks = landmarks
@@ -93,6 +103,7 @@ class NystromRidge(KernelClassifier, TrainableClassifier):
         """Raise `InvalidSpec` if an option is out of its range, or does not suit so many encoders."""
         self._chooser().check_options(encoders=encoders)
         super().check_options()
+        self.choose = checked_choose(self.choose, self.validation)
         self.landmarks = whole("landmarks", self.landmarks, 2, "expected a whole number of at least 2")
 
     def bytes_to_fit(self, n: int, d: int, encoders: int) -> int:
@@ -100,12 +111,15 @@ class NystromRidge(KernelClassifier, TrainableClassifier):
         m = min(self.landmarks, n)
         few = min(n, CHOOSE_AMONG)
         chooses = 4 * few * d + self._chooser().bytes_to_fit(few, d, encoders)
-        ridge = Ridge(self.regularization, self.validation).bytes_to_fit(n, m, 1)
+        ridge = self._ridge().bytes_to_fit(n, m, 1)
         learns = (2 + 4 + 8) * m * d + 2 * 8 * m**2 + 4 * n * m + block_bytes(n, max(d, m)) + ridge
         return max(chooses, learns)
 
     def _chooser(self) -> KernelRidge:
         return KernelRidge(self.kernel, "auto", self.weights, seed=self.seed)
+
+    def _ridge(self) -> Ridge:
+        return Ridge(self.regularization, self.validation, self.seed, self.choose)
 
     def _fit(self, data: TrainingData, progress: Progress | None) -> None:
         images = len(data.targets)
@@ -115,7 +129,7 @@ class NystromRidge(KernelClassifier, TrainableClassifier):
         points = scaling.block(data.features, np.sort(order[: self.landmarks]), dtype=np.float32)
         points = points.astype(np.float16)
         factor, mapped = _new_features(data, scaling, points, kernels, weights, progress)
-        dual, intercept = fit_ridge(self, factor, mapped, data.targets, [how], progress)
+        dual, intercept = fit_ridge(self, self._ridge(), factor, mapped, data.targets, [how], progress)
         self._hold(to_host(points), scaling.on_host(), data.widths, kernels, weights)
         self.dual_, self.intercept_, self.classes_ = to_host(dual), intercept, data.classes
 
@@ -127,6 +141,10 @@ class NystromRidge(KernelClassifier, TrainableClassifier):
         if isinstance(self.kernel, DotProductKernel) and (encoders == 1 or not isinstance(self.weights, str)):
             weights = (1.0,) if isinstance(self.weights, str) else normalized_weights(self.weights)
             kernels = (self.kernel,) * encoders
+        elif self.choose == HELD_OUT:
+            found, judged = self._chooser().chosen(self._few(data), progress)
+            kernels, weights = found.kernels, found.weights
+            how = f"chosen on {judged} of the images held out, but for what was given"
         else:
             # What Ridge will hold out chooses neither kernel nor weights.
             kept, _ = held_out_split(data.targets, self.validation, self.seed)
@@ -137,6 +155,14 @@ class NystromRidge(KernelClassifier, TrainableClassifier):
         if encoders == 1:
             return kernels, weights, f"{shown_kernels(kernels)} was {how}"
         return kernels, weights, f"{shown_kernels(kernels)}, {shown_weights(weights)} were {how}"
+
+    def _few(self, data: TrainingData) -> TrainingData:
+        """Return `CHOOSE_AMONG` images; of those that Ridge will hold out up to half, held out here too."""
+        random = np.random.default_rng(self.seed)
+        kept, held_out = map(random.permutation, held_out_split(data.targets, self.validation, self.seed))
+        judges = held_out[: max(CHOOSE_AMONG // 2, CHOOSE_AMONG - len(kept))]
+        some = np.concatenate([kept[: CHOOSE_AMONG - len(judges)], judges])
+        return replace(data.some(some), held_out=np.arange(len(some) - len(judges), len(some)))
 
 
 def _new_features(
@@ -248,17 +274,17 @@ def _mapped(
 
 def fit_ridge(
     classifier: ValidatedClassifier,
+    ridge: Ridge,
     factor: Array,
     mapped: npt.NDArray[np.float32],
     targets: Index,
     how: Sequence[str],
     progress: Progress | None,
 ) -> tuple[Array, npt.NDArray[np.float32]]:
-    """Fit `Ridge` with a classifier's options on new features [n, m]; tell it what was chosen and measured.
+    """Fit a classifier's `Ridge` on new features [n, m]; tell the classifier what was chosen and measured.
 
     Return the weights on kernel values with the landmarks, L⁻ᵀ w [m, K], and the intercept, float32 [K].
     """
-    ridge = Ridge(classifier.regularization, classifier.validation, classifier.seed)
     ridge.fit(mapped, targets, progress)
     classifier.regularization_ = ridge.regularization_
     classifier.validation_accuracy_ = ridge.validation_accuracy_

@@ -1,4 +1,4 @@
-"""Cross-entropy and squared hinge: their sums over images, and derivatives by the scores."""
+"""Cross-entropy, squared hinge and squared loss: their sums over images, and derivatives by the scores."""
 
 from collections.abc import Callable
 
@@ -24,6 +24,27 @@ def cross_entropy(scores: Array, targets: Index) -> tuple[float, Array]:
     exponentials /= totals[:, None]
     exponentials[images, targets] -= 1
     return loss, exponentials
+
+
+def smoothed_cross_entropy(smoothing: float) -> Loss:
+    """Return the cross-entropy with targets that give all K classes a share alike: (1 − ε) e_y + ε/K."""
+
+    def loss(scores: Array, targets: Index) -> tuple[float, Array]:
+        total, derivative = cross_entropy(scores, targets)
+        if smoothing:
+            centred = scores - scores.mean(axis=1, keepdims=True)
+            total += smoothing * float(centred[np.arange(len(targets), like=targets), targets].sum())
+            derivative[np.arange(len(targets), like=targets), targets] += smoothing
+            derivative -= smoothing / scores.shape[1]
+        return total, derivative
+
+    return loss
+
+
+def squared(scores: Array, targets: Index) -> tuple[float, Array]:
+    """Return Σ_i ½ Σ_k (s_ik − y_ik)², y_ik = ±1, and its derivative by the scores: the loss of `Ridge`."""
+    difference = scores - signed_targets(targets, scores.shape[1])
+    return float(np.vdot(difference, difference)) / 2, difference
 
 
 def squared_hinge(scores: Array, targets: Index) -> tuple[float, Array]:

@@ -10,15 +10,16 @@ from ckncuda.classifier.choice import (
     search_from_few,
     search_or_try,
 )
-from ckncuda.classifier.classifier import TrainableClassifier
+from ckncuda.classifier.classifier import LEAVE_ONE_OUT, TrainableClassifier
+from ckncuda.classifier.held_out_system import HeldOutPrimalSystem
 from ckncuda.classifier.linear import LinearClassifier
 from ckncuda.classifier.systems import FeatureSystem, PrimalSystem
 from ckncuda.classifier.training_data import FeatureScaling, TrainingData, block_bytes
-from ckncuda.classifier.validation import LeaveOneOut
+from ckncuda.classifier.validation import HeldOutOrLeftOut
 from ckncuda.progress import Progress
 
 
-class Ridge(LinearClassifier, LeaveOneOut[TrainingData], TrainableClassifier):
+class Ridge(LinearClassifier, HeldOutOrLeftOut, TrainableClassifier):
     r"""One-vs-rest least squares with a quadratic penalty, solved exactly.
 
     On features centred and scaled to a mean squared norm of 1, minimises
@@ -40,8 +41,8 @@ class Ridge(LinearClassifier, LeaveOneOut[TrainingData], TrainableClassifier):
         largest. Of 4,000 images and more in the dual, 1,000 to 2,000 show where to look, then twice as many,
         and so on: all of them decide. Of more than 10,000 images in the primal, so many, drawn at random, are
         left out one by one.
-    validation, seed
-        See `ValidatedClassifier`; for what is learned, `LinearClassifier` too.
+    validation, seed, choose
+        See `HeldOutOrLeftOut`; for what is learned, `LinearClassifier` too.
 
     Attributes
     ----------
@@ -73,13 +74,18 @@ class Ridge(LinearClassifier, LeaveOneOut[TrainingData], TrainableClassifier):
 
     search_: Search
 
-    def __init__(self, regularization: float | str = "auto", validation: float = 0.0, seed: int = 0) -> None:
-        super().__init__(regularization, validation, seed)
+    def __init__(
+        self,
+        regularization: float | str = "auto",
+        validation: float = 0.0,
+        seed: int = 0,
+        choose: str = LEAVE_ONE_OUT,
+    ) -> None:
+        super().__init__(regularization, validation, seed, choose)
 
     def bytes_to_fit(self, n: int, d: int, encoders: int) -> int:
         """Count square matrices of the size min(n, d): products, a factor, and part of one that is judged."""
-        again = 4 * n * d if self.validation else 0
-        return 3 * 8 * min(n, d) ** 2 + block_bytes(n, d) + again
+        return 3 * 8 * min(n, d) ** 2 + block_bytes(n, d) + self.bytes_kept(n, d)
 
     def _options(self, data: TrainingData) -> Options:
         return Options(self.regularization)
@@ -87,17 +93,23 @@ class Ridge(LinearClassifier, LeaveOneOut[TrainingData], TrainableClassifier):
     def _learn(self, data: TrainingData, choice: Choice | None, progress: Progress | None) -> Judgement:
         scaling = FeatureScaling.of(data.features, data.widths)
         images, width = data.features.shape
-        system = (FeatureSystem if images < width else PrimalSystem)(data, scaling, progress)
+        primal = HeldOutPrimalSystem if len(data.held_out) else PrimalSystem
+        system = (FeatureSystem if images < width else primal)(data, scaling, progress)
         judged = chose = system.judged
         accuracy: float | None = None
         if choice is not None:
             best, search = choice.regularization, choice.search or []
         elif isinstance(self.regularization, str) and isinstance(system, FeatureSystem) and system.large:
-            chose = images // 2
+            chose = system.held_out or images // 2
             search, accuracy = _search_from_few(system, progress)
             best = best_regularization(search)
         else:
-            search = search_or_try(self.regularization, or_failed(system.accuracy_at), images, progress)
+            judges = len(data.held_out) or images
+            # A λ that is given is refused where the images kept are too alike for it, though all are not.
+            accuracy_at = (
+                or_failed(system.accuracy_at) if self.regularization == "auto" else system.accuracy_at
+            )
+            search = search_or_try(self.regularization, accuracy_at, judges, progress)
             best = best_regularization(search)
             accuracy = dict(search)[best]
         self.weights_, self.intercept_ = scaling.fold(system.weights(best), system.intercept)
@@ -109,8 +121,17 @@ def _search_from_few(system: FeatureSystem, progress: Progress | None) -> tuple[
     """Look for λ among the last images of the system, of which the last half is left out, one by one.
 
     Return the λ tried with all images, with accuracies over the last half, and that of the best over all.
+    Where images are held out, these are left out together in place of both.
     """
-    images = system.judged
+    images = len(system.targets)
+    if system.held_out:
+
+        @or_failed
+        def held_out_accuracy(count: int, tried: float) -> float:
+            return system.accuracy_among(Choice(tried), count, system.held_out_among(count))
+
+        search = search_from_few(held_out_accuracy, images, progress, system.held_out_among)
+        return search, dict(search)[best_regularization(search)]
     best: tuple[float, float, float] = 0.0, 0.0, 0.0
 
     @or_failed

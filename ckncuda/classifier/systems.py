@@ -10,6 +10,7 @@ and the residual of image i when it is left out is r_i / (1 − H_ii), r = Y −
 
 For a kernel with the Gram matrix K the intercept is that of a constant feature of 1, penalised as all else:
 (K + 11ᵀ + nλI) α = Y, and the residual of image i when it is left out is α_i / ((K + 11ᵀ + nλI)⁻¹)_ii.
+Images that are left out together, H, have the residuals (((K + 11ᵀ + nλI)⁻¹)_HH)⁻¹ α_H.
 
 Everything is where the features are, on the host or on a GPU; Gram matrices that are given, on the host.
 """
@@ -23,13 +24,13 @@ import numpy.typing as npt
 
 from ckncuda.backend import linear_algebra
 from ckncuda.backend.linear_algebra import add_product
-from ckncuda.classifier.choice import Choice, Judgement, Options
+from ckncuda.classifier.choice import Choice, Judgement, Options, judges
 from ckncuda.classifier.gram_matrices import GramMatrices, GramStatistics
 from ckncuda.classifier.kernel_classifier import homogeneous
 from ckncuda.classifier.training_data import FeatureScaling, TrainingData, blocks, parts, signed_targets
 from ckncuda.errors import InvalidSpec
 from ckncuda.progress import Progress
-from ckncuda.types import Array
+from ckncuda.types import Array, Index
 
 Matrix = npt.NDArray[np.float64]
 
@@ -77,11 +78,27 @@ class DualSolution:
         residuals: Matrix = self.alpha[-len(diagonal) :] / (diagonal - self.constant)
         return residuals
 
+    def held_out_residuals(self, last: int) -> Matrix:
+        """Return y_i minus the prediction without the last images together, float64 [last, K], for these.
+
+        With L's last block L_HH the inverse's is B = (L_HH L_HHᵀ)⁻¹, so that B⁻¹ α_H takes two products.
+        Where the intercept is not penalised (B − c 11ᵀ)⁻¹ α_H follows by the formula of Sherman and Morrison.
+        """
+        block = self.factor[-last:, -last:]
+        alpha = self.alpha[-last:].astype(block.dtype)
+        residuals: Matrix = (block @ (block.T @ alpha)).astype(np.float64)
+        if self.constant:
+            ones = np.ones_like(alpha[:, :1])
+            column = (block @ (block.T @ ones)).astype(np.float64)
+            residuals += column * (residuals.sum(axis=0) / (1 / self.constant - column.sum()))
+        return residuals
+
 
 class DualSystem(ABC):
     """Solve (K + 11ᵀ + nλI) α = Y, for all images or as if only the last so many existed.
 
-    The images are taken in an order drawn at random, so that the last of them are a sample of all.
+    The images are taken in an order drawn at random, so that the last of them are a sample of all; where
+    images are held out these come last, in an order drawn at random too.
 
     Of `MANY` images and more Gram matrices are in float32, which errs by no more than float32 features
     do, and so are their factors for λ down to `WELL_CONDITIONED`; twice as fast, in half the memory.
@@ -94,15 +111,19 @@ class DualSystem(ABC):
         Y in that order, where everything is computed.
     intercept : float64 [K]
         What was taken off the targets ±1: the mean, or 0 where the intercept is penalised.
+    held_out : int
+        How many images are left out together to judge what is tried; of 0, each by itself.
     dtype : dtype
         That of the Gram matrices.
     """
 
     intercept: Matrix | float = 0.0
 
-    def __init__(self, targets: Matrix) -> None:
-        self.order = np.asarray(np.random.default_rng(0).permutation(len(targets)), like=targets)
-        self.targets = targets[self.order]
+    def __init__(self, targets: Matrix, kept: Index, held_out: Index) -> None:
+        random = np.random.default_rng(0)
+        order = np.concatenate([random.permutation(kept), random.permutation(held_out)])
+        self.order = np.asarray(order, like=targets)
+        self.targets, self.held_out = targets[self.order], len(held_out)
         self.dtype: np.dtype[Any] = np.dtype(np.float32 if len(targets) >= MANY else np.float64)
 
     @abstractmethod
@@ -122,8 +143,14 @@ class DualSystem(ABC):
 
     def accuracy_among(self, choice: Choice, last: int, judged: int) -> float:
         """Return the left-out accuracy of the last ``judged``, as if only the last so many images existed."""
-        residuals = self.solution(choice, last).left_out_residuals(judged if judged < last else None)
-        return self.accuracy(residuals)
+        solution = self.solution(choice, last)
+        if self.held_out:
+            return self.accuracy(solution.held_out_residuals(judged))
+        return self.accuracy(solution.left_out_residuals(judged if judged < last else None))
+
+    def held_out_among(self, count: int) -> int:
+        """Count the images that are left out together, of so many: half at most, of all those held out."""
+        return self.held_out if count == len(self.targets) else min(self.held_out, count // 2)
 
 
 class FeatureSystem(DualSystem):
@@ -136,7 +163,7 @@ class FeatureSystem(DualSystem):
     Attributes
     ----------
     judged : int
-        How many images are left out one by one: all.
+        How many images are left out: all, or those held out.
     large : bool
         There are so many that a search begins on part of them.
     """
@@ -148,9 +175,9 @@ class FeatureSystem(DualSystem):
         signs = data.signs()
         self.intercept = signs.mean(axis=0)
         signs -= self.intercept
-        super().__init__(signs)
+        super().__init__(signs, data.kept(), data.held_out)
         images, width = data.features.shape
-        self.judged, self.large = images, images >= MANY
+        self.judged, self.large = self.held_out or images, images >= MANY
         # LAPACK works in place on column-major matrices; only the lower triangle is ever filled.
         self.products = np.zeros((images, images), self.dtype, order="F", like=data.features)
         add_product(self.products, np.ones_like(self.products[:1]))
@@ -173,8 +200,8 @@ class FeatureSystem(DualSystem):
         return replace(solution, constant=1 / (images**2 * (choice.regularization + 1)))
 
     def accuracy_at(self, regularization: float) -> float:
-        """Return the leave-one-out accuracy of all images."""
-        return self.accuracy_among(Choice(regularization), self.judged, self.judged)
+        """Return the left-out accuracy of all images, or of those held out."""
+        return self.accuracy_among(Choice(regularization), len(self.targets), self.judged)
 
     def weights(self, regularization: float) -> Matrix:
         """Return W = Zᵀα, float64 [d, K], on scaled features."""
@@ -227,10 +254,18 @@ class WeightedSystem(DualSystem):
         images = len(self.targets)
         if choice is not None:
             return Judgement(choice, images, images), self.solution(choice).alpha
-        choice, chose = options.search(self.accuracy_among, images, progress)
+        choice, chose = self.choose(options, progress)
         solution = self.solution(choice)
-        accuracy = self.accuracy(solution.left_out_residuals())
-        return Judgement(choice, images, chose, accuracy), solution.alpha
+        if self.held_out:
+            accuracy = self.accuracy(solution.held_out_residuals(self.held_out))
+        else:
+            accuracy = self.accuracy(solution.left_out_residuals())
+        return Judgement(choice, self.held_out or images, chose, accuracy), solution.alpha
+
+    def choose(self, options: Options, progress: Progress | None) -> tuple[Choice, int]:
+        """Return the best that was found, and how many images judged it in the end."""
+        among = self.held_out_among if self.held_out else judges
+        return options.search(self.accuracy_among, len(self.targets), progress, among)
 
 
 class KernelSystem(WeightedSystem):
@@ -243,7 +278,7 @@ class KernelSystem(WeightedSystem):
     """
 
     def __init__(self, data: TrainingData, scaling: FeatureScaling, progress: Progress | None) -> None:
-        super().__init__(data.signs())
+        super().__init__(data.signs(), data.kept(), data.held_out)
         images, width = data.features.shape
         self.points = np.empty((images, width), np.float16, like=data.features)
         self.matrices = []
@@ -277,7 +312,8 @@ class GramSystem(WeightedSystem):
     """
 
     def __init__(self, data: GramMatrices) -> None:
-        super().__init__(signed_targets(data.targets, len(data.classes)))
+        images = np.arange(len(data.targets))
+        super().__init__(signed_targets(data.targets, len(data.classes)), images, images[:0])
         self.statistics = [GramStatistics(gram, data.images) for gram in data.grams]
         self.matrices = [each.centred(self.order, self.dtype) for each in self.statistics]
 

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
@@ -48,12 +48,16 @@ class TrainingData:
         How many of the features come from each encoder.
     classes, targets : int64 [K], integers [n]
         The labels are ``classes[targets]``; classes are sorted, both are on the host.
+    held_out : integers [h]
+        The numbers, increasing, of the images that judge all that is chosen, left out together; where there
+        are none, each image is left out by itself.
     """
 
     features: npt.NDArray[np.float32]
     widths: tuple[int, ...]
     classes: npt.NDArray[np.int64]
     targets: Index
+    held_out: Index = field(default_factory=lambda: np.arange(0))
 
     @classmethod
     def of(cls, features: npt.ArrayLike, labels: npt.ArrayLike, widths: Sequence[int] | None = None) -> Self:
@@ -68,13 +72,18 @@ class TrainingData:
         return cls(checked, check_widths(widths, checked.shape[1]), classes, targets)
 
     def some(self, images: Index) -> Self:
-        """Return the data of these images; of classes, all."""
-        return replace(self, features=self.rows(images), targets=self.targets[images])
+        """Return the data of these images, of which none is held out; of classes, all."""
+        rows, targets = self.rows(images), self.targets[images]
+        return replace(self, features=rows, targets=targets, held_out=np.arange(0))
 
     def rows(self, images: Index, kept: Index | None = None) -> npt.NDArray[np.float32]:
         """Return the features of these images, whichever others were kept, where they are."""
         rows: npt.NDArray[np.float32] = self.features[np.asarray(images, like=self.features)]
         return rows
+
+    def kept(self) -> Index:
+        """Return the numbers of the images that are not held out."""
+        return np.setdiff1d(np.arange(len(self.targets)), self.held_out)
 
     def signs(self) -> npt.NDArray[np.float64]:
         """Return the targets as `signed_targets`, where the features are."""

@@ -2,12 +2,13 @@
 
 import copy
 from abc import abstractmethod
+from dataclasses import replace
 from typing import Generic, TypeVar
 
 import numpy as np
 
 from ckncuda.classifier.choice import Choice, Judgement, Options
-from ckncuda.classifier.classifier import ValidatedClassifier
+from ckncuda.classifier.classifier import LEAVE_ONE_OUT, ValidatedClassifier, checked_choose
 from ckncuda.classifier.gram_matrices import GramMatrices
 from ckncuda.classifier.training_data import TrainingData
 from ckncuda.errors import InvalidData
@@ -50,6 +51,47 @@ class LeaveOneOut(ValidatedClassifier, Generic[Data]):
             sentence = held_out_sentence(len(held_out), images, said)
         self.regularization_, self.validation_accuracy_ = choice.regularization, accuracy
         self.validation_ = sentence
+
+
+class HeldOutOrLeftOut(LeaveOneOut[TrainingData]):
+    """A classifier of features that chooses by leave-one-out, or on images that it holds out.
+
+    Parameters
+    ----------
+    regularization, validation, seed
+        See `ValidatedClassifier`.
+    choose : {"leave-one-out", "held-out"}
+        "held-out": the images that ``validation`` holds out judge all that is to be chosen, left out together
+        from a fit on the others, with the same 1/n, centring and scaling, which need no labels.  It is for
+        features that learned from the labels of the other images, of which leave-one-out promises too much.
+        The accuracy reported is that of the best choice, on the images that chose it.
+    """
+
+    def __init__(
+        self, regularization: float | str, validation: float, seed: int, choose: str = LEAVE_ONE_OUT
+    ) -> None:
+        super().__init__(regularization, validation, seed)
+        self.choose = choose
+
+    def check_options(self, images: int | None = None, encoders: int | None = None) -> None:
+        """Raise `InvalidSpec` if an option is out of its range, or no image is held out that is to choose."""
+        super().check_options()
+        self.choose = checked_choose(self.choose, self.validation)
+
+    def bytes_kept(self, n: int, d: int) -> int:
+        """Count the bytes of a copy of features [n, d], of the images kept while the others only measure."""
+        return 4 * n * d if self.validation and self.choose == LEAVE_ONE_OUT else 0
+
+    def _fit(self, data: TrainingData, progress: Progress | None) -> None:
+        """Learn from all images, and choose and measure on those that are left out or held out."""
+        if self.choose == LEAVE_ONE_OUT:
+            super()._fit(data, progress)
+            return
+        _, held_out = held_out_split(data.targets, self.validation, self.seed)
+        found = self._learn(replace(data, held_out=held_out), None, progress)
+        said = self._options(data).said(found.choice, "on them")
+        self.regularization_, self.validation_accuracy_ = found.choice.regularization, found.accuracy
+        self.validation_ = held_out_sentence(len(held_out), len(data.targets), said)
 
 
 def held_out_sentence(held_out: int, images: int, choice: str) -> str:

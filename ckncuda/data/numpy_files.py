@@ -10,7 +10,7 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import IO, Any
 
 import numpy as np
@@ -121,6 +121,17 @@ def read_npz_labels(path: StrPath, n: int | None = None) -> NDArray[np.int64]:
         return archive.labels(keys[0], n)
 
 
+def read_npz_arrays(path: StrPath, check: Callable[[Collection[str]], None]) -> dict[str, NDArray[Any]]:
+    """Read all arrays of an ``.npz`` file; ``check`` may refuse their names before anything is unpacked."""
+    with _Archive(path, "expected arrays by name, as numpy.savez writes them") as archive:
+        check(archive.members)
+        opened = {key: archive.stream(key) for key in archive.members}
+        size = sum(header.end - header.begin for _, header in opened.values())
+        stored = sum(info.compress_size for info in archive.members.values())
+        _check_not_a_trap(f"what {path} holds", stored, size, SUSPECT // 4)  # all at once
+        return {key: archive.unpacked(*stream) for key, stream in opened.items()}
+
+
 @contextlib.contextmanager
 def _unzipping(path: StrPath) -> Iterator[None]:
     """Turn what a damaged or hostile archive raises into `InvalidData`."""
@@ -146,11 +157,11 @@ class _Archive:
     file : binary file
     """
 
-    def __init__(self, path: StrPath) -> None:
-        self._path = path
+    def __init__(self, path: StrPath, expected: str = KEYS_EXPECTED) -> None:
+        self._path, self._expected = path, expected
         with contextlib.ExitStack() as files, _unzipping(path):
             self.file = files.enter_context(open_regular(path))
-            _check_directory(self.file, path)
+            _check_directory(self.file, path, expected)
             self._zip = files.enter_context(zipfile.ZipFile(self.file))
             self._files = files.pop_all()
         try:
@@ -177,7 +188,7 @@ class _Archive:
                     )
                 members[name] = info
         if not members:
-            raise InvalidData(f"{self._path} holds no arrays; {KEYS_EXPECTED}")
+            raise InvalidData(f"{self._path} holds no arrays; {self._expected}")
         return members
 
     def where(self, key: str) -> str:
@@ -217,15 +228,19 @@ class _Archive:
             data = ForwardStream(stream, self._path, self.file)
             return read_stored_labels(data, header, n, self.where(key))
 
+    def unpacked(self, stream: IO[bytes], header: Header) -> NDArray[Any]:
+        """Return an array, unpacked to its end."""
+        with _unzipping(self._path):
+            data = ForwardStream(stream, self._path, self.file)
+            array = np.empty(header.shape[:: -1 if header.order == "F" else 1], header.dtype)
+            data.read_into(array, header.begin)
+            data.check_end(header.end)
+        return array.T if header.order == "F" else array
+
     def check_not_a_trap(self, key: str, header: Header) -> None:
         """Raise `InvalidData` for an array that must be unpacked whole and is suspiciously well packed."""
         stored, size = self.members[key].compress_size, header.end - header.begin
-        if size > SUSPECT and stored * SUSPECT_RATIO < size:
-            raise InvalidData(
-                f"{self.where(key)} of {format_shape(header.shape)} takes {size >> 20:,} MiB once unpacked,"
-                f" but {stored:,} bytes packed: hardly anything is in it, or it is a trap. If it is not, save"
-                " numpy.ascontiguousarray of it by numpy.savez"
-            )
+        _check_not_a_trap(f"{self.where(key)} of {format_shape(header.shape)}", stored, size)
 
     def _check_overlap(self, info: zipfile.ZipInfo, where: str) -> None:
         """Raise `InvalidData` where a member reaches into the next: the same bytes twice are no archive's."""
@@ -237,7 +252,15 @@ class _Archive:
             raise InvalidData(f"{where} overlaps another member of the archive: it is damaged, or a trap")
 
 
-def _check_directory(file: IO[bytes], path: StrPath) -> None:
+def _check_not_a_trap(what: str, stored: int, size: int, suspect: int = SUSPECT) -> None:
+    if size > suspect and stored * SUSPECT_RATIO < size:
+        raise InvalidData(
+            f"{what} takes {size >> 20:,} MiB once unpacked, but {stored:,} bytes packed: hardly anything is"
+            " in it, or it is a trap. If it is not, save numpy.ascontiguousarray of it by numpy.savez"
+        )
+
+
+def _check_directory(file: IO[bytes], path: StrPath, expected: str) -> None:
     """Raise `InvalidData` if an archive lists more members than anybody wants to read the names of."""
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - (1 << 17)))  # twice as much as a comment behind the ends may have
@@ -250,9 +273,7 @@ def _check_directory(file: IO[bytes], path: StrPath) -> None:
         lengths.append(size)
     most = max((length for length in lengths if length <= size), default=0)
     if most > LONGEST_DIRECTORY:
-        raise InvalidData(
-            f"{path} lists so many members that their names take {most >> 20} MiB; {KEYS_EXPECTED}"
-        )
+        raise InvalidData(f"{path} lists so many members that their names take {most >> 20} MiB; {expected}")
     file.seek(0)
 
 

@@ -27,6 +27,7 @@ _TYPES = {
     "F64": "<f8",
     "F32": "<f4",
     "F16": "<f2",
+    "BF16": "<u2",  # the upper half of a float32, which is what it is read as
     "I64": "<i8",
     "I32": "<i4",
     "I16": "<i2",
@@ -46,6 +47,7 @@ class Tensor:
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
     begin: int
+    halved: bool = False  # BF16
 
     @property
     def end(self) -> int:
@@ -61,8 +63,11 @@ class Container:
     tensors: Mapping[str, Tensor]
 
 
-def read_container(file: BinaryIO, path: Path) -> Container:
-    """Read and check the header of a file.
+MODEL = "a model file", "a file that ckn fit wrote"
+
+
+def read_container(file: BinaryIO, path: Path, expected: tuple[str, str] = MODEL) -> Container:
+    """Read and check the header of a file; messages say what it should be, and what to give.
 
     Raises
     ------
@@ -75,13 +80,13 @@ def read_container(file: BinaryIO, path: Path) -> Container:
     head = file.read(9)
     length = int.from_bytes(head[:8], "little")
     if not head:
-        raise _no_model(path, "it is empty")
+        raise _no_model(path, "it is empty", expected)
     if len(head) < 9 or head[8:] != b"{":
         if (kind := kind_where_a_model_belongs(head + file.read(BEGIN))) is not None:
             raise InvalidModelFile(f"{path} {kind}")
-        raise _no_model(path, "it has no header")
+        raise _no_model(path, "it has no header", expected)
     if length > LONGEST:
-        raise _no_model(path, f"a header of {length:,} bytes")
+        raise _no_model(path, f"a header of {length:,} bytes", expected)
     if size < 8 + length:
         raise _truncated(path)
     text = b"{" + file.read(length - 1)
@@ -94,7 +99,7 @@ def read_container(file: BinaryIO, path: Path) -> Container:
             raise ValueError("its metadata are no texts")
         end = _check_contiguous(tensors, 8 + length)
     except ValueError as error:
-        raise _no_model(path, f"{error!s:.200}") from error
+        raise _no_model(path, f"{error!s:.200}", expected) from error
     if size < end:
         raise _truncated(path)
     if size > end:
@@ -109,8 +114,14 @@ def read_tensors(file: BinaryIO, tensors: Mapping[str, Tensor]) -> dict[str, NDA
     for name, tensor in tensors.items():
         array = np.empty(tensor.shape, tensor.dtype)
         read_into(file, array, tensor.begin)
-        arrays[name] = array
+        arrays[name] = _widened(array) if tensor.halved else array
     return arrays
+
+
+def _widened(halves: NDArray[np.uint16]) -> NDArray[np.float32]:
+    """Return the float32 numbers of which these are the upper halves."""
+    wide: NDArray[np.float32] = np.left_shift(halves.reshape(-1), 16, dtype=np.uint32).view(np.float32)
+    return wide.reshape(halves.shape)
 
 
 def _tensor(described: Any, begin: int) -> Tensor:
@@ -124,7 +135,7 @@ def _tensor(described: Any, begin: int) -> Tensor:
         raise ValueError(f"an array cannot have the shape {shape!r:.80}")
     if not _are_counts(offsets) or len(offsets) != 2:
         raise ValueError(f"an array cannot be at {offsets!r:.80}")
-    tensor = Tensor(np.dtype(_TYPES[name]), tuple(shape), begin + offsets[0])
+    tensor = Tensor(np.dtype(_TYPES[name]), tuple(shape), begin + offsets[0], name == "BF16")
     if tensor.end != begin + offsets[1]:
         raise ValueError(f"{name} of shape {shape!r:.80} does not take the bytes {offsets!r:.80}")
     return tensor
@@ -152,11 +163,9 @@ def _check_holes(found: os.stat_result, path: Path) -> None:
         )
 
 
-def _no_model(path: Path, reason: str) -> InvalidModelFile:
-    return InvalidModelFile(
-        f"{path} is not a model file, or is damaged ({reason}): give a file that ckn fit wrote, or "
-        "copy it again"
-    )
+def _no_model(path: Path, reason: str, expected: tuple[str, str]) -> InvalidModelFile:
+    what, give = expected
+    return InvalidModelFile(f"{path} is not {what}, or is damaged ({reason}): give {give}, or copy it again")
 
 
 def _truncated(path: Path) -> InvalidModelFile:

@@ -9,12 +9,12 @@ import threadpoolctl
 from numpy.typing import NDArray
 
 from ckncuda.backend import Backend
-from ckncuda.backend.arrays import as_float
+from ckncuda.backend.arrays import as_float, to_host
 from ckncuda.backend.operations import block_memory
 from ckncuda.images.preprocess import Preprocessor
 from ckncuda.images.sources import ArrayImages, Images, size_of
 from ckncuda.progress import Progress, Report
-from ckncuda.types import Array
+from ckncuda.types import Array, Index
 
 AT_ONCE = 256  # images that are preprocessed at a time
 SHARE = 4 << 20  # bytes of workspace of the images that a thread takes at a time, if they are small
@@ -94,6 +94,34 @@ class PreprocessedImages(Images):
         with self._report.stage("preprocessing"):
             return preprocessed(self._backend.asarray(block), self._left, self._backend)
 
+    def held(self) -> "PreprocessedImages":
+        """Return these images preprocessed once, in the host's memory, if they are few; else themselves."""
+        backend = self._backend
+        if backend is None or not self._left:
+            return self
+        if size_of(self) > (block_memory(backend) or backend.memory_budget // 4):
+            return self
+        kept = np.empty(self.shape, np.float32)
+        for start in range(0, len(kept), AT_ONCE):
+            stop = min(start + AT_ONCE, len(kept))
+            kept[start:stop] = backend.to_host(self.read(start, stop))
+        return PreprocessedImages(ArrayImages(kept), (), backend, self._report)
+
+    def some(self, numbers: Index) -> NDArray[np.float32]:
+        """Return images by their numbers, in this order, preprocessed, in the host's memory."""
+        source = self._images
+        if isinstance(source, ArrayImages):
+            raw = source.array[numbers]
+        else:
+            raw = np.concatenate([source.read(number, number + 1) for number in numbers.tolist()])
+        if not self._left:  # nor need BLAS be held to one thread, which takes a millisecond
+            return to_host(as_float(raw))
+        if self._backend is None:
+            with self._repeatable():
+                return preprocessed(raw, self._left, None)
+        images = preprocessed(self._backend.asarray(raw), self._left, self._backend)
+        return self._backend.to_host(images)
+
     def _repeatable(self) -> contextlib.AbstractContextManager[Any]:
         """Hold BLAS to one thread on the host: a sum of several threads may round differently each time."""
         if self._backend is not None:
@@ -106,13 +134,8 @@ class PreprocessedImages(Images):
         backend = self._backend
         longer = PreprocessedImages(self._images, (*self._left, step), backend, self._report)
         longer.preprocessing = (*self.preprocessing, step)
-        if backend is None or size_of(self) > (block_memory(backend) or backend.memory_budget // 4):
-            return longer
-        kept = np.empty(self.shape, self.dtype)
-        for start in range(0, len(kept), AT_ONCE):
-            stop = min(start + AT_ONCE, len(kept))
-            kept[start:stop] = backend.to_host(longer.read(start, stop))
-        longer._images, longer._left = ArrayImages(kept), ()
+        if backend is not None and (held := longer.held()) is not longer:
+            longer._images, longer._left = held._images, ()
         return longer
 
 

@@ -23,6 +23,7 @@ CHEN: Mapping[str, Any] = MappingProxyType(
         "epsilon": 1e-2,
         "norm_floor": 1e-3,  # he floors the squared norm at 1e-6
         "scale": "floored_norm",
+        "even_padding": "both",
     }
 )
 

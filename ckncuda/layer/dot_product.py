@@ -33,6 +33,11 @@ class DotProductKernel(abc.ABC):
     device_name: ClassVar[str | None] = None
     """Name of its function on devices and in compiled loops; without one, they take `value` on whole maps."""
 
+    @property
+    def bounded_derivative(self) -> bool:
+        """True where κ' is finite on all of [−1, 1]: what gradients go through."""
+        return True
+
     def device_parameters(self) -> tuple[float, ...]:
         """Return the numbers that this function finds in its ``parameters``."""
         return ()
@@ -235,6 +240,11 @@ class ArcCosine(DotProductKernel):
     def device_name(self) -> str:  # type: ignore[override]
         """``ArcCosine0`` or ``ArcCosine1``."""
         return f"ArcCosine{self.degree}"
+
+    @property
+    def bounded_derivative(self) -> bool:
+        """True of degree 1; κ_0' is infinite at ±1."""
+        return self.degree == 1
 
     def to_dict(self) -> dict[str, Any]:
         """Return the name, which holds the degree."""

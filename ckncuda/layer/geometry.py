@@ -11,6 +11,7 @@ from ckncuda.layer.pooling import Alignment, Pooling, pooled_size, pooling_matri
 from ckncuda.types import Shape
 
 Padding = Literal["zero", "valid"]
+EvenPadding = Literal["same", "both"]
 Patch = int | tuple[int, int]
 """Side of square patches, or their height and width."""
 
@@ -24,6 +25,7 @@ class Geometry:
     patch: Patch
     subsampling: int
     padding: Padding
+    even_padding: EvenPadding
     pooling: Pooling
     alignment: Alignment
 
@@ -54,7 +56,8 @@ class Geometry:
         height, width = self.patch_shape
         if self.padding == "valid":
             return (0, 0), (0, 0)
-        return ((height - 1) // 2, height // 2), ((width - 1) // 2, width // 2)
+        less = self.even_padding == "same"  # of an even side, before the first position
+        return ((height - less) // 2, height // 2), ((width - less) // 2, width // 2)
 
     def map_shape(self, shape: Shape) -> Shape:
         """Return the shape of the map before pooling, for an input of a shape; refuse too large a patch."""

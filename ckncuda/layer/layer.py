@@ -1,5 +1,6 @@
 """A layer that has learned its anchor points: `Layer`."""
 
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckncuda.errors import InvalidSpec
-from ckncuda.layer.projection import inverse_square_root
+from ckncuda.layer.projection import Spectrum, spectrum_of
 from ckncuda.layer.spec import LayerSpec
 
 DECORRELATION_FLOOR = 0.01  # of the mean variance: directions of less are not amplified further
@@ -33,8 +34,12 @@ class Layer:
     projection: NDArray[np.float64]
 
     @classmethod
-    def from_anchors(cls, spec: LayerSpec, anchors: NDArray[np.floating[Any]]) -> "Layer":
+    def from_anchors(
+        cls, spec: LayerSpec, anchors: NDArray[np.floating[Any]], *, keep_spectrum: bool = False
+    ) -> "Layer":
         """Compute the projection of given anchor points [filters, height, width, channels].
+
+        ``keep_spectrum`` spares `projection_backward` the decomposition of K_ZZ, at the cost of its memory.
 
         Raises
         ------
@@ -49,9 +54,32 @@ class Layer:
             )
         anchors = np.asarray(anchors)
         check_anchors(spec, anchors)
-        flat = anchors.reshape(spec.filters, -1).astype(np.float64)
-        projection = inverse_square_root(spec.kernel.value(flat @ flat.T), spec.whitening, spec.epsilon)
-        return cls(spec, anchors, projection)
+        spectrum = _spectrum(spec, anchors)
+        layer = cls(spec, anchors, spectrum.inverse_square_root())
+        if keep_spectrum:
+            layer.__dict__["spectrum"] = spectrum  # what the cached property would compute again
+        return layer
+
+    @functools.cached_property
+    def spectrum(self) -> Spectrum:
+        """K_ZZ = U diag(λ) Uᵀ."""
+        return _spectrum(self.spec, self.anchors)
+
+    def projection_backward(self, upstream: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+        """Carry a gradient by W [filters, filters] back through K_ZZ^{-1/2} to one by the anchor points.
+
+        Of a layer that decorrelates its outputs, what does so is held.  The result [filters, height, width,
+        channels] is that of unconstrained anchor points, of which K_ZZ = κ(Z Zᵀ).
+        """
+        upstream = upstream.astype(np.float64)
+        if self.spec.decorrelation:  # W = V K_ZZ^{-1/2}
+            upstream = (self.projection @ self.spectrum.square_root()).T @ upstream
+        by_gram = self.spectrum.inverse_square_root_gradient(upstream)
+        flat = self.anchors.reshape(self.spec.filters, -1).astype(np.float64)
+        cosines = flat @ flat.T
+        np.fill_diagonal(cosines, 1)  # but for rounding, of which κ' of arccos1 has the square root
+        by_anchors: NDArray[np.float64] = 2 * (by_gram * self.spec.kernel.derivative(cosines)) @ flat
+        return by_anchors.reshape(self.anchors.shape)
 
     def decorrelated(self, power: float, outputs: Iterable[NDArray[np.floating[Any]]]) -> "Layer":
         """Return this layer with outputs multiplied by (C/λ̄ + 0.01)^{-power}; see `LayerSpec`.
@@ -99,6 +127,11 @@ class Layer:
     def n_parameters(self) -> int:
         """Count the numbers that the layer has learned: its anchor points; a projection follows from them."""
         return int(self.anchors.size)
+
+
+def _spectrum(spec: LayerSpec, anchors: NDArray[np.floating[Any]]) -> Spectrum:
+    flat = anchors.reshape(spec.filters, -1).astype(np.float64)
+    return spectrum_of(spec.kernel.value(flat @ flat.T), spec.whitening, spec.epsilon)
 
 
 def check_anchors(spec: LayerSpec, anchors: NDArray[Any]) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 from ckncuda.errors import InvalidSpec
 from ckncuda.given.parameters import choice, instance, listed, number, whole
 from ckncuda.layer.dot_product import KERNELS, DotProductKernel, kernel_from_dict
-from ckncuda.layer.geometry import Geometry, Padding, Patch, checked_patch
+from ckncuda.layer.geometry import EvenPadding, Geometry, Padding, Patch, checked_patch
 from ckncuda.layer.pooling import Alignment, Pooling
 from ckncuda.layer.projection import Whitening
 from ckncuda.types import Shape
@@ -16,6 +16,7 @@ Scale = Literal["norm", "floored_norm"]
 
 _CHOICES = {
     "padding": Padding,
+    "even_padding": EvenPadding,
     "pooling": Pooling,
     "alignment": Alignment,
     "whitening": Whitening,
@@ -56,6 +57,8 @@ class _PatchLayer(Geometry):
         """Return plain data, the kernel's parameters among the layer's: what a configuration file holds."""
         own = self._own()
         del own["kernel"]
+        if self.even_padding == "same":  # so that programs of before this option read such layers
+            del own["even_padding"]
         return own | self.kernel.to_dict()
 
     def with_anchors(self, filters: int, **options: Any) -> "LayerSpec":
@@ -78,7 +81,7 @@ class KernelLayer(_PatchLayer):
 
     Parameters
     ----------
-    patch, subsampling, kernel, padding, pooling, alignment, norm_floor, scale
+    patch, subsampling, kernel, padding, pooling, alignment, norm_floor, scale, even_padding
         See `LayerSpec`.
 
     Examples
@@ -97,6 +100,7 @@ class KernelLayer(_PatchLayer):
     alignment: Alignment = "corner"
     norm_floor: float = 1e-5
     scale: Scale = "norm"
+    even_padding: EvenPadding = "same"
 
 
 @dataclass(frozen=True)
@@ -136,6 +140,9 @@ class LayerSpec(_PatchLayer):
         p from 0 (none) to 0.5: the output is multiplied by (C/λ̄ + 0.01)^{-p}, with C the covariance of its
         filters over training images and positions and λ̄ the mean eigenvalue of C.  It lets directions of
         small variance speak in what comes after: a kernel classifier sees more with 0.25 in the last layer.
+    even_padding : {"same", "both"}
+        Zeros around the image for a patch of an even side k: k/2 − 1 before it and k/2 behind, so that the
+        map is as large as the image; or k/2 on both sides, so that it is larger by one, as Chen has it.
 
     Examples
     --------
@@ -159,6 +166,7 @@ class LayerSpec(_PatchLayer):
     norm_floor: float = 1e-5
     scale: Scale = "norm"
     decorrelation: float = 0.0
+    even_padding: EvenPadding = "same"
 
     @classmethod
     def from_dict(cls, options: Mapping[str, Any]) -> "LayerSpec":
@@ -193,3 +201,13 @@ def check_specs(specs: Sequence[KernelLayer | LayerSpec], shape: Shape) -> list[
             raise InvalidSpec(f"layer {place} does not fit: {error}") from error
         shapes.append(shape)
     return shapes
+
+
+def check_differentiable(specs: Sequence[LayerSpec]) -> None:
+    """Raise `InvalidSpec` unless κ of every layer has a bounded derivative, and all its parameters."""
+    for place, spec in enumerate(specs, 1):
+        if not spec.kernel.bounded_derivative:
+            raise InvalidSpec(
+                f"layer {place}: the derivative of the kernel {spec.kernel.name} is infinite at 1, so that "
+                "there are no gradients through it; take another kernel, such as exp or arccos1"
+            )

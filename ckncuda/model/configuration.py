@@ -16,6 +16,8 @@ from ckncuda.images.preprocess import Preprocessor, preprocessor_from_dict
 from ckncuda.images.symmetries import Symmetries
 from ckncuda.layer.spec import LayerSpec
 from ckncuda.network.encoder import EncoderSpec
+from ckncuda.supervised.encoder import TrainedEncoderSpec
+from ckncuda.supervised.training import Training
 
 Table = Mapping[str, Any]
 
@@ -24,6 +26,7 @@ MOST_DOTS = 20  # of a key
 _DEEP = re.compile(rf"(?<![^\s.=\[\]{{}},#])(?:[^\s.=\[\]{{}},#]+[ \t]*\.[ \t]*){{{MOST_DOTS + 1}}}")
 
 _OF_AN_ENCODER = ("layers", "preprocessing", "symmetries")
+_OF_A_NETWORK = (*_OF_AN_ENCODER, "training")
 _OF_A_KERNEL = ("tangent", "flip")
 
 
@@ -69,7 +72,7 @@ def is_exact(content: Table) -> bool:
 def encoder_tables(content: Table, path: str, described: str = "encoders") -> list[Table]:
     """Return the table of each encoder: those of ``[[encoders]]``, or the one that stands at the top."""
     tables = _tables(content, "encoders", path)
-    alone = {name: content[name] for name in _OF_AN_ENCODER if name in content}
+    alone = {name: content[name] for name in _OF_A_NETWORK if name in content}
     if "encoders" in content and alone:
         raise InvalidSpec(
             f"{path}: {', '.join(alone)} and encoders both describe {described}; "
@@ -80,21 +83,24 @@ def encoder_tables(content: Table, path: str, described: str = "encoders") -> li
 
 def check_network_file(content: Table, path: str) -> None:
     """Raise `InvalidSpec` for a table that a file of networks has no place for."""
-    known = ["encoders", *_OF_AN_ENCODER, "classifier"]
+    known = ["encoders", *_OF_A_NETWORK, "classifier"]
     if unknown := sorted(set(content) - set(known)):
         raise InvalidSpec(f"{path}: there is no table {listed(unknown)}; there are {', '.join(known)}")
 
 
 def network(table: Table, path: str) -> EncoderSpec:
     """Return the encoder that a table describes."""
-    if unknown := sorted(set(table) - set(_OF_AN_ENCODER)):
-        raise InvalidSpec(
-            f"{path}: an encoder has no {listed(unknown)}; it has layers, preprocessing and symmetries"
-        )
+    if unknown := sorted(set(table) - set(_OF_A_NETWORK)):
+        raise InvalidSpec(f"{path}: an encoder has no {listed(unknown)}; it has {', '.join(_OF_A_NETWORK)}")
     described = _layers(table, path, "filters, patch, subsampling")
     symmetries = Symmetries(**_symmetries(table, path))
     layers = [LayerSpec.from_dict(layer) for layer in described]
-    return EncoderSpec(layers, _preprocessing(table, path), symmetries)
+    described_network = layers, _preprocessing(table, path), symmetries
+    if "training" not in table:
+        return EncoderSpec(*described_network)
+    if not isinstance(table["training"], dict):
+        raise InvalidSpec(f"{path}: training must be a table of options such as epochs = 30")
+    return TrainedEncoderSpec(*described_network, Training.from_dict(table["training"]))
 
 
 def exact_encoders(

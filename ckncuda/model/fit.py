@@ -18,10 +18,11 @@ from ckncuda.given.parameters import instance, listed, shown, whole
 from ckncuda.images import sources
 from ckncuda.images.preprocess import Preprocessor
 from ckncuda.images.sources import ArrayImages, DeviceImages, Images, ImagesOrArray, as_images
+from ckncuda.model.fitting import Fitting, Learner
 from ckncuda.model.model import Model
-from ckncuda.model.system import System
-from ckncuda.model.training import Learner, Training
+from ckncuda.model.system import OF_A_TRAINING, System
 from ckncuda.progress import Progress, Report, estimated_duration
+from ckncuda.supervised.checkpoint import Checkpoints
 
 
 def fit(
@@ -34,6 +35,7 @@ def fit(
     seed: int = 0,
     backend: Backend | str = "auto",
     progress: Progress | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> Model:
     """Fit a model, as ``ckn fit`` does, byte for byte: encoders without labels, then the classifier.
 
@@ -48,7 +50,7 @@ def fit(
         A name of `ckncuda.PRESETS`, whole systems that suit themselves to the images; by default ``default``.
     system : System, optional
         In place of a preset, such as ``System.from_toml("net.toml")`` or ``System([EncoderSpec(layers)])``.
-    grams, seed, backend, progress
+    grams, seed, backend, progress, checkpoints
         See `Model.fit`, for errors too.
 
     Examples
@@ -64,9 +66,9 @@ def fit(
     system = _system(images, preset, system)
     labels = getattr(images, "labels", None) if labels is None else labels
     classifier = _classifier(system, seed, labels is not None, report)
-    training = Training(images, system.encoders, seed, engine, report)
-    training.check(labels, classifier, grams)  # before images are read
-    source = training.images
+    fitting = Fitting(images, system.encoders, seed, engine, report, checkpoints)
+    fitting.check(labels, classifier, grams)  # before images are read
+    source = fitting.images
     is_array = isinstance(source, ArrayImages | DeviceImages)
     if not is_array and sources.size_of(source) <= (block_memory(engine) or engine.memory_budget // 2):
         source = ArrayImages(sources.in_memory(source, report))  # each layer reads them all
@@ -77,7 +79,10 @@ def fit(
         with report.stage("features"):
             report.tell(_plan(kernels, source, engine))
     how: dict[str, Any] = {"patches": system.patches, "seed": seed, "backend": engine, "progress": report}
+    how["checkpoints"] = checkpoints
     model = Model.fit(source, labels, specs, classifier=classifier, grams=grams, **how)
+    if system.classifier == OF_A_TRAINING:
+        model.take_head()
     model.class_names = sources.class_names(images, labels)
     return model
 

@@ -14,11 +14,13 @@ from ckncuda.files import model_file
 from ckncuda.given.parameters import file_name, instance
 from ckncuda.images.sources import Images, ImagesOrArray, as_images_of, class_names, type_name
 from ckncuda.model.encoders import ImageEncoder, ImageEncoderSpec, encoder_from_dict
+from ckncuda.model.fitting import Fitting
 from ckncuda.model.memory import check_prediction
-from ckncuda.model.training import Training
 from ckncuda.network.encoder import Encoder
 from ckncuda.network.network import CKN, PATCHES, check_features, check_one_network
 from ckncuda.progress import Progress, Report
+from ckncuda.supervised.checkpoint import Checkpoints
+from ckncuda.supervised.encoder import TrainedEncoder
 from ckncuda.types import Array, Shape, StrPath
 
 
@@ -83,8 +85,11 @@ class Model:
         seed: int = 0,
         backend: Backend | str = "auto",
         progress: Progress | None = None,
+        checkpoints: Checkpoints | None = None,
     ) -> "Model":
-        """Fit the encoders without labels, then the classifier on their features; see also `ckncuda.fit`.
+        """Fit the encoders, then the classifier on their features; see also `ckncuda.fit`.
+
+        More than nine parameters: what is fitted, on what, and how.
 
         Parameters
         ----------
@@ -103,6 +108,8 @@ class Model:
         backend : Backend or str
             On a GPU, features stay there if they take at most half of its free memory.
         progress : callable or Report, optional
+        checkpoints : Checkpoints, optional
+            Where encoders that are trained end to end keep what they have learned so far, and go on from.
 
         Raises
         ------
@@ -112,25 +119,50 @@ class Model:
             Labels are missing or too few, images are malformed, or a Gram matrix is not theirs.
         """
         report = Report.of(progress)
-        training = Training(images, specs, seed, backend, report)
-        training.check(labels, classifier, grams)  # what can be found wrong is found before the long work
-        encoders = training.encoders(patches, None if labels is None else classifier)
-        shape, kind = training.images.shape, type_name(training.images)
+        fitting = Fitting(images, specs, seed, backend, report, checkpoints)
+        fitting.check(labels, classifier, grams)  # what can be found wrong is found before the long work
+        learner = None if labels is None else classifier
+        encoders = fitting.encoders(patches, learner, labels)
+        shape, kind = fitting.images.shape, type_name(fitting.images)
         model = cls(encoders, None, shape[1:], kind, class_names(images, labels))
-        model.report = {"n_images": shape[0], "n_features": model.n_features, "seed": training.seed}
-        if classifier is None or labels is None:
-            return model
-        if training.compares:
-            features: Any = training.grams(encoders, grams)
+        model.report = {"n_images": shape[0], "n_features": model.n_features, "seed": fitting.seed}
+        model.report |= _trainings(encoders)
+        if classifier is not None and labels is not None:
+            model._fit_classifier(classifier, labels, fitting, grams)
+        return model
+
+    def _fit_classifier(
+        self,
+        classifier: TrainableClassifier | GramRidge,
+        labels: NDArray[np.int64],
+        fitting: Fitting,
+        grams: Sequence[NDArray[Any]] | None,
+    ) -> None:
+        """Fit the classifier on the encoders' features of the training images, or on Gram matrices."""
+        report = fitting.report
+        if fitting.compares:
+            features: Any = fitting.grams(self.encoders, grams)
         else:
-            features = training.backend.empty((shape[0], model.n_features))
-            for _ in model._blocks(images, training.backend, report, features):
+            features = fitting.backend.empty((fitting.images.shape[0], self.n_features))
+            for _ in self._blocks(fitting.images, fitting.backend, report, features):
                 pass
         with report.stage("classifier"):
-            training.fit_classifier(classifier, features, labels, model.widths)
-        model.classifier = classifier
-        model.report |= training.judged(classifier, encoders)
-        return model
+            fitting.fit_classifier(classifier, features, labels, self.widths)
+        self.classifier = classifier
+        self.report |= fitting.judged(classifier, self.encoders)
+
+    def take_head(self) -> None:
+        """Predict as the linear classifier does that the model's network was trained with."""
+        (encoder,) = self.encoders
+        assert isinstance(encoder, TrainedEncoder)
+        assert encoder.trained is not None
+        trained = encoder.trained
+        self.classifier = trained.head
+        self.report |= {
+            "regularization": trained.regularization,
+            "validation_accuracy": trained.held_out_accuracy,
+            "validation": f"{trained.sentence}; {encoder.saw} saw all images, without labels",
+        }
 
     def transform(
         self, images: ImagesOrArray, *, backend: Backend | str = "auto", progress: Progress | None = None
@@ -324,6 +356,14 @@ class Model:
             if labels[0] < 0 or labels[-1] >= len(model.class_names):  # names of something else, then
                 model.class_names = None
         return model
+
+
+def _trainings(encoders: Sequence[ImageEncoder]) -> dict[str, Any]:
+    """Return what a report says of encoders that were trained end to end; nothing where none was."""
+    trained = [each.trained for each in encoders if isinstance(each, TrainedEncoder) and each.trained]
+    if not trained:
+        return {}
+    return {"training": [{"chosen": each.sentence, "history": list(each.history)} for each in trained]}
 
 
 def load(path: StrPath) -> Model:

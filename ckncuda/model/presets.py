@@ -3,13 +3,16 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from ckncuda.images.augment import Augmentation
 from ckncuda.images.preprocess import MILD, ZCA, LocalWhitening, Preprocessor, zca_is_mild
 from ckncuda.images.symmetries import Symmetries
 from ckncuda.layer.conventions import CHEN
-from ckncuda.layer.dot_product import Exponential
+from ckncuda.layer.dot_product import Exponential, Polynomial
 from ckncuda.layer.spec import KernelLayer, LayerSpec
 from ckncuda.network.encoder import EncoderSpec
 from ckncuda.network.network import PATCHES
+from ckncuda.supervised.encoder import TrainedEncoderSpec
+from ckncuda.supervised.training import Training
 from ckncuda.types import Shape
 
 MOST_FOR_KERNEL_RIDGE = 20_000
@@ -86,6 +89,60 @@ def _seed(n: int, shape: Shape) -> list[EncoderSpec]:
     return [EncoderSpec([LayerSpec(filters=filters, **options) for filters in (64, 64, 128)], ())]
 
 
+def _supervised(n: int, shape: Shape) -> list[EncoderSpec]:
+    """Return two narrow layers that are trained, and a wide one above them that is not."""
+    side = min(shape[:2])
+    layers: list[LayerSpec] = []
+    size = shape
+    for _ in range(2):
+        height, width, _ = size
+        least = min(height, width)
+        filters = max(1, min(64, n * height * width // 10))
+        layer = LayerSpec(filters, min(3, least), min(2, least), Exponential(sigma=0.6))
+        layers.append(layer)
+        size = layer.output_shape(size)
+    remaining = min(size[:2])
+    layers.append(
+        LayerSpec(
+            filters=max(1, min(1024, n * size[0] * size[1] // 10)),
+            patch=min(3, remaining),
+            subsampling=-(-remaining // 3),
+            kernel=Exponential(sigma=0.6),
+            decorrelation=0.25,
+        )
+    )
+    flip = shape[2] >= 3
+    training = Training(
+        epochs=60, train_layers=2, augment=Augmentation(flip=flip, crop=min(4, max(side - 1, 0)))
+    )
+    return [TrainedEncoderSpec(layers, None, Symmetries(flip=flip), training)]
+
+
+def _chen5(n: int, shape: Shape) -> list[EncoderSpec]:
+    layers = [
+        LayerSpec(128, patch, subsampling, kernel, **CHEN)
+        for patch, subsampling, kernel in (
+            (3, 2, Exponential(sigma=0.5)),
+            (1, 1, Polynomial(2)),
+            (3, 2, Exponential(sigma=0.6)),
+            (1, 1, Polynomial(2)),
+            (3, 3, Exponential(sigma=0.6)),
+        )
+    ]
+    training = Training(
+        epochs=105,
+        optimizer="sgd",
+        learning_rate=0.1,
+        schedule="steps",
+        milestones=(60, 85, 100),
+        warmup=0.0,
+        loss="squared-hinge",
+        head_fit="alternating",
+        head_rate=1.0,
+    )
+    return [TrainedEncoderSpec(layers, None, Symmetries(), training)]
+
+
 PRESETS: Mapping[str, Preset] = {
     "fast": Preset("64 and 1,024 filters, kernel ridge", lambda n, shape: [_two_layers(n, shape, 1024)]),
     "default": Preset("64 and 2,048 filters, kernel ridge", lambda n, shape: [_two_layers(n, shape, 2048)]),
@@ -95,6 +152,17 @@ PRESETS: Mapping[str, Preset] = {
     "mnist": Preset(
         "for digits and letters: 64 and 1,024 filters on the images as they are, kernel ridge",
         lambda n, shape: [_two_layers(n, shape, 1024, ())],
+    ),
+    "supervised": Preset(
+        "two layers of 64 filters trained end to end, 1,024 filters without labels above them, kernel ridge",
+        _supervised,
+    ),
+    "chen5": Preset(
+        "Chen's CKN-5, five layers of 128 filters trained as published, with its linear classifier",
+        _chen5,
+        "head",
+        {},
+        150_000,
     ),
     "seed": Preset(
         "the network of CKN from Scratch: three layers of 64, 64 and 128 filters, softmax with L2 1e-3",

@@ -27,6 +27,8 @@ from ckncuda.model.encoders import ImageEncoderSpec
 from ckncuda.model.presets import MOST_FOR_KERNEL_RIDGE, PRESETS
 from ckncuda.network.encoder import EncoderSpec
 from ckncuda.network.network import PATCHES
+from ckncuda.supervised.encoder import TrainedEncoderSpec
+from ckncuda.supervised.training import Training
 from ckncuda.types import Shape, StrPath
 
 CLASSIFIERS: Mapping[str, type[TrainableClassifier]] = {
@@ -40,6 +42,9 @@ CLASSIFIERS: Mapping[str, type[TrainableClassifier]] = {
 
 OF_EXACT_KERNELS = "gram-ridge"
 
+OF_A_TRAINING = "head"
+"""The linear classifier that a network was trained with."""
+
 _OPTIONS = 'expected the options by name, such as {"regularization": 1e-4}'
 
 
@@ -52,7 +57,8 @@ class System:
     encoders : sequence of EncoderSpec, or of ExactEncoderSpec
         One, or an ensemble, of networks; or one exact kernel, or several that are combined.
     classifier : str
-        A name of `CLASSIFIERS`, or ``none``; of exact kernels ``gram-ridge``.  By default ridge regression.
+        A name of `CLASSIFIERS`, or ``none``; of exact kernels ``gram-ridge``; of a network that is trained
+        end to end ``head`` too, that of its training.  By default ridge regression.
     classifier_options : mapping
         Plain data such as ``{"kernel": "poly", "degree": 2}``; a kernel may also be a `DotProductKernel`.
         Exact kernels have those of `GramRidge`.
@@ -88,7 +94,7 @@ class System:
         object.__setattr__(self, "patches", whole("patches", self.patches, 1))
         if not self.encoders:
             raise InvalidSpec("a system needs at least one encoder")
-        if len({type(encoder) for encoder in self.encoders}) > 1:
+        if len({isinstance(encoder, ExactEncoderSpec) for encoder in self.encoders}) > 1:
             raise InvalidSpec("a system is one of networks or one of exact kernels; these are both")
         if isinstance(self.classifier, str) and not self.classifier:
             object.__setattr__(self, "classifier", OF_EXACT_KERNELS if self.exact else "ridge")
@@ -101,8 +107,24 @@ class System:
             )
         options = dict(instance("classifier_options", self.classifier_options, Mapping, _OPTIONS))
         object.__setattr__(self, "classifier_options", options)
+        if self.classifier == OF_A_TRAINING:
+            self._check_head()
         if classifier := self.make_classifier(seed=0):
             classifier.check_options()
+
+    def _check_head(self) -> None:
+        """Raise `InvalidSpec` unless there is one network, all of which is trained, to have a head."""
+        (first, *others) = self.encoders
+        if others or not isinstance(first, TrainedEncoderSpec) or not first.is_trained_whole:
+            raise InvalidSpec(
+                "the classifier head is that of one network of which all layers are trained end to end; here "
+                "give another, such as kernel-ridge"
+            )
+        if any(layer.decorrelation for layer in first.layers):  # of whose outputs the head knows nothing
+            raise InvalidSpec(
+                "the classifier head learns without decorrelation: give all layers decorrelation=0, or "
+                "another classifier, such as kernel-ridge"
+            )
 
     @classmethod
     def preset(cls, name: str, n: int, shape: Shape) -> Self:
@@ -186,9 +208,10 @@ class System:
         The seed is that of everything random, where the options hold no other.
         """
         options = dict(self.classifier_options)
-        if self.classifier == "none":
+        if self.classifier in ("none", OF_A_TRAINING):
             if options:
-                raise InvalidSpec(f"without a classifier there is no {listed(options)}")
+                without = "without a classifier" if self.classifier == "none" else "of a training's head"
+                raise InvalidSpec(f"{without} there is no {listed(options)}")
             return None
         constructor: type[TrainableClassifier | GramRidge]
         constructor = GramRidge if self.exact else CLASSIFIERS[self.classifier]
@@ -199,7 +222,15 @@ class System:
         if unknown := set(options) - set(names):
             has = f"it has {', '.join(names)}"
             raise InvalidSpec(f"the classifier {self.classifier} has no option {listed(unknown)}; {has}")
-        return constructor(**({"seed": seed} | options))
+        return constructor(**({"seed": seed} | self._judged(parameters) | options))
+
+    def _judged(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what tells a classifier of these parameters which images the anchors did not learn from."""
+        trained = [each for each in self.encoders if isinstance(each, TrainedEncoderSpec)]
+        held_out = [each.training.validation for each in trained]
+        if not held_out or not held_out[0]:
+            return {}
+        return {"validation": held_out[0]} | ({"choose": "held-out"} if "choose" in parameters else {})
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data: of one encoder its layers and the rest, of several a list of ``encoders``."""
@@ -230,9 +261,9 @@ class System:
 
 
 def _check_classifier(name: Any, where: str = "") -> None:
-    if not isinstance(name, str) or name not in (*CLASSIFIERS, "none"):
+    if not isinstance(name, str) or name not in (*CLASSIFIERS, OF_A_TRAINING, "none"):
         known = ", ".join(CLASSIFIERS)
-        raise InvalidSpec(f"{where}there is no classifier {shown(name)}; there is {known}, none")
+        raise InvalidSpec(f"{where}there is no classifier {shown(name)}; there is {known}, head, none")
 
 
 def _encoder_data(encoder: ImageEncoderSpec) -> dict[str, Any]:
@@ -241,11 +272,14 @@ def _encoder_data(encoder: ImageEncoderSpec) -> dict[str, Any]:
     preprocessing = None if steps is None else [step.to_dict() for step in steps]
     if isinstance(encoder, ExactEncoderSpec):
         return encoder.kernel.to_dict() | {"preprocessing": preprocessing, "landmarks": encoder.landmarks}
-    return {
+    network: dict[str, Any] = {
         "layers": [layer.to_dict() for layer in encoder.layers],
         "preprocessing": preprocessing,
         "symmetries": encoder.symmetries.to_dict(),
     }
+    if isinstance(encoder, TrainedEncoderSpec):
+        network["training"] = encoder.training.to_dict()
+    return network
 
 
 def _encoder(data: Mapping[str, Any]) -> ImageEncoderSpec:
@@ -256,7 +290,10 @@ def _encoder(data: Mapping[str, Any]) -> ImageEncoderSpec:
         kernel = ExactKernel.from_dict({name: data[name] for name in ("layers", "tangent", "flip")})
         return ExactEncoderSpec(kernel, preprocessing, data["landmarks"])
     layers = [LayerSpec.from_dict(layer) for layer in data["layers"]]
-    return EncoderSpec(layers, preprocessing, Symmetries(**data["symmetries"]))
+    network = layers, preprocessing, Symmetries(**data["symmetries"])
+    if "training" in data:
+        return TrainedEncoderSpec(*network, Training.from_dict(data["training"]))
+    return EncoderSpec(*network)
 
 
 def _shown_encoder(encoder: ImageEncoderSpec) -> str:
@@ -272,6 +309,7 @@ def _shown_encoder(encoder: ImageEncoderSpec) -> str:
     parts += ["flip"] if symmetries.flip else []
     parts += [f"shift {symmetries.shift}"] if symmetries.shift else []
     parts += [f"{landmarks} landmarks"] if landmarks else []
+    parts += [str(encoder.training)] if isinstance(encoder, TrainedEncoderSpec) else []
     return "; ".join(parts)
 
 

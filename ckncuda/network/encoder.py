@@ -149,8 +149,7 @@ class EncoderSpec(PreprocessingSpec):
         """
         images, backend = as_images(images), shared_backend(backend)
         report = Report() if report is None else report
-        if beside:
-            seed = int(np.random.SeedSequence([seed, len(beside)]).generate_state(1)[0])
+        seed = seed_beside(seed, beside)
         with report.stage("preprocessing"):
             steps = self.resolved(images).preprocessing or ()
             prepared = PreprocessedImages.learn(images, steps, backend, report)
@@ -158,6 +157,11 @@ class EncoderSpec(PreprocessingSpec):
             network = CKN(self.layers)
             network.fit(prepared, patches=patches, seed=seed, backend=backend, progress=report)
         return Encoder(network, prepared.preprocessing, self.symmetries)
+
+
+def seed_beside(seed: int, beside: Sequence[object]) -> int:
+    """Return the seed of an encoder that is fitted beside others; that of the first is the model's."""
+    return int(np.random.SeedSequence([seed, len(beside)]).generate_state(1)[0]) if beside else seed
 
 
 def _planned(layers: Sequence[LayerSpec]) -> list[LayerSpec]:

@@ -15,6 +15,7 @@ from ckncuda.files import model_file
 from ckncuda.given.parameters import file_name, image_shape, several, shown, whole
 from ckncuda.images.sources import DeviceImages, Images, ImagesOrArray, as_images
 from ckncuda.images.symmetries import Symmetries
+from ckncuda.layer.dot_product import Exponential
 from ckncuda.layer.layer import Layer
 from ckncuda.layer.spec import LayerSpec, check_specs
 from ckncuda.network.anchors import MAX_ITERATIONS, normalized, patches_at, spherical_kmeans
@@ -113,6 +114,7 @@ class CKN:
         *,
         patches: int = PATCHES,
         max_iterations: int = MAX_ITERATIONS,
+        learned: Sequence[Layer] = (),
         seed: int = 0,
         backend: Backend | str = "auto",
         progress: Progress | None = None,
@@ -128,10 +130,12 @@ class CKN:
             are fewer, or where they would take more than half of the backend's ``memory``.
         max_iterations : int
             Of k-means, at most.
+        learned : sequence of Layer
+            The lowest layers, with anchor points that came about otherwise, of their specifications here but
+            for parameters of kernels that data choose.  What decorrelates their outputs is measured anew.
         seed : int
             The same seed, images and machine give the same anchors, bit for bit.
         backend : Backend or str
-            A backend or the name of one.
         progress : callable, optional
             Called as ``progress(stage, done, total)``.
 
@@ -142,29 +146,48 @@ class CKN:
         InvalidData
             The images are not finite or not of the right form.
         """
-        images = as_images(images)
+        images, max_iterations = as_images(images), whole("max_iterations", max_iterations, 1)
         patches, seed = whole("patches", patches, 1), whole("seed", seed, 0)
-        max_iterations = whole("max_iterations", max_iterations, 1)
         check_specs(self.specs, images.shape[1:])
-        backend = self._backends.of(backend)
+        learned = self._checked(learned, images.shape[3])
+        backend, told = self._backends.of(backend), Report.of(progress)
         layers: list[Layer] = []
         for number, spec in enumerate(self.specs, 1):
-            rng = np.random.default_rng([seed, number])
-            report = Report.of(progress).labelled(f"layer {number}")
-            sample = normalized(_sample(layers, spec, images, patches, backend, rng, report))
-            channels = sample.shape[1] // spec.terms(1)
-            kernel = spec.kernel.resolved(sample, rng)
-            centres = spherical_kmeans(sample, spec.filters, backend, rng, max_iterations, report)
-            anchors = backend.to_host(centres).reshape(spec.filters, *spec.patch_shape, channels)
-            del sample, centres  # while the projection is made, they need not be there
-            learned = dataclasses.replace(spec, kernel=kernel, decorrelation=0.0)
-            layer = Layer.from_anchors(learned, anchors)
+            rng, report = np.random.default_rng([seed, number]), told.labelled(f"layer {number}")
+            if number <= len(learned):
+                kernel, anchors = learned[number - 1].spec.kernel, learned[number - 1].anchors
+            else:
+                sample = normalized(_sample(layers, spec, images, patches, backend, rng, report))
+                kernel = spec.kernel.resolved(sample, rng)
+                anchors = _centres(sample, spec, backend, rng, max_iterations, report)
+                del sample  # while the projection is made, it need not be there
+            layer = Layer.from_anchors(dataclasses.replace(spec, kernel=kernel, decorrelation=0.0), anchors)
             if spec.decorrelation:
                 outputs = _outputs([*layers, layer], images, backend, rng, report)
                 layer = layer.decorrelated(spec.decorrelation, outputs)
             layers.append(layer)
         self.layers_ = tuple(layers)
         return self
+
+    def _checked(self, learned: Sequence[Layer], channels: int) -> tuple[Layer, ...]:
+        """Return the lowest layers, which have learned; raise `InvalidSpec` if they are of another."""
+        learned = several("learned", learned, Layer, "expected layers that have learned: network.layers[:1]")
+        if len(learned) > len(self.specs):
+            raise InvalidSpec(f"{len(learned)} layers have learned, of a network of {len(self.specs)}")
+        for number, (spec, layer) in enumerate(zip(self.specs, learned, strict=False), 1):
+            kernel, power = layer.spec.kernel, layer.spec.decorrelation
+            alike = dataclasses.replace(spec, kernel=kernel, decorrelation=power)
+            chosen = isinstance(spec.kernel, Exponential) and spec.kernel.sigma is None
+            alike_kernel = isinstance(kernel, Exponential) if chosen else kernel == spec.kernel
+            if layer.spec != alike or not alike_kernel:
+                raise InvalidSpec(f"layer {number} has learned as {layer.spec}; this network's is {spec}")
+            if layer.anchors.shape[3] != channels:
+                raise InvalidSpec(
+                    f"layer {number}: anchors have {layer.anchors.shape[3]} channels, what they are compared "
+                    f"with has {channels}"
+                )
+            channels = spec.filters
+        return learned
 
     def transform(
         self, images: ImagesOrArray, *, backend: Backend | str = "auto", progress: Progress | None = None
@@ -301,6 +324,19 @@ class CKN:
 
     def __repr__(self) -> str:
         return f"CKN([{', '.join(map(repr, self.specs))}])"
+
+
+def _centres(
+    sample: Array,
+    spec: LayerSpec,
+    backend: Backend,
+    rng: np.random.Generator,
+    max_iterations: int,
+    report: Report,
+) -> NDArray[Any]:
+    """Return anchor points [filters, height, width, channels] of normalized patches, on the host."""
+    centres = spherical_kmeans(sample, spec.filters, backend, rng, max_iterations, report)
+    return backend.to_host(centres).reshape(spec.filters, *spec.patch_shape, -1)
 
 
 def check_features(block: Array, start: int, images: Images) -> None:

@@ -1,7 +1,7 @@
 """Pictures of what studies find, PNG files: of a model, of distances to an exact kernel, of a search."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +148,30 @@ def draw_distances(
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="0.9")
     _save(figure, path)
+
+
+@_plain_style()
+def draw_training(trainings: Sequence[Sequence[Mapping[str, Any]]], path: str) -> None:
+    """Draw loss and accuracy of each epoch, on the images trained on and on those held out."""
+    check_plotting(path)
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(10, 3.6 * len(trainings)), layout="constrained")
+    grid = figure.subplots(len(trainings), 2, squeeze=False)
+    for number, (history, row) in enumerate(zip(trainings, grid, strict=True), 1):
+        for name, axes in zip(("loss", "accuracy"), row, strict=True):
+            for key, label, line in ((name, "as trained on", "o-"), (f"held_out_{name}", "held out", "s-")):
+                known = [(each["epoch"], each[key]) for each in history if each[key] is not None]
+                if known:
+                    axes.plot(*zip(*known, strict=True), line, markersize=3, label=label)
+            axes.set(xlabel="epoch", ylabel=name)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.grid(alpha=0.3)
+            axes.legend()
+        if len(trainings) > 1:
+            row[0].set_title(f"encoder {number}", loc="left")
+    _save(figure, Path(path))
 
 
 def check_plotting(path: str) -> None:

@@ -56,6 +56,7 @@ def test_a_singular_matrix_is_said_on_the_device_too(device, fault):
     "classifier",
     [
         *(Ridge(), Ridge(1e-3), Ridge(validation=0.2), Ridge(0.1, validation=0.2)),
+        *(Ridge(validation=0.2, choose="held-out"), Ridge(0.1, validation=0.2, choose="held-out")),
         *(Softmax(), Softmax(1e-2), SquaredHinge(), SquaredHinge(1e-2)),
     ],
 )
@@ -70,19 +71,23 @@ def test_sgd(device, monkeypatch):
     check_fit(device, Softmax(1e-2, "sgd"), *overlapping_classes(60, 20))
 
 
+@pytest.mark.parametrize("choosing", [{}, {"validation": 0.2, "choose": "held-out"}], ids=["", "held out"])
 @pytest.mark.parametrize("regularization", ["auto", 1e-2, 1e-7])
 @pytest.mark.parametrize(
     ("classifier", "widths", "tolerance"),
     [(Ridge(), None, 1e-5), (KernelRidge(Exponential(sigma=1.0), weights=[1, 1]), (70, 100), 2e-3)],
     ids=["ridge", "kernel ridge"],
 )
-def test_many_images_in_single_precision(device, monkeypatch, classifier, widths, tolerance, regularization):
+def test_many_images_in_single_precision(
+    device, monkeypatch, classifier, widths, tolerance, regularization, choosing
+):
     """Several blocks of columns and of images to score, and several parts of the images to begin with."""
     monkeypatch.setattr("ckncuda.classifier.systems.MANY", 120)
     monkeypatch.setattr("ckncuda.classifier.choice.FEW", 30)
     monkeypatch.setattr("ckncuda.classifier.training_data.BLOCK_BYTES", 8 * 130 * 50)
     classifier = copy.copy(classifier)
     classifier.regularization = regularization
+    vars(classifier).update(choosing)
     check_fit(device, classifier, *overlapping_classes(130, 170, seed=2), widths, tolerance)
 
 
@@ -90,7 +95,7 @@ def test_many_images_in_single_precision(device, monkeypatch, classifier, widths
 @pytest.mark.parametrize(
     "classifier",
     [
-        *(KernelRidge(), KernelRidge(validation=0.2)),
+        *(KernelRidge(), KernelRidge(validation=0.2), KernelRidge(validation=0.2, choose="held-out")),
         *(KernelRidge(Exponential(sigma=1.0), 1e-3), KernelRidge(ArcCosine(1), 1e-2, validation=0.2)),
     ],
 )
@@ -107,7 +112,12 @@ def test_kernel_ridge_of_any_kernel(device, kernel):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"kernel": ArcCosine(1)}, {"kernel": ArcCosine(1), "validation": 0.2}], ids=str
+    "options",
+    [
+        *({}, {"kernel": ArcCosine(1)}, {"kernel": ArcCosine(1), "validation": 0.2}),
+        {"weights": [1, 1], "validation": 0.2, "choose": "held-out"},
+    ],
+    ids=str,
 )
 def test_kernel_ridge_on_landmarks(device, monkeypatch, options):
     monkeypatch.setattr("ckncuda.classifier.training_data.BLOCK_BYTES", 8 * 60 * 25)  # several blocks

@@ -109,7 +109,7 @@ OPTIONS = {
     "patches": (("--patches", "0"), ["--patches", "0"]),
     "seed": (("--seed", "-1"), ["--seed", "-1"]),
     "backend": (("--backend", "tpu"), ["--backend", "'tpu'", "numpy"]),
-    "unknown": (("--epochs", "9"), ["No such option", "--epochs"]),
+    "unknown": (("--passes", "9"), ["No such option", "--passes"]),
 }
 
 

@@ -41,6 +41,20 @@ def test_info_of_a_network_alone(works, network):
     assert works("info", network, "--json").told["classifier"] is None
 
 
+def test_info_says_which_epoch_a_training_chose(works, tmp_path, rng):
+    labels = np.arange(20) % 2
+    images = rng.integers(0, 80, (20, 8, 8, 1)) + (labels * 80)[:, None, None, None]
+    np.savez(tmp_path / "xy.npz", images=images.astype(np.uint8), labels=labels)
+    layer = "filters=8,patch=3,subsampling=4,sigma=0.6"
+    seconds = works("fit", "xy.npz", "--end-to-end", "--epochs", "2", "--layer", layer, "-o", "m.ckn").stdout
+    assert "training " in seconds
+    (line,) = [line for line in works("info", "m.ckn").stdout.splitlines() if line.startswith("training")]
+    assert " of 2 was chosen on 2 images held out of 20" in line
+    assert "history" not in line
+    (told,) = works("info", "m.ckn", "--json").told["report"]["training"]
+    assert [each["epoch"] for each in told["history"]] == [0, 1, 2]
+
+
 def test_backends_say_what_works_and_why_not(works):
     env = {"CUDA_VISIBLE_DEVICES": ""} if why_unavailable() is None else {}
     result = works("backends", "--json", env=env).told

@@ -5,6 +5,9 @@ import pytest
 from factories import write_challenge_csv
 from PIL import Image
 
+from ckncuda import Exponential, Layer, LayerSpec, conventions
+from ckncuda.layer.pooling import pooling_filter
+
 CLASSES = 4
 
 
@@ -34,6 +37,23 @@ def write_cifar(path, pixels, labels):
     path.write_bytes(np.concatenate([labels[:, None].astype(np.uint8), planes], axis=1).tobytes())
 
 
+def write_network_of_chen(path):
+    """Tensors of a small network of his program, with their names: two layers and five classes."""
+    state, channels, rng = {}, 3, np.random.default_rng(12)
+    for i, (filters, step) in enumerate([(8, 2), (6, 4)]):
+        spec = LayerSpec(filters, 3, step, Exponential(sigma=0.5), **conventions.CHEN)
+        anchors = rng.normal(size=(filters, 3, 3, channels))
+        anchors /= np.linalg.norm(anchors.reshape(filters, -1), axis=1)[:, None, None, None]
+        taps = pooling_filter(32, step, "gaussian", "corner")[1]
+        name = f"features.ckn_layers.{i}"
+        state[f"{name}.weight"] = anchors.transpose(0, 3, 1, 2)
+        state[f"{name}.pooling_filter"] = np.array([[np.outer(taps, taps)]] * filters)
+        state[f"{name}.lintrans"] = Layer.from_anchors(spec, anchors).projection
+        channels = filters
+    state["classifier.weight"], state["classifier.bias"] = rng.normal(size=(5, 6 * 4 * 4)), np.zeros(5)
+    np.savez(path, **{name: array.astype(np.float32) for name, array in state.items()})
+
+
 @pytest.fixture(scope="session")
 def data(tmp_path_factory):
     """The files that the pages call Xtr.csv, Ytr.csv, photos/, train/ and so on."""
@@ -52,6 +72,7 @@ def data(tmp_path_factory):
     pixels, labels = images(40, 8, 8, 1, 9)
     write_challenge_csv(folder / "digits.csv", pixels / 255 - 0.5)
     np.save(folder / "digit-labels.npy", labels)
+    write_network_of_chen(folder / "network.npz")
     (x_train, y_train), (x_test, y_test) = images(20, 28, 28, 1, 10), images(8, 28, 28, 1, 11)
     arrays = {"x_train": x_train[..., 0], "x_test": x_test[..., 0], "y_train": y_train, "y_test": y_test}
     np.savez(folder / "mnist.npz", **arrays)

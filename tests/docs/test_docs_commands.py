@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import tomllib
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import threadpoolctl
 from click.testing import CliRunner
 
 from ckncuda.cli.commands import cli
+from ckncuda.supervised.checkpoint import Checkpoint
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "results.md"  # written by bench/results.py, which runs its commands
@@ -31,7 +33,15 @@ NOT_RUN = {
     "--workers": "tests/exact/test_workers.py and tests/cli/test_gram_cluster.py start processes",
     "--scheduler": "there is no cluster at this address",
 }
-SHORTER = {"--time 30min": "--time 1s"}  # the first system is fitted all the same
+NEEDS_PYTORCH = re.compile(r"^(?:import|from) (?:ckncuda\.)?torch\b", re.MULTILINE)
+SHORTER = {  # the first system is fitted all the same; of trainings two epochs
+    "--time 30min": "--time 1s",
+    "--epochs 30": "--epochs 2",
+    "--epochs 20": "--epochs 2",
+    "--preset supervised": "--preset supervised --epochs 2",
+    "--preset chen5": "--preset chen5 --epochs 1",
+    "--end-to-end -o": "--end-to-end --epochs 2 -o",
+}
 
 
 def shown(page):
@@ -73,8 +83,25 @@ def run_command(words):
     line = shlex.join(words[1:])
     for long, short in SHORTER.items():
         line = line.replace(long, short)
+    if "--resume" in words:
+        interrupt(shlex.split(line))
     done = CliRunner().invoke(cli, shlex.split(line), catch_exceptions=False)
     assert done.exit_code == 0, f"{words}: {done.output}"
+
+
+def interrupt(words):
+    """Run a command without its --resume, and stop it as soon as there is something to go on from."""
+    place = words.index("--resume")
+    save = Checkpoint.save
+
+    def save_and_stop(checkpoint, path):
+        save(checkpoint, path)
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Checkpoint, "save", save_and_stop)
+        CliRunner().invoke(cli, words[:place] + words[place + 2 :])
+    assert Path(words[place + 1]).exists(), words
 
 
 def fit_configuration(name):
@@ -97,6 +124,8 @@ def test_what_a_page_shows_works(page, data, tmp_path, monkeypatch):
                 for words in commands(text):
                     configurations = [name for name in configurations if name not in words]
                     run_command(words)
+            elif language == "python" and NEEDS_PYTORCH.search(text) and not find_spec("torch"):
+                continue  # the extra of the tests does not bring it
             elif language == "python":
                 exec(compile("\n" * (line - 1) + text, str(page), "exec"), namespace)
             elif language == "toml":

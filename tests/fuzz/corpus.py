@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import safetensors.numpy
 from factories import TWO_LAYERS, make_spec
 from numpy.lib import format as npy_format
 from PIL import Image, ImageDraw
@@ -242,6 +243,24 @@ def small_models() -> tuple[Model, ...]:
         models.append(fit(classifier=classifier))
     models[0].class_names = ("cat", "dog", "ant")
     return tuple(models)
+
+
+def states() -> list[Seed]:
+    """Return a network of Chen's PyTorch program, of two layers and three classes, in both formats."""
+    state: dict[str, Any] = {}
+    rng, channels = np.random.default_rng(4), 2
+    for i, (filters, side, step) in enumerate([(3, 3, 2), (4, 2, 1)]):
+        weight = rng.normal(size=(filters, channels, side, side))
+        weight /= np.linalg.norm(weight.reshape(filters, -1), axis=1)[:, None, None, None]
+        taps = np.exp(-(np.arange(-step, step + 1) ** 2) / step**2)
+        taps = np.outer(taps, taps) / taps.sum() ** 2
+        state[f"features.ckn_layers.{i}.weight"] = weight
+        state[f"features.ckn_layers.{i}.pooling_filter"] = np.array([[taps]] * filters)
+        channels = filters
+    state["classifier.weight"] = rng.normal(size=(3, 4 * 5 * 5))
+    state["classifier.bias"] = rng.normal(size=3)
+    state = {name: array.astype(np.float32) for name, array in state.items()}
+    return [one("network.npz", npz_of(**state)), one("network.safetensors", safetensors.numpy.save(state))]
 
 
 def models(folder: Path) -> list[Seed]:

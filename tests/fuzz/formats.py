@@ -234,15 +234,16 @@ def lines_of_json(rng: random.Random, data: bytes, others: Sequence[bytes], word
 
 
 def safetensors(rng: random.Random, data: bytes, others: Sequence[bytes], words: Sequence[bytes]) -> bytes:
-    """Mutate the header of a model file, or the specification in it, and mend the length; or the tensors."""
+    """Mutate the header of a file, or a model's specification in it, and mend the length; or the tensors."""
     length = int.from_bytes(data[:8], "little")
     try:
         header = json.loads(data[8 : 8 + length])
-        specification = json.loads(header["__metadata__"]["ckncuda"])
-    except (ValueError, LookupError, TypeError, RecursionError):
+        described = header.get("__metadata__", {})
+        specification = json.loads(described["ckncuda"]) if described else None
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return raw(rng, data, others, words)
     body, known = data[8 + length :], [word.decode("latin1") for word in words]
-    kind = rng.randrange(10)
+    kind = rng.randrange(10 if specification else 4) + (0 if specification else 6)
     if kind < 5:
         for _ in range(rng.choice((1, 1, 2))):
             specification = plain(rng, specification, known)

@@ -16,7 +16,7 @@ from fuzz import corpus, formats, texts
 from fuzz.corpus import Seed
 from fuzz.formats import Format
 
-from ckncuda import System, load
+from ckncuda import Exponential, System, import_chen, load
 from ckncuda.backend.numpy import NumpyBackend
 from ckncuda.data import open_images, read_labels
 
@@ -41,6 +41,10 @@ WORDS_OF_GRAM_FOLDERS = _words(
 WORDS_OF_MODELS = _words(
     b"encoders layers anchors projection classifier weights intercept kind exact image_shape image_type "
     b"report version name points network uint8 float32"
+)
+WORDS_OF_STATES = _words(
+    b"features.ckn_layers.0. module. weight ones pooling_filter lintrans ckn_bias kernel_args.0 "
+    b"classifier. bias"
 )
 WORDS_OF_SEARCHES = _words(
     b"op_code trial_id user_attr system values state seconds n_features preset worker_id study_id "
@@ -183,6 +187,20 @@ def _model(path: Path, how: Mapping[str, Any]) -> None:
     )
 
 
+def _state(path: Path, how: Mapping[str, Any]) -> None:
+    model = import_chen(path, kernel=Exponential(sigma=0.5))
+    channels, sides = model.network.layers[0].anchors.shape[3], (8, 8)
+    if (
+        math.prod(layer.anchors.size for layer in model.network.layers) > MOST_PIXELS
+        or model.classifier is None
+    ):
+        return
+    images = np.random.default_rng(0).normal(size=(2, *sides, channels)).astype(np.float32)
+    features = model.features(images, backend=NumpyBackend(threads=1, compiled=False))
+    expect(bool(np.isfinite(features).all()), "features are not finite")
+    expect(len(model.classifier.classes_) >= 2, f"{model.classifier.classes_}")
+
+
 def _toml(path: Path, how: Mapping[str, Any]) -> None:
     system = System.from_toml(path, **how)
     _system(system)
@@ -269,6 +287,12 @@ READERS: Mapping[str, Reader] = {
         {"*": formats.safetensors},
         WORDS_OF_MODELS,
         quick=400,
+    ),
+    "state": Reader(
+        _made(corpus.states),
+        _state,
+        {"*.npz": formats.zipped(formats.npy), "*": formats.safetensors},
+        WORDS_OF_STATES,
     ),
     "toml": Reader(_made(texts.toml), _toml, {"*": formats.text}, texts.WORDS),
     "options": Reader(_made(texts.options), _option, {"*": formats.text}, texts.WORDS),

@@ -92,6 +92,18 @@ def shapes(specs):
         shape = spec.output_shape(shape)
 
 
+def back(backend, sizes, side):
+    """Ask for the way back through the layers (filters, subsampling) of a network on one image."""
+    channels, layers = 3, []
+    for filters, subsampling in sizes:
+        spec = LayerSpec(filters=filters, subsampling=subsampling, patch=3, kernel=Exponential(sigma=0.6))
+        anchors = np.zeros((filters, 3, 3, channels), np.float32)
+        layers.append(Layer(spec, anchors, np.eye(filters)))
+        channels = filters
+    maps = np.ones((1, side, side, 3), np.float32)
+    backend.encode_backward(maps, layers, lambda encoded, images: np.ones(encoded.shape, np.float32))
+
+
 @pytest.mark.parametrize("capability", SHARED)
 def test_every_launch_fits_the_device(on, asked, capability):
     on(capability)
@@ -102,6 +114,7 @@ def test_every_launch_fits_the_device(on, asked, capability):
         encode(backend, ((256, 2), (1024, 6)), 32)
         encode(backend, ((64, 4), (128, 4)), 224)
         encode(backend, ((32, 2), (32, 2)), 48, patch=7)
+        back(backend, ((64, 2), (64, 2), (128, 2)), 32)
         for size in (27, 576, 2304):
             patches = backend.asarray(np.ones((300, size), np.float32))
             nearest, _ = backend.nearest_anchor(patches, patches[:70])
@@ -113,8 +126,12 @@ def test_every_launch_fits_the_device(on, asked, capability):
         exact(backend, Exponential(sigma=0.6), (2, 2, 2), False)
         exact(backend, ArcCosine(1), (2, 5), True)
     operations = {name.partition("<")[0] for name, *_ in asked}
-    assert operations == {"encode", "nearest_anchor", "sum_by_anchor", "pair_products", "pair_sums"}
-    assert len(asked) == len(precisions(capability)) * (9 + 6) + len(precisions(capability)[:2]) * (2 + 3 + 2)
+    of_back = {"encode_backward", "extract_patches", "fold_patches"}
+    assert operations == of_back | {"encode", "nearest_anchor", "sum_by_anchor", "pair_products", "pair_sums"}
+    of_networks = 9 + 6 + 4 * 3  # layers, k-means, layers there and back
+    assert len(asked) == len(precisions(capability)) * of_networks + len(precisions(capability)[:2]) * (
+        2 + 3 + 2
+    )
     for name, grid, block, shared in asked:
         assert shared <= SHARED[capability] << 10, f"{name} takes {shared} bytes"
         assert all(0 < n <= most for n, most in zip(grid, (2**31 - 1, 65535), strict=False)), name
@@ -157,6 +174,10 @@ def test_every_kernel_is_within_half_of_its_tolerance(on, capability):
         (_, cosine, sums), (_, expected, expected_sums) = kernel_cases.run_kmeans(backend)
         assert abs(cosine - expected).max() <= tolerances.COSINE[fast] / 2, precision
         np.testing.assert_allclose(sums, expected_sums, atol=1e-6)
+        for case in kernel_cases.BACKWARD_CASES:
+            for found, expected in zip(*kernel_cases.run_backward(backend, case), strict=True):
+                off = np.linalg.norm(found - expected) / np.linalg.norm(expected)
+                assert off <= tolerances.GRADIENTS[fast] / 2, f"{precision}: gradients, {case}: {off}"
     for precision in kernel_cases.PAIR_PRECISIONS[: 1 if capability < 80 else None]:
         backend = gpu.cupy_backend(precision)
         for case in kernel_cases.PAIR_CASES:

@@ -5,6 +5,7 @@ benchmarks measure. Nothing may take static shared memory, and nothing may spill
 the kernels of pairs, which take all registers for their sums, read back once a row.
 """
 
+import itertools
 import json
 import re
 from pathlib import Path
@@ -65,6 +66,15 @@ def pair_kernels(architecture, operation):
     return names
 
 
+WAY_BACK = ("encode_backward", "extract_patches", "fold_patches")
+
+
+def way_back(operation):
+    """Instantiations of kernels of the way back: one number at a time and four, of every smooth κ."""
+    smooth = sorted(kernels() - {"ArcCosine0"}) if operation == "encode_backward" else [""]
+    return [f"{operation}<{', '.join(filter(None, (k, v)))}>" for k, v in itertools.product(smooth, "14")]
+
+
 MATRIX = [
     (architecture, operation, precision)
     for architecture in SHARED_LIMITS
@@ -73,7 +83,7 @@ MATRIX = [
 ] + [
     (architecture, operation, None)
     for architecture in SHARED_LIMITS
-    for operation in ("sum_by_anchor", "pair_products", "pair_sums")
+    for operation in (*("sum_by_anchor", "pair_products", "pair_sums"), *WAY_BACK)
 ]
 
 
@@ -93,6 +103,7 @@ def test_kernels_compile_within_the_budget(compiler, architecture, operation, pr
         "sum_by_anchor": ["sum_by_anchor"],
         "pair_products": pair_kernels(architecture, "pair_products"),
         "pair_sums": pair_kernels(architecture, "pair_sums"),
+        **{name: way_back(name) for name in WAY_BACK},
     }[operation]
     names = names[:1] if architecture in FEW else names
     found = nvrtc.resources_of(compiler, source(operation), names, architecture)

@@ -3,6 +3,8 @@
 Where there is no GPU they run on the CPU; what is shown here does not depend on one.
 """
 
+import contextlib
+import itertools
 import json
 import os
 import subprocess
@@ -14,7 +16,16 @@ import numpy as np
 import pytest
 import tolerances
 from cuda_on_cpu import ORDERS, environment, line_coverage, sanitize
-from kernel_cases import CASES, PAIR_CASES, PAIR_PRECISIONS, run_encode, run_kmeans, run_pairs
+from kernel_cases import (
+    BACKWARD_CASES,
+    CASES,
+    PAIR_CASES,
+    PAIR_PRECISIONS,
+    run_backward,
+    run_encode,
+    run_kmeans,
+    run_pairs,
+)
 
 from ckncuda.backend.cupy import device
 from ckncuda.kernels import source
@@ -59,6 +70,31 @@ def test_the_order_changes_no_bit_of_exact_kernels(on_a_cpu, monkeypatch, precis
         found.append([gram.tobytes() for gram in grams])
     assert max(map(error, grams, references)) <= 1e-5
     assert found == [found[0]] * len(ORDERS)
+
+
+def test_the_order_changes_no_bit_of_gradients(on_a_cpu, monkeypatch):
+    found = []
+    for order in ORDERS:
+        monkeypatch.setenv("CKNCUDA_CPU_ORDER", order)
+        backend = gpu.cupy_backend("cupy, float32")
+        gradients, references = zip(*(run_backward(backend, case) for case in BACKWARD_CASES), strict=True)
+        found.append([array.tobytes() for of_case in gradients for array in of_case])
+    pairs = zip(itertools.chain(*gradients), itertools.chain(*references), strict=True)
+    assert max(itertools.starmap(error, pairs)) <= tolerances.GRADIENTS["cupy, float32"]
+    assert found == [found[0]] * len(ORDERS)
+
+
+@pytest.mark.parametrize("sanitizer", ["address", "thread"])
+def test_sanitizers_find_nothing_in_the_way_back(on_a_cpu, tmp_path, sanitizer):
+    if reason := sanitize.why_unavailable(sanitizer):
+        pytest.skip(reason)
+    cases = list(BACKWARD_CASES)[: 1 if sanitizer == "thread" else None]  # which is slow
+    with sanitize.recorded_to(tmp_path):
+        for case in cases:
+            run_backward(gpu.cupy_backend("cupy, float32 without tensor cores"), case)
+    done = sanitize.replay(tmp_path, sanitizer)
+    assert done.launches == 4 * len(cases)
+    assert done.returncode == 0, done.report
 
 
 @pytest.mark.parametrize("sanitizer", ["address", "thread"])
@@ -106,6 +142,17 @@ FAULTS = {
     "copies by some lanes": ("pair_products", "__syncwarp();  // some lanes copy more than others", "//"),
     "κ by branches": ("pair_products", "if constexpr (TANGENT || Kernel::BRANCHES) __syncwarp();", ""),
     "norms by some lanes": ("encode", "__syncwarp();  // the products are those of whole warps", ""),
+    "patches beyond the maps": (
+        "extract_patches",
+        "last = min(patch_width, width - left) * channels;",
+        "last = patch_width * channels;",
+    ),
+    "two lanes for all": ("extract_patches", "run.lane == 0) norms", "run.lane < 2) norms"),
+    "one pooled position less": (
+        "encode_backward",
+        "by_step.quotient(max(0, from_origin + subsampling))) - first;",
+        "by_step.quotient(max(0, from_origin))) - first;",
+    ),
     "wrong halo": (
         "encode",
         "int bottom = min(map_height, origin_y + (last_row - 1) * subsampling + taps_y);",
@@ -175,6 +222,34 @@ def test_a_missing_barrier_of_pairs_is_caught(planted, tmp_path):
     assert "pair_pooling.cuh" in done.report
 
 
+@pytest.mark.parametrize(
+    ("planted", "sanitizer", "message"),
+    [
+        ("patches beyond the maps", "address", "heap-buffer-overflow"),
+        ("two lanes for all", "thread", "data race"),
+    ],
+    indirect=["planted"],
+)
+def test_a_fault_of_the_way_back_is_caught(planted, sanitizer, message, tmp_path):
+    if reason := sanitize.why_unavailable(sanitizer):
+        pytest.skip(reason)
+    import cupy
+
+    with sanitize.recorded_to(tmp_path), contextlib.suppress(cupy.KernelFault):
+        run_backward(gpu.cupy_backend("cupy, float32 without tensor cores"), "colour")
+    done = sanitize.replay(tmp_path, sanitizer)
+    assert done.returncode != 0
+    assert message in done.report
+    assert f"{FAULTS[planted][0]}.cu" in done.report
+
+
+@pytest.mark.parametrize("planted", ["one pooled position less"], indirect=True)
+def test_a_pooled_position_that_is_forgotten_is_caught(planted):
+    """Parity finds it in both gradients."""
+    found, expected = run_backward(gpu.cupy_backend("cupy, float32"), "colour")
+    assert min(map(error, found, expected)) > 1e-2
+
+
 @pytest.fixture
 def followed(on_a_cpu, monkeypatch):
     """Kernels whose warps must be together, by way of the same branches, at each product."""
@@ -235,7 +310,9 @@ def test_all_lines_of_the_kernels_are_executed(tmp_path, record_property):
     counted = {name: lines for name, lines in counted.items() if name.startswith("kernels/")}
     report = {name: f"{lines.covered} of {lines.executable}" for name, lines in counted.items()}
     record_property("lines of kernels executed", json.dumps(report))
-    headers = {f"kernels/{name}.cuh" for name in ("block", "dot_product", "pair_pooling", "product")}
+    names = "block", "dot_product", "lanes", "pair_pooling", "product"
+    headers = {f"kernels/{name}.cuh" for name in names}
     operations = "encode", "nearest_anchor", "pair_products", "pair_sums", "sum_by_anchor"
+    operations += "encode_backward", "extract_patches", "fold_patches"
     assert set(counted) == headers | {f"kernels/{name}.cu" for name in operations}
     assert {name: lines.missed for name, lines in counted.items() if lines.missed} == {}

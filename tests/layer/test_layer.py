@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from factories import make_spec
+from factories import make_layer, make_spec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -135,3 +135,55 @@ def test_sizes_may_be_numpys_integers():
     spec = LayerSpec(np.int64(4), np.int64(3), np.int32(2), Exponential(sigma=0.6))
     assert spec.patch_shape == (3, 3)
     assert spec == LayerSpec(4, 3, 2, Exponential(sigma=0.6))
+
+
+@given(seed=st.integers(0, 1000), power=st.sampled_from([0.0, 0.25, 0.5]))
+def test_a_gradient_by_the_projection_goes_back_to_anchors_on_the_sphere(seed, power):
+    rng = np.random.default_rng(seed)
+    layer = make_layer(2, rng, filters=4, epsilon=0.1)
+    if power:
+        layer = layer.decorrelated(power, [rng.normal(size=(50, 4)) * [1, 2, 3, 4]])
+    upstream, direction = rng.normal(size=(4, 4)), rng.normal(size=layer.anchors.shape)
+    direction -= (direction * layer.anchors).sum(axis=(1, 2, 3), keepdims=True) * layer.anchors
+    held = layer.projection @ layer.spectrum.square_root()  # V, which is 1 without decorrelation
+
+    def value(step):
+        anchors = layer.anchors + step * direction
+        anchors /= np.linalg.norm(anchors.reshape(4, -1), axis=1)[:, None, None, None]
+        plain = Layer.from_anchors(spec(kernel=layer.spec.kernel, filters=4, epsilon=0.1), anchors)
+        return float((held @ plain.projection * upstream).sum())
+
+    assert np.isclose(value(0.0), (layer.projection * upstream).sum())
+    gradient = layer.projection_backward(upstream)
+    slope = (value(1e-5) - value(-1e-5)) / 2e-5
+    scale = np.linalg.norm(gradient) * np.linalg.norm(direction)
+    assert abs(slope - (gradient * direction).sum()) < 1e-6 * scale + 1e-8
+
+
+def test_a_spectrum_that_is_kept_is_the_one_that_would_be_computed(rng, monkeypatch):
+    plain = make_layer(2, rng)
+    kept = Layer.from_anchors(plain.spec, plain.anchors, keep_spectrum=True)
+    assert "spectrum" in vars(kept)
+    assert "spectrum" not in vars(plain)
+    upstream = rng.normal(size=(12, 12))
+    expected = plain.projection_backward(upstream)
+    monkeypatch.setattr("ckncuda.layer.layer.spectrum_of", None)
+    assert np.array_equal(kept.projection_backward(upstream), expected)
+    assert np.array_equal(kept.projection, plain.projection)
+
+
+def test_an_even_patch_with_zeros_on_both_sides_has_a_larger_map():
+    assert spec(patch=4, subsampling=1, even_padding="both").output_shape((9, 8, 3)) == (10, 9, 8)
+    assert spec(patch=(3, 2), subsampling=1, even_padding="both").output_shape((9, 8, 3)) == (9, 9, 8)
+    for same in ({"patch": 3}, {"patch": 4, "padding": "valid"}):
+        shapes = [spec(**same, even_padding=even).output_shape((9, 8, 3)) for even in ("same", "both")]
+        assert shapes[0] == shapes[1]
+
+
+def test_older_programs_read_layers_that_do_without_the_new_option():
+    assert "even_padding" not in spec(patch=4).to_dict()
+    both = spec(patch=4, even_padding="both")
+    assert both.to_dict()["even_padding"] == "both"
+    assert LayerSpec.from_dict(both.to_dict()) == both
+    with pytest.raises(InvalidSpec, match="even_padding is 'left'; it must be one of same, both"):
+        spec(even_padding="left")

@@ -101,6 +101,7 @@ def test_copies_predict_the_same_and_hold_no_more(images, copied, exact):
 
 
 def test_all_goes_with_the_last_model(images):
+    gc.collect()  # what other tests have left
     one, two = fitted(images), fitted(images, classifier=Ridge(1e-3))
     one.predict(images[:1]), two.predict(images[:1])
     backend = weakref.ref(shared_backend("numpy"))

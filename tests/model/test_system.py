@@ -5,7 +5,7 @@ import re
 
 import hypothesis
 import pytest
-from factories import make_spec
+from factories import make_spec, stripes
 from hypothesis import strategies as st
 
 import ckncuda
@@ -14,6 +14,8 @@ from ckncuda.errors import InvalidSpec
 from ckncuda.exact.encoder import ExactEncoderSpec
 from ckncuda.images.preprocess import ZCA, LocalWhitening, Standardize
 from ckncuda.layer.spec import KernelLayer
+from ckncuda.supervised.encoder import TrainedEncoderSpec
+from ckncuda.supervised.training import Training
 
 NETWORK = EncoderSpec([make_spec(filters=4)], ())
 SPEC = KernelLayer(patch=3, subsampling=2, kernel=Exponential(sigma=0.6))
@@ -118,7 +120,8 @@ BAD_FILES = [
     ("", "{} describes no layer: it needs [[layers]] with filters, patch, subsampling"),
     (
         LAYER + "[optimizer]\nlr=1",
-        "{}: there is no table optimizer; there are encoders, layers, preprocessing, symmetries, classifier",
+        "{}: there is no table optimizer; there are encoders, layers, preprocessing, symmetries, training, "
+        "classifier",
     ),
     (LAYER + "stride=1", "a layer with the kernel exp has no option 'stride'; it has filters, "),
     (
@@ -129,7 +132,7 @@ BAD_FILES = [
     (
         LAYER + "[classifier]\nname='forest'",
         "{}: there is no classifier 'forest'; there is ridge, kernel-ridge, nystrom-ridge, softmax, "
-        "squared-hinge, none",
+        "squared-hinge, head, none",
     ),
     (LAYER + "[[classifier]]\nname='ridge'", "{}: classifier must be a table"),
     (LAYER + "[classifier]\nname=['ridge']", "{}: there is no classifier ['ri"),
@@ -145,7 +148,7 @@ BAD_FILES = [
     ("layers=[1]", "{}: layers must be tables: [[layers]]"),
     (
         "[[encoders]]\nclassifier='ridge'",
-        "{}: an encoder has no classifier; it has layers, preprocessing and symmetries",
+        "{}: an encoder has no classifier; it has layers, preprocessing, symmetries, training",
     ),
     ("[[encoders]]\nsymmetries={flip=true}", "{} describes no layer: "),
     ("symmetries=3\n" + LAYER, "{}: symmetries must be a table of flip and shift; it is 3"),
@@ -193,6 +196,10 @@ def test_a_file_that_is_missing():
         System.from_toml("nowhere.toml")
 
 
+def trained(*layers, train_layers=None):
+    return TrainedEncoderSpec(layers, training=Training(train_layers=train_layers))
+
+
 REFUSED = {
     "nothing": (lambda: System([]), "at least one encoder"),
     "both": (lambda: System([NETWORK, EXACT]), "of networks or one of exact kernels"),
@@ -210,6 +217,15 @@ REFUSED = {
         lambda: System([NETWORK], "none", {"seed": 1, "kernel": "auto"}).make_classifier(0),
         "without a classifier there is no kernel, seed",
     ),
+    "head without training": (lambda: System([NETWORK], "head"), "of which all layers are trained"),
+    "head and decorrelation": (
+        lambda: System([trained(make_spec(decorrelation=0.25))], "head"),
+        "learns without decorrelation",
+    ),
+    "decorrelation under a trained layer": (
+        lambda: trained(make_spec(decorrelation=0.25), make_spec(), make_spec(), train_layers=2),
+        "give layer 1 decorrelation=0; layer 2 and those above may have one",
+    ),
     "shape": (lambda: System([NETWORK]).check((2, 2, 1)), "layer 1 does not fit"),
     "shape of a kernel": (lambda: System([EXACT]).check((2, 2, 1)), "layer 1 does not fit"),
 }
@@ -222,6 +238,13 @@ def test_systems_that_cannot_be(name):
         make()
 
 
+@pytest.mark.parametrize("train_layers", [1, 2])
+def test_decorrelation_that_a_training_admits(train_layers):
+    layers = make_spec(), make_spec(decorrelation=0.25), make_spec(decorrelation=0.25)
+    system = trained(*layers, train_layers=train_layers)
+    assert {layer.decorrelation for layer in system.trained_layers} == {0.0}
+
+
 def test_classifiers_of_all_kinds():
     assert System([NETWORK], "none").make_classifier(0) is None
     assert isinstance(System([NETWORK]).make_classifier(0), ckncuda.Ridge)
@@ -229,6 +252,22 @@ def test_classifiers_of_all_kinds():
     ridge = System([EXACT], "", {"weights": [1.0]}).make_classifier(4)
     assert isinstance(ridge, ckncuda.GramRidge)
     assert (ridge.weights, ridge.seed) == ([1.0], 4)
+
+
+@pytest.mark.parametrize("name", ["ridge", "kernel-ridge", "nystrom-ridge"])
+def test_held_out_images_choose_where_a_file_says_so(toml, name):
+    """It needs images that are held out, stands in plain data, and the model's report says it."""
+    table = f'{LAYER}[classifier]\nname="{name}"\nchoose="held-out"\n'
+    system = System.from_toml(toml(f"{table}validation=0.25\n"))
+    assert system == System.from_dict(json.loads(json.dumps(system.to_dict())))
+    assert str(system).endswith("choose held-out validation 0.25")
+    images, labels = stripes(60)
+    model = ckncuda.fit(images, labels, system=system, backend="numpy")
+    assert re.match("15 images held out of 60; .* chosen on them, then all 60", model.report["validation"])
+    assert "leave-one-out" not in model.report["validation"]
+    with pytest.raises(InvalidSpec, match="choose is .*, but validation is 0: .* give validation=0.1"):
+        System.from_toml(toml(table))
+    System.from_toml(toml(f"{table}validation=0.1\n"))
 
 
 def test_the_same_preprocessing_for_all():

@@ -72,7 +72,7 @@ def test_fewer_patches_than_filters_are_refused_by_what_they_lack(n, options, fi
 
 @pytest.mark.parametrize("sigma", [1e-9, 1e-6, 9e-4])
 def test_a_bandwidth_that_sees_rounding_alone_is_refused(sigma):
-    with pytest.raises(InvalidSpec, match="at least 0.001: below, the rounding of cosines is all"):
+    with pytest.raises(InvalidSpec, match="from 0.001 to 1,000,000: below, the rounding of cosines is all"):
         Exponential(sigma=sigma)
 
 

@@ -7,14 +7,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckncuda.backend.any_array import pairs as plain_pairs
+from ckncuda.backend.any_array.encode_backward import Sums, add, no_sums, weights_of
 from ckncuda.backend.cupy import memory as device_memory
 from ckncuda.backend.cupy import nearest
 from ckncuda.backend.cupy.device import Gpu, describe
 from ckncuda.backend.cupy.encode import Encoder
+from ckncuda.backend.cupy.encode_backward import AskedOnce, WayBack, aligned
 from ckncuda.backend.cupy.encode_tiling import bytes_per_image
 from ckncuda.backend.cupy.pairs import FusedPairs, fused_pairs
-from ckncuda.backend.operations import AnchorSearch, NormedMaps, Specs, mirror
+from ckncuda.backend.operations import AnchorSearch, NormedMaps, Specs, Upstream, in_parts, mirror
 from ckncuda.layer.layer import Layer
+from ckncuda.layer.spec import check_differentiable
 from ckncuda.types import Shape
 
 Array = Any  # a CuPy array, whose type is not known here
@@ -55,8 +58,9 @@ class CupyBackend:
         self.description = describe(precision)
         self.memory_budget = memory if memory is not None else DEFAULT_MEMORY
         self.options: dict[str, Any] = {"name": self.name, "memory": memory, "precision": precision}
-        self.encoder = Encoder(self.gpu)
+        self.encoder, self.way_back = Encoder(self.gpu), WayBack(self.gpu)
         self._most_images: int | None = None  # once a block did not fit the device's memory
+        self._most_back: dict[Any, int] = {}  # the same on the way back, by specifications and shape
         self._pairs: dict[Any, FusedPairs | None] = {}
 
     def each_image(self, function: Callable[[Array], Array], images: Array, size: int) -> Array:
@@ -70,15 +74,7 @@ class CupyBackend:
         """
         if not isinstance(maps, np.ndarray):  # what is in host memory is copied part by part
             maps = self._on_device(maps)
-        halves = device_memory.Halves(
-            self._cupy,
-            len(maps),
-            lambda error: (
-                f"one image of {'x'.join(map(str, maps.shape[1:]))} does not fit the GPU's "
-                f"memory: {error}; use smaller images or --backend numpy"
-            ),
-            self._most_images,
-        )
+        halves = self._halves(maps, self._most_images)
         encoded: Array = None
         for part in halves:
             whole = part == slice(0, len(maps))
@@ -92,6 +88,56 @@ class CupyBackend:
                 del of_part  # the next part needs its memory
             self._most_images = halves.most
         return encoded
+
+    def _halves(self, maps: Array, most: int | None) -> device_memory.Halves:
+        return device_memory.Halves(
+            self._cupy,
+            len(maps),
+            lambda error: (
+                f"one image of {'x'.join(map(str, maps.shape[1:]))} does not fit the GPU's "
+                f"memory: {error}; use smaller images or --backend numpy"
+            ),
+            most,
+        )
+
+    def encode_backward(
+        self, maps: Array, layers: Sequence[Layer], upstream: Upstream, *, by_maps: bool = True
+    ) -> tuple[Array | None, list[NDArray[np.float64]]]:
+        """Go forward keeping the maps between layers, then back: block by block of images.
+
+        Gradients are made of products in float32, whatever the precision of the way forward.  Where the
+        device's memory is too small for a block, it goes in halves.
+        """
+        check_differentiable([layer.spec for layer in layers])
+        if not isinstance(maps, np.ndarray):
+            maps = self._on_device(maps)
+        given = AskedOnce(in_parts(upstream, layers, tuple(maps.shape)))
+        shapes = [maps.shape[1:]]
+        for layer in layers:
+            shapes.append(layer.spec.output_shape(shapes[-1]))
+        known = tuple(layer.spec for layer in layers), shapes[0]
+        size = self.way_back.images_of(layers, shapes, self.memory_budget)
+        halves = self._halves(maps, min(size, self._most_back.get(known, MAX_BLOCK), MAX_BLOCK))
+        weights = [weights_of(layer, self._cupy.empty(0)) for layer in layers]
+        total = no_sums(weights)
+        by_input = self._cupy.empty(maps.shape, np.float32) if by_maps and not len(maps) else None
+
+        def block(images: slice) -> list[Sums]:  # nothing of which stays where there is no memory for it
+            between = [aligned(self.asarray(maps[images]))]
+            for layer in layers:
+                between.append(self.encoder.encode(between[-1], layer))
+            gradient = self.asarray(given(between[-1], images))
+            out = None if by_input is None else by_input[images]
+            return self.way_back.block(between, gradient, weights, layers, self.memory_budget, out)
+
+        for images in halves if len(maps) else ():
+            with halves.attempt(images):
+                if by_maps and by_input is None:
+                    by_input = self._cupy.empty(maps.shape, np.float32)
+                add(total, block(images))
+                continue
+            self._most_back[known] = halves.most or 1
+        return by_input, self.way_back.by_anchors(layers, total)
 
     def _encode_layers(self, maps: Array, layers: Sequence[Layer]) -> Array:
         encoded = self.asarray(maps)

@@ -1,5 +1,6 @@
 """The NumPy backend: which room computes an operation, and how its work is shared among threads."""
 
+import collections
 import functools
 import importlib
 import itertools
@@ -14,17 +15,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckncuda.backend.arrays import as_float, on_host
+from ckncuda.backend.numpy.encode_backward import WayBack
 from ckncuda.backend.numpy.sketch import Sketch, pays, sketch
-from ckncuda.backend.numpy.threads import Threads, available_threads, usable_cores
+from ckncuda.backend.numpy.threads import Threads, available_threads, single_threaded_blas, usable_cores
 from ckncuda.backend.numpy.tiles import Band, LayerPlan
-from ckncuda.backend.operations import AnchorSearch, HostBlocks, NormedMaps, Specs, block_memory, mirror
+from ckncuda.backend.operations import (
+    AnchorSearch,
+    HostBlocks,
+    NormedMaps,
+    Specs,
+    Upstream,
+    block_memory,
+    in_parts,
+    mirror,
+)
 from ckncuda.backend.process_lock import ProcessLock
 from ckncuda.compiled import is_installed, say_why_plain, why_not_importable
 from ckncuda.errors import InvalidData
 from ckncuda.layer.layer import Layer
-from ckncuda.layer.spec import LayerSpec
+from ckncuda.layer.spec import LayerSpec, check_differentiable
 from ckncuda.types import Array, Index, Shape
 
+OPERATIONS = "encode", "encode_backward", "nearest", "pairs"
 SUMS = 8  # parts of a sum over patches
 SHARES = 16  # at least, of images that are fewer than so many tiles
 PLANS = 32  # kept, of a few networks: small beside a thread's workspace, of which there is one for all
@@ -36,7 +48,7 @@ _PACKING = ProcessLock()
 
 def why_plain() -> str | None:
     """Return why the plain forms compute, and what to do; None where Numba compiles the inner loops."""
-    return why_not_importable(*(_name(True, operation) for operation in ("encode", "nearest", "pairs")))
+    return why_not_importable(*(_name(True, operation) for operation in OPERATIONS))
 
 
 def has_numba() -> bool:
@@ -85,6 +97,8 @@ class NumpyBackend(HostBlocks):
         self._threads = Threads(available_threads() if threads is None else min(threads, usable_cores()))
         self.description = describe(self._threads.count, plain)
         self._steps, self._nearest = (_module(self._compiled, name) for name in ("encode", "nearest"))
+        self._spare: collections.deque[Array] = collections.deque(maxlen=1)
+        self._way_back = functools.lru_cache(PLANS)(self._find_way_back)
         self._plan = functools.lru_cache(PLANS)(self._steps.Plan)  # of any layer of a specification
         self._packed: weakref.WeakKeyDictionary[Layer, Any] = weakref.WeakKeyDictionary()
 
@@ -110,17 +124,31 @@ class NumpyBackend(HostBlocks):
             maps = encode(maps, [plan], [own])
         return maps
 
-    def _encode_images(self, maps: Array, plans: list[LayerPlan], weights: list[Any]) -> NDArray[np.float32]:
-        out = np.empty((len(maps), *plans[-1].output_shape), np.float32)
+    def _encode_images(
+        self,
+        maps: Array,
+        plans: list[LayerPlan],
+        weights: list[Any],
+        out: Array | None = None,
+        kept: Array | None = None,
+    ) -> NDArray[np.float32]:
+        """Encode to ``out``, if it is given; of a single layer, products may be ``kept``."""
+        target = np.empty((len(maps), *plans[-1].output_shape), np.float32) if out is None else out
         # Few images are shared out too; not by the number of threads, on which no bit may depend.
         size = max(1, min(max(plan.images_per_tile for plan in plans), len(maps) // SHARES))
 
         def tile(start: int) -> None:
             images = slice(start, start + size)
-            self._steps.encode_images(maps[images], plans, weights, out[images], self._threads.buffer)
+            if kept is None:
+                self._steps.encode_images(maps[images], plans, weights, target[images], self._threads.buffer)
+                return
+            buffer = self._threads.buffer
+            self._steps.encode_keeping(
+                maps[images], plans[0], weights[0], target[images], kept[images], buffer
+            )
 
         self._threads.run(tile, ((start,) for start in range(0, len(maps), size)))
-        return out
+        return target
 
     def _encode_bands(self, maps: Array, plans: list[LayerPlan], weights: list[Any]) -> NDArray[np.float32]:
         (plan,), (own,) = plans, weights
@@ -132,6 +160,44 @@ class NumpyBackend(HostBlocks):
 
         self._threads.run(tile, itertools.product(range(len(maps)), plan.row_bands))
         return out
+
+    def encode_backward(
+        self, maps: Array, layers: Sequence[Layer], upstream: Upstream, *, by_maps: bool = True
+    ) -> tuple[Array | None, list[NDArray[np.float64]]]:
+        """Go forward keeping the maps between layers, then back: block by block of images."""
+        check_differentiable([layer.spec for layer in layers])
+        maps = self.asarray(maps)
+        plans = self._plans(layers, maps.shape[1:])  # raises where channels do not fit
+        given = in_parts(upstream, layers, maps.shape)
+        forward = [self._weights(layer, plan) for layer, plan in zip(layers, plans, strict=True)]
+        back = WayBack(layers, maps.shape[1:], self._way_back, forward, self._threads, by_maps, self._spare)
+        workspace, _ = self._bytes([layer.spec for layer in layers], maps.shape[1:])
+        memory = (block_memory(self) or self.memory_budget) - workspace - back.tile_bytes()
+        size = max(1, min(MAX_BLOCK, memory // back.bytes_per_image()))
+        back.make_room(min(size, len(maps)))
+        by_input = np.empty_like(maps) if by_maps else None
+        for start in range(0, len(maps), size):
+            images = slice(start, min(start + size, len(maps)))
+            encoded, kept = [maps[images]], []
+            for number, (plan, own) in enumerate(zip(plans, forward, strict=True)):
+                out, products = back.room(number, len(encoded[0]))
+                if plan.in_bands:
+                    products = None
+                    encoded.append(self._encode_bands(encoded[-1], [plan], [own]))
+                else:
+                    encoded.append(self._encode_images(encoded[-1], [plan], [own], out, products))
+                kept.append(products)
+            with single_threaded_blas():  # which leaves no threads behind that wait for work on our cores
+                gradient = self.asarray(given(encoded[-1], images))
+            back.block(encoded, kept, gradient, None if by_input is None else by_input[images])
+        return by_input, back.by_anchors()
+
+    def _find_way_back(self, spec: LayerSpec, shape: Shape) -> tuple[ModuleType, Any]:
+        """Return the module that goes back through a layer, and its plan: the compiled one, where it can."""
+        steps = _module(self._compiled, "encode_backward")
+        if not steps.computes(spec):
+            steps = _module(False, "encode_backward")
+        return steps, steps.Plan(spec, shape)
 
     def patch_norms(self, maps: Array, specs: Specs) -> tuple[NDArray[np.float64], ...]:
         """Compute the norms image by image."""

@@ -115,6 +115,11 @@ class _SingleThreadedBlas:
 _SINGLE_THREADED_BLAS = _SingleThreadedBlas()
 
 
+def single_threaded_blas() -> contextlib.AbstractContextManager[None]:
+    """Return what holds BLAS to one thread while any caller is inside."""
+    return _SINGLE_THREADED_BLAS
+
+
 class Threads:
     """Threads, as many as ``count``, started when there is something to do."""
 

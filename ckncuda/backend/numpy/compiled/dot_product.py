@@ -14,6 +14,7 @@ import numpy as np
 from numba import float32, int32
 from numpy.typing import NDArray
 
+from ckncuda.backend.numpy.compiled.llvm.exponential import COEFFICIENTS, LOWEST, ROUNDING
 from ckncuda.backend.numpy.compiled.llvm.product import PANEL
 from ckncuda.compiled.functions import compiled
 from ckncuda.layer.dot_product import DotProductKernel
@@ -28,16 +29,16 @@ def _exp2(x):
     Written out so that it is vectorised with the loop around it; x below −125 gives about 1e-38.  A
     cosine is at most 1, so that x > 0 is rounding, which beside much brighter patches may be large.
     """
-    x = min(max(x, float32(-125.0)), float32(0.0))
+    x = min(max(x, float32(LOWEST)), float32(0.0))
     # Adding 1.5 · 2^23 leaves no room for a fraction: it rounds, and n stands in the last bits.
-    shifted = x + float32(12582912.0)
-    r = x - (shifted - float32(12582912.0))
-    p = float32(1.535336001e-04)
-    p = p * r + float32(1.339887467e-03)
-    p = p * r + float32(9.618437367e-03)
-    p = p * r + float32(5.550332471e-02)
-    p = p * r + float32(2.402264791e-01)
-    p = p * r + float32(6.931472029e-01)
+    shifted = x + float32(ROUNDING)
+    r = x - (shifted - float32(ROUNDING))
+    p = float32(COEFFICIENTS[0])
+    p = p * r + float32(COEFFICIENTS[1])
+    p = p * r + float32(COEFFICIENTS[2])
+    p = p * r + float32(COEFFICIENTS[3])
+    p = p * r + float32(COEFFICIENTS[4])
+    p = p * r + float32(COEFFICIENTS[5])
     p = p * r + float32(1.0)
     n = np.float32(shifted).view(np.int32) << int32(23)
     return np.int32(np.float32(p).view(np.int32) + n).view(np.float32)
@@ -75,7 +76,7 @@ def arccos1(t):
     return np.sqrt(max(squared, float32(0.0))) * _OVER_PI + t * arccos0(t)
 
 
-def _elementwise(function: Callable[..., Any]) -> Any:
+def elementwise(function: Callable[..., Any]) -> Any:
     """Return the function of a row whose κ is a function of t alone."""
 
     @compiled(inline=True)
@@ -118,7 +119,7 @@ def _series(parameters, row):
 
 
 @compiled
-def _polynomial(parameters, row):
+def polynomial(parameters, row):
     """Raise by repeated squaring; to the usual powers as vectors."""
     exponent, offset, over = int(parameters[0]), parameters[1], float32(1.0) / (float32(1.0) + parameters[1])
     for q in range(len(row)):
@@ -142,13 +143,13 @@ def _polynomial(parameters, row):
 
 FUNCTIONS = {
     "Exponential": _exponential,
-    "Polynomial": _polynomial,
-    "InversePolynomial": _elementwise(_inverse_polynomial),
-    "ArcCosine0": _elementwise(arccos0),
-    "ArcCosine1": _elementwise(arccos1),
+    "Polynomial": polynomial,
+    "InversePolynomial": elementwise(_inverse_polynomial),
+    "ArcCosine0": elementwise(arccos0),
+    "ArcCosine1": elementwise(arccos1),
     "Linear": _linear,
     "Series": _series,
-    "Tangent": _elementwise(_tangent),
+    "Tangent": elementwise(_tangent),
 }
 """Functions of (parameters, row); the last one, t κ_0(t) + κ_1(t), is the tangent kernel's first layer."""
 
@@ -171,7 +172,7 @@ def slope_of(kernel: DotProductKernel) -> float:
     return kernel.device_parameters()[0] if kernel.device_name == "Exponential" else 1.0
 
 
-def _one_of(functions: Sequence[Callable[..., None]], first: int = 0) -> Any:
+def one_of(functions: Sequence[Callable[..., None]], first: int = 0) -> Any:
     """Return a function that calls the one of a number, of functions that are numbered from ``first`` on."""
     if len(functions) == 1:
         only = functions[0]
@@ -181,7 +182,7 @@ def _one_of(functions: Sequence[Callable[..., None]], first: int = 0) -> Any:
     else:
         half = len(functions) // 2
         middle = first + half
-        lower, upper = _one_of(functions[:half], first), _one_of(functions[half:], middle)
+        lower, upper = one_of(functions[:half], first), one_of(functions[half:], middle)
 
         def chosen(number, parameters, row):
             if number < middle:
@@ -192,7 +193,7 @@ def _one_of(functions: Sequence[Callable[..., None]], first: int = 0) -> Any:
     return compiled(chosen, inline=True)
 
 
-_any_of_them = _one_of(list(FUNCTIONS.values()))
+_any_of_them = one_of(list(FUNCTIONS.values()))
 
 
 @compiled

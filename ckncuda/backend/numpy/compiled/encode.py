@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from ckncuda.backend.numpy import tiles
 from ckncuda.backend.numpy.compiled import encode_loops as loops
 from ckncuda.backend.numpy.compiled.dot_product import slope_of
+from ckncuda.backend.numpy.compiled.filters import transformed_panels
 from ckncuda.backend.numpy.compiled.llvm.product import PANEL, packed
 from ckncuda.backend.numpy.compiled.llvm.winograd import COLOURS, ROW, colour_filters
 from ckncuda.backend.numpy.tiles import Band, Buffer, bands
@@ -22,16 +23,14 @@ Map = NDArray[np.float32]
 
 MANY_CHANNELS = 16  # with fewer, Winograd's products are too small to leave the registers in between
 IMAGES = 8  # of a tile
+NOTHING: Map = np.empty((0, 0, 0, 0, 0), np.float32)
 
 
 class Plan(tiles.LayerPlan):
     """A plan for compiled loops: the algorithm of the products, pooling with the taps alone."""
 
     def __init__(self, spec: LayerSpec, shape: Shape) -> None:
-        channels, square = shape[2], spec.patch_shape == (3, 3)
-        self.algorithm = loops.COLOUR if square and channels == COLOURS else loops.DIRECT
-        if square and channels >= MANY_CHANNELS:
-            self.algorithm = loops.MANY
+        self.algorithm = algorithm_of(spec, shape[2])
         self.side = 1 if self.algorithm == loops.DIRECT else TILE
         super().__init__(spec, shape)
         self.exponential = spec.kernel.device_name == "Exponential"
@@ -69,13 +68,21 @@ class Plan(tiles.LayerPlan):
         return self.spec.margins[0][0] - band.source.start, self.spec.margins[1][0]
 
 
+def algorithm_of(spec: LayerSpec, channels: int) -> int:
+    """Choose how a layer's products are computed: directly, or by a form of Winograd's algorithm."""
+    if spec.patch_shape != (3, 3) or COLOURS != channels < MANY_CHANNELS:
+        return loops.DIRECT
+    return loops.COLOUR if channels == COLOURS else loops.MANY
+
+
 def weights_of(layer: Layer, plan: Plan) -> loops.Weights:
     """Pack what a layer has learned in panels, for all plans of its specification."""
     if plan.algorithm == loops.DIRECT:
         filters = packed(tiles.filter_columns(layer)[None])
+    elif plan.algorithm == loops.COLOUR:
+        filters = colour_filters(transformed_filters(layer.anchors))
     else:
-        pack = packed if plan.algorithm == loops.MANY else colour_filters
-        filters = pack(transformed_filters(layer.anchors))
+        filters = transformed_panels(layer.anchors)
     return loops.Weights(filters, packed(tiles.transposed_projection(layer)))
 
 
@@ -93,6 +100,14 @@ def encode_images(
             loops.clear_margins(target, *place, *following.shape[:2])
         _encode(padded, plan, own, plan.row_bands[0], target, place, buffer)
         padded = target
+
+
+def encode_keeping(
+    maps: Map, plan: Plan, weights: loops.Weights, out: Map, kept: Map, buffer: Buffer
+) -> None:
+    """Encode whole images [b, h, w, c] through a layer, to out, and keep its products for the way back."""
+    band = plan.row_bands[0]
+    _encode(_padded(maps, plan, band, buffer), plan, weights, band, out, (0, 0), buffer, kept)
 
 
 def encode_band(maps: Map, plan: Plan, weights: loops.Weights, band: Band, out: Map, buffer: Buffer) -> None:
@@ -116,6 +131,7 @@ def _encode(
     out: Map,
     place: tuple[int, int],
     buffer: Buffer,
+    kept: Map = NOTHING,
 ) -> None:
     # A tile is like the last one: what it takes to look up its arrays is as much as some of the steps.
     key = plan, padded.ctypes.data, padded.shape, band.pooled.start
@@ -123,7 +139,7 @@ def _encode(
     encode, kernel = loops.encode, None
     if not plan.exponential:
         encode, kernel = loops.encode.py_func, functools.partial(_apply_kernel, plan)
-    encode(plan.row_taps[band.pooled.start], work, plan.geometry, weights, out, *place, kernel)
+    encode(plan.row_taps[band.pooled.start], work, plan.geometry, weights, out, *place, kernel, kept)
 
 
 def _workspace(padded: Map, plan: Plan, band: Band, buffer: Buffer) -> loops.Workspace:

@@ -69,12 +69,12 @@ class Workspace(NamedTuple):
 
 
 @compiled
-def encode(rows, work, layer, weights, out, above, left, kernel):
+def encode(rows, work, layer, weights, out, above, left, kernel, kept):
     """Encode a tile: from work.padded to out [b, height, width, filters], from its row and column on.
 
     ``rows`` are the `Taps` of the band's rows; what lies above or below ``out`` is left out. With ``kernel``
     None, κ is the exponential and all is compiled; else this runs in Python, with a kernel(strip, scale,
-    factor).
+    factor).  Products are copied to ``kept`` [b, panels, rows, width, PANEL], unless it is empty.
     """
     b, n_rows = work.scale.shape[0], work.scale.shape[1]
     for i in range(b):
@@ -92,6 +92,8 @@ def encode(rows, work, layer, weights, out, above, left, kernel):
                     winograd_output(work.products, b, i, y, n, work.strip, work.rows)
                 else:
                     patch_products(layer, work.padded[i], filters, y, n, work)
+                if len(kept):
+                    copy_rows(work.strip, 0, n, kept[i, panel], y)
                 scale, factor = work.scale[i, y : y + n], work.factor[i, y : y + n]
                 if kernel is None:
                     exponential(work.strip, scale, factor, layer.slope)
@@ -100,6 +102,16 @@ def encode(rows, work, layer, weights, out, above, left, kernel):
                 pool_columns(work.strip, n, layer.columns, work.half[y : y + n])
             pool_rows(work.half, rows, panel, work.pooled[i])
     project(work.pooled, weights.projection, out, above, left, work.projected)
+
+
+@compiled(inline=True)
+def copy_rows(source, first, n, target, start):
+    """Copy n rows of positions [rows, width, PANEL], as far as both reach."""
+    length = min(source.shape[1], target.shape[1]) * PANEL
+    for y in range(n):
+        line, place = source[first + y].reshape(-1), target[start + y].reshape(-1)
+        for q in range(length):
+            place[q] = line[q]
 
 
 @compiled
@@ -206,13 +218,19 @@ def patch_products(layer, padded, filters, first, n, work):
     """
     if layer.algorithm == COLOUR:
         colour_products(padded, filters, first, n, work.strip, work.rows, work.transformed[0])
-        return
+    else:
+        direct_products(layer, padded, filters, first, n, work.strip)
+
+
+@compiled(inline=True)
+def direct_products(layer, padded, filters, first, n, strip):
+    """Multiply the patches of n rows of a padded map with a panel of filters [1, terms, PANEL] directly."""
     _, width, c = padded.shape
     for y in range(n):
         product_of_rows(
-            padded[first + y].ctypes.data, c, work.strip.shape[1],
+            padded[first + y].ctypes.data, c, strip.shape[1],
             layer.patch_height, layer.patch_width * c, width * c,
-            filters.ctypes.data, work.strip[y].ctypes.data, PANEL,
+            filters.ctypes.data, strip[y].ctypes.data, PANEL,
         )  # fmt: skip
 
 

@@ -100,8 +100,10 @@ def unpooled(maps: Map, plan: Plan, weights: Weights, band: Band, buffer: Buffer
     b, rows, (_, width, p) = len(maps), band.length, plan.map_shape
     side = TILE if plan.winograd else 1
     height, breadth = -(-rows // side) * side, -(-width // side) * side
-    padded = _pad(maps, spec, band.source, height + patch_height - 1, breadth + patch_width - 1, buffer)
-    norms = _norms(padded, spec.patch_shape, rows, width)
+    padded = padded_maps(
+        maps, spec, band.source, height + patch_height - 1, breadth + patch_width - 1, buffer
+    )
+    norms = patch_norms(padded, spec.patch_shape, rows, width)
     floored: Map = np.maximum(norms, np.float32(spec.norm_floor))
     factor = norms if spec.scale == "norm" else floored
     exponential = isinstance(spec.kernel, Exponential)
@@ -119,7 +121,7 @@ def unpooled(maps: Map, plan: Plan, weights: Weights, band: Band, buffer: Buffer
     else:
         # What can be done to the patches is done there, for they are smaller than the map; the logarithm
         # of the factor stands among them, and its filter is a row of ones.
-        patches = _patches(padded, spec.patch_shape, scale, exponential, buffer)
+        patches = scaled_patches(padded, spec.patch_shape, scale, exponential, buffer)
         if exponential:
             with np.errstate(divide="ignore"):
                 logarithms = np.log(factor.ravel())
@@ -148,7 +150,7 @@ def pooled(y: Map, plan: Plan, band: Band, buffer: Buffer) -> Map:
     return out.reshape(b, height, columns, p)
 
 
-def _pad(maps: Map, spec: LayerSpec, rows: slice, height: int, width: int, buffer: Buffer) -> Map:
+def padded_maps(maps: Map, spec: LayerSpec, rows: slice, height: int, width: int, buffer: Buffer) -> Map:
     """Return what rows of the map need of the input [b, h, w, c], zero beyond it: [b, height, width, c]."""
     (above, _), (left, _) = spec.margins
     first = rows.start - above  # row of the input at which the result begins
@@ -160,7 +162,7 @@ def _pad(maps: Map, spec: LayerSpec, rows: slice, height: int, width: int, buffe
     return padded
 
 
-def _patches(padded: Map, patch: tuple[int, int], scale: Map, further: bool, buffer: Buffer) -> Map:
+def scaled_patches(padded: Map, patch: tuple[int, int], scale: Map, further: bool, buffer: Buffer) -> Map:
     """Return patches of padded maps times a scale [b, rows, width]: a matrix [b · rows · width, terms].
 
     If asked for, there is a ``further`` column, of unknown content.
@@ -206,7 +208,7 @@ def _winograd_products(padded: Map, filters: Map, buffer: Buffer) -> Map:
     return whole.reshape(b, th * TILE, tw * TILE, p)
 
 
-def _norms(padded: Map, patch: tuple[int, int], rows: int, width: int) -> Map:
+def patch_norms(padded: Map, patch: tuple[int, int], rows: int, width: int) -> Map:
     """Compute patch norms [b, rows, width]: a box filter over the squared norms of the positions."""
     squares = np.einsum("byxc,byxc->byx", padded, padded)
     along_x = sum(squares[:, :, dx : dx + width] for dx in range(1, patch[1])) + squares[:, :, :width]

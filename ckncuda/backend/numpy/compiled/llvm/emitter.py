@@ -82,10 +82,14 @@ class Emitter:
         return self.builder.call(function, [x, y, z])
 
     def combination(self, coefficients: Sequence[float], values: Sequence[Any]) -> Any:
-        """Compute Σ coefficient · value, beginning with a coefficient of 1."""
+        """Compute Σ coefficient · value, beginning with a coefficient of 1 where there is one."""
         terms = [(float(a), v) for a, v in zip(coefficients, values, strict=True) if a != 0]
-        first = next(i for i, (a, _) in enumerate(terms) if a == 1)
-        total = terms.pop(first)[1]
+        first = next((i for i, (a, _) in enumerate(terms) if a == 1), None)
+        if first is None:
+            a, v = terms.pop(0)
+            total = self.builder.fmul(self.constant(a), v)
+        else:
+            total = terms.pop(first)[1]
         for a, v in terms:
             if abs(a) == 1:
                 total = self.builder.fadd(total, v) if a > 0 else self.builder.fsub(total, v)

@@ -27,10 +27,27 @@ def output_transform(emit, a, a_stride, b, b_stride):
     _transform(emit, AT, a, a_stride, b, b_stride)
 
 
-def _transform(emit, matrix, a, a_stride, b, b_stride):
+@emits(ADDRESS, COUNT, ADDRESS, COUNT)
+def transposed_output_transform(emit, a, a_stride, b, b_stride):
+    """Compute B [6, LANES] = A A [4, LANES], whose rows are at a + i · a_stride and b + i · b_stride."""
+    _transform(emit, AT.T, a, a_stride, b, b_stride)
+
+
+@emits(ADDRESS, COUNT, ADDRESS, COUNT)
+def add_transposed_input_transform(emit, a, a_stride, b, b_stride):
+    """Compute B [6, LANES] += B A [6, LANES], whose rows are at a + i · a_stride and b + i · b_stride."""
+    _transform(emit, BT.T, a, a_stride, b, b_stride, add=True)
+
+
+def _transform(emit, matrix, a, a_stride, b, b_stride, add=False):
     values = [emit.load(emit.at(a, a_stride, i)) for i in range(matrix.shape[1])]
     for i, row in enumerate(matrix):
-        emit.store(emit.combination(row, values), emit.at(b, b_stride, i))
+        place = emit.at(b, b_stride, i)
+        if add:
+            total = emit.combination([1, *row], [emit.load(place), *values])
+        else:
+            total = emit.combination(row, values)
+        emit.store(total, place)
 
 
 COLOURS = 3

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckncuda.backend import Backend, shared_backend
-from ckncuda.classifier import GramRidge, TrainableClassifier
+from ckncuda.classifier import GramRidge, NystromRidge, TrainableClassifier
 from ckncuda.classifier.training_data import check_classes
+from ckncuda.classifier.validation import HeldOutOrLeftOut
 from ckncuda.errors import InvalidData, InvalidSpec
 from ckncuda.exact.encoder import ExactEncoder, ExactEncoderSpec, drawn_landmarks
 from ckncuda.exact.job import SAID, digest, plain
@@ -19,12 +20,14 @@ from ckncuda.model.encoders import ImageEncoder, ImageEncoderSpec
 from ckncuda.model.memory import check_fit
 from ckncuda.network.encoder import EncoderSpec
 from ckncuda.progress import Report
+from ckncuda.supervised.checkpoint import Checkpoints
+from ckncuda.supervised.encoder import TrainedEncoder, TrainedEncoderSpec
 from ckncuda.types import Array, Index
 
 Learner = TrainableClassifier | GramRidge
 
 
-class Training:
+class Fitting:
     """Training images, specifications of encoders, and how to compute.
 
     Parameters
@@ -34,12 +37,15 @@ class Training:
     seed : int
     backend : Backend or str
     report : Report
+    checkpoints : Checkpoints, optional
+        Where encoders that are trained end to end keep what they have learned so far, and go on from.
 
     Attributes
     ----------
     images : Images
     backend : Backend
     seed : int
+    report : Report
     compares : bool
         True if features are comparisons with the training images, by exact kernels.
     """
@@ -51,6 +57,7 @@ class Training:
         seed: int,
         backend: Backend | str,
         report: Report,
+        checkpoints: Checkpoints | None = None,
     ) -> None:
         expected = "expected a list of encoders such as EncoderSpec(layers), or of ExactEncoderSpec(kernel)"
         kinds = (EncoderSpec, ExactEncoderSpec)
@@ -58,7 +65,8 @@ class Training:
         self.images = as_images(images)
         self.backend = shared_backend(backend)
         self.compares = any(spec.compares for spec in self._specs)
-        self.seed, self._report = whole("seed", seed, 0), report
+        self.seed, self.report = whole("seed", seed, 0), report
+        self._checkpoints = checkpoints
 
     def check(
         self, labels: NDArray[np.int64] | None, learner: Learner | None, grams: Sequence[Array] | None
@@ -79,6 +87,11 @@ class Training:
         if not count:
             what = "kernel" if isinstance(learner, GramRidge) else "encoder"
             raise InvalidSpec(f"a model needs at least one {what}")
+        if any(isinstance(spec, TrainedEncoderSpec) for spec in self._specs):
+            self._check_labels(labels, "training end to end needs one label an image")
+            self._check_held_out(learner)
+            if self._checkpoints is not None:
+                self._checkpoints.check(sum(isinstance(spec, TrainedEncoderSpec) for spec in self._specs))
         if self.compares != all(spec.compares for spec in self._specs):
             raise InvalidSpec(
                 "networks and exact kernels do not go into one model: give one kind of encoders"
@@ -100,6 +113,23 @@ class Training:
                     "Gram matrices are those of exact kernels; networks have features: give none"
                 )
             self._check_grams(grams)
+
+    def _check_held_out(self, learner: Learner | None) -> None:
+        """Raise `InvalidSpec` unless choices are made on images that anchor points did not learn from."""
+        trainings = {spec.training.validation for spec in self._specs if isinstance(spec, TrainedEncoderSpec)}
+        if len(trainings) > 1:
+            raise InvalidSpec(
+                "the encoders hold out different parts of the images: give each the same validation"
+            )
+        (held_out,) = trainings
+        if learner is None or not held_out:
+            return
+        chosen = not isinstance(learner, HeldOutOrLeftOut | NystromRidge) or learner.choose == "held-out"
+        if learner.validation != held_out or learner.seed != self.seed or not chosen:
+            raise InvalidSpec(
+                "anchor points that learned from labels make other accuracies optimistic: give the "
+                f'classifier validation={held_out}, seed={self.seed} and choose="held-out"'
+            )
 
     def _check_labels(self, labels: NDArray[np.int64] | None, needs: str) -> None:
         n = self.images.shape[0]
@@ -148,30 +178,37 @@ class Training:
         """Return the numbers of the landmarks; None: all images are compared with."""
         return drawn_landmarks(self._landmarks, self.images.shape[0], self.seed)
 
-    def encoders(self, patches: int, learner: Learner | None) -> tuple[ImageEncoder, ...]:
-        """Learn the encoders, one after the other, without labels; a learner will follow, or none.
+    def encoders(
+        self, patches: int, learner: Learner | None, labels: NDArray[np.int64] | None = None
+    ) -> tuple[ImageEncoder, ...]:
+        """Learn the encoders, one after the other; a learner will follow, or none.
+
+        Labels are for encoders that are trained end to end.
 
         Raises
         ------
         OutOfMemory
             Encoders and learner would take more than the memory that was given to the backend.
         """
-        with self._report.stage("preprocessing"):
-            specs = [spec.resolved(self.images, self._report) for spec in self._specs]
+        with self.report.stage("preprocessing"):
+            specs = [spec.resolved(self.images, self.report) for spec in self._specs]
         patches = whole("patches", patches, 1)
-        check_fit(specs, learner, self.images, patches, self.backend, self._report)
-        how: dict[str, Any] = {"patches": patches, "seed": self.seed}
+        check_fit(specs, learner, self.images, patches, self.backend, self.report)
         encoders: list[ImageEncoder] = []
         for number, spec in enumerate(specs):
             report = self._of(number)
-            encoders.append(spec.fit(self.images, self.backend, beside=encoders, report=report, **how))
+            how: dict[str, Any] = {"patches": patches, "seed": self.seed}
+            how |= {"beside": encoders, "report": report}
+            if isinstance(spec, TrainedEncoderSpec):
+                how |= {"labels": labels, "checkpoints": self._checkpoints}
+            encoders.append(spec.fit(self.images, self.backend, **how))
         return tuple(encoders)
 
     def _of(self, number: int) -> Report:
         """Return the report of one of several encoders."""
         if len(self._specs) == 1:
-            return self._report
-        return self._report.labelled(f"{'kernel' if self.compares else 'encoder'} {number + 1}")
+            return self.report
+        return self.report.labelled(f"{'kernel' if self.compares else 'encoder'} {number + 1}")
 
     def grams(self, encoders: Sequence[ImageEncoder], given: Sequence[Array] | None) -> list[Array]:
         """Compute the kernels of the training images with each encoder's points, or check those given."""
@@ -179,7 +216,7 @@ class Training:
         matrices: list[Array] = []
         for number, encoder in enumerate(encoders):
             assert isinstance(encoder, ExactEncoder)
-            with self._report.stage("features"):
+            with self.report.stage("features"):
                 if given is None:
                     matrices.append(encoder.gram(self.images, chosen, self.backend, self._of(number)))
                 else:
@@ -195,10 +232,10 @@ class Training:
     ) -> None:
         """Fit it where the features are or, if the memory there does not suffice, on the host."""
         if isinstance(learner, GramRidge):
-            learner.fit(features, labels, points=self._chosen(), progress=self._report)
+            learner.fit(features, labels, points=self._chosen(), progress=self.report)
             return
         try:
-            learner.fit(features, labels, progress=self._report, widths=widths)
+            learner.fit(features, labels, progress=self.report, widths=widths)
         except MemoryError:
             on_host = self.backend.to_host(features)
             if on_host is features:
@@ -208,15 +245,22 @@ class Training:
             )
         else:
             return
-        learner.fit(on_host, labels, progress=self._report, widths=widths)
+        learner.fit(on_host, labels, progress=self.report, widths=widths)
 
     def judged(self, learner: Learner, encoders: Sequence[ImageEncoder]) -> dict[str, Any]:
         """Return what a report says of the fitted classifier, and what of the model saw all images."""
         saw = next(filter(None, (encoder.saw for encoder in encoders)), "")
+        trained = [each.trained for each in encoders if isinstance(each, TrainedEncoder) and each.trained]
         report: dict[str, Any] = {
             "regularization": learner.regularization_,
             "validation_accuracy": learner.validation_accuracy_,
-            "validation": learner.validation_ + (f"; {saw} saw all images, without labels" if saw else ""),
+            "validation": "; ".join(
+                [
+                    learner.validation_,
+                    *(each.sentence for each in trained),
+                    *([f"{saw} saw all images, without labels"] if saw else []),
+                ]
+            ),
         }
         if isinstance(learner, GramRidge) and len(encoders) > 1:
             report["kernel_weights"] = list(learner.kernel_weights_)
