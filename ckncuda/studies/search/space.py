@@ -14,6 +14,7 @@ from ckncuda.layer.spec import LayerSpec
 from ckncuda.model.presets import MOST_FOR_KERNEL_RIDGE
 from ckncuda.model.system import System
 from ckncuda.network.encoder import EncoderSpec
+from ckncuda.supervised.encoder import TrainedEncoderSpec
 from ckncuda.types import Shape
 
 VERSION = 1  # of the space: a search goes on in the space in which it began
@@ -187,10 +188,16 @@ def physical_memory() -> int:
 
 
 def system_of_preset(name: str, images: int, shape: Shape) -> System | None:
-    """Return a preset if a search can judge it: one encoder that fits, leave-one-out accuracy; else None."""
+    """Return a preset if a search can judge it: one encoder that fits, leave-one-out accuracy; else None.
+
+    One that is trained end to end is judged on few images that have chosen its epoch as well: that is
+    another measure, and an optimistic one.
+    """
     try:
         system = System.preset(name, images, shape)
         if system.classifier not in ("ridge", "kernel-ridge") or len(system.networks) != 1:
+            return None
+        if isinstance(system.networks[0], TrainedEncoderSpec):
             return None
         system.check(shape)
     except InvalidSpec:

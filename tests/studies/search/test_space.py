@@ -69,6 +69,7 @@ def test_presets_that_a_search_cannot_judge_are_left_out(monkeypatch):
     shape = (32, 32, 3)
     assert system_of_preset("default", 1000, shape) is not None
     assert system_of_preset("seed", 1000, shape) is None  # softmax
+    assert system_of_preset("supervised", 1000, shape) is None  # trained, and judged on few images
     assert system_of_preset("two", 1000, shape) is None
     assert system_of_preset("large", 1000, shape) is not None
     assert system_of_preset("large", 1000, (2, 2, 3)) is None
