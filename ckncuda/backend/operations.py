@@ -223,6 +223,8 @@ def in_parts(
     out = outputs[-1] if outputs else shape[1:]
 
     def checked(gradient: Array, expected: tuple[int, ...]) -> Array:
+        if gradient.dtype == np.uint8:  # which backends take for pixels of 0…255
+            gradient = gradient.astype(np.float32)
         if tuple(gradient.shape) != expected:
             raise InvalidData(
                 f"the gradient is of shape {list(gradient.shape)}; the output of the layers is of "

@@ -1,6 +1,5 @@
 """The way back on a CPU, plain and compiled, against the definition; threads, blocks of images, memory."""
 
-import collections
 import threading
 import tracemalloc
 
@@ -23,7 +22,7 @@ from ckncuda import (
 from ckncuda.backend import get_backend
 from ckncuda.backend import numpy as numpy_backend
 from ckncuda.backend.numpy import backend as numpy_module
-from ckncuda.backend.numpy.encode_backward import WayBack
+from ckncuda.backend.numpy.encode_backward import Ways
 from ckncuda.errors import CknError, InvalidData
 from ckncuda.layer.dot_product import KERNELS, DotProductKernel
 
@@ -142,11 +141,16 @@ def layers_and_maps(rng, n=21):
 
 
 @rooms
-def test_no_bit_depends_on_the_number_of_threads(compiled, rng, monkeypatch):
+@pytest.mark.parametrize("images", [None, 7], ids=["one block", "blocks"])
+def test_no_bit_depends_on_the_number_of_threads(compiled, images, rng, monkeypatch):
     monkeypatch.setattr(numpy_module, "usable_cores", lambda: 8)
     layers, maps = layers_and_maps(rng)
     upstream = rng.normal(size=(21, 4, 4, 70)).astype(np.float32)
-    one, *others = (room(compiled, threads).encode_backward(maps, layers, upstream) for threads in (1, 2, 5))
+    ways = Ways([layer.spec for layer in layers], maps.shape[1:], room(compiled)._way_back)
+    memory = None if images is None else 2 * 8 * images * ways.bytes_per_image()  # an eighth is of blocks
+    one, *others = (
+        room(compiled, threads, memory).encode_backward(maps, layers, upstream) for threads in (1, 2, 5)
+    )
     for other in others:
         np.testing.assert_array_equal(one[0], other[0])
         for expected, actual in zip(one[1], other[1], strict=True):
@@ -181,6 +185,40 @@ def test_little_memory_means_blocks_for_which_the_upstream_is_asked_in_turn(comp
 
 
 @rooms
+def test_blocks_of_images_are_summed_in_float64(compiled, rng):
+    """One image after the other: a sum in float32 would no longer see the later ones."""
+    layers = stack(rng, 3, [LayerSpec(4, 3, 4, Exponential(sigma=0.6))])
+    maps = np.repeat(rng.normal(size=(1, 4, 4, 3)).astype(np.float32), 40, axis=0)
+    upstream = np.full((40, 1, 1, 4), 2.0**-30, np.float32)
+    upstream[0] = 1
+    _, (found,) = room(compiled, memory=1).encode_backward(maps, layers, upstream)
+    _, (of_one,) = room(compiled).encode_backward(maps[:1], layers, upstream[:1])
+    np.testing.assert_allclose(found, of_one * (1 + 39 * 2.0**-30), rtol=1e-12, atol=0)
+
+
+@rooms
+@pytest.mark.parametrize("memory", [None, 1])
+def test_no_layers_pass_the_gradient_on(compiled, memory, rng):
+    maps = rng.normal(size=(5, 4, 4, 3)).astype(np.float32)
+    by_maps, by_anchors = room(compiled, memory=memory).encode_backward(maps, [], 2 * maps)
+    np.testing.assert_array_equal(by_maps, 2 * maps)
+    assert by_anchors == []
+    assert room(compiled).encode_backward(maps, [], maps, by_maps=False) == (None, [])
+
+
+@pytest.mark.parametrize("name", ["reference", "plain", "compiled"])
+def test_a_gradient_of_bytes_is_no_image(name, rng):
+    """Of pixels 255 would be 1."""
+    backend = get_backend(name) if name == "reference" else room(name == "compiled")
+    layers, maps = layers_and_maps(rng, 2)
+    expected = backend.encode_backward(maps, layers, np.ones((2, 4, 4, 70), np.float32))
+    for upstream in (np.ones((2, 4, 4, 70), np.uint8), lambda out, _: np.ones(out.shape, np.uint8)):
+        found = backend.encode_backward(maps, layers, upstream)
+        np.testing.assert_array_equal(found[0], expected[0])
+        np.testing.assert_array_equal(found[1][1], expected[1][1])
+
+
+@rooms
 def test_memory_is_what_is_counted(compiled, rng):
     layers, maps = layers_and_maps(rng, 400)
     room(compiled).encode_backward(maps[:2], layers, lambda encoded, images: encoded)  # compiles
@@ -196,10 +234,9 @@ def test_memory_is_what_is_counted(compiled, rng):
     tracemalloc.stop()
     assert blocks == [400]
     shape, specs = maps.shape[1:], [layer.spec for layer in layers]
-    forward = [backend._weights(*pair) for pair in zip(layers, backend._plans(layers, shape), strict=True)]
-    back = WayBack(layers, shape, backend._way_back, forward, backend._threads, False, collections.deque())
+    ways = Ways(specs, shape, backend._way_back)
     workspace, _ = backend._bytes(specs, shape)
-    counted = back.tile_bytes() + workspace + back.bytes_per_image() * blocks[0]
+    counted = ways.workspace_bytes(2) + workspace + ways.bytes_per_image() * blocks[0]
     assert peak <= counted <= 5 * peak
 
 
@@ -282,6 +319,7 @@ def test_arrays_of_any_layout_are_taken(compiled, rng):
     maps.flags.writeable = upstream.flags.writeable = False
     found = room(compiled).encode_backward(maps, layers, upstream)
     np.testing.assert_array_equal(found[0], expected[0])
+    assert found[0].flags.c_contiguous  # for which the loops are compiled
 
 
 @rooms

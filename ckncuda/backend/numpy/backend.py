@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckncuda.backend.arrays import as_float, on_host
-from ckncuda.backend.numpy.encode_backward import WayBack
+from ckncuda.backend.numpy.encode_backward import MAX_BLOCK, WayBack, Ways
 from ckncuda.backend.numpy.sketch import Sketch, pays, sketch
 from ckncuda.backend.numpy.threads import Threads, available_threads, single_threaded_blas, usable_cores
 from ckncuda.backend.numpy.tiles import Band, LayerPlan
@@ -41,7 +41,6 @@ SUMS = 8  # parts of a sum over patches
 SHARES = 16  # at least, of images that are fewer than so many tiles
 PLANS = 32  # kept, of a few networks: small beside a thread's workspace, of which there is one for all
 DEFAULT_MEMORY = 2 << 30  # fixed, whatever is free: it bounds samples, and so what is learned
-MAX_BLOCK = 512  # images: enough to keep every thread busy, few enough for memory to be used again
 
 _PACKING = ProcessLock()
 
@@ -170,12 +169,11 @@ class NumpyBackend(HostBlocks):
         plans = self._plans(layers, maps.shape[1:])  # raises where channels do not fit
         given = in_parts(upstream, layers, maps.shape)
         forward = [self._weights(layer, plan) for layer, plan in zip(layers, plans, strict=True)]
-        back = WayBack(layers, maps.shape[1:], self._way_back, forward, self._threads, by_maps, self._spare)
-        workspace, _ = self._bytes([layer.spec for layer in layers], maps.shape[1:])
-        memory = (block_memory(self) or self.memory_budget) - workspace - back.tile_bytes()
-        size = max(1, min(MAX_BLOCK, memory // back.bytes_per_image()))
+        ways = Ways([layer.spec for layer in layers], maps.shape[1:], self._way_back)
+        back = WayBack(layers, ways, forward, self._threads, by_maps, self._spare)
+        size = ways.images_per_block(block_memory(self) or self.memory_budget)
         back.make_room(min(size, len(maps)))
-        by_input = np.empty_like(maps) if by_maps else None
+        by_input = np.empty(maps.shape, np.float32) if by_maps else None
         for start in range(0, len(maps), size):
             images = slice(start, min(start + size, len(maps)))
             encoded, kept = [maps[images]], []
