@@ -153,8 +153,13 @@ class Backend(Protocol):
     def images_per_block(self, layers: Sequence[Layer], shape: Shape) -> int:
         """Count the images of this shape that go through these layers, or none, within `memory_budget`."""
 
-    def bytes_at_once(self, specs: Sequence[LayerSpec], shape: Shape, memory: int) -> int:
-        """Count the host's bytes of a block of images of this shape in layers, if it may take so many."""
+    def bytes_at_once(
+        self, specs: Sequence[LayerSpec], shape: Shape, memory: int, *, back: bool = False
+    ) -> int:
+        """Count the host's bytes of a block of images of this shape in layers, if it may take so many.
+
+        ``back`` counts those of the way back through them too.
+        """
 
     def empty(self, shape: tuple[int, ...]) -> Array:
         """Return an array for results: where the backend computes if there is room to go on, else NumPy's."""
@@ -196,7 +201,9 @@ class HostBlocks(Backend):
             yield result
             del result
 
-    def bytes_at_once(self, specs: Sequence[LayerSpec], shape: Shape, memory: int) -> int:
+    def bytes_at_once(
+        self, specs: Sequence[LayerSpec], shape: Shape, memory: int, *, back: bool = False
+    ) -> int:
         """Return all that it may take."""
         return memory
 

@@ -84,7 +84,7 @@ class EncoderSpec(PreprocessingSpec):
         stages = {f"{step.name} of images": step.bytes_to_fit(shape) for step in steps}
         learned = sum(4 * math.prod(shape) ** 2 for step in steps if step.name == ZCA.name)
         applied = max((step.bytes_to_fit(shape) for step in steps if step.name != ZCA.name), default=0)
-        item, layers = 4, _planned(self.layers)
+        item, layers = 4, planned(self.layers)
         for number, layer in enumerate(layers):
             below = layers[:number]
             height, width, _ = layer.map_shape(shape if not below else check_specs(below, shape)[-1])
@@ -119,7 +119,7 @@ class EncoderSpec(PreprocessingSpec):
             default=0,
         )
         averaged = 2 if len(self.symmetries) > 1 else 1
-        return steps + averaged * backend.bytes_at_once(_planned(self.layers), shape, memory // averaged)
+        return steps + averaged * backend.bytes_at_once(planned(self.layers), shape, memory // averaged)
 
     def width(self, n: int, shape: Shape) -> int:
         """Count the features of an image, of n that are learned from."""
@@ -164,7 +164,7 @@ def seed_beside(seed: int, beside: Sequence[object]) -> int:
     return int(np.random.SeedSequence([seed, len(beside)]).generate_state(1)[0]) if beside else seed
 
 
-def _planned(layers: Sequence[LayerSpec]) -> list[LayerSpec]:
+def planned(layers: Sequence[LayerSpec]) -> list[LayerSpec]:
     """Return layers with any σ where it is yet to be chosen: no size depends on it."""
     return [
         replace(layer, kernel=Exponential(sigma=1.0))

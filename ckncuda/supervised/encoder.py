@@ -13,8 +13,8 @@ from ckncuda.given.parameters import instance
 from ckncuda.images.preprocessed import PreprocessedImages
 from ckncuda.images.sources import Images, ImagesOrArray, as_images
 from ckncuda.layer.layer import Layer
-from ckncuda.layer.spec import LayerSpec, check_differentiable
-from ckncuda.network.encoder import Encoder, EncoderSpec, seed_beside
+from ckncuda.layer.spec import LayerSpec, check_differentiable, check_specs
+from ckncuda.network.encoder import Encoder, EncoderSpec, planned, seed_beside
 from ckncuda.network.network import CKN, PATCHES
 from ckncuda.progress import Report
 from ckncuda.supervised.checkpoint import Checkpoints
@@ -93,12 +93,15 @@ class TrainedEncoderSpec(EncoderSpec):
     ) -> dict[str, int]:
         """Count what is held, beside the images, to learn from n of them, by what it is for."""
         stages = super().bytes_to_fit(n, shape, patches, backend, memory)
-        trained = self.trained_layers
-        width = math.prod(EncoderSpec(trained).output_shape(shape))
+        trained = planned(self.trained_layers)
+        width = math.prod(check_specs(trained, shape)[-1])
         channels = [shape[2], *(layer.filters for layer in trained)]
         anchors = sum(4 * layer.filters * layer.terms(c) for layer, c in zip(trained, channels, strict=False))
         features = min(4 * n * width, max(4 * 1000 * width, memory // 4))
-        stages["training"] = 3 * features + 12 * anchors + backend.bytes_at_once(trained, shape, memory // 4)
+        batch = 4 * 4 * min(n, self.training.batch) * math.prod(shape)  # as read, and while it is changed
+        through = backend.bytes_at_once(trained, shape, memory // 8, back=True)
+        learned = replace_layers(self, trained).bytes_learned(n, shape)
+        stages["training"] = learned + 3 * features + 12 * anchors + batch + through
         return stages
 
     def fit(

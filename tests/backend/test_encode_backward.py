@@ -238,6 +238,7 @@ def test_memory_is_what_is_counted(compiled, rng):
     workspace, _ = backend._bytes(specs, shape)
     counted = ways.workspace_bytes(2) + workspace + ways.bytes_per_image() * blocks[0]
     assert peak <= counted <= 5 * peak
+    assert peak <= backend.bytes_at_once(specs, shape, backend.memory_budget, back=True)
 
 
 @rooms

@@ -107,6 +107,27 @@ def test_labels_are_needed_even_for_features():
     assert "training" in features.report
 
 
+@pytest.mark.parametrize("compiled", [False, True], ids=["plain", "compiled"])
+def test_a_sigma_that_is_chosen_from_images_is_chosen_before_the_training(compiled):
+    if compiled:
+        pytest.importorskip("numba")
+    images, labels = stripes(60)
+    layers = [make_spec(filters=4, kernel=Exponential(quantile=0.1)), LAYERS[1]]
+    engine = NumpyBackend(threads=1, compiled=compiled)
+    model = ckncuda.fit(images, labels, system=System([of(layers)], patches=500), backend=engine)
+    assert model.network.layers[0].spec.kernel.sigma is not None
+
+
+def test_a_memory_that_was_given_is_counted_with_the_way_back():
+    sizes = []
+    for batch, filters in ((1, 4), (1, 64), (60, 64)):
+        spec = of([make_spec(filters=filters), make_spec(filters=6)], batch=batch)
+        sizes.append(spec.bytes_to_fit(60, (96, 96, 3), 500, ENGINE, 1 << 30)["training"])
+    block = 1 << 26  # half of an eighth
+    assert sizes[0] > block
+    assert sizes[2] - sizes[1] == 59 * 4 * 4 * 96 * 96 * 3
+
+
 def test_the_head_of_a_training_is_a_models_classifier(tmp_path):
     model = fitted(System([of()], "head", patches=500))
     trained = model.encoders[0].trained

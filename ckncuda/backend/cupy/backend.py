@@ -219,7 +219,7 @@ class CupyBackend:
         block: int = min(self.memory_budget, self._free_bytes() // 2) // 2 // per_image
         return max(1, min(MAX_BLOCK, block, self._most_images or MAX_BLOCK))
 
-    def bytes_at_once(self, specs: Specs, shape: Shape, memory: int) -> int:
+    def bytes_at_once(self, specs: Specs, shape: Shape, memory: int, *, back: bool = False) -> int:
         """Return all that it may take: two blocks of images and of results are pinned."""
         return memory
 

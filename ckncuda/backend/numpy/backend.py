@@ -281,10 +281,17 @@ class NumpyBackend(HostBlocks):
         memory = block_memory(self) or self.memory_budget
         return max(1, min(MAX_BLOCK, (memory - workspace) // per_image))
 
-    def bytes_at_once(self, specs: Sequence[LayerSpec], shape: Shape, memory: int) -> int:
+    def bytes_at_once(
+        self, specs: Sequence[LayerSpec], shape: Shape, memory: int, *, back: bool = False
+    ) -> int:
         """Count the bytes of a block of images on its way through layers, where so many may be taken."""
         workspace, per_image = self._bytes(specs, shape)
-        return workspace + per_image * max(1, min(MAX_BLOCK, (memory - workspace) // per_image))
+        forward = workspace + per_image * max(1, min(MAX_BLOCK, (memory - workspace) // per_image))
+        if not back:
+            return forward
+        ways = Ways(specs, shape, self._way_back)
+        block = ways.bytes_per_image() * ways.images_per_block(memory)
+        return max(forward, workspace + ways.workspace_bytes(self._threads.count) + block)
 
     def _bytes(self, specs: Sequence[LayerSpec], shape: Shape) -> tuple[int, int]:
         """Count the bytes of all threads' tiles, and of each image of a block beside them."""
