@@ -111,7 +111,7 @@ class PreprocessedImages(Images):
         """Return images by their numbers, in this order, preprocessed, in the host's memory."""
         source = self._images
         if isinstance(source, ArrayImages):
-            raw = source.array[numbers]
+            raw = source.some(numbers)
         else:
             raw = np.concatenate([source.read(number, number + 1) for number in numbers.tolist()])
         if not self._left:  # nor need BLAS be held to one thread, which takes a millisecond

@@ -71,7 +71,13 @@ class ArrayImages(Images):
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Return a view of the images; raise `InvalidData` where one is not finite, or too large."""
         block = self.array[start:stop]
-        _check_pixels(block, start)
+        _check_pixels(block, range(start, stop))
+        return block
+
+    def some(self, numbers: Index) -> NDArray[Any]:
+        """Return a copy of images by their numbers, in this order, with the same errors."""
+        block: NDArray[Any] = self.array[numbers]
+        _check_pixels(block, numbers)
         return block
 
 
@@ -223,13 +229,13 @@ def _bytes_of(array: NDArray[Any]) -> NDArray[np.uint8]:
     size = max(1, AT_ONCE // math.prod(array.shape[1:]))
     for start in range(0, len(array), size):
         block = array[start : start + size]
-        _check_pixels(block, start)
+        _check_pixels(block, range(start, start + size))
         out[start : start + size] = block
     return out
 
 
-def _check_pixels(block: NDArray[Any], start: int) -> None:
-    """Raise `InvalidData` for the first number that is no pixel; the block begins with image ``start``."""
+def _check_pixels(block: NDArray[Any], numbers: Index | range) -> None:
+    """Raise `InvalidData` for the first number that is no pixel in a block of images of these numbers."""
     bad = first_bad(block)
     if bad is None:
         return
@@ -237,7 +243,7 @@ def _check_pixels(block: NDArray[Any], start: int) -> None:
     what = f"holds {value} in row {row}, column {column}, channel {channel}"
     if block.dtype.kind == "f" and not np.isfinite(value):
         what = f"holds NaN or infinite values: {value} in row {row}, column {column}, channel {channel}"
-    raise InvalidData(f"image {start + image} (counting from 0) {what}; {expected_pixels(value)}")
+    raise InvalidData(f"image {numbers[image]} (counting from 0) {what}; {expected_pixels(value)}")
 
 
 def in_memory(images: Images, progress: Progress) -> NDArray[Any]:

@@ -272,6 +272,16 @@ def test_labels_and_images_that_do_not_do(trained_on, case):
         train(case.start, case.images, None)
 
 
+@pytest.mark.parametrize("pixel", [np.nan, np.inf, 1e25])
+@pytest.mark.parametrize("held_out", [False, True])
+def test_a_pixel_that_is_none_is_named_wherever_its_image_goes(trained_on, case, held_out, pixel):
+    number = held_out_split(case.labels, 0.1, 0)[int(held_out)][5]
+    images = case.images.copy()
+    images[number, 2, 3, 0] = pixel
+    with pytest.raises(InvalidData, match=f"image {number} .* holds .* in row 2, column 3, channel 0"):
+        trained_on(images, epochs=1)
+
+
 def test_images_of_bytes_are_taken_as_their_network_takes_them(case, engine, rng):
     pixels = rng.integers(0, 256, (40, 9, 9, 1), np.uint8)
     labels, training = np.arange(40) % 2, Training(epochs=1, batch=10, augment=Augmentation(crop=1))
