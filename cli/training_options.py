@@ -51,7 +51,8 @@ _OPTIONS = (
     click.option(
         "--milestones",
         metavar="E,E,…",
-        help="Training: epochs of --schedule steps, which is meant where they are given, such as 60,85,100.",
+        help="Training: epochs of --schedule steps, which is meant where they are given, such as 60,85,100. "
+        "[default: of chen5 these, or in proportion to --epochs]",
     ),
     click.option(
         "--warmup",
@@ -207,6 +208,8 @@ def _trained(encoder: EncoderSpec, given: Mapping[str, Any]) -> TrainedEncoderSp
     """Return an encoder with options given in place of its own, and what belongs to these."""
     own = encoder.training if isinstance(encoder, TrainedEncoderSpec) else Training()
     given = dict(given)
+    if "epochs" in given and "milestones" not in given:
+        own = own.lasting(given["epochs"])
     if "milestones" in given:
         given.setdefault("schedule", "steps")
     elif given.get("schedule", own.schedule) != "steps":

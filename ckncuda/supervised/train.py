@@ -35,6 +35,7 @@ State = tuple[int, Sequence[NDArray[np.float32]], dict[str, NDArray[Any]]]
 FEATURE_SHARE = 4  # of the backend's memory, one part holds features of images
 FEWEST = 1000  # images whose features are held whatever the memory
 AT_ONCE = 1000  # images that are judged together: their number changes the last digits of a sum
+DIGESTED = 256  # images of which a digest is made at a time: they may be larger than their features
 LARGE = 1e4  # of losses, of which people need not know digits
 SLOWER = 3.0  # times: the learning rate to try where the loss was not finite
 
@@ -192,8 +193,8 @@ class _Data:
 
     def blocks(self) -> Iterator[NDArray[np.float32]]:
         """Yield all images, preprocessed, in blocks."""
-        for start in range(0, len(self.targets), AT_ONCE):
-            yield self.images.some(np.arange(start, min(start + AT_ONCE, len(self.targets))))
+        for start in range(0, len(self.targets), DIGESTED):
+            yield self.images.some(np.arange(start, min(start + DIGESTED, len(self.targets))))
 
 
 class _Run:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, Self, get_args
 
 from ckncuda.errors import InvalidSpec
@@ -155,6 +155,11 @@ class Training:
             )
         if list(milestones) != sorted(set(milestones)):
             raise InvalidSpec(f"milestones are {list(milestones)}; expected each once, in increasing order")
+        if milestones and milestones[-1] > self.epochs:
+            raise InvalidSpec(
+                f"milestones are {list(milestones)}, of {self.epochs} epochs; expected epochs that are "
+                f"reached, up to {self.epochs}: give others, or more epochs"
+            )
 
     @property
     def highest_rate(self) -> float:
@@ -177,6 +182,16 @@ class Training:
             done = (epoch - warmup) / max(self.epochs - warmup, 1e-12)
             return self.highest_rate * (1 + math.cos(math.pi * min(done, 1.0))) / 2
         return self.highest_rate
+
+    def lasting(self, epochs: int) -> Self:
+        """Return the same training over another number of epochs, with milestones in proportion.
+
+        >>> Training(epochs=105, schedule="steps", milestones=(60, 85, 100)).lasting(30).milestones
+        (17, 24, 29)
+        """
+        epochs = whole("epochs", epochs, 1)
+        milestones = sorted({max(1, round(each * epochs / self.epochs)) for each in self.milestones})
+        return replace(self, epochs=epochs, milestones=milestones)
 
     def __str__(self) -> str:
         """Return a few words, such as ``layers 1-2 trained 30 epochs (adam 0.003, softmax)``."""

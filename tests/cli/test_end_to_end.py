@@ -11,6 +11,8 @@ import pytest
 from factories import stripes
 
 import ckncuda
+from ckncuda import System
+from ckncuda.cli.training_options import TrainingOptions
 from ckncuda.files import checkpoint as file
 
 LAYERS = (
@@ -239,6 +241,19 @@ def test_options_of_a_training_need_one(refused, images, name):
     refused("fit", "xy.npz", "-o", "m.ckn", *LAYERS, *given, words=[name, "give --end-to-end with it"])
     exact = ("--method", "exact", "--layer", "patch=3,subsampling=2,sigma=1")
     refused("fit", "xy.npz", "-o", "m.ckn", *exact, *given, words=[f"{name} does not apply", "leave it out"])
+
+
+def test_milestones_of_a_preset_move_with_the_number_of_epochs():
+    system = System.preset("chen5", 5000, (32, 32, 3))
+    for given, expected in (
+        ({}, (105, (60, 85, 100))),
+        ({"epochs": 21}, (21, (12, 17, 20))),
+        ({"epochs": 1}, (1, (1,))),
+        ({"epochs": 21, "milestones": (5,)}, (21, (5,))),
+        ({"epochs": 21, "schedule": "cosine"}, (21, ())),
+    ):
+        (encoder,) = TrainingOptions(given=given).applied(system, {}).encoders
+        assert (encoder.training.epochs, encoder.training.milestones) == expected
 
 
 @pytest.mark.parametrize("given", [("--end-to-end",), ("--resume", "c"), ("--history", "h.csv")], ids=str)

@@ -40,6 +40,10 @@ def test_a_training_is_what_its_plain_data_say(training):
         ({"schedule": "steps"}, "the schedule is steps and milestones are []; .*give milestones"),
         ({"milestones": [3]}, "the schedule is cosine and milestones are [3]; .*leave the milestones out"),
         ({"schedule": "steps", "milestones": [3, 2]}, "milestones are [3, 2]; expected each once, in incr"),
+        (
+            {"schedule": "steps", "milestones": [60, 85], "epochs": 70},
+            "milestones are [60, 85], of 70 epochs; expected epochs that are reached, up to 70: give others",
+        ),
         ({"schedule": "steps", "milestones": [0]}, "milestones[0] is 0; expected whole numbers of epochs"),
         ({"schedule": "steps", "milestones": "60"}, "milestones are '60'; expected whole numbers of epochs"),
         ({"warmup": -1}, "warmup is -1; it must be a number of epochs, 0 or more"),
