@@ -26,6 +26,9 @@ from ckncuda.types import Array, Index
 
 Learner = TrainableClassifier | GramRidge
 
+MIXED = "preprocessing and networks, those that were trained as they were at their start,"
+"""The parts of an ensemble, some of it trained, that saw all images before any was held out."""
+
 
 class Fitting:
     """Training images, specifications of encoders, and how to compute.
@@ -249,7 +252,8 @@ class Fitting:
 
     def judged(self, learner: Learner, encoders: Sequence[ImageEncoder]) -> dict[str, Any]:
         """Return what a report says of the fitted classifier, and what of the model saw all images."""
-        saw = next(filter(None, (encoder.saw for encoder in encoders)), "")
+        saws = {encoder.saw for encoder in encoders} - {""}
+        saw = saws.pop() if len(saws) == 1 else MIXED if saws else ""
         trained = [each.trained for each in encoders if isinstance(each, TrainedEncoder) and each.trained]
         report: dict[str, Any] = {
             "regularization": learner.regularization_,

@@ -157,11 +157,12 @@ class Model:
         assert isinstance(encoder, TrainedEncoder)
         assert encoder.trained is not None
         trained = encoder.trained
+        alone = "; measured without averaging over variants" if len(encoder.symmetries) > 1 else ""
         self.classifier = trained.head
         self.report |= {
             "regularization": trained.regularization,
             "validation_accuracy": trained.held_out_accuracy,
-            "validation": f"{trained.sentence}; {encoder.saw} saw all images, without labels",
+            "validation": f"{trained.sentence}{alone}; {encoder.saw} saw all images, without labels",
         }
 
     def transform(

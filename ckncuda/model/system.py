@@ -211,7 +211,7 @@ class System:
         if self.classifier in ("none", OF_A_TRAINING):
             if options:
                 without = "without a classifier" if self.classifier == "none" else "of a training's head"
-                raise InvalidSpec(f"{without} there is no {listed(options)}")
+                raise InvalidSpec(f"{without} there is no {listed(options)}: leave it out")
             return None
         constructor: type[TrainableClassifier | GramRidge]
         constructor = GramRidge if self.exact else CLASSIFIERS[self.classifier]

@@ -1,5 +1,6 @@
 """Systems, models and files of networks that are trained end to end."""
 
+import dataclasses
 import json
 import os
 
@@ -13,6 +14,7 @@ from ckncuda.backend.numpy import NumpyBackend
 from ckncuda.errors import InvalidData, InvalidSpec
 from ckncuda.files import checkpoint as file
 from ckncuda.images.augment import Augmentation
+from ckncuda.images.symmetries import Symmetries
 from ckncuda.model.presets import PRESETS
 from ckncuda.progress import Report
 from ckncuda.supervised import Training
@@ -68,6 +70,10 @@ def test_what_chose_is_said(model):
     assert "6 images held out of 60" in said
     assert "was chosen on 6 images held out of 60" in said
     assert said.endswith("preprocessing and the network at its start saw all images, without labels")
+    mixed = fitted(System([EncoderSpec(LAYERS, ()), of()], patches=500)).report["validation"]
+    assert mixed.endswith(
+        "networks, those that were trained as they were at their start, saw all images, without labels"
+    )
     without = fitted(System([of(validation=0)], "ridge", patches=500))
     assert "leave-one-out over 60 images" in without.report["validation"]
     assert "no image was held out, so that accuracies on them are optimistic" in without.report["validation"]
@@ -137,6 +143,10 @@ def test_the_head_of_a_training_is_a_models_classifier(tmp_path):
         model.scores(images, backend=ENGINE), trained.head.unchecked_scores(features), atol=1e-5
     )
     assert model.report["validation_accuracy"] == trained.held_out_accuracy
+    assert "averaging" not in model.report["validation"]
+    mirrored = dataclasses.replace(of(), symmetries=Symmetries(flip=True))
+    said = fitted(System([mirrored], "head", patches=500)).report["validation"]
+    assert "held out of 60; measured without averaging over variants; " in said
     model.save(tmp_path / "m.ckn")
     assert np.array_equal(ckncuda.load(tmp_path / "m.ckn").predict(images), model.predict(images))
 
@@ -154,7 +164,7 @@ def test_the_head_of_a_training_is_a_models_classifier(tmp_path):
 def test_a_head_is_that_of_all_layers_of_one_network(encoders):
     with pytest.raises(InvalidSpec, match=r"the classifier head .* such as kernel-ridge"):
         System(encoders, "head")
-    with pytest.raises(InvalidSpec, match="of a training's head there is no regularization"):
+    with pytest.raises(InvalidSpec, match="of a training's head there is no regularization: leave it out"):
         System([of()], "head", {"regularization": 1.0})
 
 
