@@ -81,6 +81,16 @@ class Layer:
         by_anchors: NDArray[np.float64] = 2 * (by_gram * self.spec.kernel.derivative(cosines)) @ flat
         return by_anchors.reshape(self.anchors.shape)
 
+    def outputs_backward(self, sums: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+        """Do as `projection_backward` does, from Gᵀ X', summed over the positions of outputs X' = P Wᵀ.
+
+        Gradients G by outputs need these alone, not the pooled map P: Gᵀ P = (Gᵀ X') W^{-T}.  W is of full
+        rank, being regularised, and no worse than K_ZZ^{-1/2}.
+        """
+        if self.spec.decorrelation:
+            return self.projection_backward(np.linalg.solve(self.projection, sums.T).T)
+        return self.projection_backward(sums @ self.spectrum.square_root())  # W is symmetric
+
     def decorrelated(self, power: float, outputs: Iterable[NDArray[np.floating[Any]]]) -> "Layer":
         """Return this layer with outputs multiplied by (C/λ̄ + 0.01)^{-power}; see `LayerSpec`.
 

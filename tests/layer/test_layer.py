@@ -187,3 +187,16 @@ def test_older_programs_read_layers_that_do_without_the_new_option():
     assert LayerSpec.from_dict(both.to_dict()) == both
     with pytest.raises(InvalidSpec, match="even_padding is 'left'; it must be one of same, both"):
         spec(even_padding="left")
+
+
+@pytest.mark.parametrize("power", [0.0, 0.25])
+def test_outputs_tell_what_the_pooled_map_would(power, rng):
+    layer, pooled, upstream = (
+        make_layer(3, rng, filters=9),
+        rng.normal(size=(50, 9)),
+        rng.normal(size=(50, 9)),
+    )
+    if power:
+        layer = layer.decorrelated(power, [pooled @ layer.projection.T])
+    found = layer.outputs_backward(upstream.T @ (pooled @ layer.projection.T))
+    np.testing.assert_allclose(found, layer.projection_backward(upstream.T @ pooled), rtol=1e-9, atol=1e-9)

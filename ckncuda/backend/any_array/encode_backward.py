@@ -1,7 +1,7 @@
 """A layer's way back on arrays where they are: the products, and the steps between them by array operations.
 
 Kept from the way forward are the maps between layers, nothing else: products with the anchor points are
-computed again, and of the pooled map P = A y the output X' = P Wᵀ is enough, since Gᵀ P = (Gᵀ X') W^{-T}.
+computed again, and of the pooled map P = A y the output X' = P Wᵀ is enough: `Layer.outputs_backward`.
 """
 
 from collections.abc import Sequence
@@ -98,9 +98,7 @@ def by_anchors_of(
     layer: Layer, by_anchors: NDArray[np.float64], outputs: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Return the gradient by a layer's anchor points from its sums over all positions, on the host."""
-    # W is of full rank, being regularised, and no worse than K^{-1/2}.
-    by_projection = np.linalg.solve(layer.projection, outputs.T).T
-    return by_anchors.reshape(layer.anchors.shape) + layer.projection_backward(by_projection)
+    return by_anchors.reshape(layer.anchors.shape) + layer.outputs_backward(outputs)
 
 
 def bytes_per_image(spec: LayerSpec, shape: Shape) -> int:

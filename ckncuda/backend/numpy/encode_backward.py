@@ -243,12 +243,7 @@ class WayBack:
 
         def one_layer(number: int) -> NDArray[np.float64]:
             layer, (by_anchors, outputs) = self._layers[number], self._totals[number]
-            # Gᵀ P = (Gᵀ X') W^{-T}: W is of full rank, being regularised, and no worse than K^{-1/2}.
-            if layer.spec.decorrelation:
-                by_projection = np.linalg.solve(layer.projection, outputs.T).T
-            else:  # W is symmetric, and its inverse known
-                by_projection = outputs @ layer.spectrum.square_root()
-            gradient: NDArray[np.float64] = by_anchors + layer.projection_backward(by_projection)
+            gradient: NDArray[np.float64] = by_anchors + layer.outputs_backward(outputs)
             return gradient
 
         gradients = self._of_each_layer(one_layer)

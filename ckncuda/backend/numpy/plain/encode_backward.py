@@ -1,7 +1,7 @@
 """A layer's way back in NumPy alone: a tile of positions at a time, t and κ computed again.
 
 Kept from the way forward are the maps between layers, nothing else: of the pooled map P = A y, which W is
-multiplied with, the output X' = P Wᵀ is enough, since Gᵀ P = (Gᵀ X') W^{-T}.
+multiplied with, the output X' = P Wᵀ is enough: `Layer.outputs_backward`.
 """
 
 from collections.abc import Sequence
