@@ -90,11 +90,12 @@ class Fitting:
         if not count:
             what = "kernel" if isinstance(learner, GramRidge) else "encoder"
             raise InvalidSpec(f"a model needs at least one {what}")
-        if any(isinstance(spec, TrainedEncoderSpec) for spec in self._specs):
+        trainings = sum(isinstance(spec, TrainedEncoderSpec) for spec in self._specs)
+        if trainings:
             self._check_labels(labels, "training end to end needs one label an image")
             self._check_held_out(learner)
-            if self._checkpoints is not None:
-                self._checkpoints.check(sum(isinstance(spec, TrainedEncoderSpec) for spec in self._specs))
+        if self._checkpoints is not None:
+            self._checkpoints.check(trainings)
         if self.compares != all(spec.compares for spec in self._specs):
             raise InvalidSpec(
                 "networks and exact kernels do not go into one model: give one kind of encoders"

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from numpy.typing import NDArray
 
-from ckncuda.errors import InvalidData, printable
+from ckncuda.errors import InvalidData, InvalidSpec, printable
 from ckncuda.files import checkpoint as file
 
 Arrays = dict[str, NDArray[Any]]
@@ -144,9 +144,13 @@ class Checkpoints:
         """Raise `InvalidData`, before any work, if there is nothing to go on from, or too much.
 
         Of so many encoders that are trained, what was learned in an unfinished training shall not be lost
-        that nobody asked to go on with.
+        that nobody asked to go on with.  Of none `InvalidSpec` is raised if there is a file to go on from.
         """
-        first, _ = self.of(0)
+        first, resume = self.of(0)
+        if resume is not None and not trainings:
+            raise InvalidSpec(
+                f"resume is {printable(resume)}, but nothing is trained end to end: leave it out"
+            )
         for number in range(trainings):
             write, resume = self.of(number)
             if resume is not None:

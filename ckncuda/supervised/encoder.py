@@ -18,7 +18,7 @@ from ckncuda.network.encoder import Encoder, EncoderSpec, planned, seed_beside
 from ckncuda.network.network import CKN, PATCHES
 from ckncuda.progress import Report
 from ckncuda.supervised.checkpoint import Checkpoints
-from ckncuda.supervised.train import Trained, train
+from ckncuda.supervised.train import AS_GIVEN, Trained, train
 from ckncuda.supervised.training import Training
 from ckncuda.types import Shape
 
@@ -141,7 +141,7 @@ class TrainedEncoderSpec(EncoderSpec):
         prepared = PreprocessedImages(images, start.preprocessing, backend, report).held()
         with report.stage("training"):
             trained = train(
-                *(network, prepared, labels, self.training),
+                *(network, prepared, labels, replace(self.training, **AS_GIVEN)),
                 seed=seed,
                 backend=backend,
                 progress=report,

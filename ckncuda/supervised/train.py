@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +31,9 @@ from ckncuda.types import Array, Index, Shape
 
 State = tuple[int, Sequence[NDArray[np.float32]], dict[str, NDArray[Any]]]
 """An epoch, its anchor points and its head."""
+
+AS_GIVEN: Mapping[str, Any] = {"train_layers": None, "start": "unsupervised"}
+"""Options of `Training` that say which network is trained; where it is given, they have nothing to say."""
 
 FEATURE_SHARE = 4  # of the backend's memory, one part holds features of images
 FEWEST = 1000  # images whose features are held whatever the memory
@@ -93,11 +96,13 @@ def train(
     Parameters
     ----------
     network : CKN
-        Fitted, without decorrelation: where the training starts.  It is left as it is.
+        Fitted, without decorrelation: where the training starts.  It is left as it is; all layers are
+        trained.
     images : [n, h, w, c] or `Images`
         As the network takes them: preprocessed.
     labels : integers [n]
     training : Training, optional
+        Without ``train_layers`` and ``start``, which are for `TrainedEncoderSpec`.
     seed : int
         Draws the images held out, their order and their changes; the same seed, images and machine give the
         same bits.
@@ -141,6 +146,12 @@ def _checked(
     """Return classes and data, or raise what `train` says."""
     instance("training", training, Training, "expected Training(epochs=30), for instance")
     instance("network", network, CKN, "expected a CKN that has learned, such as CKN(specs).fit(images)")
+    for name, usual in AS_GIVEN.items():
+        if (value := getattr(training, name)) != usual:
+            raise InvalidSpec(
+                f"{name} is {value!r}, but all layers of this network are trained, from where they are: give "
+                f"that option to a TrainedEncoderSpec, or leave it out"
+            )
     source = as_images(images)
     if labels is None:
         raise InvalidData(f"training needs one label an image: given {source.shape[0]} images, no labels")

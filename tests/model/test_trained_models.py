@@ -353,3 +353,10 @@ def test_memory_that_does_not_suffice_is_refused_before_the_work():
     engine = NumpyBackend(threads=1, memory=100_000, compiled=False)
     with pytest.raises(MemoryError, match="give --memory"):
         ckncuda.fit(images, labels, system=System([of()], patches=500), backend=engine)
+
+
+def test_nothing_goes_on_where_nothing_is_trained(tmp_path):
+    with pytest.raises(InvalidSpec, match="resume is .*, but nothing is trained end to end: leave it out"):
+        fitted(System([EncoderSpec(LAYERS, ())]), checkpoints=Checkpoints(resume=tmp_path / "c"))
+    fitted(System([EncoderSpec(LAYERS, ())], patches=500), checkpoints=Checkpoints(tmp_path / "c"))
+    assert not (tmp_path / "c").exists()

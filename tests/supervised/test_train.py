@@ -245,6 +245,8 @@ def test_what_cannot_be_trained_is_refused(trained_on, case, engine):
         (tight, {}, "fit it with decorrelation=0"),
         (CKN([make_spec()]), {}, "learned nothing yet"),
         (case.start, {"augment": Augmentation(crop=9)}, "crop is 9 pixels, of images of 9x9"),
+        (case.start, {"train_layers": 1}, "train_layers is 1, but all layers of this network are trained"),
+        (case.start, {"start": "random"}, "start is 'random', .* give that option to a TrainedEncoderSpec"),
     ):
         with pytest.raises(InvalidSpec, match=said):
             trained_on(network=network, **options)
