@@ -9,7 +9,7 @@ import threadpoolctl
 from numpy.typing import NDArray
 
 from ckncuda.backend import Backend
-from ckncuda.backend.arrays import as_float, to_host
+from ckncuda.backend.arrays import as_array, as_float, to_host
 from ckncuda.backend.operations import block_memory
 from ckncuda.images.preprocess import Preprocessor
 from ckncuda.images.sources import ArrayImages, Images, size_of
@@ -113,7 +113,8 @@ class PreprocessedImages(Images):
         if isinstance(source, ArrayImages):
             raw = source.some(numbers)
         else:
-            raw = np.concatenate([source.read(number, number + 1) for number in numbers.tolist()])
+            one_by_one = (source.read(number, number + 1) for number in numbers.tolist())
+            raw = np.concatenate([to_host(as_array(image, source.dtype)) for image in one_by_one])
         if not self._left:  # nor need BLAS be held to one thread, which takes a millisecond
             return to_host(as_float(raw))
         if self._backend is None:

@@ -9,6 +9,7 @@ from factories import model_of, stripes
 import ckncuda
 from ckncuda.data import open_images
 from ckncuda.errors import CknError, InvalidData, InvalidSpec
+from ckncuda.images.preprocessed import PreprocessedImages
 from ckncuda.images.sources import DeviceImages, as_images, host_images
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 5, 4, 3), np.uint8)
@@ -239,3 +240,12 @@ def test_arrays_of_the_size_that_a_model_knows_are_not_doubted(shape):
         assert model.predict(given).shape == (12,)
     with pytest.raises(InvalidData):
         model.features(images.transpose(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
+def test_some_images_of_another_library_come_to_the_host(layout, device):
+    import cupy
+
+    stored = IMAGES if layout == "NHWC" else np.ascontiguousarray(IMAGES.transpose(0, 3, 1, 2))
+    images = PreprocessedImages(as_images(Tensor(cupy.asarray(stored), device=2), layout=layout))
+    np.testing.assert_array_equal(images.some(np.array([4, 1])), IMAGES[[4, 1]] / np.float32(255))
