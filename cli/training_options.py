@@ -173,7 +173,7 @@ class TrainingOptions:
         return cls(options.pop("end_to_end"), given, options.pop("after"))
 
     def applied(self, system: System, of_classifier: dict[str, Any]) -> System:
-        """Return a system whose networks are trained, if that was asked for or they are already.
+        """Return a system whose networks are trained: all if that was asked for, else those that are already.
 
         ``optimizer`` and ``validation``, options of classifiers, are taken out where they are the training's.
         """
@@ -191,7 +191,15 @@ class TrainingOptions:
                 given[name] = of_classifier.pop(name)
         if given.get("optimizer") == "lbfgs":
             raise InvalidSpec("--optimizer lbfgs is for softmax; --end-to-end has adam and sgd")
-        return replace(system, encoders=[_trained(encoder, given) for encoder in system.networks])
+        return replace(
+            system,
+            encoders=[
+                _trained(encoder, given)
+                if self.end_to_end or isinstance(encoder, TrainedEncoderSpec)
+                else encoder
+                for encoder in system.networks
+            ],
+        )
 
     @property
     def classifier(self) -> str | None:

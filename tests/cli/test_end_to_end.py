@@ -243,6 +243,19 @@ def test_options_of_a_training_need_one(refused, images, name):
     refused("fit", "xy.npz", "-o", "m.ckn", *exact, *given, words=[f"{name} does not apply", "leave it out"])
 
 
+def test_of_an_ensemble_those_are_trained_that_say_so(tmp_path):
+    one = "layers = [{ filters = 4, patch = 3, subsampling = 2, sigma = 0.6 }]"
+    text = f"[[encoders]]\n{one}\n[[encoders]]\n{one}\ntraining = {{ epochs = 3 }}\n"
+    (tmp_path / "mixed.toml").write_text(text)
+    system = System.from_toml(tmp_path / "mixed.toml")
+    assert TrainingOptions().applied(system, {}) == system
+    first, second = TrainingOptions(given={"epochs": 5}).applied(system, {}).encoders
+    assert first == system.encoders[0]
+    assert second.training.epochs == 5
+    whole = TrainingOptions(end_to_end=True).applied(system, {})
+    assert [encoder.training.epochs for encoder in whole.encoders] == [30, 3]
+
+
 def test_milestones_of_a_preset_move_with_the_number_of_epochs():
     system = System.preset("chen5", 5000, (32, 32, 3))
     for given, expected in (
