@@ -136,7 +136,8 @@ def held_out_split(targets: Index, fraction: float, seed: int) -> tuple[Index, I
     if sizes.sum() == 0:
         raise InvalidData(
             f"each of the {len(counts)} classes has one image, so none can be held out to validate on; "
-            "give more images, take ridge, which leaves one out, or hold none out: validation 0, with a "
+            "give more images, take ridge, which leaves one out (but not on a network that is trained end to "
+            "end), or hold none out: validation 0, with a "
             "regularization, or of a search hold_out 0"
         )
     random = np.random.default_rng(seed)
