@@ -10,12 +10,12 @@ from ckncuda.supervised.training import Training
 
 
 def test_training_on_a_gpu(device, rng):
-    labels = np.arange(40) % 2
-    images = rng.normal(0.1 * labels[:, None, None, None], size=(40, 8, 8, 3)).astype(np.float32)
+    labels = np.arange(24) % 2
+    images = rng.normal(0.1 * labels[:, None, None, None], size=(24, 6, 6, 3)).astype(np.float32)
     specs = [make_spec(filters=8, epsilon=1e-2), make_spec(filters=6, patch=2, epsilon=1e-2)]
     start = CKN(specs).fit(images, patches=500, backend="numpy")
     on_host, first, second = (
-        train(start, images, labels, Training(epochs=2, batch=16), backend=backend)
+        train(start, images, labels, Training(epochs=2, batch=12), backend=backend)
         for backend in ("numpy", device, device)
     )
     losses = [[epoch["loss"] for epoch in trained.history[1:]] for trained in (on_host, first)]
