@@ -77,7 +77,7 @@ def names():
 
 
 def test_the_names_are_read():
-    assert {"matmul", "pad", "einsum", "zeros_like", "linalg.solve", "exp"} <= names()
+    assert {"matmul", "pad", "einsum", "zeros_like", "linalg.norm", "exp"} <= names()
 
 
 def answered(program, *arguments):
