@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,12 @@ import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from ckncuda.errors import InvalidData, InvalidModelFile, printable
+from ckncuda.errors import InvalidData, InvalidModelFile
 from ckncuda.files import strict_json
 from ckncuda.files.atomic_file import atomic_file
 from ckncuda.files.regular_file import check_unchanged, open_regular, version_of
 from ckncuda.files.tensors import read_container, read_tensors
+from ckncuda.types import StrPath
 
 ENTRY = "ckncuda training"
 
@@ -23,7 +23,7 @@ EXPECTED = "a checkpoint of a training", "the file that the training wrote"
 _AGAIN = "copy it again, or start anew without it"
 
 
-def save(path: str | os.PathLike[str], plain: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
+def save(path: StrPath, plain: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write a checkpoint in place of the one before; see `ckncuda.files.atomic_file` for errors."""
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     text = json.dumps(plain, allow_nan=False)
@@ -32,7 +32,7 @@ def save(path: str | os.PathLike[str], plain: Mapping[str, Any], arrays: Mapping
         file.write(safetensors.numpy.save(contiguous, {ENTRY: entry}))
 
 
-def load(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+def load(path: StrPath) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """Read what `save` wrote, or raise `InvalidData`: it is not there, no checkpoint, or damaged."""
     path = Path(path)
     what, give = EXPECTED
@@ -41,22 +41,22 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, NDArra
             version = version_of(file)
             container = read_container(file, path, EXPECTED)
             if ENTRY not in container.metadata:
-                raise InvalidData(f"{printable(path)} is not {what}: give {give}, or start anew without it")
+                raise InvalidData(f"{path} is not {what}: give {give}, or start anew without it")
             arrays = read_tensors(file, container.tensors)
             check_unchanged(file, version, path)
     except OSError as error:
-        raise InvalidData(f"cannot read the checkpoint {printable(path)}: {error.strerror}") from error
+        raise InvalidData(f"cannot read the checkpoint {path}: {error.strerror}") from error
     except InvalidModelFile as error:
         raise InvalidData(str(error)) from error
     expected, _, text = container.metadata[ENTRY].partition("\n")
     if expected != _digest_of(text, arrays):
-        raise InvalidData(f"{printable(path)} is damaged: not all that was written is there; {_AGAIN}")
+        raise InvalidData(f"{path} is damaged: not all that was written is there; {_AGAIN}")
     try:
         plain = strict_json.loads(text)
     except ValueError as error:
-        raise InvalidData(f"{printable(path)} is damaged: {error!s:.200}; {_AGAIN}") from error
+        raise InvalidData(f"{path} is damaged: {error!s:.200}; {_AGAIN}") from error
     if not isinstance(plain, dict):
-        raise InvalidData(f"{printable(path)} is damaged: it says nothing of the training; {_AGAIN}")
+        raise InvalidData(f"{path} is damaged: it says nothing of the training; {_AGAIN}")
     return plain, arrays
 
 

@@ -16,7 +16,6 @@ and of a classifier ``classifier.weight`` [K, p·h·w], on features in the order
 """
 
 import math
-import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,7 +37,7 @@ from ckncuda.layer.spec import LayerSpec
 from ckncuda.model.model import Model
 from ckncuda.network.encoder import Encoder
 from ckncuda.network.network import CKN
-from ckncuda.types import Shape
+from ckncuda.types import Shape, StrPath
 
 _PLACE = r"(?P<place>(?:module\.)?(?:features\.)?(?:ckn_layers\.)?)(?:(?P<number>0|[1-9]\d{0,3})\.)?"
 _LAYER = re.compile(_PLACE + r"(?P<part>weight|ones|pooling_filter|lintrans|ckn_bias|kernel_args\.0)")
@@ -53,7 +52,7 @@ CLEARLY = 0.2  # of the misfit of the other κ
 
 
 def import_chen(
-    state: Mapping[str, Any] | str | os.PathLike[str],
+    state: Mapping[str, Any] | StrPath,
     *,
     kernel: DotProductKernel | Sequence[DotProductKernel | None] | None = None,
     subsampling: int | Sequence[int | None] | None = None,

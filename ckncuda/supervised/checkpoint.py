@@ -9,8 +9,9 @@ from typing import Any, Self
 
 from numpy.typing import NDArray
 
-from ckncuda.errors import InvalidData, InvalidSpec, printable
+from ckncuda.errors import InvalidData, InvalidSpec
 from ckncuda.files import checkpoint as file
+from ckncuda.types import StrPath
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -56,7 +57,7 @@ class Checkpoint:
     optimizer: dict[str, list[NDArray[Any]]]
     best: tuple[int, Sequence[NDArray[Any]], Arrays]
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: StrPath) -> None:
         """Write it, in place of that of the epoch before."""
         epoch, anchors, head = self.best
         arrays = _numbered("anchors", self.anchors) | _prefixed("head.", self.head)
@@ -74,7 +75,7 @@ class Checkpoint:
         file.save(path, plain, arrays)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], identity: Mapping[str, Any]) -> Self:
+    def load(cls, path: StrPath, identity: Mapping[str, Any]) -> Self:
         """Read it; raise `InvalidData` if it is of another training, or damaged."""
         plain, arrays = file.load(path)
         there = plain.get("identity")
@@ -83,7 +84,7 @@ class Checkpoint:
         differing = [DIFFERING[name] for name, value in identity.items() if there.get(name) != value]
         if differing:
             raise InvalidData(
-                f"{printable(path)} is of another training: it differs in {' and '.join(differing)}; give "
+                f"{path} is of another training: it differs in {' and '.join(differing)}; give "
                 "the same images, labels, options and seed, or remove it and start anew"
             )
         try:
@@ -103,9 +104,7 @@ class Checkpoint:
             if not 0 <= found.best[0] < len(found.history) or any(each != shapes[0] for each in shapes):
                 raise ValueError("its parts do not fit together")
         except (LookupError, TypeError, ValueError, AttributeError) as error:
-            raise InvalidData(
-                f"{printable(path)} is damaged ({printable(error)[:200]}); remove it and start anew"
-            ) from error
+            raise InvalidData(f"{path} is damaged ({error!s:.200}); remove it and start anew") from error
         return found
 
 
@@ -127,8 +126,8 @@ class Checkpoints:
     ('model.ckn.checkpoint.2', None)
     """
 
-    write: str | os.PathLike[str] | None = None
-    resume: str | os.PathLike[str] | None = None
+    write: StrPath | None = None
+    resume: StrPath | None = None
 
     def of(self, number: int) -> tuple[str | None, str | None]:
         """Return the file to write and that to go on from, of a trained encoder; 0 is the first."""
@@ -148,9 +147,7 @@ class Checkpoints:
         """
         first, resume = self.of(0)
         if resume is not None and not trainings:
-            raise InvalidSpec(
-                f"resume is {printable(resume)}, but nothing is trained end to end: leave it out"
-            )
+            raise InvalidSpec(f"resume is {resume}, but nothing is trained end to end: leave it out")
         for number in range(trainings):
             write, resume = self.of(number)
             if resume is not None:
@@ -161,7 +158,7 @@ class Checkpoints:
                 advice = "remove it"
                 if first is not None and os.path.exists(first):
                     advice = f"go on with --resume {first}, or remove it"
-                raise InvalidData(f"{printable(write)} is of a training that was not finished: {advice}")
+                raise InvalidData(f"{write} is of a training that was not finished: {advice}")
 
     def remove(self, trainings: int) -> None:
         """Remove what was written for so many encoders that are trained: all is done."""

@@ -18,7 +18,7 @@ from ckncuda.network.encoder import Encoder, EncoderSpec, planned, seed_beside
 from ckncuda.network.network import CKN, PATCHES
 from ckncuda.progress import Report
 from ckncuda.supervised.checkpoint import Checkpoints
-from ckncuda.supervised.train import AS_GIVEN, Trained, train
+from ckncuda.supervised.train import AS_GIVEN, FEATURE_SHARE, FEWEST, Trained, train
 from ckncuda.supervised.training import Training
 from ckncuda.types import Shape
 
@@ -97,7 +97,7 @@ class TrainedEncoderSpec(EncoderSpec):
         width = math.prod(check_specs(trained, shape)[-1])
         channels = [shape[2], *(layer.filters for layer in trained)]
         anchors = sum(4 * layer.filters * layer.terms(c) for layer, c in zip(trained, channels, strict=False))
-        features = min(4 * n * width, max(4 * 1000 * width, memory // 4))
+        features = min(4 * n * width, max(4 * FEWEST * width, memory // FEATURE_SHARE))
         batch = 4 * 4 * min(n, self.training.batch) * math.prod(shape)  # as read, and while it is changed
         through = backend.bytes_at_once(trained, shape, memory // 8, back=True)
         learned = replace_layers(self, trained).bytes_learned(n, shape)

@@ -1,7 +1,7 @@
 """The training loop: epochs of steps, each judged on images that no gradient sees."""
 
 import functools
-import os
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ from ckncuda.supervised.checkpoint import Checkpoint, identity_of
 from ckncuda.supervised.head import Head
 from ckncuda.supervised.optimizers import OPTIMIZERS, Optimizer, normalize, tangent
 from ckncuda.supervised.training import LEARNING_RATES, Training
-from ckncuda.types import Array, Index, Shape
+from ckncuda.types import Array, Index, Shape, StrPath
 
 State = tuple[int, Sequence[NDArray[np.float32]], dict[str, NDArray[Any]]]
 """An epoch, its anchor points and its head."""
@@ -88,8 +88,8 @@ def train(
     seed: int = 0,
     backend: Backend | str = "auto",
     progress: Progress | None = None,
-    checkpoint: str | os.PathLike[str] | None = None,
-    resume: str | os.PathLike[str] | None = None,
+    checkpoint: StrPath | None = None,
+    resume: StrPath | None = None,
 ) -> Trained:
     """Train the anchor points of a network, and a linear classifier on its features, end to end.
 
@@ -217,6 +217,7 @@ class _Run:
         self._data, self._training, self._seed = data, training, seed
         self._backend, self._report = backend, report
         self._start = network
+        self._width = math.prod(network.output_shape(data.shape))
         self._layers = [
             Layer.from_anchors(layer.spec, layer.anchors.astype(np.float32), keep_spectrum=True)
             for layer in network.layers
@@ -259,7 +260,7 @@ class _Run:
         self._layers = list(map(_moved, self._layers, self._anchors))
         self._report.tell(f"Going on after epoch {len(self._history) - 1} of {self._training.epochs}")
 
-    def go_on(self, checkpoint: str | os.PathLike[str] | None) -> None:
+    def go_on(self, checkpoint: StrPath | None) -> None:
         """Train until the last epoch, or until the loss is no longer finite."""
         epochs, images = self._training.epochs, len(self._data.kept)
         if images < self._training.batch:
@@ -298,16 +299,14 @@ class _Run:
 
     def _some(self, numbers: Index) -> Index:
         """Return as many of the images, drawn at random, as memory holds the features of."""
-        width = int(np.prod(self._start.output_shape(self._data.shape)))
-        most = max(FEWEST, self._backend.memory_budget // FEATURE_SHARE // (4 * width))
+        most = max(FEWEST, self._backend.memory_budget // FEATURE_SHARE // (4 * self._width))
         if len(numbers) <= most:
             return numbers
         return np.sort(np.random.default_rng([self._seed, 0]).choice(numbers, most, replace=False))
 
     def _features(self, numbers: Index) -> NDArray[np.float32]:
         """Compute features [m, d] of images by their numbers."""
-        width = int(np.prod(self._start.output_shape(self._data.shape)))
-        out = np.empty((len(numbers), width), np.float32)
+        out = np.empty((len(numbers), self._width), np.float32)
         size = self._backend.images_per_block(self._layers, self._data.shape)
 
         def encode(block: Array) -> Array:

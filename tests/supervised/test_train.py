@@ -52,6 +52,15 @@ def test_the_start_is_left_as_it_is(trained, case):
         assert after.spec == before.spec
 
 
+def test_a_head_that_does_not_move_leaves_all_to_the_anchor_points(trained_on):
+    start = trained_on(epochs=1, learning_rate=1e-9, head_rate=0, validation=0).head
+    still = trained_on(epochs=3, learning_rate=0.03, head_rate=0, validation=0)
+    np.testing.assert_allclose(still.head.weights_, start.weights_, rtol=1e-6)
+    moved = trained_on(epochs=3, learning_rate=0.03, head_rate=1, validation=0).head
+    assert np.abs(moved.weights_ - start.weights_).max() > 1e-3 * np.abs(start.weights_).max()
+    assert still.history[-1]["loss"] < still.history[1]["loss"]
+
+
 def test_of_epochs_that_are_equally_good_the_last_is_taken(trained):
     best = trained.held_out_accuracy
     equal = [each["epoch"] for each in trained.history if each["held_out_accuracy"] == best]
