@@ -61,6 +61,15 @@ def test_a_head_that_does_not_move_leaves_all_to_the_anchor_points(trained_on):
     assert still.history[-1]["loss"] < still.history[1]["loss"]
 
 
+def test_an_epoch_that_is_worse_is_not_taken(trained_on):
+    """At a rate that is too high the epochs go up and down."""
+    wild = [trained_on(epochs=6, learning_rate=0.5, schedule="constant", seed=seed) for seed in range(3)]
+    for each in wild:
+        accuracies = [epoch["held_out_accuracy"] for epoch in each.history]
+        assert accuracies[each.epoch] == max(accuracies)
+    assert any(each.epoch < 6 for each in wild)
+
+
 def test_of_epochs_that_are_equally_good_the_last_is_taken(trained):
     best = trained.held_out_accuracy
     equal = [each["epoch"] for each in trained.history if each["held_out_accuracy"] == best]
